@@ -1,0 +1,62 @@
+# Every command a newcomer needs. `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format type docs mini-model clean
+
+PYTHON ?= python3
+# Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
+# TORCH_ARGS="--index-url <the address of PyTorch's CPU wheel index>" to save a download of several gigabytes.
+TORCH_ARGS ?=
+# Hydra overrides for `make demo`, or arguments for pytest in `make test`.
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := $(BIN)/python -m diffopd.train
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+help:  ## List these commands.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## Create .venv with the tested versions (constraints.txt); PYTHON=..., TORCH_ARGS=...
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "diffopd needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); pass PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@command -v nvidia-smi >/dev/null || [ "$$(uname)" = Darwin ] || [ -n "$(TORCH_ARGS)" ] || echo \
+		"No NVIDIA GPU found. Should pip now fetch nvidia-* packages, TORCH_ARGS in docs/quickstart.md avoids them."
+	$(BIN)/python -m pip install -q $(TORCH_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## Distil three teachers into one student, minutes on a CPU; ARGS="trainer.max_epochs=3".
+	$(RUN) +experiment=mopd_ode $(ARGS)
+
+test: install  ## Run the tests (under 10 minutes on 2 cores); ARGS="tests/flow -k sigma".
+	$(PYTEST) $(ARGS)
+
+test-slow: install  ## Run the slower tests.
+	$(PYTEST) -m "slow and not gpu" $(ARGS)
+
+lint: install  ## Check style, format and the direction of imports.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
+
+format: install  ## Rewrite the code in the project's format.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+type: install  ## Check types.
+	$(BIN)/pyright
+
+docs: install  ## Build the documentation into site/; a broken link is an error.
+	$(BIN)/mkdocs build --strict
+
+mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU, minutes on a GPU).
+	$(RUN) +experiment=mini_autoencoder
+	$(RUN) +experiment=mini_pretrain
+
+clean:  ## Remove the environment and what the tools left; runs/ stays.
+	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,16 @@
+"""What watches a training: progress, guards, timing, checkpoints. One round is one Lightning epoch."""
+
+from diffopd.callbacks.finite_loss import FiniteLoss, NonFiniteLossError
+from diffopd.callbacks.quiet import silence_known_noise
+from diffopd.callbacks.round_checkpoint import RoundCheckpoint
+from diffopd.callbacks.round_progress import RoundProgress
+from diffopd.callbacks.throughput import Throughput
+
+__all__ = [
+    "FiniteLoss",
+    "NonFiniteLossError",
+    "RoundCheckpoint",
+    "RoundProgress",
+    "Throughput",
+    "silence_known_noise",
+]

@@ -1,0 +1,52 @@
+"""The one place that keeps known, harmless messages of other libraries off the screen."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+
+LOG_NOISE: dict[str, str] = {
+    "lightning.pytorch.utilities.rank_zero": (
+        r"Tip: |litlogger|litmodels|TPU available|HPU available|`Trainer\.fit` stopped: `max_epochs"
+    ),
+    "diffusers.loaders.lora_base": r"No LoRA keys associated to CLIPTextModel",
+    "diffusers.loaders.peft": r"No LoRA keys associated to CLIPTextModel",
+}
+"""Logger name -> pattern of the messages to drop, searched for anywhere in a message."""
+
+WARNING_NOISE: tuple[tuple[str, type[Warning]], ...] = (
+    # One small batch per round: workers would cost more than they give.
+    (r".*does not have many workers", UserWarning),
+    # Lightning's own use of a torch interface that is being renamed.
+    (r".*`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
+    # A round of one batch logs every step by definition.
+    (r"The number of training batches \(\d+\) is smaller than the logging interval", UserWarning),
+)
+"""(pattern at the start of the text, category) of the warnings to drop."""
+
+
+class DropMatching(logging.Filter):
+    """Drops records whose message holds ``pattern``."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__()
+        self.pattern = re.compile(pattern)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to keep the record."""
+        return self.pattern.search(record.getMessage()) is None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DropMatching) and self.pattern == other.pattern
+
+    def __hash__(self) -> int:
+        return hash(self.pattern)
+
+
+def silence_known_noise() -> None:
+    """Drop the messages named above; every other message and warning still appears. Call it as often as you like."""
+    for name, pattern in LOG_NOISE.items():
+        logging.getLogger(name).addFilter(DropMatching(pattern))  # an equal filter is not added twice
+    for text, category in WARNING_NOISE:
+        warnings.filterwarnings("ignore", message=text, category=category)

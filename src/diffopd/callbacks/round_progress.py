@@ -1,0 +1,155 @@
+"""How far a training is: bars in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, TextIO
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+from typing_extensions import override
+
+
+class RoundProgress(Callback):
+    """Shows rounds done, seconds per round, time left and the main metrics, in the first process only.
+
+    In a terminal it draws a bar, renewed each round. Elsewhere (a pipe, a log file) it prints a line for the first
+    and the last round and every ``seconds_per_line`` in between. It keeps the times of the latest rounds, over
+    which the rate is taken, so a resumed run starts with a fresh rate.
+    """
+
+    def __init__(
+        self,
+        *,
+        metrics: Sequence[str],
+        seconds_per_line: float,
+        num_rounds_in_rate: int,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Configure what to show and how often.
+
+        Args:
+            metrics: Patterns such as ``train/loss/*``; metrics that match are shown, in the order of the patterns.
+            seconds_per_line: Least time between two plain lines.
+            num_rounds_in_rate: Latest rounds over which seconds per round are averaged, at least 1.
+            stream: Where to write; standard output when None.
+            clock: Seconds, rising.
+        """
+        self.metrics = tuple(metrics)
+        self.seconds_per_line = seconds_per_line
+        self._stream = stream
+        self._clock = clock
+        self._times: deque[float] = deque(maxlen=num_rounds_in_rate + 1)
+        self._line_time = -float("inf")
+        self._start = 0.0
+        self._first_round = 0
+        self._bar: _Bar | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting from the round the training starts or resumes at."""
+        self._first_round = trainer.current_epoch
+        self._start = self._clock()
+        self._times.clear()
+        self._times.append(self._start)
+        self._line_time = -float("inf")
+        console = self._console()
+        if trainer.is_global_zero and console.is_terminal and not console.is_dumb_terminal:
+            self._bar = _Bar(console, trainer.current_epoch, _num_rounds(trainer))
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the round just done."""
+        now = self._clock()
+        self._times.append(now)
+        if not trainer.is_global_zero:
+            return
+        done, total = trainer.current_epoch + 1, _num_rounds(trainer)
+        pace = self._pace(done, total)
+        if self._bar is not None:
+            self._bar.update(done, pace, self._main_metrics(trainer.callback_metrics))
+        elif done == total or now - self._line_time >= self.seconds_per_line:
+            self._line_time = now
+            of_total = f"/{total}" if total is not None else ""
+            parts = [f"round {done}{of_total}", pace, self._main_metrics(trainer.callback_metrics)]
+            self._print(" | ".join(part for part in parts if part))
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar and say how long it took."""
+        self._close()
+        if trainer.is_global_zero:
+            seconds, rounds = self._clock() - self._start, trainer.current_epoch - self._first_round
+            self._print(f"{rounds} rounds in {duration(seconds)}")
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the error is readable."""
+        self._close()
+
+    def _pace(self, done: int, total: int | None) -> str:
+        seconds = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+        left = f", {duration(seconds * (total - done))} left" if total is not None else ""
+        return f"{seconds:.2f} s/round{left}"
+
+    def _main_metrics(self, values: Mapping[str, Any]) -> str:
+        names = [name for pattern in self.metrics for name in sorted(values) if fnmatchcase(name, pattern)]
+        return "  ".join(
+            f"{name.removeprefix('train/')} {float(values[name]):.4g}" for name in dict.fromkeys(names)
+        )
+
+    def _console(self) -> Console:
+        return Console(file=self._stream or sys.stdout)
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream or sys.stdout, flush=True)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class _Bar:
+    """A bar with the metrics on a line of their own, which a narrow terminal wraps instead of cutting."""
+
+    def __init__(self, console: Console, done: int, total: int | None) -> None:
+        self._progress = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[pace]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("", completed=done, total=total, pace="")
+        self._metrics = Text(style="dim")
+        self._live = Live(Group(self._progress, self._metrics), console=console, refresh_per_second=4)
+        self._live.start()
+
+    def update(self, done: int, pace: str, metrics: str) -> None:
+        self._metrics.plain = metrics
+        self._progress.update(self._task, completed=done, pace=pace)
+        self._live.refresh()
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def duration(seconds: float) -> str:
+    """``h:mm:ss``, or ``m:ss`` below an hour."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def _num_rounds(trainer: Trainer) -> int | None:
+    limit = trainer.max_epochs
+    return None if limit is None or limit < 0 else limit

@@ -1,0 +1,22 @@
+"""Checkpoints as folders of safetensors and JSON: no pickle, written atomically, verified when read."""
+
+from diffopd.checkpoint.folder import (
+    CheckpointError,
+    latest_valid_checkpoint,
+    read_checkpoint,
+    verify_checkpoint,
+    write_checkpoint,
+)
+from diffopd.checkpoint.lightning_io import SafetensorsCheckpointIO
+from diffopd.checkpoint.tree import decode_tree, encode_tree
+
+__all__ = [
+    "CheckpointError",
+    "SafetensorsCheckpointIO",
+    "decode_tree",
+    "encode_tree",
+    "latest_valid_checkpoint",
+    "read_checkpoint",
+    "verify_checkpoint",
+    "write_checkpoint",
+]

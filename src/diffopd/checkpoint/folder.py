@@ -1,0 +1,176 @@
+"""One checkpoint = one folder of tensors, state and manifest, complete or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from diffopd.checkpoint.tree import decode_tree, encode_tree
+
+log = logging.getLogger(__name__)
+
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+_VERSION = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is absent, incomplete or altered."""
+
+
+def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
+    """Write ``state`` so that ``folder`` holds either all of it or what it held before.
+
+    The files go to a temporary folder beside ``folder`` (a rename is atomic only within one file system),
+    reach the disk, and the temporary folder is renamed. Replacing an existing checkpoint sets it aside for
+    the moment between two renames.
+
+    Args:
+        state: Anything :func:`~diffopd.checkpoint.tree.encode_tree` accepts.
+        folder: Where the checkpoint will be.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        TypeError: If ``state`` holds something a checkpoint cannot; nothing is written then.
+    """
+    folder = Path(folder)
+    encoded, tensors = encode_tree(state)
+    text = json.dumps(encoded, allow_nan=False, indent=1)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary, replaced = _beside(folder, "writing"), _beside(folder, "replaced")
+    _remove(temporary)  # what an earlier, killed writer left
+    _remove(replaced)
+    temporary.mkdir()
+    save_file(tensors, temporary / TENSORS)
+    (temporary / STATE).write_text(text)
+    manifest = {"version": _VERSION, "files": {n: _fingerprint(temporary / n) for n in (TENSORS, STATE)}}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (*temporary.iterdir(), temporary):
+        _flush(path)
+
+    if folder.exists():
+        os.rename(folder, replaced)
+    os.rename(temporary, folder)
+    _flush(folder.parent)
+    _remove(replaced)
+    return folder
+
+
+def read_checkpoint(folder: str | PathLike[str], device: str = "cpu") -> Any:
+    """The state in ``folder``, verified first.
+
+    Args:
+        folder: What :func:`write_checkpoint` wrote.
+        device: Where its tensors go.
+
+    Raises:
+        CheckpointError: If the checkpoint is absent, incomplete or altered.
+    """
+    folder = Path(folder)
+    verify_checkpoint(folder)
+    return decode_tree(json.loads((folder / STATE).read_text()), load_file(folder / TENSORS, device=device))
+
+
+def verify_checkpoint(folder: str | PathLike[str]) -> None:
+    """Compare every file of a checkpoint with the size and SHA-256 in its manifest.
+
+    Raises:
+        CheckpointError: If a file is missing or differs, or the manifest cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"no checkpoint at {folder}: a checkpoint is a folder with {TENSORS}, {STATE}, {MANIFEST}"
+        )
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        version, files = manifest["version"], dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / MANIFEST} cannot be read ({error!r}); use an earlier checkpoint"
+        ) from error
+    if version != _VERSION:
+        raise CheckpointError(f"{folder} has format {version!r}, this version reads format {_VERSION}")
+    for name in (TENSORS, STATE):
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; use an earlier checkpoint")
+        found = _fingerprint(path)
+        if found != files.get(name):
+            raise CheckpointError(
+                f"{path} is not what was written (manifest: {files.get(name)}, found: {found}); "
+                "use an earlier checkpoint"
+            )
+
+
+def latest_valid_checkpoint(folder: str | PathLike[str]) -> Path | None:
+    """The newest intact checkpoint of a run; damaged ones are skipped with a warning.
+
+    Args:
+        folder: The folder that holds ``round_000010``, ``round_000020``, ...; it may be absent.
+
+    Returns:
+        The checkpoint with the highest round, or None.
+    """
+    for checkpoint in reversed(list_checkpoints(folder)):
+        try:
+            verify_checkpoint(checkpoint)
+        except CheckpointError as error:
+            log.warning("skipping a damaged checkpoint: %s", error)
+        else:
+            return checkpoint
+    return None
+
+
+def list_checkpoints(folder: str | PathLike[str]) -> list[Path]:
+    """The checkpoints of a run, oldest first, damaged ones included."""
+    found = [path for path in Path(folder).glob("round_*") if path.name.removeprefix("round_").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("round_")))
+
+
+def checkpoint_name(num_rounds: int) -> str:
+    """Folder name of the checkpoint taken when ``num_rounds`` rounds are done."""
+    return f"round_{num_rounds:06d}"
+
+
+def remove_checkpoint(folder: str | PathLike[str]) -> None:
+    """Remove a checkpoint if it is there; a removal cut short leaves nothing that looks like one."""
+    folder = Path(folder)
+    if folder.is_dir():
+        doomed = _beside(folder, "removing")
+        _remove(doomed)
+        os.rename(folder, doomed)
+        _remove(doomed)
+
+
+def _beside(folder: Path, purpose: str) -> Path:
+    return folder.with_name(f".{folder.name}.{purpose}")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _fingerprint(path: Path) -> dict[str, str | int]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or a folder's list of entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

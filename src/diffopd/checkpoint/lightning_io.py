@@ -1,0 +1,55 @@
+"""Lightning's checkpoints in our format: give it to ``Trainer(plugins=[SafetensorsCheckpointIO()])``."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from typing_extensions import override
+
+from diffopd.checkpoint.folder import read_checkpoint, remove_checkpoint, write_checkpoint
+
+
+class SafetensorsCheckpointIO(CheckpointIO):
+    """Saves, verifies and loads what Lightning calls a checkpoint, as a folder of safetensors and JSON.
+
+    It keeps nothing between calls. Unlike Lightning's own, it writes atomically, reaches the disk before it
+    returns, needs no second copy of the tensors in memory and never unpickles.
+    """
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Write the checkpoint; an interrupted call leaves ``path`` as it was.
+
+        Raises:
+            TypeError: If the checkpoint holds more than tensors and plain data, or with storage options.
+        """
+        if storage_options is not None:
+            raise TypeError("SafetensorsCheckpointIO takes no storage_options: it writes to a local folder")
+        write_checkpoint(checkpoint, path)
+
+    @override
+    def load_checkpoint(
+        self, path: str | PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint after verifying it.
+
+        Args:
+            path: The checkpoint's folder.
+            map_location: A device or its name; the CPU when None.
+            weights_only: Without effect: no code is ever loaded.
+
+        Raises:
+            CheckpointError: If the checkpoint is absent, incomplete or altered.
+        """
+        device = "cpu" if map_location is None else str(torch.device(map_location))
+        return read_checkpoint(path, device)
+
+    @override
+    def remove_checkpoint(self, path: str | PathLike[str]) -> None:
+        """Remove the checkpoint's folder, if it is there."""
+        remove_checkpoint(path)

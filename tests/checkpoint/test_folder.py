@@ -1,0 +1,125 @@
+import logging
+import os
+
+import pytest
+import torch
+
+from diffopd.checkpoint import CheckpointError, latest_valid_checkpoint, read_checkpoint, write_checkpoint
+from diffopd.checkpoint import folder as folder_module
+from diffopd.checkpoint.folder import (
+    MANIFEST,
+    STATE,
+    TENSORS,
+    checkpoint_name,
+    list_checkpoints,
+    remove_checkpoint,
+)
+
+
+def state(value: float):
+    return {"weight": torch.full((3,), value), "empty": torch.zeros(0), "epoch": 4, "betas": (0.9, 0.999)}
+
+
+def assert_state(folder, value: float):
+    back = read_checkpoint(folder)
+    assert back["weight"].tolist() == [value] * 3
+    assert back["empty"].shape == (0,)
+    assert (back["epoch"], back["betas"]) == (4, (0.9, 0.999))
+
+
+def test_writes_three_files_and_nothing_beside_them(tmp_path):
+    target = write_checkpoint(state(1.0), tmp_path / "run" / "round_000001")
+    assert sorted(os.listdir(target)) == sorted([TENSORS, STATE, MANIFEST])
+    assert os.listdir(target.parent) == ["round_000001"]
+    assert_state(target, 1.0)
+
+
+def test_rewriting_replaces(tmp_path):
+    target = tmp_path / "round_000001"
+    write_checkpoint(state(1.0), target)
+    write_checkpoint(state(2.0), target)
+    assert_state(target, 2.0)
+    assert os.listdir(tmp_path) == ["round_000001"]
+
+
+@pytest.mark.parametrize("failing", ["save_file", "_fingerprint", "_flush"])
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch, failing):
+    target = tmp_path / "round_000001"
+    write_checkpoint(state(1.0), target)
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, failing, fail)
+        with pytest.raises(OSError, match="disk full"):
+            write_checkpoint(state(2.0), target)
+    assert_state(target, 1.0)
+    assert list_checkpoints(tmp_path) == [target]
+    write_checkpoint(state(3.0), target)  # what the failed write left is cleared away
+    assert os.listdir(tmp_path) == ["round_000001"]
+
+
+def test_everything_reaches_the_disk_before_the_rename(tmp_path, monkeypatch):
+    events = []
+    flush, rename = folder_module._flush, os.rename
+    monkeypatch.setattr(folder_module, "_flush", lambda p: (events.append(("flush", p.name)), flush(p)))
+    monkeypatch.setattr(
+        folder_module.os, "rename", lambda a, b: (events.append(("rename", b.name)), rename(a, b))
+    )
+    write_checkpoint(state(1.0), tmp_path / "round_000001")
+    at = events.index(("rename", "round_000001"))
+    assert {name for _, name in events[:at]} == {TENSORS, STATE, MANIFEST, ".round_000001.writing"}
+    assert events[at + 1 :] == [("flush", tmp_path.name)]
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGES = {
+    "flipped bit": (lambda c: flip_a_bit(c / TENSORS), "is not what was written"),
+    "edited state": (lambda c: flip_a_bit(c / STATE), "is not what was written"),
+    "truncated": (lambda c: (c / TENSORS).write_bytes(b""), "is not what was written"),
+    "no tensors": (lambda c: (c / TENSORS).unlink(), "is missing"),
+    "no manifest": (lambda c: (c / MANIFEST).unlink(), "cannot be read"),
+    "torn manifest": (lambda c: (c / MANIFEST).write_text('{"version": 1'), "cannot be read"),
+    "newer": (lambda c: (c / MANIFEST).write_text('{"version": 9, "files": {}}'), "has format 9"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_and_the_latest_intact_checkpoint_is_used(tmp_path, caplog, damage):
+    for n in (9, 10, 11):
+        write_checkpoint(state(float(n)), tmp_path / checkpoint_name(n))
+    apply, message = DAMAGES[damage]
+    apply(tmp_path / "round_000011")
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(tmp_path / "round_000011")
+    with caplog.at_level(logging.WARNING):
+        assert latest_valid_checkpoint(tmp_path) == tmp_path / "round_000010"
+    assert "skipping a damaged checkpoint" in caplog.text
+    assert "round_000011" in caplog.text
+
+
+def test_latest_goes_by_number_and_ignores_strangers(tmp_path):
+    assert latest_valid_checkpoint(tmp_path / "absent") is None
+    assert latest_valid_checkpoint(tmp_path) is None
+    write_checkpoint(state(1.0), tmp_path / "round_999999")
+    write_checkpoint(state(2.0), tmp_path / "round_1000000")
+    (tmp_path / "round_final").mkdir()
+    (tmp_path / ".round_1000001.writing").mkdir()
+    assert latest_valid_checkpoint(tmp_path) == tmp_path / "round_1000000"
+
+
+def test_absent_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint at .*a checkpoint is a folder with"):
+        read_checkpoint(tmp_path / "round_000001")
+    remove_checkpoint(tmp_path / "round_000001")
+
+
+def test_remove(tmp_path):
+    remove_checkpoint(write_checkpoint(state(1.0), tmp_path / "round_000001"))
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,41 @@
+"""The mathematics of flows: grids, conversions, solver steps, densities. Pure functions of tensors."""
+
+from diffopd.flow.broadcast import per_row
+from diffopd.flow.density import log_prob, log_prob_cps_released, transition_kl
+from diffopd.flow.guidance import guide
+from diffopd.flow.interpolation import (
+    clean_to_velocity,
+    interpolate,
+    noise_to_velocity,
+    velocity_between,
+    velocity_to_clean,
+    velocity_to_noise,
+)
+from diffopd.flow.multistep import dpm2
+from diffopd.flow.reduction import reduce_latent
+from diffopd.flow.schedule import shift_sigma, sigma_grid
+from diffopd.flow.step import Step, cps, ddim, dpm1, euler, flow_sde
+
+__all__ = [
+    "Step",
+    "clean_to_velocity",
+    "cps",
+    "ddim",
+    "dpm1",
+    "dpm2",
+    "euler",
+    "flow_sde",
+    "guide",
+    "interpolate",
+    "log_prob",
+    "log_prob_cps_released",
+    "noise_to_velocity",
+    "per_row",
+    "reduce_latent",
+    "shift_sigma",
+    "sigma_grid",
+    "transition_kl",
+    "velocity_between",
+    "velocity_to_clean",
+    "velocity_to_noise",
+]

@@ -1,0 +1,96 @@
+"""The form all distillation losses share: a known weight per step times the squared velocity gap.
+
+Student and teacher start a transition from one latent and a solver's mean is affine in the velocity, so
+``student_mean - teacher_mean = coefficient * (student_velocity - teacher_velocity)``. A loss on the means is
+therefore a weight, computed from the transition's coefficient and standard deviation, on the velocity gap.
+The teacher's mean is never formed, and a small gap is not lost in the rounding of two large means.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffopd.flow import reduce_latent
+from diffopd.flow.reduction import REDUCTIONS
+from diffopd.types import LossTerm, Transition
+
+
+def checked_reduction(reduction: str) -> str:
+    """``reduction`` if it is one of the known ones.
+
+    Raises:
+        ValueError: If not; the message names the config path.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"loss.reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}; "
+            "mean is the released setting, sum the papers' formula"
+        )
+    return reduction
+
+
+def velocity_gap(
+    student_velocity: Float[Tensor, " batch *latent"],
+    teacher_velocity: Float[Tensor, " batch *latent"],
+    *,
+    reduction: str,
+) -> Float[Tensor, " batch"]:
+    """Squared distance of two velocities, in float32.
+
+    Args:
+        student_velocity: Carries the gradient.
+        teacher_velocity: Treated as a constant.
+        reduction: ``"mean"`` or ``"sum"`` over the latent axes.
+
+    Raises:
+        ValueError: If the two differ in shape.
+    """
+    if student_velocity.shape != teacher_velocity.shape:
+        raise ValueError(
+            f"student and teacher velocity must have one shape, got {tuple(student_velocity.shape)} and "
+            f"{tuple(teacher_velocity.shape)}; do both models use the same VAE and resolution?"
+        )
+    gap = student_velocity.float() - teacher_velocity.detach().float()
+    return reduce_latent(gap.square(), reduction)
+
+
+def matching_term(
+    student: Transition,
+    teacher_velocity: Float[Tensor, " batch *latent"],
+    weight: Float[Tensor, " batch"],
+    *,
+    reduction: str,
+) -> LossTerm:
+    """``weight`` times the squared velocity gap, and what to log about it.
+
+    Args:
+        student: Transition of the model being trained.
+        teacher_velocity: The teacher's velocity at the same latent; treated as a constant.
+        weight: One weight per sample, a constant.
+        reduction: ``"mean"`` or ``"sum"`` over the latent axes.
+
+    Returns:
+        Loss per sample. Metrics: ``velocity_gap``, the mean squared gap; ``kl_nats``, the exact KL of the
+        transition summed over the latent axes, only where the transition has noise.
+    """
+    gap = velocity_gap(student.velocity, teacher_velocity, reduction="mean")
+    size = student.velocity[0].numel()
+    metrics = {"velocity_gap": gap.detach()}
+    if student.stochastic:
+        metrics["kl_nats"] = (student.coefficient / student.std).square() / 2 * gap.detach() * size
+    return LossTerm(value=weight * (gap * size if reduction == "sum" else gap), metrics=metrics)
+
+
+def require_noise(student: Transition, loss: str) -> None:
+    """Refuse a transition without noise, between whose ends no KL divergence is finite.
+
+    Raises:
+        ValueError: If the transition's standard deviation is 0.
+    """
+    if not student.stochastic:
+        raise ValueError(
+            f"loss={loss} needs a transition with noise, but step {student.step} (counted from 0) of "
+            f"{student.num_steps} has standard deviation 0, where the KL divergence is infinite; use loss=opd "
+            "or loss=ode_l2, raise sampler.noise_level, or leave that step untrained"
+        )

@@ -1,0 +1,22 @@
+"""What every test runs under: one torch thread per process, and the files the tests read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Folder of reference values; see its README for where they come from."""
+    return Path(__file__).parent / "data" / "golden"
+
+
+@pytest.fixture(scope="session")
+def conf_dir() -> Path:
+    """Root of the config groups."""
+    return Path(__file__).parents[1] / "conf"

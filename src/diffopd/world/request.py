@@ -1,0 +1,84 @@
+"""What a caption asks for: the link between a prompt's words, its metadata and the scenes that satisfy it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffopd.world.shapes import PLURALS
+
+GENEVAL_TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+FORMS = (*GENEVAL_TAGS, "sign", "painting")
+RELATIONS = ("left of", "right of", "above", "below")
+NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The content of one caption.
+
+    Attributes:
+        form: One of ``FORMS``; the first six are GenEval's tags.
+        shapes: The shapes asked for, in the order the caption names them.
+        colours: One per shape, or ``None`` where the caption leaves the colour open.
+        count: How many of the (single) shape.
+        relation: Where the first shape stands as seen from the second.
+        place: Background, or ``None`` where the caption leaves it open.
+        word: What the sign says.
+    """
+
+    form: str
+    shapes: tuple[str, ...] = ()
+    colours: tuple[str | None, ...] = ()
+    count: int = 1
+    relation: str | None = None
+    place: str | None = None
+    word: str | None = None
+
+
+def caption(request: Request) -> str:
+    """The prompt's text, in GenEval's wording for GenEval's six forms."""
+    if request.form == "sign":
+        return f'a sign that says "{request.word}"'
+    if request.form == "counting":
+        things = f"{NUMBER_WORDS[request.count]} {PLURALS[request.shapes[0]]}"
+    else:
+        joint = f" {request.relation} " if request.relation else " and "
+        things = joint.join(_thing(s, c) for s, c in zip(request.shapes, request.colours, strict=True))
+    medium = "painting" if request.form == "painting" else "photo"
+    place = f" in the {request.place}" if request.place else ""
+    return f"a {medium} of {things}{place}"
+
+
+def _thing(shape: str, colour: str | None) -> str:
+    word = f"{colour} {shape}" if colour else shape
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+
+
+def metadata(request: Request) -> dict[str, Any]:
+    """The prompt's GenEval line: ``tag``, ``include`` and ``exclude`` clauses, ``prompt``.
+
+    Signs and paintings carry only ``tag`` and ``prompt``.
+    """
+    text = caption(request)
+    if request.form not in GENEVAL_TAGS:
+        return {"tag": request.form, "prompt": text}
+    if request.form == "counting":
+        shape = request.shapes[0]
+        return {
+            "tag": request.form,
+            "include": [{"class": shape, "count": request.count}],
+            "exclude": [{"class": shape, "count": request.count + 1}],
+            "prompt": text,
+        }
+    clauses: list[dict[str, Any]] = []
+    for shape, colour in zip(request.shapes, request.colours, strict=True):
+        clause: dict[str, Any] = {"class": shape, "count": 1}
+        if colour:
+            clause["color"] = colour
+        clauses.append(clause)
+    if request.relation:
+        # GenEval lists the landmark first: "a cow right of a laptop" includes laptop, then cow.
+        clauses.reverse()
+        clauses[1]["position"] = [request.relation, 0]
+    return {"tag": request.form, "include": clauses, "prompt": text}

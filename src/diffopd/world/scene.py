@@ -1,0 +1,47 @@
+"""What a drawing shows, apart from how it is drawn and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IMAGE_SIZE = 32
+"""Side of a drawing in pixels."""
+
+PLACES: tuple[str, ...] = ("night", "fog", "snow", "forest", "desert", "dusk")
+"""Backgrounds that captions can ask for."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """A coloured shape; ``left`` and ``top`` are the corner of its bounding square in pixels."""
+
+    shape: str
+    colour: str
+    left: int
+    top: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A board with letters; ``palette`` indexes ``SIGN_COLOURS``."""
+
+    word: str
+    palette: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A background, and objects or a sign in front of it.
+
+    Attributes:
+        place: One of ``PLACES``.
+        texture_seed: Decides the background's shades and texture.
+        objects: Shapes, which never overlap.
+        sign: A board of letters, drawn instead of shapes.
+    """
+
+    place: str
+    texture_seed: int
+    objects: tuple[Object, ...] = ()
+    sign: Sign | None = None

@@ -191,6 +191,7 @@ class VelocityModel(Protocol):
         ...
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Turns noise into images, one transition at a time."""
 
@@ -211,6 +212,7 @@ class Sampler(Protocol):
         ...
 
 
+@runtime_checkable
 class TransitionLoss(Protocol):
     """A distillation loss at one state the student visited."""
 
@@ -219,6 +221,7 @@ class TransitionLoss(Protocol):
         ...
 
 
+@runtime_checkable
 class Reward(Protocol):
     """A scorer of images."""
 
@@ -244,6 +247,7 @@ class Detection:
     colour: str
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds objects in images."""
 

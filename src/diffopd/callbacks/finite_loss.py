@@ -18,8 +18,9 @@ class NonFiniteLossError(RuntimeError):
 class FiniteLoss(Callback):
     """Stops the training when the loss of a step, or a logged loss, is nan or infinite.
 
-    It looks at what ``training_step`` returns and at every logged metric that has a ``loss`` part in its name,
-    such as ``train/loss/kl``; it keeps nothing between calls. Reading a loss waits for the device once a step.
+    It looks at what ``training_step`` returns and at every logged metric that has a ``loss`` part in its
+    name, such as ``train/loss/kl``; it keeps nothing between calls. Reading a loss waits for the device
+    once a step.
     """
 
     @override
@@ -36,17 +37,16 @@ class FiniteLoss(Callback):
 
     def _check(self, trainer: Trainer, pl_module: LightningModule, returned: Mapping[str, float]) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        losses = {name: value for name, value in metrics.items() if "loss" in name.split("/")} | dict(
-            returned
-        )
+        logged = {name: value for name, value in metrics.items() if "loss" in name.split("/")}
+        losses = logged | dict(returned)
         broken = [name for name, value in losses.items() if not math.isfinite(value)]
         if broken:
             report = "\n".join(f"  {name} = {value:g}" for name, value in sorted((metrics | losses).items()))
             raise NonFiniteLossError(
-                f"{type(pl_module).__name__}: {', '.join(broken)} is not finite in round {trainer.current_epoch + 1} "
-                f"(optimiser step {trainer.global_step}).\n{report}\n"
-                "Nothing of this round was saved; resume=auto goes on from the last checkpoint. Usual causes: a "
-                "learning rate that is too high (optimizer.lr), no gradient clipping, or half precision."
+                f"{type(pl_module).__name__}: {', '.join(broken)} is not finite in round "
+                f"{trainer.current_epoch + 1} (optimiser step {trainer.global_step}).\n{report}\n"
+                "Nothing of this round was saved; resume=auto goes on from the last checkpoint. Usual "
+                "causes: a high learning rate (optimizer.lr), no gradient clipping, or half precision."
             )
 
 

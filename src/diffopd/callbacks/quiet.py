@@ -45,7 +45,7 @@ class DropMatching(logging.Filter):
 
 
 def silence_known_noise() -> None:
-    """Drop the messages named above; every other message and warning still appears. Call it as often as you like."""
+    """Drop the messages named above and no others; calling it again changes nothing."""
     for name, pattern in LOG_NOISE.items():
         logging.getLogger(name).addFilter(DropMatching(pattern))  # an equal filter is not added twice
     for text, category in WARNING_NOISE:

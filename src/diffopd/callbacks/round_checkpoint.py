@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 class RoundCheckpoint(Checkpoint):
     """Saves ``round_000010``, ``round_000020``, ... and keeps the newest.
 
-    Checkpoints are taken only between rounds: every ``every_n_rounds``, after the last one, and after the current
-    one when the process is asked to end (SIGTERM, Ctrl-C), which then stops the training. A second Ctrl-C stops
-    at once. An error in the middle of a round saves nothing, as the state is no longer that of a whole number of
-    rounds; the last checkpoint stands.
+    Checkpoints are taken only between rounds: every ``every_n_rounds``, after the last one, and after the
+    current one when the process is asked to end (SIGTERM, Ctrl-C), which then stops the training. A
+    second Ctrl-C stops at once. An error in the middle of a round saves nothing, as the state is no
+    longer that of a whole number of rounds; the last checkpoint stands.
 
     Attributes:
         interrupted: Whether a signal stopped the training.

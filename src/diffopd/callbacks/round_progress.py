@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TextIO
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console, Group
@@ -20,9 +19,9 @@ from typing_extensions import override
 class RoundProgress(Callback):
     """Shows rounds done, seconds per round, time left and the main metrics, in the first process only.
 
-    In a terminal it draws a bar, renewed each round. Elsewhere (a pipe, a log file) it prints a line for the first
-    and the last round and every ``seconds_per_line`` in between. It keeps the times of the latest rounds, over
-    which the rate is taken, so a resumed run starts with a fresh rate.
+    In a terminal it draws a bar, renewed each round. Elsewhere (a pipe, a log file) it prints a line for
+    the first and the last round and every ``seconds_per_line`` in between. It keeps the times of the
+    latest rounds, over which the rate is taken, so a resumed run starts with a fresh rate.
     """
 
     def __init__(
@@ -31,21 +30,28 @@ class RoundProgress(Callback):
         metrics: Sequence[str],
         seconds_per_line: float,
         num_rounds_in_rate: int,
-        stream: TextIO | None = None,
+        console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Configure what to show and how often.
 
         Args:
-            metrics: Patterns such as ``train/loss/*``; metrics that match are shown, in the order of the patterns.
+            metrics: Patterns such as ``train/loss/*``; metrics that match are shown, in their order.
             seconds_per_line: Least time between two plain lines.
             num_rounds_in_rate: Latest rounds over which seconds per round are averaged, at least 1.
-            stream: Where to write; standard output when None.
+            console: Where to write; standard output when None.
             clock: Seconds, rising.
+
+        Raises:
+            ValueError: If ``num_rounds_in_rate`` is below 1.
         """
+        if num_rounds_in_rate < 1:
+            raise ValueError(
+                f"callbacks.round_progress.num_rounds_in_rate must be at least 1, got {num_rounds_in_rate}"
+            )
         self.metrics = tuple(metrics)
         self.seconds_per_line = seconds_per_line
-        self._stream = stream
+        self._console = console or Console()
         self._clock = clock
         self._times: deque[float] = deque(maxlen=num_rounds_in_rate + 1)
         self._line_time = -float("inf")
@@ -61,9 +67,8 @@ class RoundProgress(Callback):
         self._times.clear()
         self._times.append(self._start)
         self._line_time = -float("inf")
-        console = self._console()
-        if trainer.is_global_zero and console.is_terminal and not console.is_dumb_terminal:
-            self._bar = _Bar(console, trainer.current_epoch, _num_rounds(trainer))
+        if trainer.is_global_zero and self._on_terminal():
+            self._bar = _Bar(self._console, trainer.current_epoch, _num_rounds(trainer))
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,11 +111,11 @@ class RoundProgress(Callback):
             f"{name.removeprefix('train/')} {float(values[name]):.4g}" for name in dict.fromkeys(names)
         )
 
-    def _console(self) -> Console:
-        return Console(file=self._stream or sys.stdout)
+    def _on_terminal(self) -> bool:
+        return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def _print(self, line: str) -> None:
-        print(line, file=self._stream or sys.stdout, flush=True)
+        print(line, file=self._console.file, flush=True)  # as it is: rich would wrap and colour it
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -19,9 +19,10 @@ GIB = 1024**3
 class Throughput(Callback):
     """Logs the duration of each round, samples per second over all processes, and peak memory.
 
-    Metrics: ``train/time/seconds_per_round``, ``train/time/samples_per_second``, ``train/memory/peak_rss_gib``
-    and, on a GPU, ``train/memory/peak_cuda_gib``. Peaks are of this process since it began. Time between rounds
-    (checkpoints, evaluation) is not counted. It keeps the current round's start and number of samples.
+    Metrics: ``train/time/seconds_per_round``, ``train/time/samples_per_second``,
+    ``train/memory/peak_rss_gib`` and, on a GPU, ``train/memory/peak_cuda_gib``. Peaks are of this process
+    since it began. Time between rounds (checkpoints, evaluation) is not counted. It keeps the current
+    round's start and number of samples.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -59,7 +60,7 @@ class Throughput(Callback):
 
 
 def count_samples(batch: Any) -> int:
-    """Rows of a batch: its length, or the length of its first member if it is a list, tuple or dict of columns.
+    """Rows of a batch: its length, or that of its first column if it is a list, tuple or dict of columns.
 
     Raises:
         TypeError: If the batch has no length.

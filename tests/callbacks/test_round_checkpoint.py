@@ -1,0 +1,147 @@
+import json
+import logging
+import os
+import signal
+
+import pytest
+import torch
+
+from diffopd.callbacks import RoundCheckpoint
+from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
+from diffopd.checkpoint.folder import STATE
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+def state_of(phase, trainer):
+    return {
+        "parameters": dict(phase.named_parameters()),
+        "optimizer": trainer.optimizers[0].state_dict(),
+        "scheduler": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+        "rounds": trainer.current_epoch,
+        "steps": trainer.global_step,
+    }
+
+
+def assert_bitwise_equal(a, b, path=""):
+    assert type(a) is type(b), path
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_bitwise_equal(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_bitwise_equal(x, y, f"{path}.{i}")
+    else:
+        assert a == b, path
+
+
+def test_saves_every_n_and_the_last_and_keeps_the_newest(fit, tiny_phase, tmp_path):
+    fit(tiny_phase(), [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=2, keep_last=3)], 7)
+    assert names(tmp_path) == ["round_000004", "round_000006", "round_000007"]
+
+
+@pytest.mark.parametrize("num_batches", [1, 2])
+def test_resumed_equals_uninterrupted_bit_for_bit(fit, tiny_phase, tmp_path, num_batches):
+    def checkpoint(name):
+        return RoundCheckpoint(folder=str(tmp_path / name), every_n_rounds=3, keep_last=9)
+
+    whole = tiny_phase(num_batches=num_batches)
+    whole_trainer = fit(whole, [checkpoint("whole")], 6)
+
+    first = tiny_phase(num_batches=num_batches)
+    fit(first, [checkpoint("cut")], 3)
+    second = tiny_phase(num_batches=num_batches)
+    with torch.no_grad():
+        second.adapter.weight.zero_()  # so that the test fails if the weights are not restored
+    second_trainer = fit(second, [checkpoint("cut")], 6, ckpt_path=tmp_path / "cut" / "round_000003")
+
+    assert len(second.losses) == 3 * num_batches
+    assert first.losses + second.losses == whole.losses
+    assert_bitwise_equal(state_of(second, second_trainer), state_of(whole, whole_trainer))
+    # The checkpoints at the end agree too, progress counters included.
+    ends = [read_checkpoint(tmp_path / name / "round_000006") for name in ("whole", "cut")]
+    assert_bitwise_equal(*ends)
+    assert names(tmp_path / "cut") == ["round_000003", "round_000006"]
+
+
+def test_resuming_a_finished_run_does_nothing(fit, tiny_phase, tmp_path):
+    checkpoint = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=3, keep_last=9)
+    fit(tiny_phase(), [checkpoint], 3)
+    again = tiny_phase()
+    fit(again, [checkpoint], 3, ckpt_path=tmp_path / "round_000003")
+    assert again.losses == []
+
+
+def test_checkpoint_holds_what_the_phase_trains_alone(fit, tiny_phase, tmp_path):
+    fit(tiny_phase(), [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=1)], 1)
+    checkpoint = read_checkpoint(tmp_path / "round_000001")
+    assert checkpoint["state_dict"].keys() == {"adapter.weight", "adapter.bias"}
+    text = json.loads((tmp_path / "round_000001" / STATE).read_text())
+    assert text["state_dict"]["adapter.weight"] == {"$tensor": "state_dict.adapter.weight"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_finishes_the_round_saves_and_stops(fit, tiny_phase, tmp_path, caplog, number):
+    before = signal.getsignal(number)
+    phase = tiny_phase()
+    phase.before_round = lambda i: os.kill(os.getpid(), number) if i == 2 else None
+    callback = RoundCheckpoint(folder=str(tmp_path / "cut"), every_n_rounds=100, keep_last=1)
+    with caplog.at_level(logging.WARNING):
+        fit(phase, [callback], 6)
+    assert callback.interrupted
+    assert len(phase.losses) == 3
+    assert names(tmp_path / "cut") == ["round_000003"]
+    assert f"{signal.Signals(number).name}: stopping after this round" in caplog.text
+    assert "interrupted after round 3, saved in" in caplog.text
+    assert signal.getsignal(number) == before
+
+    whole, rest = tiny_phase(), tiny_phase()
+    fit(whole, [], 6)
+    fit(rest, [callback], 6, ckpt_path=latest_valid_checkpoint(tmp_path / "cut"))
+    assert phase.losses + rest.losses == whole.losses
+    assert not callback.interrupted
+
+
+def test_second_interrupt_stops_at_once(fit, tiny_phase, tmp_path):
+    phase = tiny_phase()
+
+    def interrupt_twice(round_index):
+        if round_index == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    phase.before_round = interrupt_twice
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(phase, [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=9)], 6)
+    assert len(phase.losses) == 2
+    assert names(tmp_path) == ["round_000001", "round_000002"]
+
+
+def test_error_saves_nothing_and_names_the_last_checkpoint(fit, tiny_phase, tmp_path, caplog):
+    phase = tiny_phase()
+
+    def fail(round_index):
+        if round_index == 3:
+            raise RuntimeError("out of memory")
+
+    phase.before_round = fail
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="out of memory"), caplog.at_level(logging.ERROR):
+        fit(phase, [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=2, keep_last=9)], 6)
+    assert names(tmp_path) == ["round_000002"]
+    assert "stopped by RuntimeError; last checkpoint: " in caplog.text
+    assert "round_000002" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+@pytest.mark.parametrize("name", ["every_n_rounds", "keep_last"])
+def test_numbers_below_one_are_refused(name):
+    numbers = {"every_n_rounds": 1, "keep_last": 1} | {name: 0}
+    with pytest.raises(ValueError, match=rf"callbacks\.round_checkpoint\.{name} must be at least 1, got 0"):
+        RoundCheckpoint(folder="unused", **numbers)

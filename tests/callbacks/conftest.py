@@ -82,13 +82,14 @@ def tiny_phase() -> type[TinyPhase]:
 def fit(tmp_path: Path):
     """``fit(phase, callbacks, rounds, ckpt_path=None) -> trainer``, quiet and on the CPU."""
 
-    def run(phase, callbacks, rounds, ckpt_path=None) -> Trainer:
+    def run(phase, callbacks, rounds, ckpt_path=None, logger=False) -> Trainer:
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
             max_epochs=rounds,
             default_root_dir=tmp_path,
-            logger=False,
+            logger=logger,
+            log_every_n_steps=1,
             callbacks=callbacks,
             plugins=[SafetensorsCheckpointIO()],
             enable_progress_bar=False,

@@ -115,7 +115,7 @@ def test_latest_goes_by_number_and_ignores_strangers(tmp_path):
 
 
 def test_absent_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint at .*a checkpoint is a folder with"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*a checkpoint is a folder with"):
         read_checkpoint(tmp_path / "round_000001")
     remove_checkpoint(tmp_path / "round_000001")
 

@@ -1,5 +1,6 @@
 """What watches a training: progress, guards, timing, checkpoints. One round is one Lightning epoch."""
 
+from diffopd.callbacks.csv_logger import ResumableCSVLogger
 from diffopd.callbacks.finite_loss import FiniteLoss, NonFiniteLossError
 from diffopd.callbacks.quiet import silence_known_noise
 from diffopd.callbacks.round_checkpoint import RoundCheckpoint
@@ -9,6 +10,7 @@ from diffopd.callbacks.throughput import Throughput
 __all__ = [
     "FiniteLoss",
     "NonFiniteLossError",
+    "ResumableCSVLogger",
     "RoundCheckpoint",
     "RoundProgress",
     "Throughput",

@@ -106,9 +106,9 @@ def decode_tree(encoded: Json, tensors: Mapping[str, Tensor]) -> Any:
         return [decode_tree(node, tensors) for node in encoded]
     if not isinstance(encoded, dict):
         return encoded
-    tag, content = next(iter(encoded.items()), ("", None))
-    if not tag.startswith(_TAG):
+    if not any(key.startswith(_TAG) for key in encoded):
         return {key: decode_tree(value, tensors) for key, value in encoded.items()}
+    ((tag, content),) = encoded.items()
     if tag == "$tensor":
         return tensors[content]
     if tag == "$float":

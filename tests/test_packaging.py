@@ -1,0 +1,113 @@
+"""The package as users get it: pinned, documented, and runnable from a wheel in any folder."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import diffopd
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "diffopd"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def requirement_name(requirement: str) -> str:
+    return re.match(r"[A-Za-z0-9_.-]+?(?=[><=!~\[; ]|$)", requirement)[0].lower().replace("_", "-")
+
+
+def test_every_direct_dependency_is_pinned_and_nothing_else():
+    groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
+    wanted = {requirement_name(r) for group in groups for r in group}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line) for line in lines), lines
+    assert {requirement_name(line) for line in lines} == wanted
+
+
+def test_requirements_have_lower_bounds_and_no_caps():
+    groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
+    for requirement in (r for group in groups for r in group):
+        assert re.fullmatch(r"[A-Za-z0-9_-]+>=[0-9.]+", requirement), requirement
+
+
+def public_packages() -> list[str]:
+    return sorted(p.parent.name for p in SOURCE.glob("*/__init__.py") if not p.parent.name.startswith("_"))
+
+
+@pytest.mark.parametrize("package", public_packages())
+def test_every_package_has_a_page_in_the_navigation(package):
+    page = ROOT / "docs" / f"{package}.md"
+    assert page.is_file(), f"{package} needs docs/{package}.md"
+    assert f"{package}.md" in (ROOT / "mkdocs.yml").read_text()
+    assert f"::: diffopd.{package}\n" in page.read_text() + "\n", "the page must end in the package's API"
+
+
+def test_citation_and_package_agree_on_version():
+    assert f"version: {diffopd.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_help_lists_every_target():
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    shown = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"^  make ([a-z-]+) +\S", shown, re.MULTILINE) == phony
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return next(folder.glob("diffopd-*.whl"))
+
+
+@pytest.mark.slow
+def test_wheel_holds_configs_assets_and_the_licence(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    configs = {f"diffopd/conf/{p.relative_to(ROOT / 'conf')}" for p in (ROOT / "conf").rglob("*.yaml")}
+    sources = {
+        f"diffopd/{p.relative_to(SOURCE)}"
+        for p in SOURCE.rglob("*")
+        if p.is_file() and p.suffix != ".pyc" and p.name != ".DS_Store"
+    }
+    assert configs <= names
+    assert sources <= names
+    assert any(name.endswith("LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests", "conf/"))]
+
+
+@pytest.mark.slow
+def test_wheel_runs_from_any_folder(wheel, tmp_path):
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    # The wheel alone is installed; what it depends on comes from the environment of the tests.
+    site = Path(
+        subprocess.run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()
+    )  # fmt: skip
+    zipfile.ZipFile(wheel).extractall(site)
+    dependencies = next(p for p in sys.path if p.endswith("site-packages"))
+
+    def run(*arguments: str) -> str:
+        result = subprocess.run(
+            [python, *arguments],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+            env={"PYTHONPATH": f"{site}:{dependencies}", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    assert run("-c", "import diffopd; print(diffopd.__file__)").startswith(str(site))
+    groups = run("-m", "diffopd.train", "--help")
+    assert "mopd_ode" in groups
+    assert "loss:" in groups

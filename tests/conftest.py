@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -20,3 +21,9 @@ def golden_dir() -> Path:
 def conf_dir() -> Path:
     """Root of the config groups."""
     return Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch the test suite's shape checks off, to reach the errors that users see without them."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

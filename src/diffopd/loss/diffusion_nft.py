@@ -60,8 +60,9 @@ def diffusion_nft_loss(
 
     With ``r`` the reward weight, ``positive = beta velocity + (1 - beta) old`` and ``negative`` its mirror
     image about ``old``, the loss is ``advantage_clip * (r L(positive) + (1 - r) L(negative)) / beta`` with
-    ``L`` the adaptively weighted clean-prediction error, plus ``kl_weight`` times the mean squared distance to
-    the reference's velocity. At ``velocity = old`` the gradient is proportional to ``2 r - 1``: samples of average reward do not push.
+    ``L`` the adaptively weighted clean-prediction error, plus ``kl_weight`` times the mean squared distance
+    to the reference's velocity. At ``velocity = old`` the gradient is proportional to ``2 r - 1``: samples
+    of average reward do not push.
 
     Args:
         velocity: Output of the model being trained; carries the gradient.

@@ -91,6 +91,6 @@ def require_noise(student: Transition, loss: str) -> None:
     if not student.stochastic:
         raise ValueError(
             f"loss={loss} needs a transition with noise, but step {student.step} (counted from 0) of "
-            f"{student.num_steps} has standard deviation 0, where the KL divergence is infinite; use loss=opd "
-            "or loss=ode_l2, raise sampler.noise_level, or leave that step untrained"
+            f"{student.num_steps} has standard deviation 0, where the KL divergence is infinite; use "
+            "loss=opd or loss=ode_l2, raise sampler.noise_level, or leave that step untrained"
         )

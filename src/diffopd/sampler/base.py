@@ -162,7 +162,8 @@ class TransitionSampler(ABC):
     ) -> Iterator[Transition]:
         """Yield each transition; the caller may call ``backward`` before asking for the next.
 
-        ``velocity`` runs under the caller's grad mode of that moment, so gradients may be switched per step. The generator lets go of a step's graph before it goes on: with a ``backward`` after each step, or
+        ``velocity`` runs under the caller's grad mode of that moment, so gradients may be switched per step.
+        The generator lets go of a step's graph before it goes on: with a ``backward`` after each step, or
         without gradients, one step's activations are in memory.
 
         Args:

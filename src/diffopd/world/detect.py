@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -29,8 +28,8 @@ class ShapeDetector:
     drawer's own masks, by soft Dice overlap.
 
     Args:
-        max_residual: Largest distance of a pixel from any mixture, in 8-bit units; larger forgives more colour
-            error.
+        max_residual: Largest distance of a pixel from any mixture, in 8-bit units; larger forgives more
+            colour error.
         background_chroma: Pixels below this difference of largest and smallest channel, in 8-bit units, tell
             the background.
         min_pixels: Components with fewer pixels are specks.
@@ -58,7 +57,7 @@ class ShapeDetector:
         pixels = (images.detach().float().cpu().clamp(0, 1) * 255).permute(0, 2, 3, 1).numpy()
         return [self.detect(image) for image in pixels]
 
-    def detect(self, image: NDArray[np.floating]) -> list[Detection]:
+    def detect(self, image: NDArray[np.number]) -> list[Detection]:
         """The shapes in one image of shape (height, width, 3), 8-bit units."""
         coverage, colour = self._segment(image.astype(np.float32))
         found = []
@@ -71,7 +70,7 @@ class ShapeDetector:
         return found
 
     def _segment(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Share of each palette colour in each pixel (colour, height, width), and the leading colour or -1."""
+        """Share of each colour in each pixel (colour, height, width), and the leading colour or -1."""
         background = _row_background(image, self.background_chroma)[:, None, None]
         towards = _PALETTE - background  # height, 1, colour, 3
         offset = image[:, :, None] - background
@@ -135,7 +134,9 @@ def _overlap(soft: NDArray[np.float32], top: int, left: int, size: int) -> NDArr
     padded = np.pad(soft, pad)
     patches = np.stack(
         [
-            padded[pad + top + down : pad + top + down + size, pad + left + right : pad + left + right + size].ravel()
+            padded[
+                pad + top + down : pad + top + down + size, pad + left + right : pad + left + right + size
+            ].ravel()
             for down in _SHIFTS
             for right in _SHIFTS
         ]

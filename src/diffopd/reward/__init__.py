@@ -1,0 +1,1 @@
+"""Scorers of images, ``(images, prompts) -> Scores``, and group-normalised advantages."""

@@ -1,0 +1,56 @@
+"""Are the asked objects in the picture? A detector's findings, scored by GenEval's rule."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffopd.reward.checked import RewardError, checked
+from diffopd.reward.geneval import GenevalScore, score_detections
+from diffopd.types import Detector, Prompts, Scores
+
+_SCALES: dict[str, str] = {
+    "dense": "[0, 1], 1 = exactly the asked counts, colours and relations",
+    "dense_released": "at most 1; below 0 for surplus objects; a failed relation counts twice",
+    "strict": "0 or 1, 1 = exactly the asked counts, colours and relations",
+    "official": "0 or 1, 1 = GenEval's verdict",
+}
+
+
+class CompositionReward:
+    """GenEval's scores of what a detector finds; ``parts`` holds all four of them.
+
+    Args:
+        detector: Images to objects; another detector makes the same reward judge another kind of image.
+        score: Which of the four is the value to maximise.
+    """
+
+    def __init__(self, *, detector: Detector, score: str) -> None:
+        if score not in _SCALES:
+            raise ValueError(f"reward.score must be one of {sorted(_SCALES)}, got {score!r}")
+        self.detector = detector
+        self.score = score
+
+    @checked
+    def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
+        """Score each image against its prompt's GenEval clauses."""
+        detections = self.detector(images)
+        if len(detections) != len(prompts):
+            raise ValueError(
+                f"the detector must answer for each image, got {len(detections)} for {len(prompts)}"
+            )
+        results: list[GenevalScore] = []
+        for row, found in enumerate(detections):
+            try:
+                results.append(score_detections(found, prompts.metadata[row]))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise RewardError(
+                    f"CompositionReward could not score sample {prompts.indices[row]} "
+                    f"(prompt {prompts.texts[row]!r}): {type(error).__name__}: {error}"
+                ) from error
+        parts = {
+            name: torch.tensor([float(getattr(r, name)) for r in results], device=images.device)
+            for name in _SCALES
+        }
+        return Scores(parts[self.score], parts, _SCALES[self.score])

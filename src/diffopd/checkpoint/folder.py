@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from diffopd.checkpoint.tree import decode_tree, encode_tree
+from diffopd.files import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,7 @@ def _remove(folder: Path) -> None:
 
 
 def _fingerprint(path: Path) -> dict[str, str | int]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _flush(path: Path) -> None:

@@ -45,7 +45,7 @@ def contrast(
         >>> halves = torch.zeros(1, 3, 32, 32)
         >>> halves[..., 16:] = 0.5
         >>> round(contrast(halves, best_rms=0.2, texture=0.0).item(), 2)
-        0.98
+        0.99
     """
     light = luminance(images)
     seen = from_afar(light)

@@ -53,7 +53,7 @@ def ocr_reward(prompt: str, recognised: str) -> float:
         ValueError: If the prompt quotes nothing.
 
     Examples:
-        >>> ocr_reward('a sign that says "CAT"', "a car")
+        >>> ocr_reward('a sign that says "CAT"', "car")
         0.6666666666666667
         >>> ocr_reward('a sign that says "CAT"', "The Cat!")
         1.0

@@ -62,7 +62,8 @@ class ShapeDetector:
         coverage, colour = self._segment(image.astype(np.float32))
         found = []
         for c in np.unique(colour[colour >= 0]):
-            labels, _ = ndimage.label(colour == c)
+            labels = np.empty(colour.shape, np.int32)
+            ndimage.label(colour == c, output=labels)
             for number, corner in enumerate(ndimage.find_objects(labels), start=1):
                 component = labels[corner] == number
                 if component.sum() >= self.min_pixels:
@@ -92,7 +93,7 @@ class ShapeDetector:
         rows, columns = corner
         side = max(rows.stop - rows.start, columns.stop - columns.start)
         # The antialiased rim belongs to the object, other objects do not.
-        near = ndimage.binary_dilation(component, iterations=1) & (component | (colour < 0))
+        near = ndimage.binary_dilation(component).astype(bool) & (component | (colour < 0))
         soft = np.where(near, coverage, 0)
         best = (-1.0, "", 0.0, 0.0, 0)
         for size in range(max(side - 1, 3), side + 3):

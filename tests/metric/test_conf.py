@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from diffopd.metric.clean_drawings import clean_drawings
+from diffopd.types import Prompts
+
+CONF = Path(__file__).parents[2] / "conf"
+METRICS = sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
+REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
+COMPOSITION = {"tag": "single_object", "include": [{"class": "circle", "count": 1}]}
+
+
+def build(group, name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose(overrides=[f"+{group}={name}"])[group])
+
+
+def batch(task):
+    images = clean_drawings(forms=["single_object", "sign"], number=4, seed=0, held_out=False)
+    rows = tuple(range(4))
+    return images, Prompts(('a sign that says "CAT"',) * 4, (task,) * 4, (COMPOSITION,) * 4, rows, rows)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_builds_and_reports(name):
+    metric = build("metric", name)
+    metric.update(*batch("composition"))
+    result = metric.compute()
+    assert result.pop("num_images") == 4
+    assert all(value.isfinite() for value in result.values())
+    assert result
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_every_reward_meets_the_protocol(name):
+    images, prompts = batch("aesthetic")
+    scores = build("reward", name)(images, prompts)
+    assert scores.value.shape == (4,)
+    assert scores.value.isfinite().all()
+    assert scores.scale
+    assert not scores.value.requires_grad
+    assert torch.equal(scores.value, build("reward", name)(images, prompts).value)
+
+
+def test_the_mixed_set_scores_three_tasks_at_once():
+    images, prompts = batch("composition")
+    tasks = ("composition", "ocr", "aesthetic", "ocr")
+    mixed = Prompts(prompts.texts, tasks, prompts.metadata, prompts.indices, prompts.groups)
+    scores = build("reward", "by_task")(images, mixed)
+    assert scores.value.isfinite().all()
+    assert {name.split("/")[0] for name in scores.parts} == set(tasks)
+    for name, task in (("composition", "composition"), ("ocr", "ocr"), ("picture_quality", "aesthetic")):
+        rows = [row for row, t in enumerate(tasks) if t == task]
+        alone = build("reward", name)(images[rows], mixed.select(rows)).value
+        torch.testing.assert_close(scores.value[rows], alone)

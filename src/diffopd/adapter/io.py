@@ -1,0 +1,103 @@
+"""Adapters on disk: PEFT folders to train on from, and the file that stock diffusers loads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
+
+from diffopd.adapter.check import CONFIG, PREFIX, WEIGHTS, check_adapter
+from diffopd.adapter.lora import adapter_parameters, inject
+from diffopd.files import atomic_produce, atomic_save_safetensors, atomic_write_json, resolve_path
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def save_adapter(transformer: Any, name: str, folder: str | PathLike[str]) -> Path:
+    """Write an adapter as a PEFT folder; each file is whole or absent.
+
+    Args:
+        transformer: Holds the adapter.
+        name: Which one.
+        folder: Gets ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    values = {PREFIX + key: value for key, value in adapter_parameters(transformer, name).items()}
+    atomic_save_safetensors(folder / WEIGHTS, values)
+    atomic_write_json(folder / CONFIG, _plain(transformer.peft_config[name].to_dict()))
+    return folder
+
+
+def load_adapter(
+    transformer: Any, name: str, folder: str | PathLike[str], *, setting: str = "adapter.path"
+) -> None:
+    """Add the adapter in a PEFT folder under ``name``, frozen.
+
+    Args:
+        transformer: The backbone.
+        name: Its name from here on.
+        folder: May be ``package://...``.
+        setting: Where the folder is named in the config, for messages.
+
+    Raises:
+        ValueError: If it does not fit.
+    """
+    place = Path(resolve_path(folder))
+    base_config = {**transformer.config, "_class_name": type(transformer).__name__}
+    config = check_adapter(place, base_config, setting=setting)
+    inject(transformer, name, config)
+    values = load_file(place / WEIGHTS)
+    with torch.no_grad():
+        for key, parameter in adapter_parameters(transformer, name).items():
+            parameter.copy_(values[PREFIX + key])
+
+
+def export_lora(transformer: Any, name: str, folder: str | PathLike[str]) -> Path:
+    """Write an adapter as the file ``StableDiffusion3Pipeline.load_lora_weights`` loads.
+
+    The PEFT config goes into the header: without it diffusers takes the rank for alpha, and images differ.
+
+    Args:
+        transformer: Holds the adapter.
+        name: Which one.
+        folder: Gets ``pytorch_lora_weights.safetensors``.
+
+    Returns:
+        The file.
+    """
+    path = Path(folder) / LORA_FILE
+
+    def write(temporary: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=temporary.parent) as scratch:
+            StableDiffusion3Pipeline.save_lora_weights(
+                scratch,
+                transformer_lora_layers=dict[str, Any](
+                    get_peft_model_state_dict(transformer, adapter_name=name)
+                ),
+                transformer_lora_adapter_metadata=_plain(transformer.peft_config[name].to_dict()),
+            )
+            (Path(scratch) / LORA_FILE).replace(temporary)
+
+    atomic_produce(path, write)
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON knows it; sets become sorted lists, so that files do not differ from run to run."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(entry) for entry in value)
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value

@@ -1,0 +1,181 @@
+"""Low-rank adapters on a frozen transformer: add, find, copy, choose what is trained.
+
+All adapters of a run lie on the transformer together. Adding or using one never changes which are trainable;
+only :func:`set_trainable` does.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+INITIALISATIONS = ("gaussian", "kaiming")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Shape and start of a low-rank adapter ``base + alpha / rank * B A``.
+
+    ``B`` starts at 0, so a new adapter changes nothing.
+
+    Attributes:
+        rank: Rows of ``A``.
+        alpha: Strength; ``alpha / rank`` scales the product.
+        target_modules: Ends of the names of the linear layers that get one.
+        init: Start of ``A``: ``gaussian`` with standard deviation ``1 / rank``, or ``kaiming`` (uniform).
+    """
+
+    rank: int
+    alpha: int | float
+    target_modules: Sequence[str]
+    init: str
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"adapter.rank={self.rank} must be at least 1")
+        if self.init not in INITIALISATIONS:
+            raise ValueError(
+                f"adapter.init={self.init} is not known; choose one of {', '.join(INITIALISATIONS)}"
+            )
+        if isinstance(self.target_modules, str) or not self.target_modules:
+            raise ValueError(f"adapter.target_modules={self.target_modules!r} must be a list of module names")
+
+    def peft_config(self) -> LoraConfig:
+        """The same in PEFT's words."""
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT only divides by the rank
+            target_modules=list(self.target_modules),
+            init_lora_weights="gaussian" if self.init == "gaussian" else True,
+        )
+
+
+def add_adapter(transformer: nn.Module, name: str, config: LoRA, generator: torch.Generator) -> None:
+    """Add an adapter in fp32, frozen and used by no forward until it is named.
+
+    Args:
+        transformer: The backbone.
+        name: What calls of ``velocity`` will name it.
+        config: Its shape and start.
+        generator: A CPU generator; the same state gives the same start on any device.
+
+    Raises:
+        ValueError: If the name is taken or no layer matches.
+    """
+    inject(transformer, name, config.peft_config())
+    for key, parameter in adapter_parameters(transformer, name).items():
+        with torch.no_grad():
+            if ".lora_B." in key:
+                parameter.zero_()
+            elif config.init == "gaussian":
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / config.rank)
+            else:
+                bound = 1 / math.sqrt(parameter.shape[1])
+                parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
+
+
+def inject(transformer: Any, name: str, config: LoraConfig) -> None:
+    """Have PEFT add an adapter, then undo what it changes besides: the active adapter, the trainable ones.
+
+    PEFT's own random start is drawn aside, so the global random state stays as it was.
+    """
+    held = tuple(getattr(transformer, "peft_config", {}))
+    if name in held:
+        raise ValueError(f"the model already holds an adapter named {name}; it holds {held}")
+    trainable = trainable_adapters(transformer)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        try:
+            transformer.add_adapter(config, adapter_name=name)
+        except ValueError as error:
+            transformer.peft_config.pop(name, None)  # PEFT registers the name before it looks for layers
+            raise ValueError(
+                f"adapter {name} fits no layer of {type(transformer).__name__}: {error}"
+            ) from error
+    for parameter in adapter_parameters(transformer, name).values():
+        parameter.data = parameter.data.float()
+    for module in transformer.modules():
+        if isinstance(module, LoraLayer):
+            module.set_adapter([])  # the bare transformer is the base model
+    set_trainable(transformer, trainable)
+
+
+def adapter_names(transformer: Any) -> tuple[str, ...]:
+    """Names of the adapters the transformer holds."""
+    return tuple(getattr(transformer, "peft_config", {}))
+
+
+def adapter_parameters(transformer: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """The parameters of one adapter by a name that does not contain the adapter's own.
+
+    Two adapters of one shape thus have the same keys, in the same order. An optimiser takes
+    ``list(adapter_parameters(...).values())``: the choice by name, not by ``requires_grad``.
+
+    Raises:
+        ValueError: If there is no such adapter.
+    """
+    if name not in adapter_names(transformer):
+        raise ValueError(f"no adapter named {name}; the model holds {adapter_names(transformer) or 'none'}")
+    found: dict[str, nn.Parameter] = {}
+    for path, module in transformer.named_modules():
+        if isinstance(module, LoraLayer) and name in module.lora_A:
+            found[f"{path}.lora_A.weight"] = module.lora_A[name].weight  # type: ignore[assignment]
+            found[f"{path}.lora_B.weight"] = module.lora_B[name].weight  # type: ignore[assignment]
+    return found
+
+
+@torch.no_grad()
+def copy_adapter(transformer: nn.Module, source: str, target: str) -> None:
+    """Overwrite ``target``'s values with ``source``'s.
+
+    Raises:
+        ValueError: If the two differ in their layers, rank or strength.
+    """
+    values, places = adapter_parameters(transformer, source), adapter_parameters(transformer, target)
+    shapes = [{key: tuple(p.shape) for key, p in side.items()} for side in (values, places)]
+    strengths = [_strength(transformer, name) for name in (source, target)]
+    if shapes[0] != shapes[1] or strengths[0] != strengths[1]:
+        raise ValueError(
+            f"adapters {source} and {target} differ in layers, rank or alpha; "
+            "copy between adapters of one config"
+        )
+    for key, place in places.items():
+        place.copy_(values[key])
+
+
+def set_trainable(transformer: nn.Module, names: Collection[str]) -> None:
+    """Train exactly these adapters and freeze the others; the backbone is left as it is.
+
+    Raises:
+        ValueError: If there is no such adapter.
+    """
+    unknown = sorted(set(names) - set(adapter_names(transformer)))
+    if unknown:
+        raise ValueError(
+            f"no adapter named {', '.join(unknown)}; the model holds {adapter_names(transformer) or 'none'}"
+        )
+    for name in adapter_names(transformer):
+        for parameter in adapter_parameters(transformer, name).values():
+            parameter.requires_grad_(name in names)
+
+
+def trainable_adapters(transformer: nn.Module) -> tuple[str, ...]:
+    """Names of the adapters that are trained."""
+    return tuple(
+        name
+        for name in adapter_names(transformer)
+        if any(parameter.requires_grad for parameter in adapter_parameters(transformer, name).values())
+    )
+
+
+def _strength(transformer: Any, name: str) -> float:
+    config = transformer.peft_config[name]
+    return config.lora_alpha / config.r

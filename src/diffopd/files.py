@@ -1,0 +1,116 @@
+"""Files that are whole or absent, their fingerprints, and paths inside the package."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.resources
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+PACKAGE_PREFIX = "package://"
+
+
+def resolve_path(path: str | PathLike[str]) -> str:
+    """The place ``path`` names, with ``package://`` meaning the installed package's own folder.
+
+    Args:
+        path: A file system path, a hub id, or e.g. ``"package://assets/mini_sd3"``.
+
+    Returns:
+        An absolute path for the package's own files, otherwise ``path`` with ``~`` expanded.
+
+    Examples:
+        >>> resolve_path("runs/one")
+        'runs/one'
+    """
+    text = os.fspath(path)
+    if text.startswith(PACKAGE_PREFIX):
+        return str(importlib.resources.files("diffopd").joinpath(text.removeprefix(PACKAGE_PREFIX)))
+    return os.path.expanduser(text)
+
+
+@contextlib.contextmanager
+def replacing(path: str | PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path to write; when the block ends well it takes the place of ``path``.
+
+    The temporary file lies beside ``path``, since a rename is atomic only within one file system, and reaches
+    the disk before the rename. If the block raises, ``path`` stays as it was.
+
+    Args:
+        path: The file to write; its folder is made if need be.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".writing")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_json(path: str | PathLike[str], value: Any) -> None:
+    """Write ``value`` as JSON with sorted keys, whole or not at all; NaN is refused.
+
+    Args:
+        path: The file.
+        value: What the ``json`` module can write.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def atomic_save_safetensors(
+    path: str | PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to one safetensors file, whole or not at all.
+
+    Args:
+        path: The file.
+        tensors: Copied to the CPU.
+        metadata: Strings for the file's header; ``format`` is added.
+    """
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    atomic_produce(path, lambda temporary: save_file(copies, temporary, {"format": "pt", **(metadata or {})}))
+
+
+def atomic_produce(path: str | PathLike[str], write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a temporary file that then takes the place of ``path``."""
+    with replacing(path) as temporary:
+        write(temporary)
+
+
+def sha256_of(path: str | PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or a folder's list of entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

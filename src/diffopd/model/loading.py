@@ -1,0 +1,149 @@
+"""Find and load a Stable Diffusion 3 pipeline from a folder, the package or the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
+from transformers.utils import logging as transformers_logging
+
+from diffopd.files import resolve_path, sha256_of
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_INDEX = "model_index.json"
+_IDENTITY_COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "transformer", "vae")
+_IDENTITY_CONFIGS = ("config.json", "scheduler_config.json")
+
+
+def parse_dtype(name: str, setting: str) -> torch.dtype:
+    """The torch dtype called ``name`` in ``setting`` of the config."""
+    if name not in DTYPES:
+        raise ValueError(f"{setting}={name} is not known; choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def pipeline_folder(path: str, revision: str | None = None, without: tuple[str, ...] = ()) -> Path:
+    """The local folder of a pipeline; a hub id is downloaded first (safetensors only).
+
+    Args:
+        path: A folder, ``package://...`` or a hub id such as ``stabilityai/stable-diffusion-3.5-medium``.
+        revision: Branch, tag or commit on the hub; None = its main branch.
+        without: Components not to download.
+
+    Raises:
+        ValueError: If there is no such folder and the hub does not deliver it either.
+    """
+    place = Path(resolve_path(path))
+    if place.is_dir():
+        if not (place / _INDEX).is_file():
+            raise ValueError(
+                f"model.path={path}: {place} holds no {_INDEX}; give the folder of a whole pipeline"
+            )
+        return place
+    looks_like_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    if not looks_like_hub_id:
+        raise ValueError(f"model.path={path}: no such folder ({place.absolute()})")
+    skipped: dict[str, Any] = dict.fromkeys(without)
+    try:
+        return Path(
+            StableDiffusion3Pipeline.download(path, revision=revision, use_safetensors=True, **skipped)
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
+        ) from error
+
+
+def load_pipeline(
+    path: str,
+    *,
+    revision: str | None,
+    dtypes: Mapping[str, torch.dtype],
+    without: tuple[str, ...] = (),
+) -> tuple[StableDiffusion3Pipeline, Path]:
+    """Load a pipeline and say where it lies.
+
+    Args:
+        path: As in :func:`pipeline_folder`.
+        revision: As in :func:`pipeline_folder`.
+        dtypes: Precision of each component; ``default`` for the others.
+        without: Components to leave out beside those the pipeline itself was saved without.
+
+    Returns:
+        The pipeline on the CPU, and its folder.
+
+    Raises:
+        ValueError: If there is none, or it is not a Stable Diffusion 3 pipeline.
+    """
+    folder = pipeline_folder(path, revision, without)
+    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    if index.get("_class_name") != StableDiffusion3Pipeline.__name__:
+        raise ValueError(
+            f"model.path={path} holds a {index.get('_class_name')}; a StableDiffusion3Pipeline is needed"
+        )
+    # diffusers asks for each component the pipeline was saved without to be passed as None.
+    absent = {name: None for name, entry in index.items() if entry == [None, None]}
+    absent.update(dict.fromkeys(without))
+    with _without_progress_bars():
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=dict(dtypes), **absent
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, folder
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Loading takes a moment; half a dozen bars would hide the lines that matter."""
+    shown = [m for m in (diffusers_logging, transformers_logging) if m.is_progress_bar_enabled()]
+    for module in shown:
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module in shown:
+            module.enable_progress_bar()
+
+
+def read_transformer_config(path: str, revision: str | None = None) -> dict[str, Any]:
+    """The backbone's ``config.json``, read without loading weights.
+
+    Args:
+        path: As in :func:`pipeline_folder`; from the hub, only this one file is fetched.
+        revision: As in :func:`pipeline_folder`.
+    """
+    place = Path(resolve_path(path))
+    if place.is_dir():
+        file = pipeline_folder(path) / "transformer" / "config.json"
+    else:
+        try:
+            file = Path(hf_hub_download(path, "transformer/config.json", revision=revision))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
+            ) from error
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def pipeline_identity(folder: Path) -> str:
+    """SHA-256 over the configs and safetensors files that make up a base model.
+
+    T5 is left out (it is large, optional and never trained), and so are variants such as
+    ``model.fp16.safetensors``, which a folder may or may not hold.
+    """
+    digest = hashlib.sha256()
+    for component in _IDENTITY_COMPONENTS:
+        for file in sorted((folder / component).glob("*")):
+            is_weights = file.suffix == ".safetensors" and "." not in file.stem
+            if is_weights or file.name in _IDENTITY_CONFIGS:
+                digest.update(f"{component}/{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,179 @@
+"""Which adapter each row of a forward uses, chosen per call and kept nowhere else.
+
+PEFT keeps activity in its layers, and choosing an adapter there also changes what is trainable. Here a
+forward inside :meth:`AdapterRouter.route` computes the bare backbone, and a hook on each LoRA layer adds the
+low-rank part of each row's own adapter. Nothing in the layers changes, so there is nothing to restore.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+BASE = "__base__"
+"""The name that stands for no adapter."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Rows of a batch as runs of one adapter each.
+
+    Attributes:
+        runs: ``(adapter, number of rows)``, in the order the backbone sees the rows.
+        order: Row of the caller's batch at each position the backbone sees; None = unchanged.
+    """
+
+    runs: tuple[tuple[str, int], ...]
+    order: tuple[int, ...] | None
+
+    @staticmethod
+    def plan(adapters: str | Sequence[str] | None, batch: int) -> Route:
+        """The route for one adapter for all rows, one per row, or none.
+
+        Rows are brought together by adapter where that makes fewer runs, each of which costs two small
+        matrix products per layer.
+
+        Raises:
+            ValueError: If there is not one name per row.
+        """
+        if adapters is None or isinstance(adapters, str):
+            return Route(runs=((adapters or BASE, batch),), order=None)
+        if len(adapters) != batch:
+            raise ValueError(
+                f"adapters names {len(adapters)} rows, the batch has {batch}; give one name per row"
+            )
+        names = list(adapters)
+        if len(_runs(names)) > len(set(names)):
+            order = tuple(sorted(range(batch), key=lambda row: names.index(names[row])))
+            return Route(runs=_runs([names[row] for row in order]), order=order)
+        return Route(runs=_runs(names), order=None)
+
+    @property
+    def names(self) -> set[str]:
+        """The adapters in use, without the base."""
+        return {name for name, _ in self.runs} - {BASE}
+
+    def arrange(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Rows in the order the backbone sees them."""
+        if self.order is None:
+            return tensors
+        index = _index(self.order, tensors[0].device)
+        return tuple(tensor[index] for tensor in tensors)
+
+    def restore(self, output: Tensor) -> Tensor:
+        """Rows in the caller's order again."""
+        if self.order is None:
+            return output
+        inverse = [0] * len(self.order)
+        for position, row in enumerate(self.order):
+            inverse[row] = position
+        return output[_index(inverse, output.device)]
+
+
+class AdapterRouter:
+    """Applies a :class:`Route` to a transformer's LoRA layers.
+
+    It keeps one hook pair per LoRA layer (silent outside :meth:`route`) and, within :meth:`route`, the
+    current runs.
+
+    Attributes:
+        transformer: The backbone; adapters may be added to it at any time.
+    """
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = transformer
+        self._runs: tuple[tuple[str, int], ...] | None = None
+        self._known: tuple[str, ...] = ()
+        self._hooked: set[int] = set()
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters the transformer holds."""
+        return tuple(getattr(self.transformer, "peft_config", {}))
+
+    @contextlib.contextmanager
+    def route(self, route: Route) -> Iterator[None]:
+        """Run the backbone with each row's own adapter inside this block.
+
+        Raises:
+            ValueError: If the transformer does not hold an adapter that is asked for.
+        """
+        self._hook_new_layers()
+        unknown = sorted(route.names - set(self._known))
+        if unknown:
+            raise ValueError(
+                f"no adapter named {', '.join(unknown)}; the model holds {self._known or 'none'}"
+            )
+        with self._applying(route.runs):
+            yield
+
+    def checkpoint(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Gradient checkpointing that recomputes with the runs of the forward.
+
+        The recomputation happens in ``backward``, after the :meth:`route` block has ended; without this it
+        would run with no adapter or with another one.
+        """
+        recompute = partial(self._applying, self._runs)
+        return checkpoint(
+            function, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), recompute())
+        )
+
+    @contextlib.contextmanager
+    def _applying(self, runs: tuple[tuple[str, int], ...] | None) -> Iterator[None]:
+        outer, self._runs = self._runs, runs
+        try:
+            yield
+        finally:
+            self._runs = outer
+
+    def _hook_new_layers(self) -> None:
+        if self.adapters == self._known:
+            return
+        for module in self.transformer.modules():
+            if isinstance(module, LoraLayer) and id(module) not in self._hooked:
+                assert isinstance(module, nn.Module)
+                module.register_forward_pre_hook(self._bare, with_kwargs=True)
+                module.register_forward_hook(self._add)
+                self._hooked.add(id(module))
+        self._known = self.adapters
+
+    def _bare(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Have PEFT compute the base layer alone, whatever its own state."""
+        if self._runs is None:
+            return None
+        return args, {**kwargs, "adapter_names": [BASE] * len(args[0])}
+
+    def _add(self, layer: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if self._runs is None or all(name not in layer.lora_A for name, _ in self._runs):
+            return None
+        sizes = [size for _, size in self._runs]
+        rows = zip(self._runs, args[0].split(sizes), output.split(sizes), strict=True)
+        parts = [_adapted(layer, name, inputs, base) for (name, _), inputs, base in rows]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _adapted(layer: Any, name: str, inputs: Tensor, base: Tensor) -> Tensor:
+    """``base + scaling * B(A(inputs))`` for one adapter, in the adapter's precision."""
+    if name not in layer.lora_A:
+        return base
+    down, up = layer.lora_A[name], layer.lora_B[name]
+    inputs = layer.lora_dropout[name](inputs.to(down.weight.dtype))
+    return (base + up(down(inputs)) * layer.scaling[name]).to(base.dtype)
+
+
+def _runs(names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    return tuple((name, len(list(rows))) for name, rows in groupby(names))
+
+
+def _index(rows: Sequence[int], device: torch.device) -> Tensor:
+    """Row numbers on ``device``, without waiting for it."""
+    return torch.tensor(rows).to(device, non_blocking=True)

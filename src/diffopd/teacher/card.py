@@ -1,0 +1,118 @@
+"""What is known of a trained adapter: the JSON card beside its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from diffopd.files import atomic_write_json
+
+CARD = "card.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean and its 95 % interval.
+
+    Attributes:
+        mean: The estimate.
+        low: Lower end.
+        high: Upper end.
+        n: Number of images.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How an adapter was made.
+
+    Attributes:
+        command: The command line.
+        seed: Its seed.
+        minutes: Wall-clock minutes.
+        commit: Commit of the code.
+    """
+
+    command: str
+    seed: int
+    minutes: float
+    commit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherCard:
+    """An adapter's card.
+
+    Attributes:
+        name: The teacher's name.
+        task: The task it was trained for.
+        guidance_scale: The guidance it was trained for, and is queried at.
+        base: Identity of the base model (``SD3Model.identity``).
+        rank: Rank of the adapter.
+        alpha: Its strength.
+        scores: benchmark -> task -> estimate.
+        recipe: How it was made.
+    """
+
+    name: str
+    task: str
+    guidance_scale: float
+    base: str
+    rank: int
+    alpha: float
+    scores: Mapping[str, Mapping[str, Estimate]]
+    recipe: Recipe
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Write ``card.json`` into the adapter's folder."""
+        path = Path(folder) / CARD
+        atomic_write_json(path, dataclasses.asdict(self))
+        return path
+
+    @staticmethod
+    def load(folder: str | PathLike[str], *, setting: str = "adapter.path") -> TeacherCard:
+        """Read ``card.json`` from the adapter's folder.
+
+        Args:
+            folder: The adapter's folder.
+            setting: Where it is named in the config, for messages.
+
+        Raises:
+            ValueError: If there is none or it is not complete.
+        """
+        path = Path(folder) / CARD
+        if not path.is_file():
+            raise ValueError(
+                f"{setting}={folder}: there is no {CARD}; a teacher is a PEFT folder with a card that "
+                "states its guidance_scale. The teacher phase writes one; write it by hand for other adapters"
+            )
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(raw, dict):
+                raise TypeError(f"it holds a {type(raw).__name__}")
+            return _from_json(raw)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            needed = ", ".join(field.name for field in dataclasses.fields(TeacherCard))
+            raise ValueError(f"{setting}: {path} is not a card ({error}); it needs {needed}") from error
+
+
+def _from_json(raw: Mapping[str, Any]) -> TeacherCard:
+    scores = {
+        benchmark: {task: Estimate(**entry) for task, entry in tasks.items()}
+        for benchmark, tasks in raw["scores"].items()
+    }
+    fields = {**raw, "scores": scores, "recipe": Recipe(**raw["recipe"])}
+    fields["guidance_scale"], fields["alpha"] = float(raw["guidance_scale"]), float(raw["alpha"])
+    if not fields["guidance_scale"] >= 1:
+        raise ValueError(f"guidance_scale is {raw['guidance_scale']}, at least 1 is allowed")
+    return TeacherCard(**fields)

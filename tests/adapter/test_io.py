@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from diffopd.adapter import (
+    LoRA,
+    adapter_parameters,
+    add_adapter,
+    check_adapter,
+    export_lora,
+    load_adapter,
+    save_adapter,
+    trainable_adapters,
+)
+from diffopd.model import SD3Model, guided_velocity, read_transformer_config
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+FIRST = "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight"
+
+
+@pytest.fixture
+def adapted(model):
+    """A model with an adapter that changes its output clearly; alpha is not the rank."""
+    generator = torch.Generator().manual_seed(0)
+    config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS)
+    add_adapter(model.transformer, "student", config, generator)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model.transformer, "student").values():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture
+def saved(adapted, tmp_path):
+    return save_adapter(adapted.transformer, "student", tmp_path / "adapter")
+
+
+@pytest.fixture
+def base_config(tiny):
+    return read_transformer_config(str(tiny.folder))
+
+
+def images(model, noise, adapter):
+    """Three guided Euler steps."""
+    scheduler = model.pipeline.scheduler
+    scheduler.set_timesteps(3)
+    conditioning, latent = model.encode(["a red cat", "a dog"]), noise
+    for sigma, following in pairwise(scheduler.sigmas):
+        rows = sigma.expand(2)
+        velocity = guided_velocity(model, latent, rows, conditioning, model.unconditional(), 3.0, adapter)
+        latent = latent + (following - sigma) * velocity
+    return model.decode(latent)
+
+
+@torch.no_grad()
+def test_stock_diffusers_draws_the_same_images_from_the_exported_lora(tiny, adapted, tmp_path):
+    noise = torch.randn(2, *adapted.latent_shape, generator=torch.Generator().manual_seed(1))
+    export_lora(adapted.transformer, "student", tmp_path / "export")
+    assert [path.name for path in (tmp_path / "export").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    stock = tiny.load_stock()
+    stock.load_lora_weights(str(tmp_path / "export"))
+    stock_images = stock(
+        prompt=["a red cat", "a dog"],
+        height=16,
+        width=16,
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        max_sequence_length=tiny.settings["text_length"],
+        latents=noise,
+        output_type="pt",
+    ).images
+    ours = images(adapted, noise, "student")
+    # Guidance and the order of rows round differently; losing alpha would change images by more than 0.01.
+    torch.testing.assert_close(ours, stock_images, rtol=0, atol=1e-5)
+    assert (ours - images(adapted, noise, None)).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_stock_transformer_with_the_exported_lora_is_bit_equal(tiny, adapted, tmp_path):
+    export_lora(adapted.transformer, "student", tmp_path)
+    stock = tiny.load_stock()
+    stock.load_lora_weights(str(tmp_path))
+    latent, sigma = torch.ones(2, *adapted.latent_shape), torch.tensor([0.9, 0.4])
+    conditioning = adapted.encode(["a red cat", "a dog"])
+    theirs = stock.transformer(latent, conditioning.embeds, conditioning.pooled, 1000 * sigma).sample
+    assert torch.equal(adapted.velocity(latent, sigma, conditioning, "student"), theirs)
+
+
+def test_a_saved_adapter_comes_back_bit_for_bit_and_frozen(tiny, adapted, saved):
+    fresh = SD3Model(**tiny.settings)
+    load_adapter(fresh.transformer, "again", saved)
+    before = adapter_parameters(adapted.transformer, "student")
+    after = adapter_parameters(fresh.transformer, "again")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert fresh.transformer.peft_config["again"].lora_alpha == 8
+    assert trainable_adapters(fresh.transformer) == ()
+
+
+@torch.no_grad()
+def test_pefts_own_class_loads_the_folder(tiny, adapted, saved):
+    latent, sigma = torch.ones(2, *adapted.latent_shape), torch.tensor([0.9, 0.4])
+    conditioning = adapted.encode(["a red cat", "a dog"])
+    peft_model = PeftModel.from_pretrained(tiny.load_stock().transformer, str(saved))
+    theirs = peft_model(latent, conditioning.embeds, conditioning.pooled, 1000 * sigma).sample
+    assert torch.equal(adapted.velocity(latent, sigma, conditioning, "student"), theirs)
+
+
+def test_saving_twice_gives_the_same_bytes(adapted, saved, tmp_path):
+    again = save_adapter(adapted.transformer, "student", tmp_path / "again")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (saved / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_a_fitting_adapter_passes_the_check(saved, base_config):
+    assert check_adapter(saved, base_config, setting="adapter.path").r == 4
+
+
+def edit_config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(folder, change):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def test_another_rank_is_refused_with_both_shapes(saved, base_config):
+    edit_config(saved, r=16)
+    message = r"teacher\.ocr=.*lora_A\.weight has shape \(4, 16\).* rank 16 .* need \(16, 16\)"
+    with pytest.raises(ValueError, match=message):
+        check_adapter(saved, base_config, setting="teacher.ocr")
+
+
+def test_another_width_is_refused_with_both_shapes(saved, base_config):
+    with pytest.raises(ValueError, match=r"has shape \(4, 16\), .* need \(4, 24\)"):
+        check_adapter(
+            saved, {**base_config, "num_attention_heads": 3, "caption_projection_dim": 24}, setting="a.b"
+        )
+
+
+def test_missing_and_unexpected_keys_are_refused(saved, base_config):
+    edit_weights(saved, lambda tensors: tensors.pop(FIRST))
+    with pytest.raises(
+        ValueError, match=r"has 29 tensors, .* need 30; 1 missing .*to_q\.lora_A.*0 unexpected"
+    ):
+        check_adapter(saved, base_config, setting="adapter.path")
+    edit_weights(saved, lambda tensors: tensors.update({FIRST: torch.zeros(4, 16), "extra": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=r"0 missing .*1 unexpected \(first: \['extra'\]\)"):
+        check_adapter(saved, base_config, setting="adapter.path")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peft_type": "LOHA"}, "peft_type is LOHA; only LORA is read"),
+        ({"use_dora": True}, "use_dora.*not supported"),
+        ({"rank_pattern": {"to_q": 8}}, "rank_pattern.*not supported"),
+        ({"bias": "all"}, "bias.*not supported"),
+        ({"target_modules": ["elsewhere"]}, "match no layer of the model's transformer"),
+    ],
+)
+def test_other_kinds_of_adapter_are_refused(saved, base_config, changes, message):
+    edit_config(saved, **changes)
+    with pytest.raises(ValueError, match=message):
+        check_adapter(saved, base_config, setting="adapter.path")
+
+
+def test_an_incomplete_folder_is_refused(saved, base_config):
+    (saved / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"adapter\.path=.*there is no adapter_model\.safetensors"):
+        check_adapter(saved, base_config, setting="adapter.path")
+
+
+def test_loading_checks_first(model, saved):
+    edit_config(saved, r=2)
+    with pytest.raises(ValueError, match=r"adapter\.path=.*has shape"):
+        load_adapter(model.transformer, "again", saved)
+    assert "again" not in getattr(model.transformer, "peft_config", {})

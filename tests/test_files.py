@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import diffopd
+from diffopd.files import atomic_save_safetensors, atomic_write_json, replacing, resolve_path, sha256_of
+
+
+def write_half(path):
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("half way")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "value.json"
+    atomic_write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half(path)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        atomic_write_json(tmp_path / "value.json", {"a": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_and_metadata_come_back(tmp_path):
+    path = tmp_path / "new" / "x.safetensors"
+    atomic_save_safetensors(path, {"w": torch.arange(6.0).reshape(2, 3).T}, {"note": "hello"})
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"format": "pt", "note": "hello"}
+        assert file.get_tensor("w").tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert path.stat().st_mode & 0o777 == (tmp_path / "new").stat().st_mode & 0o666
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of(tmp_path / "abc") == expected
+
+
+def test_package_paths_lie_in_the_installed_package():
+    assert diffopd.__file__ is not None
+    assert Path(resolve_path("package://types.py")) == Path(diffopd.__file__).parent / "types.py"
+    assert (
+        resolve_path("stabilityai/stable-diffusion-3.5-medium") == "stabilityai/stable-diffusion-3.5-medium"
+    )
+    assert resolve_path("~/x") == str(Path.home() / "x")

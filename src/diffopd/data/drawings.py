@@ -1,0 +1,81 @@
+"""Captioned drawings of the world, drawn on demand from their index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from diffopd.randomness import numpy_generator
+from diffopd.world.draw import draw
+from diffopd.world.layout import random_scene
+from diffopd.world.request import Request, caption
+from diffopd.world.split import random_training_request
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One training picture: 8-bit RGB pixels and the request it satisfies."""
+
+    pixels: np.ndarray
+    request: Request
+
+    @property
+    def text(self) -> str:
+        """The caption."""
+        return caption(self.request)
+
+
+def training_drawing(seed: int, index: int) -> Drawing:
+    """The drawing with this index: the same whenever and wherever it is asked for."""
+    rng = numpy_generator(seed, "drawing", index)
+    request = random_training_request(rng)
+    return Drawing(draw(random_scene(request, rng)), request)
+
+
+def to_image_tensor(pixels: np.ndarray) -> Tensor:
+    """8-bit pixels ``(..., height, width, 3)`` to floats in [0, 1] of shape ``(..., 3, height, width)``."""
+    return torch.from_numpy(pixels).movedim(-1, -3).float() / 255
+
+
+class _Round(Dataset[dict[str, Any]]):
+    """The batches of one round; item ``i`` is batch ``i`` with its global sample indices."""
+
+    def __init__(self, seed: int, round_index: int, num_batches: int, batch_size: int, num_drawings: int) -> None:
+        self.seed, self.round_index = seed, round_index
+        self.num_batches, self.batch_size, self.num_drawings = num_batches, batch_size, num_drawings
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __getitem__(self, batch: int) -> dict[str, Any]:
+        step = self.round_index * self.num_batches + batch
+        rng = numpy_generator(self.seed, "drawing/batch", step)
+        return {"step": step, "drawings": rng.integers(self.num_drawings, size=self.batch_size)}
+
+
+class DrawingData(lightning.LightningDataModule):
+    """Batches of drawing indices; the phase keeps the drawings in the form it trains on.
+
+    Args:
+        seed: Seed of the drawings and of their order.
+        num_drawings: How many different drawings there are.
+        batch_size: Drawings in one step.
+        batches_per_round: Steps in one round (one Lightning epoch).
+    """
+
+    def __init__(self, *, seed: int, num_drawings: int, batch_size: int, batches_per_round: int) -> None:
+        super().__init__()
+        self.seed, self.num_drawings = seed, num_drawings
+        self.batch_size, self.batches_per_round = batch_size, batches_per_round
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Loader of the current round."""
+        round_index = self.trainer.current_epoch if self.trainer else 0
+        data = _Round(self.seed, round_index, self.batches_per_round, self.batch_size, self.num_drawings)
+        return DataLoader(data, batch_size=None, shuffle=False)

@@ -1,0 +1,81 @@
+"""A new, untrained Stable Diffusion 3 pipeline of any size, to be trained and saved as an ordinary folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from diffopd.world.vocabulary import tokenizer_tables
+
+
+def fresh_pipeline(
+    *,
+    seed: int,
+    shift: float,
+    text_tokens: int,
+    transformer: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    text_encoder: Mapping[str, Any],
+    text_encoder_2: Mapping[str, Any],
+) -> StableDiffusion3Pipeline:
+    """Build a pipeline for the drawn world: random weights, the world's tokenizer, no T5.
+
+    Args:
+        seed: Seed of the initial weights.
+        shift: The scheduler's timestep shift.
+        text_tokens: Longest prompt in tokens, start and end included.
+        transformer: Arguments of ``SD3Transformer2DModel``.
+        vae: Arguments of ``AutoencoderKL``.
+        text_encoder: Arguments of the first ``CLIPTextConfig``.
+        text_encoder_2: Arguments of the second.
+
+    Returns:
+        The pipeline in fp32 on the CPU.
+    """
+    vocabulary, merges = tokenizer_tables()
+    encoders = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for arguments in (text_encoder, text_encoder_2):
+            config = CLIPTextConfig(
+                vocab_size=len(vocabulary),
+                max_position_embeddings=text_tokens,
+                bos_token_id=vocabulary["<|startoftext|>"],
+                eos_token_id=vocabulary["<|endoftext|>"],
+                pad_token_id=vocabulary["<|endoftext|>"],
+                **arguments,
+            )
+            encoders.append(CLIPTextModelWithProjection(config))
+        backbone = SD3Transformer2DModel(**transformer)
+        autoencoder = AutoencoderKL(**vae)
+    tokenizers = [CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=text_tokens) for _ in range(2)]
+    return StableDiffusion3Pipeline(
+        transformer=backbone,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
+        vae=autoencoder,
+        text_encoder=encoders[0],
+        tokenizer=tokenizers[0],
+        text_encoder_2=encoders[1],
+        tokenizer_2=tokenizers[1],
+        text_encoder_3=None,  # pyright: ignore[reportArgumentType]
+        tokenizer_3=None,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def load_pipeline(*, path: str) -> StableDiffusion3Pipeline:
+    """Load a saved pipeline folder without T5, to go on training all of it."""
+    if not (Path(path) / "model_index.json").is_file():
+        raise ValueError(f"pipeline.path must be a pipeline folder with a model_index.json, got {path!r}")
+    return StableDiffusion3Pipeline.from_pretrained(
+        path, local_files_only=True, text_encoder_3=None, tokenizer_3=None, use_safetensors=True
+    )

@@ -1,0 +1,109 @@
+"""Training the embedded model's autoencoder on drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from diffusers import StableDiffusion3Pipeline
+from torch import Tensor
+
+
+from diffopd.data.drawings import to_image_tensor, training_drawing
+from diffopd.randomness import torch_generator
+
+OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+
+
+class AutoencoderPhase(lightning.LightningModule):
+    """Reconstruction with a light pull of the latents towards a standard normal.
+
+    When training ends, the scale and shift that give latents mean 0 and variance 1 are measured and
+    written into the autoencoder's config, and the whole pipeline is saved.
+
+    Args:
+        pipeline: The pipeline whose autoencoder is trained.
+        optimizer: Makes the optimiser from parameters.
+        seed: Seed of drawings and latent noise.
+        output: Folder for the trained pipeline.
+        kl_weight: Weight of the KL term, relative to the mean absolute pixel error.
+        gradient_weight: Weight of the error of neighbouring-pixel differences, which keeps edges sharp.
+        warmup_steps: Steps of linear warm-up; the learning rate then falls to 0 along a half cosine.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: StableDiffusion3Pipeline,
+        optimizer: OptimizerFactory,
+        seed: int,
+        output: str,
+        kl_weight: float,
+        gradient_weight: float,
+        warmup_steps: int,
+    ) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        self.vae = pipeline.vae
+        self.make_optimizer = optimizer
+        self.seed, self.output = seed, output
+        self.kl_weight, self.gradient_weight, self.warmup_steps = kl_weight, gradient_weight, warmup_steps
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its schedule."""
+        optimizer = self.make_optimizer(self.vae.parameters())
+        return {"optimizer": optimizer, "lr_scheduler": warmup_cosine(optimizer, self.warmup_steps, self.trainer)}
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Encode, sample a latent, decode, compare."""
+        images = self._images(batch["drawings"]).to(self.device) * 2 - 1
+        posterior = self.vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=torch_generator(self.seed, "vae/latent", batch["step"]))
+        restored = self.vae.decode(posterior.mean + posterior.std * noise.to(self.device)).sample
+        error = (restored - images).abs().mean()
+        edges = sum((restored - images).diff(dim=axis).abs().mean() for axis in (-1, -2))
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        loss = error + self.gradient_weight * edges + self.kl_weight * kl
+        self.log_dict({"train/loss": loss.detach(), "train/pixel_error": error.detach(), "train/kl": kl.detach()})
+        return loss
+
+    def trial_step(self) -> None:
+        """A forward and backward of the usual shape without lasting effects, to time."""
+        images = self._images(np.arange(16)).to(self.device) * 2 - 1
+        self.vae.decode(self.vae.encode(images).latent_dist.mean).sample.abs().mean().backward()
+        self.vae.zero_grad()
+
+    def _images(self, indices: np.ndarray) -> Tensor:
+        return to_image_tensor(np.stack([training_drawing(self.seed, int(i)).pixels for i in indices]))
+
+    @torch.no_grad()
+    def on_train_end(self) -> None:
+        """Measure the latents' scale and save the pipeline."""
+        images = self._images(np.arange(512)).to(self.device) * 2 - 1
+        latents = self.vae.eval().encode(images).latent_dist.mean
+        self.vae.register_to_config(
+            scaling_factor=round(1 / float(latents.std()), 4), shift_factor=round(float(latents.mean()), 4)
+        )
+        if self.trainer.is_global_zero:
+            self.pipeline.save_pretrained(Path(self.output), safe_serialization=True)
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, trainer: lightning.Trainer) -> Any:
+    """Lightning's scheduler entry: linear warm-up, then a half cosine to 0 at the end of training."""
+    factor = partial(_warmup_cosine_factor, warmup_steps, int(trainer.estimated_stepping_batches))
+    return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
+
+
+def _warmup_cosine_factor(warmup_steps: int, total_steps: int, step: int) -> float:
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return float(0.5 * (1 + np.cos(np.pi * progress)))
+
+
+__all__ = ["AutoencoderPhase", "warmup_cosine"]

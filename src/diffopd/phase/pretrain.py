@@ -1,0 +1,158 @@
+"""Flow-matching pretraining of the embedded model, text encoders included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from diffusers import StableDiffusion3Pipeline
+from torch import Tensor, nn
+
+from diffopd.data.drawings import to_image_tensor, training_drawing
+from diffopd.phase.autoencoder import warmup_cosine
+from diffopd.randomness import torch_generator
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class PretrainPhase(lightning.LightningModule):
+    """Rectified-flow pretraining: at a random sigma, predict ``noise - clean``.
+
+    Args:
+        pipeline: A pipeline with a trained autoencoder.
+        optimizer: Makes the optimiser from parameters.
+        seed: Seed of drawings, noise and sigmas.
+        num_drawings: Different drawings; encoded once, before training.
+        output: Folder for the trained pipeline (its averaged weights).
+        text_length: Length of the T5 slot, as in sampling.
+        caption_dropout: Share of captions replaced by the empty one, which makes guidance possible.
+        sigma_shift: Shift of the uniformly drawn sigma towards noise: ``s u / (1 + (s - 1) u)``.
+        warmup_steps: Steps of linear warm-up; the learning rate then falls to 0 along a half cosine.
+        gradient_clip: Largest gradient norm.
+        ema_decay: Decay of the weight average that is saved.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: StableDiffusion3Pipeline,
+        optimizer: OptimizerFactory,
+        seed: int,
+        num_drawings: int,
+        output: str,
+        text_length: int,
+        caption_dropout: float,
+        sigma_shift: float,
+        warmup_steps: int,
+        gradient_clip: float,
+        ema_decay: float,
+    ) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        self.trained = nn.ModuleDict(
+            {
+                "transformer": pipeline.transformer,
+                "text_encoder": pipeline.text_encoder,
+                "text_encoder_2": pipeline.text_encoder_2,
+            }
+        )
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.trained, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
+        )
+        self.make_optimizer = optimizer
+        self.seed, self.num_drawings, self.output = seed, num_drawings, output
+        self.text_length, self.caption_dropout, self.sigma_shift = text_length, caption_dropout, sigma_shift
+        self.warmup_steps, self.gradient_clip = warmup_steps, gradient_clip
+        self.latents = torch.empty(0)
+        self.texts: list[str] = []
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its schedule."""
+        optimizer = self.make_optimizer(self.trained.parameters())
+        return {"optimizer": optimizer, "lr_scheduler": warmup_cosine(optimizer, self.warmup_steps, self.trainer)}
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        """Clip by norm."""
+        self.clip_gradients(optimizer, gradient_clip_val=self.gradient_clip, gradient_clip_algorithm="norm")
+
+    @torch.no_grad()
+    def on_fit_start(self) -> None:
+        """Draw and encode every drawing once; the autoencoder is not needed after."""
+        vae, chunks = self.pipeline.vae.to(self.device).eval(), []
+        for start in range(0, self.num_drawings, 512):
+            drawings = [training_drawing(self.seed, i) for i in range(start, min(start + 512, self.num_drawings))]
+            self.texts += [drawing.text for drawing in drawings]
+            images = to_image_tensor(np.stack([drawing.pixels for drawing in drawings])).to(self.device) * 2 - 1
+            latents = vae.encode(images).latent_dist.mean
+            chunks.append(((latents - vae.config.shift_factor) * vae.config.scaling_factor).half().cpu())
+        self.latents = torch.cat(chunks)
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """One step of flow matching."""
+        rows, generator = batch["drawings"], torch_generator(self.seed, "pretrain/step", batch["step"])
+        clean = self.latents[torch.as_tensor(rows)].float()
+        noise = torch.randn(clean.shape, generator=generator)
+        uniform = torch.rand(len(clean), generator=generator)
+        sigma = self.sigma_shift * uniform / (1 + (self.sigma_shift - 1) * uniform)
+        dropped = torch.rand(len(clean), generator=generator) < self.caption_dropout
+        texts = ["" if drop else self.texts[int(row)] for row, drop in zip(rows, dropped, strict=True)]
+        clean, noise, sigma = clean.to(self.device), noise.to(self.device), sigma.to(self.device)
+        mix = sigma[:, None, None, None]
+        velocity = self._velocity((1 - mix) * clean + mix * noise, sigma, texts)
+        error = (velocity - (noise - clean)).square().mean(dim=(1, 2, 3))
+        self.log_dict({"train/loss": error.mean().detach()})
+        signs = torch.tensor(["sign" in text for text in texts], device=self.device)
+        if signs.any():
+            self.log_dict({"train/loss_signs": error[signs].mean().detach()})
+        return error.mean()
+
+    def trial_step(self, batch_size: int = 16) -> None:
+        """A forward and backward of the usual shape without lasting effects, to time."""
+        config = self.pipeline.transformer.config
+        latent = torch.zeros(batch_size, config.in_channels, config.sample_size, config.sample_size)
+        texts = ["a photo of a circle"] * batch_size
+        velocity = self._velocity(latent.to(self.device), torch.ones(batch_size, device=self.device), texts)
+        velocity.square().mean().backward()
+        self.trained.zero_grad()
+
+    def _velocity(self, latent: Tensor, sigma: Tensor, texts: list[str]) -> Tensor:
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            texts,
+            texts,
+            texts,
+            do_classifier_free_guidance=False,
+            device=self.device,  # pyright: ignore[reportArgumentType]
+            max_sequence_length=self.text_length,
+        )
+        return self.pipeline.transformer(
+            hidden_states=latent,
+            encoder_hidden_states=embeds,
+            pooled_projections=pooled,
+            timestep=1000 * sigma,
+            return_dict=False,
+        )[0]
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the weight average."""
+        self.average.update_parameters(self.trained)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what training changes; the autoencoder stays as it was loaded."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k.startswith(("trained.", "average."))}
+
+    def on_train_end(self) -> None:
+        """Save the pipeline with its averaged weights."""
+        if self.trainer.is_global_zero:
+            self.save(Path(self.output))
+
+    def save(self, folder: Path) -> None:
+        """Save the pipeline with its averaged weights; training weights are put back after."""
+        training = {k: v.clone() for k, v in self.trained.state_dict().items()}
+        self.trained.load_state_dict(self.average.module.state_dict())
+        self.pipeline.save_pretrained(folder, safe_serialization=True)
+        self.trained.load_state_dict(training)

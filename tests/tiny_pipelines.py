@@ -38,7 +38,7 @@ def without_t5(folder: Path) -> TinyPipeline:
 
 
 def with_t5(folder: Path) -> TinyPipeline:
-    """Like Stable Diffusion 3.5: T5 present, a VAE that quarters each side, other channels and patches."""
+    """Like Stable Diffusion 3.5: T5 present, two attentions in a block, a VAE that quarters each side, other channels and patches."""
     _build(seed=1, vae_blocks=3, latent_channels=8, patch_size=1, with_t5=True).save_pretrained(folder)
     return TinyPipeline(folder, _settings(folder, image_size=16, text_length=6))
 
@@ -77,6 +77,7 @@ def _build(*, seed: int, vae_blocks: int, latent_channels: int, patch_size: int,
             pooled_projection_dim=20,
             pos_embed_max_size=8,
             qk_norm="rms_norm",
+            dual_attention_layers=(0,) if with_t5 else (),  # as in SD3.5 Medium
         )
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * vae_blocks,

@@ -7,7 +7,16 @@ from diffopd.adapter import LoRA, adapter_parameters, add_adapter, set_trainable
 from diffopd.model import BASE, Route, SD3Model
 from diffopd.types import Conditioning
 
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+TARGETS = [
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+]
 # A row's result depends on its neighbours only through the rounding of batched matrix products.
 ONE_BY_ONE = 1e-5
 

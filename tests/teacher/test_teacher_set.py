@@ -17,7 +17,16 @@ from diffopd.adapter import (
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
 from diffopd.teacher import Estimate, Recipe, TeacherCard, TeacherSet
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+TARGETS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
 TASKS = ("composition", "ocr", "aesthetic", "extra")
 GUIDANCE = {"composition": 1.0, "ocr": 4.5, "aesthetic": 3.0, "extra": 4.5}
 

@@ -38,7 +38,7 @@ def without_t5(folder: Path) -> TinyPipeline:
 
 
 def with_t5(folder: Path) -> TinyPipeline:
-    """Like Stable Diffusion 3.5: T5 present, two attentions in a block, a VAE that quarters each side, other channels and patches."""
+    """Like Stable Diffusion 3.5: T5 present, two attentions in a block, another VAE and patch size."""
     _build(seed=1, vae_blocks=3, latent_channels=8, patch_size=1, with_t5=True).save_pretrained(folder)
     return TinyPipeline(folder, _settings(folder, image_size=16, text_length=6))
 

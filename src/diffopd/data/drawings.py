@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import lightning
 import numpy as np
@@ -43,20 +42,38 @@ def to_image_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).movedim(-1, -3).float() / 255
 
 
-class _Round(Dataset[dict[str, Any]]):
+@dataclass(frozen=True)
+class DrawingBatch:
+    """One step's drawings, named by their indices.
+
+    Attributes:
+        step: Step of the whole training, counted over rounds.
+        indices: Index of each drawing.
+    """
+
+    step: int
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class _Round(Dataset[DrawingBatch]):
     """The batches of one round; item ``i`` is batch ``i`` with its global sample indices."""
 
-    def __init__(self, seed: int, round_index: int, num_batches: int, batch_size: int, num_drawings: int) -> None:
+    def __init__(
+        self, seed: int, round_index: int, num_batches: int, batch_size: int, num_drawings: int
+    ) -> None:
         self.seed, self.round_index = seed, round_index
         self.num_batches, self.batch_size, self.num_drawings = num_batches, batch_size, num_drawings
 
     def __len__(self) -> int:
         return self.num_batches
 
-    def __getitem__(self, batch: int) -> dict[str, Any]:
+    def __getitem__(self, batch: int) -> DrawingBatch:
         step = self.round_index * self.num_batches + batch
         rng = numpy_generator(self.seed, "drawing/batch", step)
-        return {"step": step, "drawings": rng.integers(self.num_drawings, size=self.batch_size)}
+        return DrawingBatch(step, tuple(rng.integers(self.num_drawings, size=self.batch_size).tolist()))
 
 
 class DrawingData(lightning.LightningDataModule):
@@ -74,7 +91,7 @@ class DrawingData(lightning.LightningDataModule):
         self.seed, self.num_drawings = seed, num_drawings
         self.batch_size, self.batches_per_round = batch_size, batches_per_round
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def train_dataloader(self) -> DataLoader[DrawingBatch]:
         """Loader of the current round."""
         round_index = self.trainer.current_epoch if self.trainer else 0
         data = _Round(self.seed, round_index, self.batches_per_round, self.batch_size, self.num_drawings)

@@ -58,7 +58,9 @@ def fresh_pipeline(
             encoders.append(CLIPTextModelWithProjection(config))
         backbone = SD3Transformer2DModel(**transformer)
         autoencoder = AutoencoderKL(**vae)
-    tokenizers = [CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=text_tokens) for _ in range(2)]
+    tokenizers = [
+        CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=text_tokens) for _ in range(2)
+    ]
     return StableDiffusion3Pipeline(
         transformer=backbone,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),

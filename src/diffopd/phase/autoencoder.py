@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-
-from diffopd.data.drawings import to_image_tensor, training_drawing
+from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
 from diffopd.randomness import torch_generator
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -57,34 +56,45 @@ class AutoencoderPhase(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
         optimizer = self.make_optimizer(self.vae.parameters())
-        return {"optimizer": optimizer, "lr_scheduler": warmup_cosine(optimizer, self.warmup_steps, self.trainer)}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": warmup_cosine(optimizer, self.warmup_steps, self.trainer),
+        }
 
-    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+    def training_step(self, batch: DrawingBatch, batch_index: int) -> Tensor:
         """Encode, sample a latent, decode, compare."""
-        images = self._images(batch["drawings"]).to(self.device) * 2 - 1
+        images = self._images(batch.indices).to(self.device) * 2 - 1
         posterior = self.vae.encode(images).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch_generator(self.seed, "vae/latent", batch["step"]))
+        noise = torch.randn(
+            posterior.mean.shape, generator=torch_generator(self.seed, "vae/latent", batch.step)
+        )
         restored = self.vae.decode(posterior.mean + posterior.std * noise.to(self.device)).sample
         error = (restored - images).abs().mean()
         edges = sum((restored - images).diff(dim=axis).abs().mean() for axis in (-1, -2))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = error + self.gradient_weight * edges + self.kl_weight * kl
-        self.log_dict({"train/loss": loss.detach(), "train/pixel_error": error.detach(), "train/kl": kl.detach()})
+        self.log_dict(
+            {"train/loss": loss.detach(), "train/pixel_error": error.detach(), "train/kl": kl.detach()}
+        )
         return loss
+
+    def transfer_batch_to_device(self, batch: DrawingBatch, device: torch.device, _: int) -> DrawingBatch:
+        """Indices stay where they are."""
+        return batch
 
     def trial_step(self) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""
-        images = self._images(np.arange(16)).to(self.device) * 2 - 1
+        images = self._images(range(16)).to(self.device) * 2 - 1
         self.vae.decode(self.vae.encode(images).latent_dist.mean).sample.abs().mean().backward()
         self.vae.zero_grad()
 
-    def _images(self, indices: np.ndarray) -> Tensor:
+    def _images(self, indices: Sequence[int]) -> Tensor:
         return to_image_tensor(np.stack([training_drawing(self.seed, int(i)).pixels for i in indices]))
 
     @torch.no_grad()
     def on_train_end(self) -> None:
         """Measure the latents' scale and save the pipeline."""
-        images = self._images(np.arange(512)).to(self.device) * 2 - 1
+        images = self._images(range(512)).to(self.device) * 2 - 1
         latents = self.vae.eval().encode(images).latent_dist.mean
         self.vae.register_to_config(
             scaling_factor=round(1 / float(latents.std()), 4), shift_factor=round(float(latents.mean()), 4)

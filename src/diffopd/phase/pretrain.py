@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
-from diffopd.data.drawings import to_image_tensor, training_drawing
+from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
 from diffopd.phase.autoencoder import warmup_cosine
 from diffopd.randomness import torch_generator
 
@@ -73,7 +73,10 @@ class PretrainPhase(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
         optimizer = self.make_optimizer(self.trained.parameters())
-        return {"optimizer": optimizer, "lr_scheduler": warmup_cosine(optimizer, self.warmup_steps, self.trainer)}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": warmup_cosine(optimizer, self.warmup_steps, self.trainer),
+        }
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip by norm."""
@@ -84,16 +87,20 @@ class PretrainPhase(lightning.LightningModule):
         """Draw and encode every drawing once; the autoencoder is not needed after."""
         vae, chunks = self.pipeline.vae.to(self.device).eval(), []
         for start in range(0, self.num_drawings, 512):
-            drawings = [training_drawing(self.seed, i) for i in range(start, min(start + 512, self.num_drawings))]
+            drawings = [
+                training_drawing(self.seed, i) for i in range(start, min(start + 512, self.num_drawings))
+            ]
             self.texts += [drawing.text for drawing in drawings]
-            images = to_image_tensor(np.stack([drawing.pixels for drawing in drawings])).to(self.device) * 2 - 1
+            images = (
+                to_image_tensor(np.stack([drawing.pixels for drawing in drawings])).to(self.device) * 2 - 1
+            )
             latents = vae.encode(images).latent_dist.mean
             chunks.append(((latents - vae.config.shift_factor) * vae.config.scaling_factor).half().cpu())
         self.latents = torch.cat(chunks)
 
-    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+    def training_step(self, batch: DrawingBatch, batch_index: int) -> Tensor:
         """One step of flow matching."""
-        rows, generator = batch["drawings"], torch_generator(self.seed, "pretrain/step", batch["step"])
+        rows, generator = batch.indices, torch_generator(self.seed, "pretrain/step", batch.step)
         clean = self.latents[torch.as_tensor(rows)].float()
         noise = torch.randn(clean.shape, generator=generator)
         uniform = torch.rand(len(clean), generator=generator)
@@ -109,6 +116,10 @@ class PretrainPhase(lightning.LightningModule):
         if signs.any():
             self.log_dict({"train/loss_signs": error[signs].mean().detach()})
         return error.mean()
+
+    def transfer_batch_to_device(self, batch: DrawingBatch, device: torch.device, _: int) -> DrawingBatch:
+        """Indices stay where they are."""
+        return batch
 
     def trial_step(self, batch_size: int = 16) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""

@@ -30,6 +30,7 @@ LETTERS: str = "".join(_ROWS)
 """The letters that signs may use."""
 
 GLYPHS: dict[str, NDArray[np.bool_]] = {
-    letter: np.array([[pixel == "#" for pixel in row] for row in rows.split()]) for letter, rows in _ROWS.items()
+    letter: np.array([[pixel == "#" for pixel in row] for row in rows.split()])
+    for letter, rows in _ROWS.items()
 }
 """Bitmaps of shape ``(GLYPH_HEIGHT, width)``; ``M`` and ``N`` are one pixel wider than the rest."""

@@ -75,7 +75,9 @@ def _any_request(form: str, rng: np.random.Generator, held_out: bool) -> Request
         number = 1 if form in ("single_object", "colors") else 2
     shapes = tuple(str(s) for s in rng.choice(SHAPES, size=number, replace=False))
     coloured = form in ("colors", "color_attr", "painting")
-    colours = tuple(str(c) if coloured else None for c in rng.choice(list(COLOURS), size=number, replace=False))
+    colours = tuple(
+        str(c) if coloured else None for c in rng.choice(list(COLOURS), size=number, replace=False)
+    )
     relation = str(rng.choice(RELATIONS)) if form == "position" else None
     return Request(form, shapes, colours, relation=relation, place=place)
 

@@ -42,7 +42,9 @@ def tokenizer_tables() -> tuple[dict[str, int], list[tuple[str, str]]]:
     merges: list[tuple[str, str]] = []
     for word in caption_words():
         while len(pieces := _apply(merges, word)) > 1:
-            merges.append(next(pair for pair in pairwise(pieces) if any(map(_is_free, "".join(pair).replace(_END, "")))))
+            merges.append(
+                next(pair for pair in pairwise(pieces) if any(map(_is_free, "".join(pair).replace(_END, ""))))
+            )
     tokens += [left + right for left, right in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges

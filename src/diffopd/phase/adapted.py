@@ -1,0 +1,212 @@
+"""What phases share that train an adapter on a frozen model: prompts in, rollouts, updates, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, distributed
+
+from diffopd.adapter import EMA, LoRA, adapter_parameters, add_adapter, copy_adapter, set_trainable
+from diffopd.model import SD3Model, guided_velocity
+from diffopd.randomness import normal_rows, torch_generator
+from diffopd.types import Conditioning, Prompts, Reward, Scores
+
+OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+
+STUDENT = "student"
+"""The adapter that is trained."""
+AVERAGE = "average"
+"""Its exponential moving average, which is evaluated and exported."""
+
+
+class AdaptedPhase(lightning.LightningModule):
+    """Base of the phases that train one adapter; one round is one batch of prompts and one epoch.
+
+    Optimisation is manual. Gradients never cross the network inside ``backward``: :meth:`update` averages the
+    adapter's gradients over processes in one transfer.
+
+    Args:
+        model: The frozen text-to-image model.
+        adapter: Shape of the trained adapter.
+        optimizer: Makes the optimiser from parameters.
+        seed: Seed of the adapter's start and of every draw in training.
+        ema: ``decay`` and ``update_interval`` of the average.
+        gradient_clip: Largest gradient norm.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: SD3Model,
+        adapter: LoRA,
+        optimizer: OptimizerFactory,
+        seed: int,
+        ema: Mapping[str, Any],
+        gradient_clip: float,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold adapters, not the frozen model
+        self.model = model
+        self.adapter = adapter
+        self.make_optimizer = optimizer
+        self.seed = seed
+        self.ema = EMA(**ema)
+        self.gradient_clip = gradient_clip
+        self._encoded: dict[str, Conditioning] = {}
+        self.add_trained_adapter(STUDENT)
+        self.add_trained_adapter(AVERAGE)
+        copy_adapter(model.transformer, STUDENT, AVERAGE)
+        set_trainable(model.transformer, [STUDENT])
+
+    @property
+    def saved_adapters(self) -> tuple[str, ...]:
+        """Adapters that training changes, and checkpoints hold."""
+        return (STUDENT, AVERAGE)
+
+    @property
+    def round(self) -> int:
+        """The round in progress, 0 at first."""
+        return self.current_epoch
+
+    def add_trained_adapter(self, name: str) -> None:
+        """Add an adapter that starts as the base model."""
+        add_adapter(self.model.transformer, name, self.adapter, torch_generator(self.seed, "adapter/start"))
+
+    def parameters_of(self, name: str) -> dict[str, torch.nn.Parameter]:
+        """Parameters of one adapter."""
+        return adapter_parameters(self.model.transformer, name)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser of the trained adapter, chosen by name."""
+        return self.make_optimizer(self.parameters_of(STUDENT).values())
+
+    def transfer_batch_to_device(self, batch: Prompts, device: torch.device, _: int) -> Prompts:
+        """Prompts stay where they are."""
+        return batch
+
+    # What a round is made of.
+
+    def conditioning(self, prompts: Prompts) -> Conditioning:
+        """Encode prompts, each distinct text once in the whole training."""
+        new = [text for text in dict.fromkeys(prompts.texts) if text not in self._encoded]
+        if new:
+            encoded = self.model.encode(new)
+            for row, text in enumerate(new):
+                self._encoded[text] = encoded.select([row])
+        return Conditioning.concat([self._encoded[text] for text in prompts.texts])
+
+    def noise(self, purpose: str, prompts: Prompts) -> Tensor:
+        """Standard normal latents, each row from its own generator."""
+        rows = normal_rows(self.seed, purpose, self.round, prompts.indices, self.model.latent_shape)
+        return rows.to(self.device)
+
+    def velocity(
+        self,
+        latent: Tensor,
+        sigma: Tensor,
+        conditioning: Conditioning,
+        adapter: str | None,
+        guidance_scale: float,
+    ) -> Tensor:
+        """Guided velocity under one adapter, or under the base model if ``adapter`` is None."""
+        empty = self.model.unconditional()
+        return guided_velocity(self.model, latent, sigma, conditioning, empty, guidance_scale, adapter)
+
+    @torch.no_grad()
+    def score(self, reward: Reward, clean: Tensor, prompts: Prompts) -> Scores:
+        """Decode latents and score the images."""
+        return reward(self.model.decode(clean).float().cpu(), prompts)
+
+    # Updates.
+
+    def backward(self, loss: Tensor) -> None:
+        """Add this loss's gradient to the round's, on this process only."""
+        with self._no_gradient_sync():
+            self.manual_backward(loss)
+
+    def _no_gradient_sync(self) -> AbstractContextManager[Any]:
+        block = getattr(self.trainer.strategy, "block_backward_sync", None)
+        return block() if block is not None else nullcontext()
+
+    def update(self) -> Tensor:
+        """One optimiser step with the gradients added so far; then move the average.
+
+        Returns:
+            Gradient norm before clipping.
+        """
+        parameters = list(self.parameters_of(STUDENT).values())
+        average_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        taken = self.global_step
+        optimizer.step()
+        optimizer.zero_grad()
+        self.ema.update(self.parameters_of(AVERAGE), self.parameters_of(STUDENT), taken)
+        return norm
+
+    # Checkpoints and timing.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the adapters that training changes."""
+        names = tuple(f".{name}." for name in self.saved_adapters)
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {
+            k: v for k, v in state.items() if ".lora_" in k and any(n in k for n in names)
+        }
+
+    def trial_step(self, batch_size: int = 16) -> None:
+        """A forward and backward of the usual shape without lasting effects, to time."""
+        latent = torch.zeros(batch_size, *self.model.latent_shape, device=self.device)
+        conditioning = self.model.encode([""] * batch_size)
+        sigma = torch.ones(batch_size, device=self.device)
+        self.model.velocity(latent, sigma, conditioning, STUDENT).square().mean().backward()
+        for parameter in self.parameters_of(STUDENT).values():
+            parameter.grad = None
+
+
+def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Average gradients over all processes in one transfer; does nothing in a single process."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def task_weights(tasks: Sequence[str]) -> list[float]:
+    """Weight of each row so that rows are averaged within their task, and tasks among themselves."""
+    counts = {task: tasks.count(task) for task in dict.fromkeys(tasks)}
+    return [1 / (len(counts) * counts[task]) for task in tasks]
+
+
+def add_rewards(
+    totals: MutableMapping[str, Tensor], scores: Scores, prompts: Prompts, counts: Mapping[str, int]
+) -> None:
+    """Add these rows' share of every task's mean reward to ``train/reward/<task>``.
+
+    Args:
+        totals: What the round logs.
+        scores: Rewards of these rows.
+        prompts: These rows.
+        counts: Rows of each task in the whole round on this process.
+    """
+    for task in dict.fromkeys(prompts.tasks):
+        rows = [row for row, name in enumerate(prompts.tasks) if name == task]
+        share = scores.value[rows].sum() / counts[task]
+        totals[f"train/reward/{task}"] = totals.get(f"train/reward/{task}", torch.zeros(())) + share
+
+
+def micro_batches(num_rows: int, size: int | None) -> list[list[int]]:
+    """Row numbers in runs of at most ``size``, or in one run if it is None."""
+    step = size or num_rows
+    return [list(range(start, min(start + step, num_rows))) for start in range(0, num_rows, step)]

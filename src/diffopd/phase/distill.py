@@ -1,0 +1,164 @@
+"""On-policy distillation: the student matches its teachers along its own rollouts."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffopd.adapter import LoRA
+from diffopd.model import SD3Model
+from diffopd.phase.adapted import (
+    STUDENT,
+    AdaptedPhase,
+    OptimizerFactory,
+    add_rewards,
+    micro_batches,
+    task_weights,
+)
+from diffopd.sampler import TransitionSampler, revisit, sample
+from diffopd.teacher import TeacherSet
+from diffopd.types import Conditioning, Prompts, Reward, Transition, TransitionLoss
+
+ROUNDS = ("fused", "two_pass")
+
+
+class DistillPhase(AdaptedPhase):
+    """DiffusionOPD, stage 2: several frozen teachers, one student (Algorithm 1).
+
+    A fused round takes the loss of each transition while the rollout is at it, so every step needs one
+    forward of the student and the memory of one step. A two-pass round stores the rollout first and computes
+    every step again; gradients are the same.
+
+    Args:
+        model: The frozen text-to-image model.
+        adapter: Shape of the student's adapter.
+        teacher: The teachers, one per task.
+        sampler: The student's sampler; its guidance scale is the student's.
+        loss: Loss of one transition against the teacher's velocity.
+        reward: Scores the rollouts for the log only; no reward enters the loss.
+        optimizer: Makes the optimiser from parameters.
+        seed: Seed of every draw.
+        ema: ``decay`` and ``update_interval`` of the student's average.
+        gradient_clip: Largest gradient norm.
+        round: ``fused`` or ``two_pass``.
+        train_steps: ``all``, or ``all_but_last`` (the last step of the shifted grid is almost empty).
+        step_reduction: ``mean`` or ``sum`` of the losses over steps.
+        task_reduction: ``mean`` or ``sum`` of the losses over tasks.
+        micro_batch_size: Most rows in one forward; null for all at once.
+        score_every_n_rounds: Rounds from one scored rollout to the next; 0 for never.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: SD3Model,
+        adapter: LoRA,
+        teacher: TeacherSet,
+        sampler: TransitionSampler,
+        loss: TransitionLoss,
+        reward: Reward,
+        optimizer: OptimizerFactory,
+        seed: int,
+        ema: Mapping[str, Any],
+        gradient_clip: float,
+        round: str,
+        train_steps: str,
+        step_reduction: str,
+        task_reduction: str,
+        micro_batch_size: int | None,
+        score_every_n_rounds: int,
+    ) -> None:
+        super().__init__(
+            model=model, adapter=adapter, optimizer=optimizer, seed=seed, ema=ema, gradient_clip=gradient_clip
+        )
+        teacher.load(model)
+        self.teacher = teacher
+        self.sampler = sampler
+        self.loss = loss
+        self.reward = reward
+        self.two_pass = round == "two_pass"
+        self.train_steps = range(sampler.num_steps - (train_steps == "all_but_last"))
+        self.step_weight = 1 / len(self.train_steps) if step_reduction == "mean" else 1.0
+        self.sum_tasks = task_reduction == "sum"
+        self.micro_batch_size = micro_batch_size
+        self.score_every_n_rounds = score_every_n_rounds
+
+    def training_step(self, prompts: Prompts, batch_index: int) -> None:
+        """One round: roll out, match the teachers at every state, update once."""
+        weights, counts = self._row_weights(prompts), Counter(prompts.tasks)
+        totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        for rows in micro_batches(len(prompts), self.micro_batch_size):
+            part = prompts.select(rows)
+            conditioning = self.conditioning(part)
+            for transition in self._rollout(part, conditioning):
+                if transition.step in self.train_steps:
+                    target = self.teacher.velocity(
+                        self.model,
+                        transition.latent,
+                        transition.sigma,
+                        part.tasks,
+                        conditioning,
+                        self.model.unconditional(),
+                    )
+                    term = self.loss(transition, target)
+                    loss = (weights[rows] * term.value).sum() * self.step_weight
+                    self.backward(loss)
+                    totals["train/loss/opd"] += loss.detach()
+                    self._add_metrics(totals, part.tasks, weights[rows], counts, term.metrics)
+                if transition.step == self.sampler.num_steps - 1:
+                    scores = self.score(self.reward, transition.next_latent, part)
+                    add_rewards(totals, scores, part, counts)
+        totals["train/gradient_norm"] = self.update()
+        self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+
+    def _rollout(self, prompts: Prompts, conditioning: Conditioning) -> Iterator[Transition]:
+        """The student's transitions, with gradients where they are trained.
+
+        Ends after the last trained step, unless this round's images are to be scored.
+        """
+        start = self.noise("rollout/start", prompts)
+
+        def student(latent: Tensor, sigma: Tensor) -> Tensor:
+            return self.velocity(latent, sigma, conditioning, STUDENT, self.sampler.guidance_scale)
+
+        def fresh_noise(step: int) -> Tensor:
+            return self.noise(f"rollout/step/{step}", prompts)
+
+        if self.two_pass:
+            rollout = revisit(self.sampler, sample(self.sampler, student, start, fresh_noise), student)
+        else:
+            rollout = self.sampler.rollout(student, start, fresh_noise)
+        scored = self.score_every_n_rounds > 0 and self.round % self.score_every_n_rounds == 0
+        for step in range(self.sampler.num_steps if scored else len(self.train_steps)):
+            with torch.set_grad_enabled(step in self.train_steps):
+                transition = next(rollout)
+            yield transition
+            # Let go of the step's activations before the next step makes its own.
+            del transition
+
+    def _row_weights(self, prompts: Prompts) -> Tensor:
+        """Rows are averaged within their task; tasks are averaged, or summed as Algorithm 1 prints."""
+        scale = len(set(prompts.tasks)) if self.sum_tasks else 1
+        return torch.tensor(task_weights(prompts.tasks), device=self.device) * scale
+
+    def _add_metrics(
+        self,
+        totals: defaultdict[str, Tensor],
+        tasks: tuple[str, ...],
+        weights: Tensor,
+        counts: Mapping[str, int],
+        metrics: Mapping[str, Tensor],
+    ) -> None:
+        """Add one step's share: the teacher gap per task (mean over steps), the KL in nats (sum over steps)."""
+        if "kl_nats" in metrics:
+            scale = 1 / len(set(tasks)) if self.sum_tasks else 1
+            totals["train/loss/kl_nats"] += (weights * metrics["kl_nats"]).sum() * scale
+        for task in dict.fromkeys(tasks):
+            rows = [row for row, name in enumerate(tasks) if name == task]
+            totals[f"train/gap/{task}"] += metrics["velocity_gap"][rows].sum() / (
+                counts[task] * len(self.train_steps)
+            )

@@ -1,0 +1,196 @@
+"""DiffusionNFT: learn a reward on the noising process, from one's own samples."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from diffopd.adapter import LoRA, blend, old_policy_decay, ramp_decay
+from diffopd.flow import interpolate
+from diffopd.loss import DiffusionNFT
+from diffopd.model import SD3Model
+from diffopd.phase.adapted import AVERAGE, STUDENT, AdaptedPhase, OptimizerFactory, add_rewards, micro_batches
+from diffopd.randomness import torch_generator
+from diffopd.reward.advantage import AdvantageMode, StdScope, advantages, clip_advantages
+from diffopd.sampler import TransitionSampler, sample
+from diffopd.types import Conditioning, Prompts, Reward
+
+OLD = "old"
+"""The adapter of the policy that makes the samples; it follows the trained one slowly."""
+
+
+class NFTPhase(AdaptedPhase):
+    """A teacher by reinforcement learning with DiffusionNFT.
+
+    A round: the old policy samples several images of each prompt; their rewards become advantages within
+    each prompt's group; the trained adapter takes a few steps of the NFT loss at random noise levels; the old
+    policy moves towards it.
+
+    Args:
+        model: The frozen text-to-image model; without adapter it is the KL reference.
+        adapter: Shape of the trained adapter.
+        sampler: The old policy's sampler, any; its guidance scale (1 in the paper) is the policy's.
+        loss: The NFT loss.
+        reward: What to maximise.
+        optimizer: Makes the optimiser from parameters.
+        seed: Seed of every draw.
+        ema: ``decay`` and ``update_interval`` of the trained adapter's average.
+        gradient_clip: Largest gradient norm.
+        old_policy: ``decay_type`` 0, 1 or 2 (released), or null and a ramp ``start``, ``rate``, ``cap``,
+            counted in optimiser steps.
+        advantage_std: ``global`` over the round's samples, or ``group``.
+        advantage_mode: Which advantages are kept: ``all``, ``positive_only``, ``negative_only``,
+            ``one_only``, ``binary``.
+        num_timesteps: Noise levels each sample is trained at; null for all but the last of the grid.
+        updates_per_round: Optimiser steps in a round; the noise levels are shared among them.
+        micro_batch_size: Most rows in one forward; null for all at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: SD3Model,
+        adapter: LoRA,
+        sampler: TransitionSampler,
+        loss: DiffusionNFT,
+        reward: Reward,
+        optimizer: OptimizerFactory,
+        seed: int,
+        ema: Mapping[str, Any],
+        gradient_clip: float,
+        old_policy: Mapping[str, Any],
+        advantage_std: StdScope,
+        advantage_mode: AdvantageMode,
+        num_timesteps: int | None,
+        updates_per_round: int,
+        micro_batch_size: int | None,
+    ) -> None:
+        super().__init__(
+            model=model, adapter=adapter, optimizer=optimizer, seed=seed, ema=ema, gradient_clip=gradient_clip
+        )
+        self.add_trained_adapter(OLD)
+        self.sampler = sampler
+        self.loss = loss
+        self.reward = reward
+        self.old_policy = old_policy
+        self.advantage_std, self.advantage_mode = advantage_std, advantage_mode
+        self.num_timesteps = num_timesteps or sampler.num_steps - 1
+        if not 1 <= self.num_timesteps < sampler.num_steps or self.num_timesteps % updates_per_round:
+            raise ValueError(
+                f"phase.num_timesteps={num_timesteps} must be from 1 to sampler.num_steps - 1 = "
+                f"{sampler.num_steps - 1} and a multiple of phase.updates_per_round={updates_per_round}"
+            )
+        self.updates_per_round = updates_per_round
+        self.micro_batch_size = micro_batch_size
+
+    @property
+    def saved_adapters(self) -> tuple[str, ...]:
+        """Adapters that training changes, and checkpoints hold."""
+        return (STUDENT, AVERAGE, OLD)
+
+    def training_step(self, prompts: Prompts, batch_index: int) -> None:
+        """One round of DiffusionNFT."""
+        totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        conditioning = self.conditioning(prompts)
+        clean = self._samples(prompts, conditioning)
+        scores = self.score(self.reward, clean, prompts)
+        add_rewards(totals, scores, prompts, Counter(prompts.tasks))
+        advantage = self._advantages(scores.value, prompts).to(self.device)
+        totals["train/advantage/zero_share"] = (advantage == 0).float().mean()
+
+        steps_of_rows = self._timesteps(prompts)
+        per_update = self.num_timesteps // self.updates_per_round
+        for update in range(self.updates_per_round):
+            for column in range(update * per_update, (update + 1) * per_update):
+                for rows in micro_batches(len(prompts), self.micro_batch_size):
+                    steps, part = steps_of_rows[rows, column], prompts.select(rows)
+                    term = self._loss(
+                        part, conditioning.select(rows), clean[rows], steps, advantage[rows], column
+                    )
+                    loss = term.value.sum() / (len(prompts) * per_update)
+                    self.backward(loss)
+                    totals["train/loss/nft"] += loss.detach() / self.updates_per_round
+            totals["train/gradient_norm"] += self.update() / self.updates_per_round
+        decay = self._old_decay(self.global_step)
+        blend(self.parameters_of(OLD), self.parameters_of(STUDENT), decay)
+        totals["train/old_policy_decay"] = torch.tensor(decay)
+        self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+
+    @torch.no_grad()
+    def _samples(self, prompts: Prompts, conditioning: Conditioning) -> Tensor:
+        """Clean latents made by the old policy."""
+        parts = []
+        for rows in micro_batches(len(prompts), self.micro_batch_size):
+            part, given = prompts.select(rows), conditioning.select(rows)
+
+            def old(latent: Tensor, sigma: Tensor, given: Conditioning = given) -> Tensor:
+                return self.velocity(latent, sigma, given, OLD, self.sampler.guidance_scale)
+
+            def fresh_noise(step: int, part: Prompts = part) -> Tensor:
+                return self.noise(f"rollout/step/{step}", part)
+
+            parts.append(sample(self.sampler, old, self.noise("rollout/start", part), fresh_noise).clean)
+        return torch.cat(parts)
+
+    def _advantages(self, rewards: Tensor, prompts: Prompts) -> Tensor:
+        """Advantages of this process's rows, with statistics over all processes' rows of the same task."""
+        values, groups, tasks = rewards.float(), torch.tensor(prompts.groups), list(prompts.tasks)
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            gathered: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(
+                gathered, (values.tolist(), groups.tolist(), tasks, prompts.indices)
+            )
+            values = torch.tensor([v for part in gathered for v in part[0]])
+            groups = torch.tensor([g for part in gathered for g in part[1]])
+            tasks = [t for part in gathered for t in part[2]]
+            indices = [i for part in gathered for i in part[3]]
+        else:
+            indices = list(prompts.indices)
+        result = torch.empty_like(values)
+        for task in dict.fromkeys(tasks):
+            rows = torch.tensor([row for row, name in enumerate(tasks) if name == task])
+            raw = advantages(values[rows], groups[rows], std=self.advantage_std)
+            result[rows] = clip_advantages(raw, clip=self.loss.advantage_clip, mode=self.advantage_mode)
+        position = {index: row for row, index in enumerate(indices)}
+        return result[[position[index] for index in prompts.indices]]
+
+    def _timesteps(self, prompts: Prompts) -> Tensor:
+        """Steps of the grid each row is trained at: the first few of its own random permutation."""
+        rows = [
+            torch.randperm(
+                self.sampler.num_steps, generator=torch_generator(self.seed, "nft/steps", self.round, index)
+            )
+            for index in prompts.indices
+        ]
+        return torch.stack(rows)[:, : self.num_timesteps]
+
+    def _loss(
+        self,
+        prompts: Prompts,
+        conditioning: Conditioning,
+        clean: Tensor,
+        steps: Tensor,
+        advantage: Tensor,
+        column: int,
+    ) -> Any:
+        """The NFT loss of some rows, each at its own noise level with fresh noise."""
+        scale = self.sampler.guidance_scale
+        sigma = self.sampler.sigmas()[steps].to(self.device)
+        latent = interpolate(clean, self.noise(f"nft/noise/{column}", prompts), sigma)
+        with torch.no_grad():
+            velocity_old = self.velocity(latent, sigma, conditioning, OLD, scale)
+            reference = (
+                self.velocity(latent, sigma, conditioning, None, scale) if self.loss.needs_reference else None
+            )
+        velocity = self.velocity(latent, sigma, conditioning, STUDENT, scale)
+        return self.loss(velocity, velocity_old, reference, latent, sigma, clean, advantage)
+
+    def _old_decay(self, step: int) -> float:
+        if self.old_policy["decay_type"] is not None:
+            return old_policy_decay(step, self.old_policy["decay_type"])
+        ramp = {key: self.old_policy[key] for key in ("start", "rate", "cap")}
+        return ramp_decay(step, **ramp)

@@ -1,0 +1,1 @@
+"""Batches for training: prompts for phases that sample, drawings for pretraining."""

@@ -1,0 +1,157 @@
+"""Prompts for phases that sample: one batch a round, decided by the round's number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+from torch.utils.data import DataLoader, Dataset
+
+from diffopd.data.prompt_files import PromptEntry, read_prompts
+from diffopd.randomness import numpy_generator
+from diffopd.types import Prompts
+
+
+@dataclass(frozen=True)
+class TaskPrompts:
+    """The prompts of one task and how many a round takes.
+
+    Attributes:
+        entries: All its prompts.
+        prompts_per_round: Different prompts in a round.
+        group_size: Samples of each.
+    """
+
+    entries: Sequence[PromptEntry]
+    prompts_per_round: int
+    group_size: int
+
+    @property
+    def rows_per_round(self) -> int:
+        """Samples of this task in a round."""
+        return self.prompts_per_round * self.group_size
+
+
+class PromptData(lightning.LightningDataModule):
+    """One batch a round (a Lightning epoch) with the rows of all tasks.
+
+    Which prompts a round uses follows from the seed and the round's number, so nothing is kept between
+    rounds and a resumed run sees what an uninterrupted one sees. Each task goes through its file in a random
+    order, a new one for each pass: every prompt is used once before any comes again. The global batch does
+    not depend on the number of processes; each gets a contiguous share of every task's groups.
+
+    Attributes:
+        tasks: task -> its prompts and counts.
+    """
+
+    def __init__(self, *, seed: int, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+        """Read the files.
+
+        Args:
+            seed: Of the order.
+            tasks: task -> ``{path, prompts_per_round, group_size}``.
+
+        Raises:
+            ValueError: If an entry is incomplete, a count is below 1, or a file cannot be read.
+        """
+        super().__init__()
+        if not tasks:
+            raise ValueError("data.tasks is empty; name at least one task, as in data=ocr")
+        self.seed = seed
+        self.tasks = {task: _task_prompts(task, settings) for task, settings in tasks.items()}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Check that the processes can share every task's groups.
+
+        Raises:
+            ValueError: If a task's prompts do not divide among the processes.
+        """
+        if self.trainer is None:
+            return
+        processes = self.trainer.world_size
+        for task, prompts in self.tasks.items():
+            if prompts.prompts_per_round % processes:
+                raise ValueError(
+                    f"data.tasks.{task}.prompts_per_round={prompts.prompts_per_round} must be a multiple of "
+                    f"the number of processes, {processes} (trainer.devices times trainer.num_nodes)"
+                )
+
+    def train_dataloader(self) -> DataLoader[Prompts]:
+        """Loader of the current round's one batch, this process's share of it."""
+        round_index, rank, processes = 0, 0, 1
+        if self.trainer is not None:
+            round_index, rank = self.trainer.current_epoch, self.trainer.global_rank
+            processes = self.trainer.world_size
+        return DataLoader(_Round(self.batch(round_index, rank, processes)), batch_size=None, num_workers=0)
+
+    def batch(self, round_index: int, rank: int = 0, num_processes: int = 1) -> Prompts:
+        """The rows of one process in one round.
+
+        Args:
+            round_index: The round.
+            rank: Number of the process.
+            num_processes: How many there are; 1 gives the global batch.
+
+        Returns:
+            Rows task by task, the samples of a prompt together. ``indices`` and ``groups`` are those of
+            the global batch, unique over all tasks.
+        """
+        parts, first_row, first_group = [], 0, 0
+        for task, prompts in self.tasks.items():
+            share = prompts.prompts_per_round // num_processes
+            entries = self._entries(task, round_index)
+            for group in range(rank * share, (rank + 1) * share):
+                rows = range(
+                    first_row + group * prompts.group_size, first_row + (group + 1) * prompts.group_size
+                )
+                parts.append(_group(entries[group], rows, first_group + group))
+            first_row += prompts.rows_per_round
+            first_group += prompts.prompts_per_round
+        return Prompts.concat(parts)
+
+    def _entries(self, task: str, round_index: int) -> list[PromptEntry]:
+        """The prompts of one task in one round."""
+        prompts = self.tasks[task]
+        total, orders = len(prompts.entries), dict[int, Any]()
+        chosen = []
+        for draw in range(prompts.prompts_per_round):
+            pass_number, position = divmod(round_index * prompts.prompts_per_round + draw, total)
+            if pass_number not in orders:
+                generator = numpy_generator(self.seed, f"prompts/{task}", pass_number)
+                orders[pass_number] = generator.permutation(total)
+            chosen.append(prompts.entries[orders[pass_number][position]])
+        return chosen
+
+
+class _Round(Dataset[Prompts]):
+    """The one batch of a round."""
+
+    def __init__(self, prompts: Prompts) -> None:
+        self.prompts = prompts
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Prompts:
+        return self.prompts
+
+
+def _group(entry: PromptEntry, rows: range, group: int) -> Prompts:
+    size = len(rows)
+    return Prompts(
+        (entry.text,) * size, (entry.task,) * size, (entry.metadata,) * size, tuple(rows), (group,) * size
+    )
+
+
+def _task_prompts(task: str, settings: Mapping[str, Any]) -> TaskPrompts:
+    allowed = {"path", "prompts_per_round", "group_size"}
+    if set(settings) != allowed:
+        raise ValueError(f"data.tasks.{task} has keys {sorted(settings)}, it needs {sorted(allowed)}")
+    for key in ("prompts_per_round", "group_size"):
+        value = settings[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"data.tasks.{task}.{key} must be a whole number of at least 1, got {value!r}")
+    entries = read_prompts(settings["path"], task, setting=f"data.tasks.{task}.path")
+    return TaskPrompts(entries, settings["prompts_per_round"], settings["group_size"])

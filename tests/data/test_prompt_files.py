@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from diffopd.data.prompt_files import PromptEntry, read_prompts
+
+
+def test_text_lines(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes('a red barn\r\n\n  a shop sign with "OPEN"  \nein grüner Baum'.encode())
+    texts = ["a red barn", 'a shop sign with "OPEN"', "ein grüner Baum"]
+    assert read_prompts(file, "any") == [PromptEntry(text, "any", {}) for text in texts]
+
+
+def test_geneval_lines_keep_their_clauses(tmp_path):
+    lines = [
+        {"tag": "counting", "include": [{"class": "mug", "count": 2}], "prompt": "a photo of two mugs"},
+        {
+            "tag": "colors",
+            "include": [{"class": "chair", "count": 1, "color": "blue"}],
+            "prompt": "a blue chair",
+        },
+    ]
+    file = tmp_path / "metadata.jsonl"
+    file.write_text("\n\n".join(map(json.dumps, lines)) + "\n")
+    entries = read_prompts(file, "composition")
+    assert [entry.text for entry in entries] == ["a photo of two mugs", "a blue chair"]
+    assert [entry.metadata for entry in entries] == lines
+    assert {entry.task for entry in entries} == {"composition"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{broken", r"bad\.jsonl, line 3: not JSON"),
+        ("[1]", r"line 3: expected a JSON object with the key 'prompt', got list"),
+        ('{"text": "a cat"}', r"line 3: 'prompt' must be a text, got None; the line has the keys \['text'\]"),
+    ],
+)
+def test_malformed_lines_are_named(tmp_path, line, message):
+    file = tmp_path / "bad.jsonl"
+    file.write_text(f'{{"prompt": "fine"}}\n\n{line}\n')
+    with pytest.raises(ValueError, match=message):
+        read_prompts(file, "composition")
+
+
+def test_files_that_cannot_be_read_are_named_by_their_setting(tmp_path):
+    empty, latin = tmp_path / "empty.txt", tmp_path / "latin.txt"
+    empty.write_text("\n \n")
+    latin.write_bytes(b"caf\xe9\n")
+    for path, message in [
+        (empty, "holds no prompts"),
+        (latin, "not UTF-8"),
+        (tmp_path / "absent.txt", "no such file"),
+        (tmp_path / "prompts.csv", r"must end in .txt or .jsonl, got .csv"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^data\.tasks\.ocr\.path=.*{message}"):
+            read_prompts(path, "ocr", setting="data.tasks.ocr.path")
+
+
+def test_the_package_s_own_files():
+    assert len(read_prompts("package://assets/prompts/ocr/test.txt", "ocr")) == 120

@@ -1,0 +1,80 @@
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from diffopd.data.prompt_files import read_prompts
+from diffopd.files import resolve_path
+from diffopd.world.prompt_sets import FOLDER, num_held_out_pairs, prompt_sets, write_prompt_sets
+from diffopd.world.request import GENEVAL_TAGS, caption
+from diffopd.world.split import HELD_OUT_PAIRS, is_held_out
+from diffopd.world.words import EVALUATION_WORDS
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return prompt_sets()
+
+
+def test_committed_files_are_those_the_generator_writes(tmp_path):
+    for path in write_prompt_sets(tmp_path):
+        committed = Path(resolve_path(FOLDER)) / path.relative_to(tmp_path)
+        assert committed.read_bytes() == path.read_bytes(), path.name
+
+
+def committed_texts(task, name):
+    suffix = "jsonl" if task == "composition" else "txt"
+    return [entry.text for entry in read_prompts(f"{FOLDER}/{task}/{name}.{suffix}", task)]
+
+
+@pytest.mark.parametrize("task", ["composition", "ocr", "aesthetic"])
+def test_train_test_and_ood_texts_are_unique_and_disjoint(task):
+    texts = [committed_texts(task, name) for name in ("train", "test", "ood")]
+    assert sum(map(len, texts)) == len(set().union(*texts))
+
+
+def test_words_are_disjoint():
+    words = {
+        name: {re.search('"(.*)"', text)[1] for text in committed_texts("ocr", name)}
+        for name in ("train", "test", "ood")
+    }
+    assert words["test"] <= set(EVALUATION_WORDS)
+    assert not words["train"] & set(EVALUATION_WORDS)
+    assert {len(word) for word in words["train"]} == {3, 4}
+    assert {len(word) for word in words["ood"]} == {1, 2}
+
+
+def test_no_training_text_names_a_held_out_pair():
+    pairs = re.compile("|".join(f"{colour} {shape}" for shape, colour in HELD_OUT_PAIRS))
+    for task in ("composition", "aesthetic"):
+        assert not any(pairs.search(text) for text in committed_texts(task, "train"))
+    assert all(len(pairs.findall(text)) == 1 for text in committed_texts("aesthetic", "test"))
+    assert all(len(pairs.findall(text)) == 2 for text in committed_texts("aesthetic", "ood"))
+
+
+def test_requests_stand_on_their_side(sets):
+    for name, requests in sets.items():
+        if "train" in name:
+            assert not any(map(is_held_out, requests)), name
+        if "test" in name:
+            assert all(map(is_held_out, requests)), name
+            assert all(num_held_out_pairs(r) < 2 for r in requests), name
+
+
+def test_out_of_distribution_composition(sets):
+    forms = {
+        form: [r for r in sets["composition/ood.jsonl"] if r.form == form]
+        for form in ("counting", "position", "color_attr")
+    }
+    assert all(r.count == 5 and r.shapes[0] != "circle" for r in forms["counting"])
+    assert all(r.relation and None not in r.colours for r in forms["position"])
+    assert all(num_held_out_pairs(r) == 2 for r in forms["color_attr"])
+    assert sum(map(len, forms.values())) == len(sets["composition/ood.jsonl"]) == 84
+
+
+def test_any_beginning_of_the_composition_sets_is_balanced(sets):
+    first = Counter(r.form for r in sets["composition/test.jsonl"][:64])
+    assert set(first) == set(GENEVAL_TAGS)
+    assert max(first.values()) - min(n for form, n in first.items() if form != "single_object") <= 1
+    assert len({caption(r) for r in sets["composition/train.jsonl"]}) == 600

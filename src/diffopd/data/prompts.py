@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from diffopd.data.prompt_files import PromptEntry, read_prompts
@@ -85,6 +86,10 @@ class PromptData(lightning.LightningDataModule):
             round_index, rank = self.trainer.current_epoch, self.trainer.global_rank
             processes = self.trainer.world_size
         return DataLoader(_Round(self.batch(round_index, rank, processes)), batch_size=None, num_workers=0)
+
+    def transfer_batch_to_device(self, batch: Prompts, device: torch.device, dataloader_idx: int) -> Prompts:
+        """Prompts stay where they are."""
+        return batch
 
     def batch(self, round_index: int, rank: int = 0, num_processes: int = 1) -> Prompts:
         """The rows of one process in one round.

@@ -1,0 +1,67 @@
+"""Score an adapter or the base model: ``python -m diffopd.evaluate adapter=<PEFT folder> benchmark=mini``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from diffopd.configs import config_folder
+
+
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    """Load, make images, score, write."""
+    from diffopd.inference import (
+        readable_errors,  # heavy, so only for a sound command line
+    )
+
+    with readable_errors(cfg.debug):
+        run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Evaluate as ``cfg`` asks; writes ``results.json``, ``images.png`` and ``config.yaml``."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    from diffopd.evaluation import Benchmark, evaluate
+    from diffopd.inference import load_model, trial_step
+    from diffopd.report import ImageCollector, results_table
+    from diffopd.threads import choose_num_threads
+
+    folder, console = Path(cfg.paths.run), Console()
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    benchmark: Benchmark = instantiate(cfg.benchmark)
+    benchmark.prompts()  # a missing file is told before weights load
+    model, adapter = load_model(cfg, console)
+    if model.device.type == "cpu":
+        choose_num_threads(lambda: trial_step(model), cfg.num_threads)
+    images = ImageCollector(num_per_task=cfg.num_shown, folder=folder / "images" if cfg.save_images else None)
+    result = evaluate(
+        model,
+        benchmark,
+        batch_size=cfg.batch_size,
+        adapter=adapter,
+        guidance_scale=cfg.guidance_scale,
+        on_images=images,
+        label=f"evaluating {cfg.adapter or 'the base model'}",
+        console=console,
+    )
+    if result.tasks:
+        console.print(results_table(result))
+    paths = {
+        "results": result.save(folder / "results.json"),
+        "images": images.save_sheet(folder / "images.png"),
+        "each image": images.folder,
+    }
+    for name, path in paths.items():
+        if path is not None:
+            print(f"{name + ':':<12} {path}")
+
+
+if __name__ == "__main__":
+    main()

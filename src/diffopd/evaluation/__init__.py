@@ -1,0 +1,19 @@
+"""Images of benchmark prompts, scored: the same prompts, seeds and sampler for every model compared."""
+
+from diffopd.evaluation.benchmark import Benchmark, BenchmarkTask, file_benchmark
+from diffopd.evaluation.generate import generate, generate_batches
+from diffopd.evaluation.progress import ImageProgress
+from diffopd.evaluation.result import EvaluationResult, TaskResult
+from diffopd.evaluation.scoring import evaluate
+
+__all__ = [
+    "Benchmark",
+    "BenchmarkTask",
+    "EvaluationResult",
+    "ImageProgress",
+    "TaskResult",
+    "evaluate",
+    "file_benchmark",
+    "generate",
+    "generate_batches",
+]

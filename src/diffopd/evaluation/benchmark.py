@@ -1,0 +1,100 @@
+"""What is measured and how: prompts, seeds, sampler and metrics under one name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torchmetrics import Metric
+
+from diffopd.data.prompt_files import read_prompts
+from diffopd.metric.reward_mean import RewardMean
+from diffopd.types import Prompts, Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkTask:
+    """The prompts of one task, and what scores their images.
+
+    Attributes:
+        path: Prompt file, ``.txt`` or ``.jsonl``.
+        num_prompts: Take the file's first so many; None = all.
+        images_per_prompt: Images of each, from different noise.
+        metric: Scores the images; None only makes them.
+    """
+
+    path: str
+    num_prompts: int | None
+    images_per_prompt: int
+    metric: RewardMean | None
+
+    def prompts(self, task: str) -> Prompts:
+        """One row per image: the whole file once for each of ``images_per_prompt``.
+
+        ``indices`` number the images of the task, ``groups`` its prompts.
+
+        Raises:
+            ValueError: If the file cannot be read or has fewer prompts than asked for.
+        """
+        at = f"benchmark.tasks.{task}"
+        entries = read_prompts(self.path, task, setting=f"{at}.path")
+        number = len(entries) if self.num_prompts is None else self.num_prompts
+        if not 1 <= number <= len(entries):
+            raise ValueError(
+                f"{at}.num_prompts={number} is out of range; {self.path} holds {len(entries)} prompts"
+            )
+        if self.images_per_prompt < 1:
+            raise ValueError(f"{at}.images_per_prompt={self.images_per_prompt} must be at least 1")
+        entries = entries[:number] * self.images_per_prompt
+        return Prompts(
+            texts=tuple(entry.text for entry in entries),
+            tasks=(task,) * len(entries),
+            metadata=tuple(entry.metadata for entry in entries),
+            indices=tuple(range(len(entries))),
+            groups=tuple(row % number for row in range(len(entries))),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A complete rule for scoring a model, so that two scores of one name can be compared.
+
+    Attributes:
+        name: Its name on cards and in tables.
+        seed: Of the noise; image ``i`` of a task starts from the same noise for every model.
+        sampler: How images are made; carries the guidance scale used unless another is asked for.
+        tasks: task -> its prompts and metric.
+        held_out: Metrics over the images of all tasks together that nothing is trained on.
+    """
+
+    name: str
+    seed: int
+    sampler: Sampler
+    tasks: Mapping[str, BenchmarkTask]
+    held_out: Mapping[str, Metric]
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("benchmark.tasks is empty; name at least one task")
+
+    def prompts(self) -> dict[str, Prompts]:
+        """Task -> one row per image."""
+        return {name: task.prompts(name) for name, task in self.tasks.items()}
+
+
+def file_benchmark(
+    *,
+    name: str,
+    path: str,
+    task: str,
+    num_prompts: int | None,
+    images_per_prompt: int,
+    metric: RewardMean | None,
+    seed: int,
+    sampler: Sampler,
+) -> Benchmark:
+    """A benchmark of one prompt file; arguments as for :class:`Benchmark` and :class:`BenchmarkTask`."""
+    only = BenchmarkTask(
+        path=path, num_prompts=num_prompts, images_per_prompt=images_per_prompt, metric=metric
+    )
+    return Benchmark(name=name, seed=seed, sampler=sampler, tasks={task: only}, held_out={})

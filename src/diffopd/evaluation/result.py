@@ -1,0 +1,140 @@
+"""What an evaluation found, kept image by image so that two of them can be compared in pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffopd.files import atomic_write_json
+from diffopd.metric.interval import Interval, bootstrap_interval, paired_difference_interval
+from diffopd.teacher import Estimate
+from diffopd.types import Prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """Scores of one task's images.
+
+    Attributes:
+        value: The task's score with its 95 % interval over prompts; with tags, the mean over tags.
+        tags: The same for each tag; empty if the metric has none.
+        parts: Means of the reward's parts.
+        texts: The prompts, one per group.
+        groups: Which prompt each image is of.
+        strata: Tag number of each image.
+        scores: One reward per image, in the order of their indices.
+    """
+
+    value: Estimate
+    tags: Mapping[str, Estimate]
+    parts: Mapping[str, float]
+    texts: tuple[str, ...]
+    groups: tuple[int, ...]
+    strata: tuple[int, ...]
+    scores: tuple[float, ...]
+
+    @staticmethod
+    def of(
+        scores: Tensor, strata: Tensor, tag_names: Sequence[str], parts: Mapping[str, float], prompts: Prompts
+    ) -> TaskResult:
+        """Summarise scores, given in the order of ``prompts``."""
+        groups = torch.tensor(prompts.groups)
+        tags = {}
+        for number in strata.unique().tolist() if tag_names else []:
+            rows = strata == number
+            tags[tag_names[number]] = _estimate(scores[rows], groups[rows], strata[rows])
+        return TaskResult(
+            value=_estimate(scores, groups, strata),
+            tags=tags,
+            parts=dict(parts),
+            texts=prompts.texts[: max(prompts.groups) + 1],
+            groups=prompts.groups,
+            strata=tuple(strata.tolist()),
+            scores=tuple(scores.tolist()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Scores of one model, with one adapter at one guidance scale, on one benchmark.
+
+    Attributes:
+        benchmark: Its name.
+        seed: The benchmark's.
+        guidance_scale: Guidance of the images.
+        adapter: Name of the adapter used, or None for the backbone.
+        tasks: task -> its scores; tasks without a metric are absent.
+        held_out: Metric -> its scores over all images.
+    """
+
+    benchmark: str
+    seed: int
+    guidance_scale: float
+    adapter: str | None
+    tasks: Mapping[str, TaskResult]
+    held_out: Mapping[str, Mapping[str, float]]
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Task -> value: an entry of a card's ``scores``."""
+        return {task: result.value for task, result in self.tasks.items()}
+
+    def gain_over(self, other: EvaluationResult, task: str) -> Interval:
+        """Interval of this model's gain on a task, image against image, resampled over prompts.
+
+        Raises:
+            ValueError: If the two were scored on different prompts or noise.
+        """
+        ours, theirs = self.tasks[task], other.tasks[task]
+        if (self.seed, ours.texts, ours.groups) != (other.seed, theirs.texts, theirs.groups):
+            raise ValueError(
+                f"the two results of {task} are of different prompts or seeds ({self.benchmark} and "
+                f"{other.benchmark}); evaluate both on one benchmark"
+            )
+        groups, strata = torch.tensor(ours.groups), torch.tensor(ours.strata)
+        first, labels = _per_prompt(torch.tensor(ours.scores).double(), groups, strata)
+        second, _ = _per_prompt(torch.tensor(theirs.scores).double(), groups, strata)
+        return paired_difference_interval(first, second, strata=labels)
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write as JSON."""
+        atomic_write_json(path, dataclasses.asdict(self))
+        return Path(path)
+
+    @staticmethod
+    def load(path: str | PathLike[str]) -> EvaluationResult:
+        """Read what :meth:`save` wrote."""
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        tasks = {task: _task_from_json(entry) for task, entry in raw["tasks"].items()}
+        return EvaluationResult(**{**raw, "tasks": tasks})
+
+
+def _estimate(scores: Tensor, groups: Tensor, strata: Tensor) -> Estimate:
+    """Mean over strata of means over prompts; images of one prompt are not independent."""
+    values, labels = _per_prompt(scores.double(), groups, strata)
+    interval = bootstrap_interval(values, strata=labels)
+    return Estimate(mean=interval.mean, low=interval.low, high=interval.high, n=len(scores))
+
+
+def _per_prompt(scores: Tensor, groups: Tensor, strata: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean score and stratum of each prompt."""
+    distinct, row = groups.unique(return_inverse=True)
+    count = torch.zeros(len(distinct), dtype=scores.dtype).index_add_(0, row, torch.ones_like(scores))
+    total = torch.zeros(len(distinct), dtype=scores.dtype).index_add_(0, row, scores)
+    labels = torch.zeros(len(distinct), dtype=strata.dtype)
+    labels[row] = strata
+    return total / count, labels
+
+
+def _task_from_json(raw: Mapping[str, Any]) -> TaskResult:
+    lists = {name: tuple(raw[name]) for name in ("texts", "groups", "strata", "scores")}
+    tags = {tag: Estimate(**entry) for tag, entry in raw["tags"].items()}
+    return TaskResult(value=Estimate(**raw["value"]), tags=tags, parts=raw["parts"], **lists)

@@ -1,0 +1,97 @@
+"""What commands that make images share: a model on its device with an adapter, and readable errors."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from diffopd.adapter import check_adapter, load_adapter
+from diffopd.callbacks import silence_known_noise
+from diffopd.files import resolve_path
+from diffopd.model import SD3Model, read_transformer_config
+from diffopd.teacher import CARD, TeacherCard
+
+ADAPTER = "student"
+"""Name under which the adapter lies on the model."""
+
+
+def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]:
+    """The model on its device, and the name of the adapter on it.
+
+    Args:
+        cfg: Has ``model``, ``adapter`` (a folder or null), ``device`` and ``guidance_scale``.
+        console: Where to say that an adapter was trained for other settings than these.
+
+    Returns:
+        The model, and None for an adapter if there is none.
+
+    Raises:
+        ValueError: If the adapter does not fit; this is found before weights load.
+    """
+    silence_known_noise()
+    device = _device(cfg.device)
+    if cfg.adapter is not None:
+        folder = Path(resolve_path(cfg.adapter))
+        check_adapter(folder, read_transformer_config(cfg.model.path, cfg.model.revision), setting="adapter")
+    model: SD3Model = instantiate(cfg.model)
+    if cfg.adapter is None:
+        return model.to(device), None
+    load_adapter(model.transformer, ADAPTER, cfg.adapter, setting="adapter")
+    _compare_with_card(Path(resolve_path(cfg.adapter)), model.identity, cfg.guidance_scale, console)
+    return model.to(device), ADAPTER
+
+
+@contextlib.contextmanager
+def readable_errors(debug: bool) -> Iterator[None]:
+    """End the program with the message of a configuration error, unless ``debug`` asks for the traceback."""
+    try:
+        yield
+    except (ValueError, InstantiationException, OmegaConfBaseException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else None
+        if debug or (isinstance(error, InstantiationException) and not isinstance(cause, ValueError)):
+            raise
+        sys.exit(f"error: {cause or error}\n(debug=true shows where it arose)")
+
+
+@torch.no_grad()
+def trial_step(model: SD3Model, batch_size: int = 32) -> None:
+    """A forward of the backbone without effects, to time."""
+    latent = torch.zeros(batch_size, *model.latent_shape, device=model.device)
+    conditioning = model.encode([""] * batch_size)
+    model.velocity(latent, torch.ones(batch_size, device=model.device), conditioning)
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise ValueError(f"device={name} is not a device: {error}") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def _compare_with_card(folder: Path, identity: str, guidance_scale: float, console: Console) -> None:
+    if not (folder / CARD).is_file():
+        return
+    card = TeacherCard.load(folder, setting="adapter")
+    if card.base != identity:
+        console.print(
+            f"note: adapter={folder} was trained on another base model ({card.base[:12]}, this one is "
+            f"{identity[:12]}); expect poor images"
+        )
+    if card.guidance_scale != guidance_scale:
+        console.print(
+            f"note: the adapter was trained for guidance {card.guidance_scale:g}, these images use "
+            f"{guidance_scale:g}; guidance_scale={card.guidance_scale:g} shows it at its own"
+        )

@@ -1,0 +1,240 @@
+"""The report at the end of a distillation: scores of everybody, samples side by side, the reward curve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from diffopd.evaluation import Benchmark, EvaluationResult, evaluate, generate
+from diffopd.files import replacing, resolve_path
+from diffopd.model import BASE, SD3Model
+from diffopd.report.curve import reward_curve
+from diffopd.report.grid import sample_grid
+from diffopd.report.images import save_png
+from diffopd.report.table import FinalTable, Row, gain_kept
+from diffopd.teacher import CARD, Estimate, TeacherSet
+from diffopd.types import Prompts
+
+Scores = Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What a report wrote.
+
+    Attributes:
+        table: The table in Markdown.
+        scores: The table in JSON.
+        grid: Samples of base, teacher and student, PNG.
+        curve: Rewards during training, PNG; None if the run logged none.
+    """
+
+    table: Path
+    scores: Path
+    grid: Path
+    curve: Path | None
+
+
+def report_distillation(
+    *,
+    model: SD3Model,
+    teachers: TeacherSet,
+    student: str,
+    benchmark: Benchmark,
+    folder: str | PathLike[str],
+    metrics_csv: str | PathLike[str],
+    batch_size: int,
+    rows_per_task: int = 3,
+    other_files: Mapping[str, str | PathLike[str]] | None = None,
+    console: Console | None = None,
+) -> ReportFiles:
+    """Score the student, compare it with base and teachers, write and print everything.
+
+    The student is scored at the base's guidance and unguided. Base and teachers are read from their cards;
+    where a card lacks the benchmark they are scored here.
+
+    Args:
+        model: Holds teachers and student; its ``guidance_scale`` is the base's best.
+        teachers: The teachers of the run.
+        student: Name of the student's adapter.
+        benchmark: What to measure; tasks without a metric are only drawn.
+        folder: Gets the files.
+        metrics_csv: The run's metrics, for the curve.
+        batch_size: Images made together.
+        rows_per_task: Rows of the grid for each task.
+        other_files: More to list at the end, e.g. the exported LoRA.
+        console: Where to write; standard output when None.
+    """
+    folder, console = Path(folder), console or Console()
+    scale = model.guidance_scale
+
+    def score(adapter: str | None, guidance_scale: float, label: str) -> EvaluationResult:
+        return evaluate(
+            model,
+            benchmark,
+            batch_size=batch_size,
+            adapter=adapter,
+            guidance_scale=guidance_scale,
+            label=label,
+            console=console,
+        )
+
+    guided = score(student, scale, "scoring the student")
+    results = [guided] if scale == 1 else [guided, score(student, 1.0, "scoring the student, unguided")]
+    base, taught = _known_scores(model, teachers, benchmark, score)
+
+    table = _table(benchmark.name, scale, base, taught, teachers, results)
+    markdown = _write(folder / "table.md", table.to_markdown())
+    scores = _write(folder / "table.json", table.to_json())
+    for result in results:
+        result.save(folder / f"student_guidance_{result.guidance_scale:g}.json")
+    grid = _grid(model, teachers, student, benchmark, rows_per_task, batch_size, folder / "samples.png")
+    curve = _curve(metrics_csv, base, taught, benchmark.name, folder / "reward_curve.png")
+
+    files = ReportFiles(markdown, scores, grid, curve)
+    console.print(table.to_rich())
+    named = {"samples": grid, "reward curve": curve, "table": markdown, **(other_files or {})}
+    for name, path in named.items():
+        if path is not None:
+            print(f"{name + ':':<14} {path}", file=console.file, flush=True)  # rich would break long paths
+    return files
+
+
+def base_scores(model_path: str, benchmark: str) -> dict[str, Estimate]:
+    """Task -> score of the base on ``benchmark`` at its best guidance, from the model's card.
+
+    Args:
+        model_path: The model's folder, as in the config.
+        benchmark: Name of the benchmark.
+
+    Returns:
+        Empty if there is no card, or it lacks the benchmark.
+
+    Raises:
+        ValueError: If the card cannot be read.
+    """
+    card = Path(resolve_path(model_path)) / CARD
+    if not card.is_file():
+        return {}
+    try:
+        entries = json.loads(card.read_text(encoding="utf-8")).get("scores", {}).get(benchmark, {})
+        return {task: Estimate(**entry) for task, entry in entries.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{card}: scores must be benchmark -> task -> mean, low, high, n ({error})"
+        ) from error
+
+
+def _known_scores(
+    model: SD3Model,
+    teachers: TeacherSet,
+    benchmark: Benchmark,
+    score: Callable[[str | None, float, str], EvaluationResult],
+) -> tuple[Scores, dict[str, Scores]]:
+    """The base's scores, and each teacher's; from cards where they have all of the benchmark's tasks."""
+    scored = {task for task, entry in benchmark.tasks.items() if entry.metric is not None}
+    base: Scores = base_scores(model.path, benchmark.name)
+    if not scored <= set(base):
+        base = score(None, model.guidance_scale, "scoring the base").estimates
+    taught: dict[str, Scores] = {}
+    for task in teachers.tasks:
+        known = teachers.cards[task].scores.get(benchmark.name, {})
+        scale = teachers.guidance_scales[task]
+        if not scored <= set(known) or scale != teachers.cards[task].guidance_scale:
+            known = score(teachers.adapter(task), scale, f"scoring the {task} teacher").estimates
+        taught[task] = known
+    return base, taught
+
+
+def _table(
+    name: str,
+    scale: float,
+    base: Scores,
+    taught: Mapping[str, Scores],
+    teachers: TeacherSet,
+    student: Sequence[EvaluationResult],
+) -> FinalTable:
+    columns = list(student[0].tasks)
+
+    def row(label: str, guidance_scale: float, scores: Scores) -> Row:
+        return Row(label, guidance_scale, {task: scores[task] for task in columns if task in scores})
+
+    rows = [row("base", scale, base)]
+    rows += [
+        row(f"teacher: {task}", teachers.guidance_scales[task], scores) for task, scores in taught.items()
+    ]
+    rows += [row("student", result.guidance_scale, result.estimates) for result in student]
+    own = {task: scores[task] for task, scores in taught.items() if task in scores}
+    kept = {result.guidance_scale: gain_kept(base, own, result.estimates) for result in student}
+    images = ", ".join(f"{task} {result.value.n}" for task, result in student[0].tasks.items())
+    return FinalTable(f"{name}: reward by task ({images} images)", rows, kept)
+
+
+def _grid(
+    model: SD3Model,
+    teachers: TeacherSet,
+    student: str,
+    benchmark: Benchmark,
+    rows_per_task: int,
+    batch_size: int,
+    path: Path,
+) -> Path:
+    """The first prompts of each taught task, the same noise for base, teacher and student."""
+    chosen = {task: prompts for task, prompts in benchmark.prompts().items() if task in teachers.tasks}
+    prompts = Prompts.concat([rows.select(range(min(rows_per_task, len(rows)))) for rows in chosen.values()])
+    scale, count = model.guidance_scale, len(prompts)
+    columns: dict[str, tuple[list[str], list[float]]] = {
+        "base": ([BASE] * count, [scale] * count),
+        "teacher": (
+            [teachers.adapter(task) for task in prompts.tasks],
+            [teachers.guidance_scales[task] for task in prompts.tasks],
+        ),
+        "student": ([student] * count, [scale] * count),
+    }
+    images: list[Tensor] = [
+        generate(
+            model,
+            prompts,
+            sampler=benchmark.sampler,
+            guidance_scale=scales,
+            adapters=adapters,
+            seed=benchmark.seed,
+            batch_size=batch_size,
+        )
+        for adapters, scales in columns.values()
+    ]
+    sheet = sample_grid(
+        [list(row) for row in torch.stack(images, 1)],
+        columns=list(columns),
+        rows=list(zip(prompts.tasks, prompts.texts, strict=True)),
+    )
+    return save_png(sheet, path)
+
+
+def _curve(
+    metrics_csv: str | PathLike[str], base: Scores, taught: Mapping[str, Scores], benchmark: str, path: Path
+) -> Path | None:
+    levels = {
+        task: {"base": base[task].mean, "teacher": scores[task].mean}
+        for task, scores in taught.items()
+        if task in base and task in scores
+    }
+    note = f"dashed: scores on the unseen prompts of {benchmark}, each at its own guidance"
+    try:
+        return reward_curve(metrics_csv, levels, path, levels_note=note)
+    except ValueError as error:
+        print(f"no reward curve: {error}")
+        return None
+
+
+def _write(path: Path, text: str) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

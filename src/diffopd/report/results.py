@@ -1,0 +1,35 @@
+"""An evaluation's scores as a table."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from diffopd.evaluation import EvaluationResult
+from diffopd.teacher import Estimate
+
+
+def results_table(result: EvaluationResult) -> Table:
+    """Each task's score, its tags and parts, and the held-out metrics."""
+    title = f"{result.benchmark}, guidance {result.guidance_scale:g}, {result.adapter or 'base'}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in ("reward", "95 % interval", "images"):
+        table.add_column(name, justify="right")
+    for task, scores in result.tasks.items():
+        table.add_row(f"[bold]{task}", *_cells(scores.value))
+        for tag, estimate in scores.tags.items():
+            table.add_row(f"  {tag}", *_cells(estimate))
+        for part, value in scores.parts.items():
+            table.add_row(f"  [dim]of which {part}", f"{value:.3f}")
+        table.add_section()
+    for metric, values in result.held_out.items():
+        number = round(values["num_images"])
+        name, value = next((name, value) for name, value in values.items() if name != "num_images")
+        label = metric if name == "value" else name.replace("_", " ")
+        table.add_row(f"[bold]held out: {label}", f"{value:.3f}", "", str(number))
+    return table
+
+
+def _cells(estimate: Estimate) -> tuple[str, str, str]:
+    return f"{estimate.mean:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}", str(estimate.n)

@@ -1,0 +1,113 @@
+"""The table at the end of a distillation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+
+from diffopd.teacher import Estimate
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's scores.
+
+    Attributes:
+        name: What the table calls it.
+        guidance_scale: Guidance it was scored at.
+        scores: task -> score.
+    """
+
+    name: str
+    guidance_scale: float
+    scores: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class FinalTable:
+    """Base, teachers and student on each task, and the share of each teacher's gain that the student has.
+
+    Attributes:
+        title: What was measured.
+        rows: In the order to show them.
+        gain_kept: Guidance of the student -> task -> ``(student - base) / (teacher - base)``; without tasks
+            whose teacher gained nothing.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    gain_kept: Mapping[float, Mapping[str, float]]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The columns."""
+        return list(dict.fromkeys(task for row in self.rows for task in row.scores))
+
+    def to_rich(self) -> Table:
+        """The table for a terminal of 80 columns."""
+        table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
+        table.caption = "mean ± half the 95 % interval"
+        for place, name in enumerate(("", "guidance", *self.tasks)):
+            table.add_column(name, justify="right" if place else "left")
+        for line in self._score_lines():
+            table.add_row(*line)
+        table.add_section()
+        for line in self._gain_lines():
+            table.add_row(*line, style="bold")
+        return table
+
+    def to_markdown(self) -> str:
+        """The table for a README."""
+        header = ["", "guidance", *self.tasks]
+        lines = [header, ["---", *("---:" for _ in header[1:])], *self._score_lines(), *self._gain_lines()]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"**{self.title}** (mean ± half the 95 % interval)\n\n{body}\n"
+
+    def to_json(self) -> str:
+        """Every number in full."""
+        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+    def _score_lines(self) -> list[list[str]]:
+        return [
+            [row.name, f"{row.guidance_scale:g}", *(_text(row.scores.get(task)) for task in self.tasks)]
+            for row in self.rows
+        ]
+
+    def _gain_lines(self) -> list[list[str]]:
+        return [
+            ["student's gain kept", f"{scale:g}", *(_share(shares.get(task)) for task in self.tasks)]
+            for scale, shares in self.gain_kept.items()
+        ]
+
+
+def gain_kept(
+    base: Mapping[str, Estimate], teachers: Mapping[str, Estimate], student: Mapping[str, Estimate]
+) -> dict[str, float]:
+    """Share of each teacher's gain over the base, on its own task, that the student has.
+
+    Args:
+        base: task -> score of the base.
+        teachers: task -> score of that task's teacher.
+        student: task -> score of the student.
+
+    Returns:
+        task -> share, 1 = all of it; without tasks whose teacher is no better than the base.
+    """
+    return {
+        task: (student[task].mean - base[task].mean) / (teacher.mean - base[task].mean)
+        for task, teacher in teachers.items()
+        if task in student and task in base and teacher.mean > base[task].mean
+    }
+
+
+def _text(score: Estimate | None) -> str:
+    return "-" if score is None else f"{score.mean:.3f} ±{(score.high - score.low) / 2:.3f}"
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"

@@ -1,0 +1,75 @@
+"""Draw a prompt: ``python -m diffopd.sample prompt="a photo of a red circle" adapter=<PEFT folder>``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from diffopd.configs import config_folder
+
+
+def quoted(argument: str) -> str:
+    r"""A command-line argument whose prompt Hydra takes as it is, quotes, commas and brackets included.
+
+    Examples:
+        >>> print(quoted('prompt=a sign that says "CAT"'))
+        prompt='a sign that says "CAT"'
+        >>> quoted("seed=1")
+        'seed=1'
+    """
+    key, separator, value = argument.partition("=")
+    already = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
+    if key != "prompt" or not separator or already:
+        return argument
+    escaped = value.replace("'", "\\'")
+    return f"prompt='{escaped}'"
+
+
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="sample")
+def main(cfg: DictConfig) -> None:
+    """Load, draw, save."""
+    from diffopd.inference import (
+        readable_errors,  # heavy, so only for a sound command line
+    )
+
+    with readable_errors(cfg.debug):
+        run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Draw as ``cfg`` asks; writes each image in its own size, and an enlarged sheet of them."""
+    from hydra.utils import instantiate
+    from rich.console import Console
+
+    from diffopd.evaluation import generate
+    from diffopd.inference import load_model
+    from diffopd.report import image_sheet, save_png
+    from diffopd.types import Prompts
+
+    prompt, count, folder = str(cfg.prompt), int(cfg.num_images), Path(cfg.paths.run)
+    if count < 1:
+        raise ValueError(f"num_images={count} must be at least 1")
+    sampler = instantiate(cfg.sampler)
+    model, adapter = load_model(cfg, Console())
+    numbers = tuple(range(count))
+    prompts = Prompts((prompt,) * count, ("sample",) * count, ({},) * count, numbers, (0,) * count)
+    images = generate(
+        model,
+        prompts,
+        sampler=sampler,
+        guidance_scale=cfg.guidance_scale,
+        adapters=adapter,
+        seed=cfg.seed,
+        batch_size=cfg.batch_size,
+    )
+    for number, image in enumerate(images):
+        print(save_png(image, folder / f"{number:03d}.png"))
+    print(save_png(image_sheet(images, [f"{prompt} ({number})" for number in numbers]), folder / "sheet.png"))
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    main()

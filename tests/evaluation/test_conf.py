@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from diffopd.evaluation import Benchmark
+
+CONF = Path(__file__).parents[2] / "conf"
+NAMES = sorted(path.stem for path in (CONF / "benchmark").glob("*.yaml"))
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text('a door that says "PUSH"\na red barn\n')
+    return path
+
+
+def build(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose("evaluate", overrides=list(overrides)).benchmark)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_builds(name, file):
+    of_file = [] if name.startswith("mini") else [f"benchmark.path={file}"]
+    benchmark = build(f"benchmark={name}", *of_file)
+    assert isinstance(benchmark, Benchmark)
+    assert benchmark.name == name
+    assert benchmark.sampler.num_steps == 40
+    assert benchmark.sampler.deterministic
+    numbers = {task: len(rows) for task, rows in benchmark.prompts().items()}
+    expected = {
+        "mini": {"composition": 64, "ocr": 64, "aesthetic": 64},
+        "mini_ood": {"composition": 64, "ocr": 64, "aesthetic": 64},
+        "mini_large": {"composition": 540, "ocr": 600, "aesthetic": 600},
+    }
+    assert numbers == expected.get(name, dict.fromkeys(numbers, 2))
+
+
+def test_a_metric_can_be_chosen_for_a_file(file):
+    only = build("benchmark=prompts", f"benchmark.path={file}", "metric@benchmark.metric=aesthetic")
+    assert only.tasks["prompts"].metric.parts == ("palette_harmony", "contrast", "balance")
+
+
+def test_the_evaluation_uses_the_sampler_asked_for(file):
+    assert build("benchmark=mini", "sampler@benchmark.sampler=dpm2").sampler.num_steps == 40
+    assert build("benchmark.sampler.num_steps=7").sampler.num_steps == 7

@@ -1,0 +1,144 @@
+import dataclasses
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from diffopd.evaluation import EvaluationResult, TaskResult, evaluate, file_benchmark
+from diffopd.randomness import normal_rows
+from diffopd.types import Prompts
+
+
+def run(model, benchmark, **settings):
+    console = Console(file=io.StringIO())
+    return evaluate(model, benchmark, batch_size=4, console=console, **settings)
+
+
+def expected_scores(indices, shift=0.0):
+    noise = normal_rows(3, "evaluation/noise", 0, indices, (3, 4, 4))
+    return (noise + shift).clamp(0, 1).mean((1, 2, 3))
+
+
+def test_scores_image_by_image(model, benchmark):
+    result = run(model, benchmark)
+    words, tags = result.tasks["words"], result.tasks["tags"]
+    assert words.texts == ("one", "two")
+    assert words.groups == (0, 1, 0, 1, 0, 1)
+    torch.testing.assert_close(torch.tensor(words.scores), expected_scores(range(6)))
+    assert words.value.n == 6
+    assert words.value.mean == pytest.approx(expected_scores(range(6)).mean().item())
+    assert words.value.low < words.value.mean < words.value.high
+    assert words.parts["dark"] == pytest.approx(1 - words.value.mean)
+    assert words.tags == {}
+    assert set(tags.tags) == {"a", "b"}
+    assert tags.tags["b"].mean == pytest.approx(expected_scores([1, 3]).mean().item())
+    assert tags.value.mean == pytest.approx((tags.tags["a"].mean + tags.tags["b"].mean) / 2)
+
+
+def test_held_out_metrics_see_the_images_of_all_tasks(model, benchmark):
+    held_out = run(model, benchmark).held_out["brightness"]
+    assert held_out["num_images"] == 10
+    every = torch.cat([expected_scores(range(6)), expected_scores(range(4))])
+    assert held_out["value"] == pytest.approx(every.mean().item())
+
+
+def test_a_second_evaluation_starts_anew(model, benchmark):
+    first = run(model, benchmark)
+    assert run(model, benchmark) == first
+    assert run(model, benchmark, adapter="bright") != first
+
+
+def test_adapter_and_guidance_are_used_and_kept(model, benchmark):
+    result = run(model, benchmark, adapter="bright", guidance_scale=2.0)
+    assert (result.benchmark, result.seed, result.adapter, result.guidance_scale) == (
+        "known",
+        3,
+        "bright",
+        2.0,
+    )
+    torch.testing.assert_close(torch.tensor(result.tasks["words"].scores), expected_scores(range(6), 1.0))
+
+
+def test_images_are_handed_on(model, benchmark):
+    seen = []
+    run(
+        model,
+        benchmark,
+        on_images=lambda task, prompts, images: seen.append((task, len(prompts), len(images))),
+    )
+    assert seen == [("words", 4, 4), ("words", 2, 2), ("tags", 4, 4)]
+
+
+def test_json_round_trip(model, benchmark, tmp_path):
+    result = run(model, benchmark)
+    path = result.save(tmp_path / "results.json")
+    assert EvaluationResult.load(path) == result
+    assert json.loads(path.read_text())["tasks"]["words"]["value"]["n"] == 6
+
+
+def test_gain_is_paired(model, benchmark):
+    base, bright = run(model, benchmark), run(model, benchmark, adapter="bright")
+    gain = bright.gain_over(base, "words")
+    difference = expected_scores(range(6), 0.5) - expected_scores(range(6))
+    per_prompt = difference.view(3, 2).mean(0)  # images 0, 2, 4 are of the first prompt
+    assert gain.mean == pytest.approx(per_prompt.mean().item())
+    # Half of all resamples of two values hold one of them twice.
+    assert gain.low == pytest.approx(per_prompt.min().item())
+    assert gain.high == pytest.approx(per_prompt.max().item())
+    other = dataclasses.replace(base, seed=4)
+    with pytest.raises(ValueError, match="different prompts or seeds"):
+        bright.gain_over(other, "words")
+
+
+def test_intervals_resample_prompts_not_images():
+    # Two prompts, each with 50 equal images: the scatter of a mean of two, not of a hundred.
+    groups = tuple(i % 2 for i in range(100))
+    prompts = Prompts(("p", "q") * 50, ("t",) * 100, ({},) * 100, tuple(range(100)), groups)
+    scores = torch.tensor([float(g) for g in groups])
+    value = TaskResult.of(scores, torch.zeros(100, dtype=torch.long), (), {}, prompts).value
+    assert (value.mean, value.low, value.high, value.n) == (0.5, 0.0, 1.0, 100)
+
+
+def test_a_benchmark_may_only_make_images(model, files, sampler):
+    plain = file_benchmark(
+        name="plain",
+        path=files.words,
+        task="words",
+        num_prompts=None,
+        images_per_prompt=1,
+        metric=None,
+        seed=0,
+        sampler=sampler,
+    )
+    seen = []
+    result = run(model, plain, on_images=lambda task, prompts, images: seen.extend(prompts.texts))
+    assert seen == ["one", "two", "three"]
+    assert result.tasks == {}
+    assert result.estimates == {}
+
+
+def test_impossible_numbers_of_prompts_are_refused(benchmark):
+    task = dataclasses.replace(benchmark.tasks["words"], num_prompts=4)
+    with pytest.raises(ValueError, match=r"benchmark\.tasks\.words\.num_prompts=4 .* holds 3 prompts"):
+        task.prompts("words")
+    task = dataclasses.replace(benchmark.tasks["words"], images_per_prompt=0)
+    with pytest.raises(ValueError, match=r"benchmark\.tasks\.words\.images_per_prompt=0"):
+        task.prompts("words")
+    with pytest.raises(ValueError, match=r"benchmark\.tasks is empty"):
+        dataclasses.replace(benchmark, tasks={})
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal(model, benchmark):
+    console = Console(file=io.StringIO())
+    evaluate(model, benchmark, batch_size=4, console=console, label="scoring")
+    lines = console.file.getvalue().splitlines()
+    assert lines[-1].startswith("scoring | 10/10 images | ")
+
+
+def test_progress_draws_a_bar_in_a_terminal(model, benchmark):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, _environ={})
+    evaluate(model, benchmark, batch_size=4, console=console, label="scoring")
+    assert "10/10" in console.file.getvalue()
+    assert "images/s" in console.file.getvalue()

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffopd.report import reward_curve
+from diffopd.report.curve import RewardHistory, _interpolate, _running_mean
+
+
+def read(path):
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    """As the CSV logger writes them: several lines a round, gaps where a metric was not logged."""
+    path = tmp_path / "metrics.csv"
+    lines = ["step,epoch,train/reward/ocr,train/time/seconds_per_round,train/reward/composition"]
+    for r in range(4):
+        lines += [f"{r},{r},{0.1 * r},,{0.2 + 0.1 * r}", f"{r},{r},,30.0,"]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_history_joins_the_lines_of_a_round(metrics):
+    history = RewardHistory.read(metrics)
+    assert history.rounds == {"ocr": [1, 2, 3, 4], "composition": [1, 2, 3, 4]}
+    assert history.rewards["ocr"] == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert history.minutes == pytest.approx([0.5, 1.0, 1.5, 2.0])
+
+
+def test_rounds_count_lines_where_there_is_no_epoch(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train/reward/ocr\n9,0.5\n18,\n27,0.25\n")
+    assert RewardHistory.read(path).rounds == {"ocr": [1, 2]}
+    assert not RewardHistory.read(path).minutes
+
+
+def test_curve_is_a_picture_with_a_panel_per_task(metrics, tmp_path):
+    levels = {"ocr": {"base": 0.1, "teacher": 0.3}}
+    wide = read(reward_curve(metrics, levels, tmp_path / "two.png"))
+    lines = metrics.read_text().splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(line.rsplit(",", 1)[0] for line in lines))
+    narrow = read(reward_curve(tmp_path / "one.csv", levels, tmp_path / "one.png"))
+    assert wide.width == 2 * narrow.width
+    assert len(wide.getcolors(1 << 24)) > 20  # text and lines, not a blank sheet
+
+
+def test_one_round_is_enough(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,epoch,train/reward/ocr,train/time/seconds_per_round\n0,0,0.5,2\n")
+    assert reward_curve(path, {}, tmp_path / "one.png").is_file()
+
+
+def test_runs_without_rewards_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"absent\.csv: no such file; the run needs the csv logger"):
+        RewardHistory.read(tmp_path / "absent.csv")
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n0,1.0\n")
+    with pytest.raises(ValueError, match=r"holds no train/reward/<task>"):
+        RewardHistory.read(tmp_path / "metrics.csv")
+
+
+def test_running_mean_is_centred_and_shorter_at_the_ends():
+    assert _running_mean(np.array([0.0, 3.0, 6.0])).tolist() == [1.5, 3.0, 4.5]
+
+
+def test_minutes_go_on_at_the_average_slope():
+    known, values = np.array([0.0, 1.0, 2.0]), np.array([0.0, 3.0, 4.0])
+    assert _interpolate(np.array([-1.0, 0.5, 3.0]), known, values).tolist() == [-2.0, 1.5, 6.0]

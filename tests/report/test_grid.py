@@ -1,0 +1,77 @@
+import pytest
+import torch
+from PIL import Image
+
+from diffopd.report import ImageCollector, image_sheet, sample_grid, save_png
+from diffopd.types import Prompts
+
+RED, GREEN, BLUE = (
+    torch.tensor(c).view(3, 1, 1).expand(3, 32, 32) for c in ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0))
+)
+
+
+def test_grid_places_each_image_in_its_row_and_column():
+    grid = sample_grid(
+        [[RED, GREEN], [BLUE, RED]], columns=["base", "student"], rows=[("ocr", "a sign"), ("ocr", "two")]
+    )
+    # 240 pixels of labels, 36 of header; images of 32 pixels enlarged fourfold, 8 apart.
+    centres = {(x, y): grid.getpixel((240 + 64 + x * 136, 36 + 64 + y * 136)) for x in (0, 1) for y in (0, 1)}
+    assert centres == {
+        (0, 0): (255, 0, 0),
+        (1, 0): (0, 255, 0),
+        (0, 1): (0, 0, 255),
+        (1, 1): (255, 0, 0),
+    }
+    assert grid.size == (240 + 2 * 136 + 8, 36 + 2 * 136)
+
+
+def test_small_images_are_enlarged_pixel_by_pixel():
+    stripes = torch.zeros(3, 32, 32)
+    stripes[:, :, ::2] = 1
+    grid = sample_grid([[stripes]], columns=["base"], rows=[("t", "p")])
+    row = [grid.getpixel((240 + x, 50)) for x in range(12)]
+    assert row == [(255,) * 3] * 4 + [(0,) * 3] * 4 + [(255,) * 3] * 4
+
+
+def test_labels_must_match():
+    with pytest.raises(
+        ValueError, match=r"one label per row and column, got rows of \[1\] images for 1 row labels"
+    ):
+        sample_grid([[RED]], columns=["base", "student"], rows=[("t", "p")])
+
+
+def test_sheet_goes_in_reading_order():
+    sheet = image_sheet(torch.stack([RED, GREEN, BLUE]), ["a", "b", "c"], num_columns=2)
+    assert sheet.getpixel((8 + 60, 8 + 60)) == (255, 0, 0)
+    assert sheet.getpixel((8 + 136 + 60, 8 + 60)) == (0, 255, 0)
+    assert sheet.getpixel((8 + 60, 8 + 128 + 51 + 8 + 8 + 60)) == (0, 0, 255)
+
+
+def test_long_prompts_are_cut_not_overlaid():
+    short = image_sheet(RED[None], ["a"])
+    long = image_sheet(RED[None], ["a very long prompt " * 40])
+    assert long.size == short.size
+
+
+def test_large_images_shrink():
+    grid = sample_grid([[torch.rand(3, 512, 512)]], columns=["base"], rows=[("t", "p")])
+    assert grid.width == 240 + 256 + 16
+
+
+def test_collector_keeps_the_first_and_saves_all(tmp_path):
+    collector = ImageCollector(num_per_task=1, folder=tmp_path / "images")
+    prompts = Prompts(("p", "q"), ("ocr",) * 2, ({},) * 2, (6, 7), (0, 1))
+    collector("ocr", prompts, torch.stack([RED, GREEN]))
+    collector("ocr", prompts.select([0]), BLUE[None])
+    with Image.open(tmp_path / "images" / "ocr" / "00007.png") as second:
+        assert second.getpixel((0, 0)) == (0, 255, 0)
+    with Image.open(collector.save_sheet(tmp_path / "sheet.png")) as sheet:
+        assert sheet.width == 128 + 2 * 8
+        assert sheet.getpixel((60, 60)) == (255, 0, 0)
+
+
+def test_png_holds_the_pixels(tmp_path):
+    image = torch.rand(3, 5, 7)
+    with Image.open(save_png(image, tmp_path / "one.png")) as read:
+        assert read.size == (7, 5)
+        assert read.getpixel((6, 4)) == tuple((image[:, 4, 6] * 255).round().int().tolist())

@@ -1,0 +1,64 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from diffopd.report import FinalTable, Row, gain_kept
+from diffopd.teacher import Estimate
+
+
+def score(mean):
+    return Estimate(mean=mean, low=mean - 0.05, high=mean + 0.05, n=64)
+
+
+BASE = {"ocr": score(0.2), "composition": score(0.5)}
+STUDENT = {"ocr": score(0.38), "composition": score(0.7)}
+
+
+def table():
+    rows = [
+        Row("base", 2.0, BASE),
+        Row("teacher: ocr", 1.0, {"ocr": score(0.4)}),
+        Row("student", 2.0, STUDENT),
+    ]
+    return FinalTable("mini", rows, {2.0: {"ocr": 0.9}})
+
+
+def test_gain_kept_is_the_share_of_each_teacher_s_own_gain():
+    shares = gain_kept(BASE, {"ocr": score(0.4), "composition": score(0.6)}, STUDENT)
+    assert shares == pytest.approx({"ocr": 0.9, "composition": 2.0})
+
+
+def test_a_teacher_that_gained_nothing_has_no_share():
+    assert gain_kept(BASE, {"ocr": score(0.2), "composition": score(0.4)}, STUDENT) == {}
+
+
+def test_markdown():
+    lines = table().to_markdown().splitlines()
+    assert lines[2] == "|  | guidance | ocr | composition |"
+    assert lines[4] == "| base | 2 | 0.200 ±0.050 | 0.500 ±0.050 |"
+    assert lines[5] == "| teacher: ocr | 1 | 0.400 ±0.050 | - |"
+    assert lines[7] == "| student's gain kept | 2 | 90% | - |"
+
+
+def test_json_holds_every_number():
+    record = json.loads(table().to_json())
+    assert record["rows"][0]["scores"]["ocr"] == {
+        "mean": 0.2,
+        "low": 0.15000000000000002,
+        "high": 0.25,
+        "n": 64,
+    }
+    assert record["gain_kept"] == {"2.0": {"ocr": 0.9}}
+
+
+def test_three_tasks_fit_a_terminal_of_80_columns():
+    scores = {task: score(0.5) for task in ("composition", "ocr", "aesthetic")}
+    rows = [Row(name, 2.0, scores) for name in ("base", "teacher: composition", "student")]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(FinalTable("mini", rows, {2.0: dict.fromkeys(scores, 0.912)}).to_rich())
+    text = console.file.getvalue()
+    assert text.count("0.500 ±0.050") == 9
+    assert text.count("91%") == 3
+    assert "teacher: composition" in text

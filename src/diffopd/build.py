@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.callbacks import silence_known_noise
+from diffopd.check import check_config, check_fit, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO, latest_valid_checkpoint
+from diffopd.evaluation import Benchmark
+from diffopd.report.at_end import RunFiles
 from diffopd.threads import choose_num_threads
 
 log = logging.getLogger(__name__)
 
-PHASE_GROUPS = ("pipeline", "model", "adapter", "teacher", "sampler", "loss", "reward", "optimizer")
+LIGHT_GROUPS = ("adapter", "teacher", "sampler", "loss", "reward", "optimizer")
 """Config groups that a phase may ask for by naming them in its constructor."""
+HEAVY_GROUPS = ("pipeline", "model")
+"""The same, with weights to load: they wait until everything else is known to be right."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,9 @@ class Experiment:
         folder: The run's folder.
         resume: ``auto`` or ``never``.
         num_threads: Setting of ``trainer.num_threads``.
+        report: What to do with the trained phase, or None.
+        benchmark: What the report measures, or None.
+        files: Where the run's files are.
     """
 
     phase: lightning.LightningModule
@@ -41,6 +51,16 @@ class Experiment:
     folder: Path
     resume: str
     num_threads: str | int
+    report: Callable[[Any, Any, RunFiles], None] | None
+    benchmark: Benchmark | None
+    files: RunFiles
+
+    def run(self) -> None:
+        """Train, then report, unless the training was interrupted."""
+        self.fit()
+        interrupted = any(getattr(callback, "interrupted", False) for callback in self.trainer.callbacks)
+        if self.report is not None and not interrupted and self.trainer.is_global_zero:
+            self.report(self.phase, self.benchmark, self.files)
 
     def fit(self) -> None:
         """Train from the start, or from the newest checkpoint in the run's folder."""
@@ -49,16 +69,22 @@ class Experiment:
         self.trainer.fit(self.phase, self.data, ckpt_path=checkpoint, weights_only=False)
 
 
+@config_errors()
 def build(cfg: DictConfig) -> Experiment:
-    """Instantiate every group the phase asks for, the data and the trainer."""
+    """Instantiate every group the phase asks for, the data and the trainer.
+
+    Raises:
+        ConfigError: If the config cannot work; nearly all of it is found before weights load.
+    """
+    check_config(cfg)
     silence_known_noise()
     folder = Path(cfg.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     phase_class = get_class(cfg.phase._target_)
     wanted = inspect.signature(phase_class).parameters
-    parts = {group: instantiate(cfg[group]) for group in PHASE_GROUPS if group in wanted}
-    phase = instantiate(cfg.phase)(**parts)
+    parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
+    check_fit(cfg, parts)
     data = instantiate(cfg.data)
     settings = {key: value for key, value in cfg.trainer.items() if key != "num_threads"}
     trainer = instantiate(
@@ -68,9 +94,20 @@ def build(cfg: DictConfig) -> Experiment:
         plugins=[SafetensorsCheckpointIO()],
         reload_dataloaders_every_n_epochs=1,
     )
-    return Experiment(phase, data, trainer, folder, cfg.resume, cfg.trainer.num_threads)
+    return Experiment(
+        phase=phase,
+        data=data,
+        trainer=trainer,
+        folder=folder,
+        resume=cfg.resume,
+        num_threads=cfg.trainer.num_threads,
+        report=instantiate(cfg.get("report")),
+        benchmark=instantiate(cfg.get("benchmark")),
+        files=RunFiles(folder=folder, command=_command_line(), seed=cfg.seed),
+    )
 
 
-def plain(node: Any) -> Any:
-    """A config node as dicts and lists."""
-    return OmegaConf.to_container(node, resolve=True)
+def _command_line() -> str:
+    """The command of this run, as a user types it."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return " ".join(["python -m diffopd.train", *overrides])

@@ -1,5 +1,6 @@
 """What watches a training: progress, guards, timing, checkpoints. One round is one Lightning epoch."""
 
+from diffopd.callbacks.adapter_export import AdapterExport
 from diffopd.callbacks.csv_logger import ResumableCSVLogger
 from diffopd.callbacks.finite_loss import FiniteLoss, NonFiniteLossError
 from diffopd.callbacks.quiet import silence_known_noise
@@ -8,6 +9,7 @@ from diffopd.callbacks.round_progress import RoundProgress
 from diffopd.callbacks.throughput import Throughput
 
 __all__ = [
+    "AdapterExport",
     "FiniteLoss",
     "NonFiniteLossError",
     "ResumableCSVLogger",

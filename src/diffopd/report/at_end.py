@@ -1,0 +1,124 @@
+"""What each phase reports when its training ends."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffopd.evaluation import Benchmark, evaluate
+from diffopd.phase import DistillPhase, NFTPhase
+from diffopd.phase.adapted import AVERAGE
+from diffopd.report.distillation import base_scores, report_distillation
+from diffopd.report.table import FinalTable, Row
+from diffopd.teacher import Recipe, TeacherCard
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """Where a run's files are.
+
+    Attributes:
+        folder: The run's folder.
+        command: The command that made it.
+        seed: Its seed.
+    """
+
+    folder: Path
+    command: str
+    seed: int
+
+    @property
+    def others(self) -> Mapping[str, Path]:
+        """Files to list beside the report's own."""
+        return {"config": self.folder / "config.yaml", "LoRA": self.folder / "lora"}
+
+    def recipe(self) -> Recipe:
+        """How the run was made; minutes are training alone, over all sittings."""
+        with (self.folder / "metrics.csv").open(newline="") as file:
+            seconds = [line.get("train/time/seconds_per_round") for line in csv.DictReader(file)]
+        minutes = sum(float(value) for value in seconds if value) / 60
+        return Recipe(command=self.command, seed=self.seed, minutes=round(minutes, 1), commit=_commit())
+
+
+class DistillationReport:
+    """Table of base, teachers and student; samples side by side; reward curve.
+
+    Args:
+        batch_size: Images made together.
+        rows_per_task: Rows of the sample grid for each task.
+    """
+
+    def __init__(self, *, batch_size: int, rows_per_task: int) -> None:
+        self.batch_size, self.rows_per_task = batch_size, rows_per_task
+
+    def __call__(self, phase: DistillPhase, benchmark: Benchmark, run: RunFiles) -> None:
+        """Score the student's average and write the report."""
+        report_distillation(
+            model=phase.model,
+            teachers=phase.teacher,
+            student=AVERAGE,
+            benchmark=benchmark,
+            folder=run.folder / "report",
+            metrics_csv=run.folder / "metrics.csv",
+            batch_size=self.batch_size,
+            rows_per_task=self.rows_per_task,
+            other_files=run.others,
+        )
+
+
+class TeacherReport:
+    """Scores on every task, and the card that makes the adapter a teacher.
+
+    Args:
+        batch_size: Images made together.
+        name: The teacher's name.
+        task: The task it was trained for.
+    """
+
+    def __init__(self, *, batch_size: int, name: str, task: str) -> None:
+        self.batch_size, self.name, self.task = batch_size, name, task
+
+    def __call__(self, phase: NFTPhase, benchmark: Benchmark, run: RunFiles) -> None:
+        """Score the trained average at its own guidance, print beside the base, write ``card.json``."""
+        scale = float(phase.sampler.guidance_scale)
+        result = evaluate(
+            phase.model,
+            benchmark,
+            batch_size=self.batch_size,
+            adapter=AVERAGE,
+            guidance_scale=scale,
+            label=f"scoring {self.name}",
+        )
+        result.save(run.folder / "report" / f"{benchmark.name}.json")
+        card = TeacherCard(
+            name=self.name,
+            task=self.task,
+            guidance_scale=scale,
+            base=phase.model.identity,
+            rank=phase.adapter.rank,
+            alpha=phase.adapter.alpha,
+            scores={benchmark.name: result.estimates},
+            recipe=run.recipe(),
+        )
+        path = card.save(run.folder / "adapter")
+        rows = [Row(self.name, scale, result.estimates)]
+        if base := base_scores(phase.model.path, benchmark.name):
+            rows.insert(0, Row("base", phase.model.guidance_scale, base))
+        print(FinalTable(f"{benchmark.name}: reward by task", rows, {}).to_markdown())
+        for label, file in {"card": path, **run.others}.items():
+            print(f"{label + ':':<14} {file}", flush=True)
+
+
+def _commit() -> str:
+    """Commit of the checkout the code runs from, or ``unknown``."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()

@@ -22,6 +22,8 @@ WARNING_NOISE: tuple[tuple[str, type[Warning]], ...] = (
     (r".*`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
     # A round of one batch logs every step by definition.
     (r"The number of training batches \(\d+\) is smaller than the logging interval", UserWarning),
+    # The frozen model stays in evaluation mode on purpose; nothing here has dropout.
+    (r"Found \d+ module\(s\) in eval mode", UserWarning),
 )
 """(pattern at the start of the text, category) of the warnings to drop."""
 

@@ -96,3 +96,9 @@ class DrawingData(lightning.LightningDataModule):
         round_index = self.trainer.current_epoch if self.trainer else 0
         data = _Round(self.seed, round_index, self.batches_per_round, self.batch_size, self.num_drawings)
         return DataLoader(data, batch_size=None, shuffle=False)
+
+    def transfer_batch_to_device(
+        self, batch: DrawingBatch, device: torch.device, dataloader_idx: int
+    ) -> DrawingBatch:
+        """Indices stay where they are."""
+        return batch

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -27,8 +28,8 @@ AVERAGE = "average"
 class AdaptedPhase(lightning.LightningModule):
     """Base of the phases that train one adapter; one round is one batch of prompts and one epoch.
 
-    Optimisation is manual. Gradients never cross the network inside ``backward``: :meth:`update` averages the
-    adapter's gradients over processes in one transfer.
+    Optimisation is manual. Gradients never cross the network inside :meth:`add_gradient`: :meth:`update`
+    averages the adapter's gradients over processes in one transfer.
 
     Args:
         model: The frozen text-to-image model.
@@ -86,10 +87,6 @@ class AdaptedPhase(lightning.LightningModule):
         """The optimiser of the trained adapter, chosen by name."""
         return self.make_optimizer(self.parameters_of(STUDENT).values())
 
-    def transfer_batch_to_device(self, batch: Prompts, device: torch.device, _: int) -> Prompts:
-        """Prompts stay where they are."""
-        return batch
-
     # What a round is made of.
 
     def conditioning(self, prompts: Prompts) -> Conditioning:
@@ -119,13 +116,16 @@ class AdaptedPhase(lightning.LightningModule):
         return guided_velocity(self.model, latent, sigma, conditioning, empty, guidance_scale, adapter)
 
     @torch.no_grad()
-    def score(self, reward: Reward, clean: Tensor, prompts: Prompts) -> Scores:
-        """Decode latents and score the images."""
-        return reward(self.model.decode(clean).float().cpu(), prompts)
+    def score(
+        self, reward: Reward, clean: Tensor, prompts: Prompts, micro_batch_size: int | None = None
+    ) -> Scores:
+        """Decode latents, at most so many at once, and score the images."""
+        parts = micro_batches(len(prompts), micro_batch_size)
+        return reward(torch.cat([self.model.decode(clean[rows]).float().cpu() for rows in parts]), prompts)
 
     # Updates.
 
-    def backward(self, loss: Tensor) -> None:
+    def add_gradient(self, loss: Tensor) -> None:
         """Add this loss's gradient to the round's, on this process only."""
         with self._no_gradient_sync():
             self.manual_backward(loss)
@@ -190,12 +190,12 @@ def task_weights(tasks: Sequence[str]) -> list[float]:
 
 
 def add_rewards(
-    totals: MutableMapping[str, Tensor], scores: Scores, prompts: Prompts, counts: Mapping[str, int]
+    totals: defaultdict[str, Tensor], scores: Scores, prompts: Prompts, counts: Mapping[str, int]
 ) -> None:
     """Add these rows' share of every task's mean reward to ``train/reward/<task>``.
 
     Args:
-        totals: What the round logs.
+        totals: What the round logs; new entries are zeros on the training device.
         scores: Rewards of these rows.
         prompts: These rows.
         counts: Rows of each task in the whole round on this process.
@@ -203,7 +203,8 @@ def add_rewards(
     for task in dict.fromkeys(prompts.tasks):
         rows = [row for row, name in enumerate(prompts.tasks) if name == task]
         share = scores.value[rows].sum() / counts[task]
-        totals[f"train/reward/{task}"] = totals.get(f"train/reward/{task}", torch.zeros(())) + share
+        name = f"train/reward/{task}"
+        totals[name] = totals[name] + share.to(totals[name])
 
 
 def micro_batches(num_rows: int, size: int | None) -> list[list[int]]:

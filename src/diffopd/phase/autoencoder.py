@@ -78,10 +78,6 @@ class AutoencoderPhase(lightning.LightningModule):
         )
         return loss
 
-    def transfer_batch_to_device(self, batch: DrawingBatch, device: torch.device, _: int) -> DrawingBatch:
-        """Indices stay where they are."""
-        return batch
-
     def trial_step(self) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""
         images = self._images(range(16)).to(self.device) * 2 - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,13 @@ from diffopd.sampler import TransitionSampler, revisit, sample
 from diffopd.teacher import TeacherSet
 from diffopd.types import Conditioning, Prompts, Reward, Transition, TransitionLoss
 
-ROUNDS = ("fused", "two_pass")
+CHOICES = {
+    "round": ("fused", "two_pass"),
+    "train_steps": ("all_but_last", "all"),
+    "step_reduction": ("mean", "sum"),
+    "task_reduction": ("mean", "sum"),
+}
+"""Settings with names, and the names."""
 
 
 class DistillPhase(AdaptedPhase):
@@ -50,7 +56,12 @@ class DistillPhase(AdaptedPhase):
         task_reduction: ``mean`` or ``sum`` of the losses over tasks.
         micro_batch_size: Most rows in one forward; null for all at once.
         score_every_n_rounds: Rounds from one scored rollout to the next; 0 for never.
+
+    Attributes:
+        supervision: What its loss learns from.
     """
+
+    supervision: ClassVar[str] = "teacher"
 
     def __init__(
         self,
@@ -65,13 +76,22 @@ class DistillPhase(AdaptedPhase):
         seed: int,
         ema: Mapping[str, Any],
         gradient_clip: float,
-        round: str,
-        train_steps: str,
-        step_reduction: str,
-        task_reduction: str,
+        round: Literal["fused", "two_pass"],
+        train_steps: Literal["all", "all_but_last"],
+        step_reduction: Literal["mean", "sum"],
+        task_reduction: Literal["mean", "sum"],
         micro_batch_size: int | None,
         score_every_n_rounds: int,
     ) -> None:
+        given = (round, train_steps, step_reduction, task_reduction)
+        for (setting, allowed), value in zip(CHOICES.items(), given, strict=True):
+            if value not in allowed:
+                raise ValueError(f"phase.{setting}={value} is not known; choose one of {', '.join(allowed)}")
+        if train_steps == "all_but_last" and sampler.num_steps == 1:
+            raise ValueError(
+                "phase.train_steps=all_but_last leaves nothing to train with sampler.num_steps=1; "
+                "set phase.train_steps=all or more steps"
+            )
         super().__init__(
             model=model, adapter=adapter, optimizer=optimizer, seed=seed, ema=ema, gradient_clip=gradient_clip
         )
@@ -106,14 +126,22 @@ class DistillPhase(AdaptedPhase):
                     )
                     term = self.loss(transition, target)
                     loss = (weights[rows] * term.value).sum() * self.step_weight
-                    self.backward(loss)
+                    self.add_gradient(loss)
                     totals["train/loss/opd"] += loss.detach()
                     self._add_metrics(totals, part.tasks, weights[rows], counts, term.metrics)
-                if transition.step == self.sampler.num_steps - 1:
+                    # Nothing of this step may be in memory when the next one is computed.
+                    del target, term, loss
+                if self._scored and transition.step == self.sampler.num_steps - 1:
                     scores = self.score(self.reward, transition.next_latent, part)
                     add_rewards(totals, scores, part, counts)
+                del transition
         totals["train/gradient_norm"] = self.update()
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+
+    @property
+    def _scored(self) -> bool:
+        """Whether this round's images are scored for the log."""
+        return self.score_every_n_rounds > 0 and self.round % self.score_every_n_rounds == 0
 
     def _rollout(self, prompts: Prompts, conditioning: Conditioning) -> Iterator[Transition]:
         """The student's transitions, with gradients where they are trained.
@@ -132,8 +160,7 @@ class DistillPhase(AdaptedPhase):
             rollout = revisit(self.sampler, sample(self.sampler, student, start, fresh_noise), student)
         else:
             rollout = self.sampler.rollout(student, start, fresh_noise)
-        scored = self.score_every_n_rounds > 0 and self.round % self.score_every_n_rounds == 0
-        for step in range(self.sampler.num_steps if scored else len(self.train_steps)):
+        for step in range(self.sampler.num_steps if self._scored else len(self.train_steps)):
             with torch.set_grad_enabled(step in self.train_steps):
                 transition = next(rollout)
             yield transition
@@ -155,7 +182,7 @@ class DistillPhase(AdaptedPhase):
     ) -> None:
         """Add one step's share: the teacher gap per task (mean over steps), the KL in nats (sum over steps)."""
         if "kl_nats" in metrics:
-            scale = 1 / len(set(tasks)) if self.sum_tasks else 1
+            scale = 1 / len(counts) if self.sum_tasks else 1
             totals["train/loss/kl_nats"] += (weights * metrics["kl_nats"]).sum() * scale
         for task in dict.fromkeys(tasks):
             rows = [row for row, name in enumerate(tasks) if name == task]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed
@@ -48,7 +48,12 @@ class NFTPhase(AdaptedPhase):
         num_timesteps: Noise levels each sample is trained at; null for all but the last of the grid.
         updates_per_round: Optimiser steps in a round; the noise levels are shared among them.
         micro_batch_size: Most rows in one forward; null for all at once.
+
+    Attributes:
+        supervision: What its loss learns from.
     """
+
+    supervision: ClassVar[str] = "advantage"
 
     def __init__(
         self,
@@ -97,7 +102,7 @@ class NFTPhase(AdaptedPhase):
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         conditioning = self.conditioning(prompts)
         clean = self._samples(prompts, conditioning)
-        scores = self.score(self.reward, clean, prompts)
+        scores = self.score(self.reward, clean, prompts, self.micro_batch_size)
         add_rewards(totals, scores, prompts, Counter(prompts.tasks))
         advantage = self._advantages(scores.value, prompts).to(self.device)
         totals["train/advantage/zero_share"] = (advantage == 0).float().mean()
@@ -112,12 +117,12 @@ class NFTPhase(AdaptedPhase):
                         part, conditioning.select(rows), clean[rows], steps, advantage[rows], column
                     )
                     loss = term.value.sum() / (len(prompts) * per_update)
-                    self.backward(loss)
+                    self.add_gradient(loss)
                     totals["train/loss/nft"] += loss.detach() / self.updates_per_round
             totals["train/gradient_norm"] += self.update() / self.updates_per_round
         decay = self._old_decay(self.global_step)
         blend(self.parameters_of(OLD), self.parameters_of(STUDENT), decay)
-        totals["train/old_policy_decay"] = torch.tensor(decay)
+        totals["train/old_policy_decay"] += decay
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
 
     @torch.no_grad()

@@ -86,6 +86,8 @@ class PretrainPhase(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Draw and encode every drawing once; the autoencoder is not needed after."""
         vae, chunks = self.pipeline.vae.to(self.device).eval(), []
+        shift = vae.config.shift_factor or 0.0
+        self.texts = []
         for start in range(0, self.num_drawings, 512):
             drawings = [
                 training_drawing(self.seed, i) for i in range(start, min(start + 512, self.num_drawings))
@@ -95,7 +97,7 @@ class PretrainPhase(lightning.LightningModule):
                 to_image_tensor(np.stack([drawing.pixels for drawing in drawings])).to(self.device) * 2 - 1
             )
             latents = vae.encode(images).latent_dist.mean
-            chunks.append(((latents - vae.config.shift_factor) * vae.config.scaling_factor).half().cpu())
+            chunks.append(((latents - shift) * vae.config.scaling_factor).half().cpu())
         self.latents = torch.cat(chunks)
 
     def training_step(self, batch: DrawingBatch, batch_index: int) -> Tensor:
@@ -116,10 +118,6 @@ class PretrainPhase(lightning.LightningModule):
         if signs.any():
             self.log_dict({"train/loss_signs": error[signs].mean().detach()})
         return error.mean()
-
-    def transfer_batch_to_device(self, batch: DrawingBatch, device: torch.device, _: int) -> DrawingBatch:
-        """Indices stay where they are."""
-        return batch
 
     def trial_step(self, batch_size: int = 16) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""

@@ -12,13 +12,14 @@ from typing import Any
 import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffopd.callbacks import silence_known_noise
 from diffopd.check import check_config, check_fit, config_errors
-from diffopd.checkpoint import SafetensorsCheckpointIO, latest_valid_checkpoint
+from diffopd.checkpoint import SafetensorsCheckpointIO
 from diffopd.evaluation import Benchmark
 from diffopd.report.at_end import RunFiles
+from diffopd.resume import find_checkpoint
 from diffopd.threads import choose_num_threads
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Experiment:
         data: Its batches, one round an epoch.
         trainer: Lightning's trainer.
         folder: The run's folder.
-        resume: ``auto`` or ``never``.
+        checkpoint: Where to go on from, or None.
         num_threads: Setting of ``trainer.num_threads``.
         report: What to do with the trained phase, or None.
         benchmark: What the report measures, or None.
@@ -49,7 +50,7 @@ class Experiment:
     data: lightning.LightningDataModule
     trainer: lightning.Trainer
     folder: Path
-    resume: str
+    checkpoint: Path | None
     num_threads: str | int
     report: Callable[[Any, Any, RunFiles], None] | None
     benchmark: Benchmark | None
@@ -64,9 +65,8 @@ class Experiment:
 
     def fit(self) -> None:
         """Train from the start, or from the newest checkpoint in the run's folder."""
-        checkpoint = latest_valid_checkpoint(self.folder / "checkpoints") if self.resume == "auto" else None
         choose_num_threads(self.phase.trial_step, self.num_threads)
-        self.trainer.fit(self.phase, self.data, ckpt_path=checkpoint, weights_only=False)
+        self.trainer.fit(self.phase, self.data, ckpt_path=self.checkpoint, weights_only=False)
 
 
 @config_errors()
@@ -79,8 +79,7 @@ def build(cfg: DictConfig) -> Experiment:
     check_config(cfg)
     silence_known_noise()
     folder = Path(cfg.paths.run)
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    checkpoint = find_checkpoint(cfg, folder)
     phase_class = get_class(cfg.phase._target_)
     wanted = inspect.signature(phase_class).parameters
     parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
@@ -94,12 +93,14 @@ def build(cfg: DictConfig) -> Experiment:
         plugins=[SafetensorsCheckpointIO()],
         reload_dataloaders_every_n_epochs=1,
     )
+    parts |= {group: instantiate(cfg[group]) for group in HEAVY_GROUPS if group in wanted}
+    phase = instantiate(cfg.phase)(**parts)
     return Experiment(
         phase=phase,
         data=data,
         trainer=trainer,
         folder=folder,
-        resume=cfg.resume,
+        checkpoint=checkpoint,
         num_threads=cfg.trainer.num_threads,
         report=instantiate(cfg.get("report")),
         benchmark=instantiate(cfg.get("benchmark")),

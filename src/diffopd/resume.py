@@ -1,0 +1,100 @@
+"""Whether a run goes on from what its folder holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffopd.checkpoint import latest_valid_checkpoint
+
+log = logging.getLogger(__name__)
+
+MODES = ("auto", "never")
+CONFIG = "config.yaml"
+_HARMLESS = (
+    "callbacks",
+    "logger",
+    "paths",
+    "report",
+    "benchmark",
+    "resume",
+    "debug",
+    "trainer",
+    "run_id",
+    "name",
+)
+_KEPT_ASIDE = ("checkpoints", "metrics.csv", "tensorboard", "adapter", "lora", "report", "pipeline", CONFIG)
+
+
+def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
+    """The checkpoint to go on from, if any; then save the config of this run.
+
+    With ``resume=auto`` the newest valid checkpoint in the run's folder is used, if it was made with the
+    same settings. With ``resume=never`` what the folder holds is moved to ``previous_1``, ``previous_2``, ...
+
+    Args:
+        cfg: The composed config.
+        folder: The run's folder.
+
+    Raises:
+        ValueError: If the folder holds a run whose settings differ in what affects the result.
+    """
+    if cfg.resume not in MODES:
+        raise ValueError(f"resume={cfg.resume} is not known; choose auto or never")
+    checkpoint = latest_valid_checkpoint(folder / "checkpoints")
+    if checkpoint is not None and cfg.resume == "never":
+        _keep_aside(folder)
+        checkpoint = None
+    if checkpoint is not None:
+        _check_same_settings(cfg, folder)
+        log.info("going on from %s", checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / CONFIG, resolve=True)
+    return checkpoint
+
+
+def _check_same_settings(cfg: DictConfig, folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        return
+    before = _settings(OmegaConf.load(folder / CONFIG))
+    now = _settings(cfg)
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        lines = [f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in changed]
+        raise ValueError(
+            f"{folder} holds a run with other settings:\n"
+            + "\n".join(lines)
+            + "\nGive this run its own folder "
+            "with run_id=..., or start anew with resume=never (the old files are kept aside)"
+        )
+
+
+def _settings(cfg: Any) -> dict[str, Any]:
+    """What affects the result, flat: config path -> value."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return dict(_flat({k: v for k, v in plain.items() if k not in _HARMLESS}))
+
+
+def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        return [
+            leaf
+            for key, value in node.items()
+            for leaf in _flat(value, f"{path}.{key}" if path else str(key))
+        ]
+    return [(path, node)]
+
+
+def _keep_aside(folder: Path) -> None:
+    number = 1 + sum(1 for _ in folder.glob("previous_*"))
+    aside = folder / f"previous_{number}"
+    aside.mkdir()
+    for name in _KEPT_ASIDE:
+        if (folder / name).exists():
+            (folder / name).rename(aside / name)
+    log.info("resume=never: the run that was in %s is kept in %s", folder, aside)

@@ -1,0 +1,34 @@
+"""All checks of a composed config, cheapest first."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from diffopd.check.combination import combination_problems
+from diffopd.check.error import ConfigError
+from diffopd.check.place import place_problems
+from diffopd.check.setting import setting_problems
+from diffopd.check.values import plain_values
+
+
+def check_config(cfg: DictConfig, config_name: str = "train") -> None:
+    """Refuse a config that cannot work.
+
+    Keys, kinds and limits are compared with the source of what will be built, so neither Lightning nor diffusers
+    is imported. Only a config that passes has its combinations and folders looked at.
+
+    Args:
+        cfg: The composed config.
+        config_name: The primary config it was composed from: ``train``, ``evaluate``, ``sample``.
+
+    Raises:
+        ConfigError: Every problem found, one a line: config path, what came, what is allowed.
+    """
+    values = plain_values(cfg)
+    for problems in (
+        lambda: setting_problems(values, config_name),
+        lambda: combination_problems(values),
+        lambda: place_problems(values),
+    ):
+        if found := list(dict.fromkeys(problems())):
+            raise ConfigError("\n".join(found))

@@ -1,0 +1,88 @@
+"""Hydra's refusals of a command line, in the user's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from diffopd.check.error import did_you_mean
+from diffopd.check.setting import Groups
+from diffopd.configs import config_folder
+
+_UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'")
+_MISSING = re.compile(r"Missing mandatory value: (\S+)|Missing mandatory value\b")
+
+
+def explain_composition(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
+    """Why a config could not be composed, with the nearest known name.
+
+    Args:
+        error: What Hydra raised.
+        config_name: The primary config, e.g. ``train``.
+        overrides: The command line's ``key=value`` arguments.
+
+    Returns:
+        One message without Hydra's advice to append keys, which a check would refuse later.
+    """
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        return _unknown_choice(error)
+    found = _UNKNOWN_KEY.search(str(error))
+    if found and "No match in the defaults list" in str(error):
+        return _unknown_group(found[1], overrides)
+    if found:
+        return _unknown_key(found[1], config_name, overrides)
+    if "issing" in str(error) and "name" in str(error) and _gives_no_name(config_name, overrides):
+        choices = ", ".join(Groups.read().choices["experiment"])
+        return f"name is required; start from an experiment, +experiment=... ({choices}), or give name=..."
+    cause = f"\n{error.__cause__}" if error.__cause__ is not None and error.__cause__ is not error else ""
+    return f"{error}{cause}"
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    options = [str(option) for option in error.options or ()]
+    near = did_you_mean(choice, options, f"{group}=")
+    return f"{group}={choice}: there is no such choice{near}\n{group} has {', '.join(options)}"
+
+
+def _unknown_group(name: str, overrides: Sequence[str]) -> str:
+    choices = Groups.read().choices
+    if name in choices:
+        value = next((o.partition("=")[2] for o in overrides if o.partition("=")[0] == name), "...")
+        return (
+            f"{name}={value}: no {name} is chosen yet that this could replace; add one with +{name}={value} "
+            f"({', '.join(choices[name])})"
+        )
+    near = did_you_mean(name, choices)
+    return f"{name} is not a config group{near or '; there are ' + ', '.join(choices)}"
+
+
+def _unknown_key(path: str, config_name: str, overrides: Sequence[str]) -> str:
+    parent, _, key = path.rpartition(".")
+    keys = _keys_of(parent, config_name, [o for o in overrides if o.partition("=")[0].lstrip("+~") != path])
+    near = did_you_mean(key, keys, f"{parent}." if parent else "")
+    here = f" of {parent}" if parent else f" of {config_name}"
+    return f"{path} is not a setting{here}{near or (f'; it has ' + ', '.join(keys) if keys else '')}"
+
+
+def _keys_of(parent: str, config_name: str, overrides: Sequence[str]) -> list[str]:
+    """Keys of a node of the config that the other overrides make; none if they make none."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            node: Any = compose(config_name, overrides=list(overrides))
+    except Exception:  # a suggestion is not worth a second error
+        return []
+    node = OmegaConf.select(node, parent) if parent else node
+    return [str(key) for key in node if not str(key).startswith("_")] if isinstance(node, DictConfig) else []
+
+
+def _gives_no_name(config_name: str, overrides: Sequence[str]) -> bool:
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    return config_name == "train" and not given & {"name", "experiment"}

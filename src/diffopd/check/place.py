@@ -1,0 +1,76 @@
+"""Are the folders there that a config names, and do adapters fit the model? Answered before weights load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from diffopd.check.error import ConfigError
+from diffopd.check.setting import phase_takes
+
+
+def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Folders that are named and not there, as one sentence each."""
+    from diffopd.files import resolve_path  # brings torch, so only for a config that is sound otherwise
+
+    model = values.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("path"), str) and phase_takes(values, "model"):
+        path, place = model["path"], Path(resolve_path(model["path"]))
+        if place.is_dir():
+            if not (place / "model_index.json").is_file():
+                yield f"model.path={path}: {place} holds no model_index.json; give the folder of a whole pipeline"
+        elif not _looks_like_hub_id(path):
+            yield f"model.path={path}: there is no such folder ({place.absolute()})"
+    teachers = (values.get("teacher") or {}).get("teachers") if phase_takes(values, "teacher") else None
+    for task, entry in (teachers or {}).items():
+        yield from _adapter_folder(f"teacher.teachers.{task}.path", entry["path"], ("adapter_config.json", "card.json"))
+    if isinstance(values.get("adapter_path"), str):
+        yield from _adapter_folder("adapter_path", values["adapter_path"], ("adapter_config.json",))
+
+
+def _adapter_folder(setting: str, path: str, needed: tuple[str, ...]) -> Iterator[str]:
+    from diffopd.files import resolve_path
+
+    folder = Path(resolve_path(path))
+    if not folder.is_dir():
+        yield f"{setting}={path}: there is no such folder ({folder.absolute()}); give one in PEFT's format"
+        return
+    for name in needed:
+        if not (folder / name).is_file():
+            why = "which states a teacher's task and guidance" if name == "card.json" else "as PEFT writes it"
+            yield f"{setting}={path}: {folder} holds no {name}, {why}"
+
+
+def _looks_like_hub_id(path: str) -> bool:
+    return path.count("/") == 1 and not path.startswith((".", "/", "~"))
+
+
+def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
+    """Compare the adapters of a training with the model's config, read without its weights.
+
+    Args:
+        cfg: The composed config.
+        parts: What is built so far: ``adapter`` and ``teacher``, if the phase has them.
+
+    Raises:
+        ConfigError: If one does not fit.
+    """
+    from diffopd.adapter.check import expected_shapes
+    from diffopd.model import read_transformer_config
+
+    if not {"adapter", "teacher"} & set(parts):
+        return
+    base = read_transformer_config(cfg.model.path, cfg.model.revision)
+    if "adapter" in parts and not expected_shapes(parts["adapter"].peft_config(), base):
+        raise ConfigError(
+            f"adapter.target_modules={list(parts['adapter'].target_modules)} match no layer of "
+            f"model.path={cfg.model.path}"
+        )
+    if "teacher" in parts:
+        try:
+            parts["teacher"].check(base)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error

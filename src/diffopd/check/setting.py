@@ -1,0 +1,183 @@
+"""Are a config's keys known, its required values given, its values of the right kind?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from diffopd.check.annotation import allowed_by
+from diffopd.check.error import did_you_mean
+from diffopd.check.limit import limit_problems
+from diffopd.check.source import Target, is_installed, read_target
+from diffopd.check.values import UNKNOWN, UNSET
+from diffopd.configs import config_folder
+
+HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+KEYS: Mapping[str, Sequence[str]] = {
+    "paths": ("root", "run", "checkpoints"),
+    "phase.ema": ("decay", "update_interval"),
+    "phase.old_policy": ("decay_type", "start", "rate", "cap"),
+    "teacher.teachers.*": ("path", "guidance_scale"),
+    "data.tasks.*": ("path", "prompts_per_round", "group_size"),
+}
+"""Keys of mappings that are handed over as they are."""
+
+BESIDE_TARGET: Mapping[str, Sequence[str]] = {"trainer": ("num_threads",)}
+"""Keys of a node that its target does not take."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The config groups and their choices.
+
+    Attributes:
+        choices: group -> names of its files.
+    """
+
+    choices: Mapping[str, Sequence[str]]
+
+    @staticmethod
+    def read() -> Groups:
+        """Those of this installation."""
+        folders = sorted(folder for folder in Path(config_folder()).iterdir() if folder.is_dir())
+        return Groups({folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders})
+
+
+def setting_problems(values: Mapping[str, Any], config_name: str) -> Iterator[str]:
+    """Everything wrong with the settings of a composed config, as one sentence each.
+
+    Args:
+        values: The config by :func:`diffopd.check.values.plain_values`.
+        config_name: The primary config it was composed from, e.g. ``train``.
+    """
+    groups = Groups.read()
+    primary = OmegaConf.load(Path(config_folder()) / f"{config_name}.yaml")
+    known = {*groups.choices, *(str(key) for key in primary)} - {"defaults", "experiment", "hydra"}
+    for key, value in values.items():
+        if key not in known:
+            yield f"{key} is not a setting of {config_name}{did_you_mean(key, known)}"
+        elif value is UNSET:
+            hint = _experiments(groups) if key == "name" else ""
+            yield f"{key} is required and has no value; give it as {key}=...{hint}"
+        elif isinstance(value, Mapping):
+            yield from _node_problems(key, value)
+        else:
+            yield from limit_problems(key, value)
+    yield from _phase_problems(values, groups)
+
+
+def _node_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:
+    """Problems of a node and of all below it."""
+    target = None
+    if isinstance(node.get("_target_"), str):
+        target = read_target(node["_target_"])
+        yield from _target_problems(path, node, target)
+    else:
+        yield from _keys_problems(path, node)
+    for key, value in node.items():
+        place = f"{path}.{key}"
+        if value is UNSET:
+            yield f"{place} is required and has no value; give it as {place}=..."
+        elif value is not UNKNOWN:
+            yield from _value_problems(place, value, target)
+
+
+def _value_problems(place: str, value: Any, target: Target | None) -> Iterator[str]:
+    """Problems of one value under a node, and of all below it."""
+    parameter = target.parameters.get(place.rpartition(".")[2]) if target else None
+    allowed = allowed_by(parameter) if parameter else None
+    if allowed and not allowed.accepts(value):
+        yield allowed.problem(place, value)
+    elif isinstance(value, Mapping):
+        yield from _node_problems(place, value)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            if isinstance(item, Mapping):
+                yield from _node_problems(f"{place}.{number}", item)
+            else:
+                yield from limit_problems(f"{place}.{number}", item)
+    else:
+        yield from limit_problems(place, value)
+
+
+def _target_problems(path: str, node: Mapping[str, Any], target: Target | None) -> Iterator[str]:
+    """Does the class that a node names exist, and take the node's keys?"""
+    name = node["_target_"]
+    if target is None:
+        if not is_installed(name):
+            yield f"{path}._target_={name} is not installed"
+        elif name.startswith("diffopd."):
+            yield f"{path}._target_={name}: there is no such class"
+        return
+    beside = BESIDE_TARGET.get(path, ())
+    if not target.takes_any:
+        known = [*(key for key in target.parameters if key not in _parts_of(path)), *beside]
+        for key in node:
+            if key not in known and key not in HYDRA_KEYS:
+                near = did_you_mean(key, known, f"{path}.")
+                yield f"{path}.{key} is not a setting of {name}{near or _list(known)}"
+    if not node.get("_partial_"):
+        for key, parameter in target.parameters.items():
+            if parameter.required and key not in node:
+                yield f"{path}.{key} is missing; {name} needs it"
+
+
+def _keys_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:
+    """Has a mapping without a class the keys it should have?"""
+    for pattern, keys in KEYS.items():
+        if not fnmatch(path, pattern):
+            continue
+        for key in node:
+            if key not in keys:
+                yield f"{path}.{key} is not a setting{did_you_mean(key, keys, f'{path}.') or _list(keys)}"
+        for key in keys:
+            if key not in node:
+                yield f"{path}.{key} is missing"
+
+
+def _phase_problems(values: Mapping[str, Any], groups: Groups) -> Iterator[str]:
+    """Is there a phase, with all it is built from?"""
+    if "optimizer" not in values:  # not a config of a training
+        return
+    for group in ("phase", "data"):
+        if values.get(group) is None:
+            hint = _experiments(groups)
+            yield f"no {group} is chosen{hint}, or +{group}=... ({', '.join(groups.choices[group])})"
+    target = read_target((values.get("phase") or {}).get("_target_", ""))
+    if target is None:
+        return
+    for key, parameter in target.parameters.items():
+        if not parameter.required or key in values["phase"]:
+            continue
+        if key not in groups.choices:
+            yield f"phase.{key} is missing; {values['phase']['_target_']} needs it"
+        elif values.get(key) is None:
+            yield (
+                f"{values['phase']['_target_']} needs a {key} and none is chosen; "
+                f"choose one with +{key}=... ({', '.join(groups.choices[key])})"
+            )
+
+
+def phase_takes(values: Mapping[str, Any], group: str) -> bool:
+    """Whether the chosen phase is built from ``group``; True where there is no phase."""
+    target = read_target((values.get("phase") or {}).get("_target_", ""))
+    return target is None or group in target.parameters
+
+
+def _parts_of(path: str) -> set[str]:
+    """Arguments of a phase that are config groups of their own."""
+    return set(Groups.read().choices) if path == "phase" else set()
+
+
+def _experiments(groups: Groups) -> str:
+    return f"; start from an experiment, +experiment=... ({', '.join(groups.choices['experiment'])})"
+
+
+def _list(keys: Sequence[str]) -> str:
+    return f"; it has {', '.join(keys)}"

@@ -1,0 +1,231 @@
+"""What the target of a config node takes, read from its source without importing it.
+
+Importing a phase brings Lightning and diffusers along, which takes longer than a user wants to wait for the news
+of a misspelt key. The source says the same: names, defaults and annotations.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_MAX_HOPS = 20  # imports followed from one name to its definition
+_PLAIN_BASES = {"object", "ABC", "Generic", "Protocol"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A parsed source file.
+
+    Attributes:
+        name: Dotted name.
+        path: The file.
+        tree: Its statements.
+    """
+
+    name: str
+    path: Path
+    tree: ast.Module
+
+    @property
+    def package(self) -> str:
+        """Dotted name that relative imports start from."""
+        return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a constructor.
+
+    Attributes:
+        annotation: Its type as written, or None.
+        module: Where it is written.
+        required: Whether it has no default.
+    """
+
+    annotation: ast.expr | None
+    module: Module
+    required: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """A class or function that a ``_target_`` names.
+
+    Attributes:
+        parameters: What it takes by name.
+        takes_any: Whether it takes other names, too (``**kwargs``).
+        constants: A class's own attributes with literal values.
+    """
+
+    parameters: Mapping[str, Parameter]
+    takes_any: bool
+    constants: Mapping[str, Any]
+
+
+def read_target(dotted: str) -> Target | None:
+    """What ``dotted`` takes, or None if its source does not say."""
+    found = find(dotted)
+    if found is None:
+        return None
+    module, node = found
+    if isinstance(node, ast.FunctionDef):
+        return _from_function(module, node, skip=0)
+    return _from_class(module, node, 0) if isinstance(node, ast.ClassDef) else None
+
+
+def is_installed(dotted: str) -> bool:
+    """Whether the package that ``dotted`` starts with can be found."""
+    return importlib.util.find_spec(dotted.partition(".")[0]) is not None
+
+
+def find(dotted: str, hops: int = 0) -> tuple[Module, ast.stmt] | None:
+    """The module and statement that define ``dotted``, imports followed."""
+    head, *rest = dotted.split(".")
+    module = _top_module(head)
+    for place, part in enumerate(rest):
+        if module is None:
+            return None
+        if place == len(rest) - 1 and (found := find_in(module, part, hops + 1)):
+            return found
+        module = _submodule(module, part)
+    return None
+
+
+def find_in(module: Module, name: str, hops: int = 0) -> tuple[Module, ast.stmt] | None:
+    """The module and statement that define ``name`` as seen in ``module``."""
+    if hops > _MAX_HOPS:
+        return None
+    for statement in _statements(module.tree.body):
+        if isinstance(statement, (ast.ClassDef, ast.FunctionDef)) and statement.name == name:
+            return module, statement
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == name for target in statement.targets
+        ):
+            followed = _follow(module, statement.value, hops + 1)
+            return followed or (module, statement)
+        if isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
+                if (alias.asname or alias.name) == name:
+                    return find(f"{_source_of(statement, module)}.{alias.name}", hops + 1)
+    return None
+
+
+def _follow(module: Module, expression: ast.expr, hops: int) -> tuple[Module, ast.stmt] | None:
+    """The definition a plain or dotted name refers to in ``module``."""
+    if isinstance(expression, ast.Name):
+        return find_in(module, expression.id, hops)
+    if isinstance(expression, ast.Attribute):
+        head, _, rest = ast.unparse(expression).partition(".")
+        for statement in _statements(module.tree.body):
+            if isinstance(statement, ast.Import):
+                for alias in statement.names:
+                    if (alias.asname or alias.name.partition(".")[0]) == head:
+                        base = alias.name if alias.asname else head
+                        return find(f"{base}.{rest}", hops)
+    return None
+
+
+def _from_class(module: Module, node: ast.ClassDef, hops: int) -> Target | None:
+    if hops > _MAX_HOPS:
+        return None
+    constants = dict(_constants(node))
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            taken = _from_function(module, statement, skip=1)
+            return Target(taken.parameters, taken.takes_any, constants)
+    inherited: list[Target] = []
+    for base in node.bases:
+        if ast.unparse(base).rpartition(".")[2].partition("[")[0] in _PLAIN_BASES:
+            continue
+        found = _follow(module, base, hops + 1)
+        target = _from_class(found[0], found[1], hops + 1) if found and _is_class(found[1]) else None
+        if target is None:
+            return None
+        inherited.append(target)
+    parameters: dict[str, Parameter] = {}
+    for target in reversed(inherited):
+        parameters |= target.parameters
+        constants = {**target.constants, **constants}
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        parameters |= dict(_fields(module, node))
+    return Target(parameters, any(target.takes_any for target in inherited), constants)
+
+
+def _is_class(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ClassDef)
+
+
+def _from_function(module: Module, node: ast.FunctionDef, skip: int) -> Target:
+    arguments = node.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    without_default = len(positional) - len(arguments.defaults)
+    parameters = {
+        argument.arg: Parameter(argument.annotation, module, place < without_default)
+        for place, argument in enumerate(positional)
+        if place >= skip
+    }
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        parameters[argument.arg] = Parameter(argument.annotation, module, default is None)
+    return Target(parameters, arguments.kwarg is not None, {})
+
+
+def _fields(module: Module, node: ast.ClassDef) -> Iterator[tuple[str, Parameter]]:
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if "ClassVar" not in ast.unparse(statement.annotation):
+                yield statement.target.id, Parameter(statement.annotation, module, statement.value is None)
+
+
+def _constants(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if isinstance(statement.value, ast.Constant):
+                yield statement.target.id, statement.value.value
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of a module, those under ``if`` and ``try`` included."""
+    for statement in body:
+        yield statement
+        for part in ("body", "orelse", "handlers", "finalbody"):
+            if isinstance(statement, (ast.If, ast.Try, ast.ExceptHandler)):
+                yield from _statements(getattr(statement, part, []))
+
+
+def _source_of(statement: ast.ImportFrom, module: Module) -> str:
+    """Absolute name of the module an import statement imports from."""
+    if statement.level == 0:
+        return statement.module or ""
+    base = module.package.split(".")
+    base = base[: len(base) - statement.level + 1]
+    return ".".join([*base, *([statement.module] if statement.module else [])])
+
+
+def _top_module(name: str) -> Module | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return _parse(name, Path(spec.origin))
+
+
+def _submodule(module: Module, name: str) -> Module | None:
+    if module.path.name != "__init__.py":
+        return None
+    for path in (module.path.parent / name / "__init__.py", module.path.parent / f"{name}.py"):
+        if path.is_file():
+            return _parse(f"{module.name}.{name}", path)
+    return None
+
+
+@lru_cache(maxsize=None)
+def _parse(name: str, path: Path) -> Module:
+    return Module(name, path, ast.parse(path.read_text(encoding="utf-8")))

@@ -1,0 +1,74 @@
+"""What the commands share: compose, check, run; a mistake in the config ends in one message, not a traceback."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+import hydra
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from diffopd.check import ConfigError, check_config, explain_composition
+from diffopd.configs import config_folder
+
+REFUSED = 2
+"""Exit code of a refused configuration."""
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a program of a function of a composed config.
+
+    The config is checked before the function is called, so a function that imports what it needs inside lets
+    users wait for their mistakes no longer than for Hydra.
+
+    Args:
+        config_name: The primary config in ``conf/``, without its ending.
+    """
+
+    def decorate(run: Callable[[DictConfig], None]) -> Callable[[], None]:
+        started = False
+
+        @functools.wraps(run)
+        def task(cfg: DictConfig) -> None:
+            nonlocal started
+            started = True
+            try:
+                check_config(cfg, config_name)
+                run(cfg)
+            except ConfigError as error:
+                if cfg.get("debug"):
+                    raise
+                refuse(str(error))
+
+        main = hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)
+
+        @functools.wraps(run)
+        def program() -> None:
+            before = os.environ.get("HYDRA_FULL_ERROR")
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+            try:
+                main()
+            except (CompactHydraException, OmegaConfBaseException) as error:
+                if started or "debug=true" in sys.argv:
+                    raise
+                overrides = [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]
+                refuse(explain_composition(error, config_name, overrides))
+            finally:
+                if before is None:
+                    del os.environ["HYDRA_FULL_ERROR"]
+                else:
+                    os.environ["HYDRA_FULL_ERROR"] = before
+
+        return program
+
+    return decorate
+
+
+def refuse(message: str) -> None:
+    """Print why a config is refused, and end the program."""
+    print(f"config error: {message}\n(debug=true shows the traceback)", file=sys.stderr)
+    sys.exit(REFUSED)

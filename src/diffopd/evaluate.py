@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
+from diffopd.arguments import hydra_arguments
 from diffopd.configs import config_folder
 
 
@@ -48,9 +51,10 @@ def run(cfg: DictConfig) -> None:
         adapter=adapter,
         guidance_scale=cfg.guidance_scale,
         on_images=images,
-        label=f"evaluating {cfg.adapter or 'the base model'}",
+        label=f"evaluating {cfg.adapter_path or 'the base model'}",
         console=console,
     )
+    result = dataclasses.replace(result, adapter=cfg.adapter_path)
     if result.tasks:
         console.print(results_table(result))
     paths = {
@@ -64,4 +68,5 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     main()

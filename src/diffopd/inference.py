@@ -28,7 +28,7 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]
     """The model on its device, and the name of the adapter on it.
 
     Args:
-        cfg: Has ``model``, ``adapter`` (a folder or null), ``device`` and ``guidance_scale``.
+        cfg: Has ``model``, ``adapter_path`` (a folder or null), ``device`` and ``guidance_scale``.
         console: Where to say that an adapter was trained for other settings than these.
 
     Returns:
@@ -39,14 +39,14 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]
     """
     silence_known_noise()
     device = _device(cfg.device)
-    if cfg.adapter is not None:
-        folder = Path(resolve_path(cfg.adapter))
+    if cfg.adapter_path is not None:
+        folder = Path(resolve_path(cfg.adapter_path))
         check_adapter(folder, read_transformer_config(cfg.model.path, cfg.model.revision), setting="adapter")
     model: SD3Model = instantiate(cfg.model)
-    if cfg.adapter is None:
+    if cfg.adapter_path is None:
         return model.to(device), None
-    load_adapter(model.transformer, ADAPTER, cfg.adapter, setting="adapter")
-    _compare_with_card(Path(resolve_path(cfg.adapter)), model.identity, cfg.guidance_scale, console)
+    load_adapter(model.transformer, ADAPTER, cfg.adapter_path, setting="adapter")
+    _compare_with_card(Path(resolve_path(cfg.adapter_path)), model.identity, cfg.guidance_scale, console)
     return model.to(device), ADAPTER
 
 

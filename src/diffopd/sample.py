@@ -8,24 +8,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from diffopd.arguments import hydra_arguments
 from diffopd.configs import config_folder
-
-
-def quoted(argument: str) -> str:
-    r"""A command-line argument whose prompt Hydra takes as it is, quotes, commas and brackets included.
-
-    Examples:
-        >>> print(quoted('prompt=a sign that says "CAT"'))
-        prompt='a sign that says "CAT"'
-        >>> quoted("seed=1")
-        'seed=1'
-    """
-    key, separator, value = argument.partition("=")
-    already = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
-    if key != "prompt" or not separator or already:
-        return argument
-    escaped = value.replace("'", "\\'")
-    return f"prompt='{escaped}'"
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="sample")
@@ -71,5 +55,5 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     main()

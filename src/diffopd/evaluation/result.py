@@ -70,7 +70,7 @@ class EvaluationResult:
         benchmark: Its name.
         seed: The benchmark's.
         guidance_scale: Guidance of the images.
-        adapter: Name of the adapter used, or None for the backbone.
+        adapter: Name or folder of the adapter used, or None for the backbone.
         tasks: task -> its scores; tasks without a metric are absent.
         held_out: Metric -> its scores over all images.
     """

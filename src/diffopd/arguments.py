@@ -1,0 +1,30 @@
+"""Command-line arguments as people write them, turned into what Hydra reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments with adapters and prompts in Hydra's terms, the others as they are.
+
+    ``adapter=<folder>`` becomes ``adapter_path=<folder>``: ``adapter`` is a config group too, and Hydra would
+    look for a file of that name in it. A prompt is quoted, so that commas, brackets and quotes belong to it.
+
+    Examples:
+        >>> print(*hydra_arguments(["adapter=runs/x", 'prompt=a sign that says "CAT"', "seed=1"]), sep="; ")
+        adapter_path=runs/x; prompt='a sign that says "CAT"'; seed=1
+    """
+    return [_hydra_argument(argument) for argument in arguments]
+
+
+def _hydra_argument(argument: str) -> str:
+    key, separator, value = argument.partition("=")
+    if key == "adapter" and separator:
+        return f"adapter_path={value}"
+    already = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
+    if key != "prompt" or not separator or already:
+        return argument
+    # In Hydra's quoted strings a backslash is special only before a quote, or at the end.
+    escaped = value.replace("'", "\\'")
+    return f"prompt='{escaped}'"

@@ -1,0 +1,130 @@
+"""``diffopd.evaluate`` and ``diffopd.sample`` as users call them, in one process and on a tiny pipeline."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_pipelines import TinyPipeline, without_t5
+
+from diffopd import evaluate, sample
+from diffopd.arguments import hydra_arguments
+from diffopd.evaluation import EvaluationResult
+from diffopd.inference import readable_errors
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> TinyPipeline:
+    return without_t5(tmp_path_factory.mktemp("pipeline"))
+
+
+def config(name, tiny, folder, *overrides):
+    settings = [f"model.path={tiny.folder}", f"model.image_size={tiny.settings['image_size']}", "device=cpu"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=[*settings, f"paths.run={folder}", *overrides])
+
+
+def test_evaluate_writes_results_images_and_config(tiny, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a red barn\na blue door\n")
+    overrides = [
+        "benchmark=drawbench",
+        f"benchmark.path={tmp_path / 'prompts.txt'}",
+        "benchmark.sampler.num_steps=2",
+        "num_threads=1",
+        "save_images=true",
+    ]
+    evaluate.run(config("evaluate", tiny, tmp_path / "run", *overrides))
+    result = EvaluationResult.load(tmp_path / "run" / "results.json")
+    assert result.tasks["aesthetic"].texts == ("a red barn", "a blue door")
+    assert result.guidance_scale == 2.0
+    files = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*.*")}
+    assert files == {
+        "config.yaml",
+        "results.json",
+        "images.png",
+        "images/aesthetic/00000.png",
+        "images/aesthetic/00001.png",
+    }
+    out = capsys.readouterr().out
+    assert "palette_harmony" in out
+    assert str(tmp_path / "run" / "results.json") in out
+
+
+def test_sample_writes_each_image_and_a_sheet(tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    sample.run(config("sample", tiny, run, "prompt=a barn", "num_images=2", "sampler.num_steps=2"))
+    assert capsys.readouterr().out.split() == [str(run / n) for n in ("000.png", "001.png", "sheet.png")]
+    with Image.open(run / "000.png") as first, Image.open(run / "001.png") as second:
+        assert first.size == (16, 16)
+        assert first.tobytes() != second.tobytes()
+
+
+def test_an_adapter_that_is_absent_is_refused_before_weights_load(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"adapter=.*absent: there is no adapter_config\.json"):
+        sample.run(config("sample", tiny, tmp_path, "prompt=x", f"adapter_path={tmp_path / 'absent'}"))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a photo of a red circle",
+        'a sign that says "CAT"',
+        "it's late, (very) late: {now} [here] \\o/ = a*b",
+        "both \"double\" and 'single'",
+    ],
+)
+def test_hydra_takes_any_prompt_as_it_is(prompt):
+    override = OverridesParser.create().parse_override(hydra_arguments([f"prompt={prompt}"])[0])
+    assert override.value() == prompt
+
+
+def test_other_arguments_are_left_alone():
+    arguments = [
+        "seed=1",
+        "-m",
+        "prompt",
+        "prompt='quoted'",
+        'prompt="quoted"',
+        "adapter_path=x",
+        "model.path=y",
+    ]
+    assert hydra_arguments(arguments) == arguments
+
+
+def test_adapter_is_short_for_its_path():
+    assert hydra_arguments(["adapter=runs/a=b/student"]) == ["adapter_path=runs/a=b/student"]
+
+
+def test_readable_errors(tmp_path):
+    with pytest.raises(SystemExit, match=r"error: no such thing\n\(debug=true"), readable_errors(False):
+        raise ValueError("no such thing")
+    with pytest.raises(ValueError, match="no such thing"), readable_errors(True):
+        raise ValueError("no such thing")
+    with pytest.raises(KeyError), readable_errors(False):
+        raise KeyError("a bug")
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_one_line_on_a_mistake(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "diffopd.sample",
+        "prompt=x",
+        "model.path=/absent/model",
+        f"paths.root={tmp_path}",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "error: model.path=/absent/model: no such folder" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,179 @@
+"""Real experiments on a tiny model: a pipeline of the drawn world, random teachers, composed configs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
+from diffopd.build import Experiment, build
+from diffopd.configs import config_folder
+from diffopd.model import SD3Model
+from diffopd.teacher import Recipe, TeacherCard
+
+TASKS = ("composition", "ocr", "aesthetic")
+GUIDANCE = {"composition": 1.0, "ocr": 4.5, "aesthetic": 3.0, "signs": 2.0}
+SMALL_TRANSFORMER = (
+    "pipeline.transformer.num_layers=1",
+    "pipeline.transformer.attention_head_dim=8",
+    "pipeline.transformer.num_attention_heads=2",
+    "pipeline.transformer.caption_projection_dim=16",
+)
+RUN = (
+    "trainer.accelerator=cpu",
+    "trainer.num_threads=1",
+    "trainer.max_epochs=2",
+    "logger=csv",
+    "callbacks.round_checkpoint.every_n_rounds=1",
+)
+
+
+@dataclass(frozen=True)
+class TinyWorld:
+    """A saved base pipeline and random teachers on it, one per task of ``GUIDANCE``."""
+
+    pipeline: Path
+    teachers: Mapping[str, Path]
+
+    def overrides(self, experiment: str) -> list[str]:
+        """What makes an experiment small: the tiny model and adapter, the random teachers, few prompts."""
+        if experiment == "mini_autoencoder":
+            return [*RUN, *SMALL_TRANSFORMER, *DRAWINGS]
+        if experiment == "mini_pretrain":
+            return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
+        adapter = ["adapter.rank=2", "adapter.alpha=4"]
+        tasks = tasks_of(experiment)
+        if experiment.startswith("teacher"):
+            sizes = [f"data.tasks.{task}.group_size=3" for task in tasks]
+        else:
+            sizes = [f"teacher.teachers.{task}.path={self.teachers[task]}" for task in tasks]
+        sizes += [f"data.tasks.{task}.prompts_per_round=2" for task in tasks]
+        return [*RUN, f"model.path={self.pipeline}", *adapter, *sizes]
+
+    def config(self, experiment: str, folder: Path, *overrides: str) -> DictConfig:
+        """The composed config of one experiment in its own folder."""
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            return compose(
+                "train",
+                overrides=[
+                    f"+experiment={experiment}",
+                    f"paths.run={folder}",
+                    f"paths.root={folder.parent}",
+                    *self.overrides(experiment),
+                    *overrides,
+                ],
+            )
+
+    def build(self, experiment: str, folder: Path, *overrides: str) -> Experiment:
+        """The same, built."""
+        return build(self.config(experiment, folder, *overrides))
+
+
+DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")
+
+
+def tasks_of(experiment: str) -> tuple[str, ...]:
+    """The tasks an experiment has prompts of."""
+    last = experiment.rpartition("_")[2]
+    return (last,) if last in TASKS else TASKS
+
+
+def make_world(folder: Path) -> TinyWorld:
+    """Save the pipeline and the teachers."""
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        cfg = compose("pipeline/mini_untrained", overrides=["+seed=0", *SMALL_TRANSFORMER])
+    pipeline = folder / "pipeline"
+    instantiate(cfg.pipeline).save_pretrained(pipeline)
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        settings = compose("train", overrides=[f"model.path={pipeline}", "paths.run=."])
+    model = instantiate(settings.model)
+    targets = tuple(settings.adapter.target_modules)
+    teachers = {}
+    for seed, (task, scale) in enumerate(GUIDANCE.items()):
+        add_adapter(
+            model.transformer,
+            task,
+            LoRA(rank=3, alpha=6, init="gaussian", target_modules=targets),
+            torch.Generator(),
+        )
+        randomise(model, task, seed)
+        teachers[task] = save_adapter(model.transformer, task, folder / task)
+        TeacherCard(
+            name=task,
+            task=task,
+            guidance_scale=scale,
+            base=model.identity,
+            rank=3,
+            alpha=6.0,
+            scores={},
+            recipe=Recipe(command="none", seed=seed, minutes=0.0, commit="none"),
+        ).save(folder / task)
+    return TinyWorld(pipeline, teachers)
+
+
+@torch.no_grad()
+def randomise(model: SD3Model, adapter: str, seed: int) -> None:
+    """Overwrite an adapter, ``B`` included, by random numbers that change the model clearly."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in adapter_parameters(model.transformer, adapter).values():
+        parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+@dataclass
+class Rounds:
+    """What the rounds of a run did.
+
+    Attributes:
+        experiment: The run.
+        gradients: For each update, the trained adapter's gradients before clipping.
+        metrics: What the last round logged.
+    """
+
+    experiment: Experiment
+    gradients: list[dict[str, Tensor]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def phase(self) -> Any:
+        return self.experiment.phase
+
+    def flat_gradient(self, update: int = 0) -> Tensor:
+        """All gradients of one update as one vector."""
+        return torch.cat([g.flatten() for g in self.gradients[update].values()])
+
+
+def run_rounds(experiment: Experiment, *, student_seed: int | None = 7) -> Rounds:
+    """Fit, recording every update's gradients.
+
+    Args:
+        experiment: A built run of a phase that trains an adapter.
+        student_seed: Seed of a student with a non-zero ``B``, so that every gradient is non-zero; None leaves
+            the student as built.
+    """
+    rounds = Rounds(experiment)
+    phase: Any = experiment.phase
+    if student_seed is not None:
+        randomise(phase.model, "student", student_seed)
+    take = phase.update
+
+    def update() -> Tensor:
+        rounds.gradients.append({k: p.grad.clone() for k, p in phase.parameters_of("student").items()})
+        return take()
+
+    phase.update = update
+    experiment.fit()
+    rounds.metrics = {name: float(value) for name, value in experiment.trainer.callback_metrics.items()}
+    return rounds
+
+
+def relative_distance(found: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    return float((found - expected).norm() / expected.norm())

@@ -1,0 +1,53 @@
+"""Every file in conf/experiment composes, builds and takes two updates on the tiny model."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "phase"))
+
+from tiny_runs import make_world, run_rounds, tasks_of
+
+from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
+
+EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
+MINI_MODEL = ("mini_autoencoder", "mini_pretrain")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("experiments"))
+
+
+def test_there_are_experiments():
+    assert {"mopd_ode", "mopd_sde", "teacher_ocr", "sopd_ocr", *MINI_MODEL} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in MINI_MODEL])
+def test_an_experiment_takes_two_updates_with_its_own_rewards(world, tmp_path, name):
+    run = run_rounds(world.build(name, tmp_path / "run"), student_seed=None)
+    assert len(run.gradients) >= 2
+    assert all(map(math.isfinite, run.metrics.values()))
+    rewards = {metric for metric in run.metrics if metric.startswith("train/reward/")}
+    assert rewards == {f"train/reward/{task}" for task in tasks_of(name)}
+    if not name.startswith("teacher"):  # a reward may be equal for all samples of an untrained model
+        assert run.flat_gradient(-1).norm() > 0
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    saved = read_checkpoint(latest_valid_checkpoint(tmp_path / "run" / "checkpoints"))
+    assert saved["global_step"] == len(run.gradients)
+
+
+@pytest.mark.parametrize("name", MINI_MODEL)
+def test_a_step_of_the_mini_model_saves_a_pipeline(world, tmp_path, name):
+    experiment = world.build(name, tmp_path / "run")
+    before = {k: v.clone() for k, v in experiment.phase.state_dict().items()}
+    experiment.fit()
+    assert experiment.trainer.global_step == 2
+    assert math.isfinite(experiment.trainer.callback_metrics["train/loss"])
+    after = experiment.phase.state_dict()
+    assert any(not before[key].equal(after[key]) for key in before)
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()

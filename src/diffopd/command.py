@@ -48,8 +48,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
         @functools.wraps(run)
         def program() -> None:
-            before = os.environ.get("HYDRA_FULL_ERROR")
+            before = dict(os.environ)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+            os.environ["HYDRA_MAIN_MODULE"] = f"diffopd.{config_name}"  # names the job and its log
             try:
                 main()
             except (CompactHydraException, OmegaConfBaseException) as error:
@@ -58,10 +59,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 overrides = [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]
                 refuse(explain_composition(error, config_name, overrides))
             finally:
-                if before is None:
-                    del os.environ["HYDRA_FULL_ERROR"]
-                else:
-                    os.environ["HYDRA_FULL_ERROR"] = before
+                for name in ("HYDRA_FULL_ERROR", "HYDRA_MAIN_MODULE"):
+                    os.environ.pop(name)
+                    if name in before:
+                        os.environ[name] = before[name]
 
         return program
 

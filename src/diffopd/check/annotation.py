@@ -10,7 +10,8 @@ from typing import Any
 from diffopd.check.error import did_you_mean
 from diffopd.check.source import Module, Parameter, find_in
 
-_KINDS = {"int": "whole number", "float": "number", "bool": "true or false", "str": "text", "None": "null"}
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+_WORDS = {**_KINDS, "list": "a list", "mapping": "a mapping"}
 _LISTS = {"list", "tuple", "Sequence", "Iterable", "Collection", "List", "Tuple", "set"}
 _MAPPINGS = {"dict", "Mapping", "MutableMapping", "Dict"}
 
@@ -50,16 +51,15 @@ class Allowed:
 
     def problem(self, path: str, value: Any) -> str:
         """Why ``value`` at ``path`` is refused, and what to write instead."""
-        near = did_you_mean(value, [c for c in self.choices if isinstance(c, str)]) if isinstance(value, str) else ""
+        near = did_you_mean(shown(value), [choice for choice in self.choices if isinstance(choice, str)])
         return f"{path}={shown(value)} must be {self}{near}"
 
     def __str__(self) -> str:
         kinds = self.kinds - {"int"} if "float" in self.kinds else self.kinds
-        names = {"list": "a list", "mapping": "a mapping", "int": "a whole number", "float": "a number"}
-        parts = [names.get(kind, _KINDS.get(kind, kind)) for kind in sorted(kinds - {"None"})]
+        parts = [_WORDS[kind] for kind in sorted(kinds - {"None"})]
         if self.choices:
             one_of = "one of " if len(self.choices) > 1 else ""
-            parts.insert(0, one_of + ", ".join(map(shown, self.choices)))
+            parts.insert(0, one_of + ", ".join(dict.fromkeys(map(shown, self.choices))))
         if "None" in kinds:
             parts.append("null")
         return " or ".join(parts)

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from diffopd.check.error import config_errors
-from diffopd.check.setting import phase_takes
+from diffopd.check.setting import Groups, phase_takes
 from diffopd.check.source import read_target
 
 
@@ -16,7 +16,6 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Choices that are sound on their own and not together, as one sentence each."""
     if not isinstance(values.get("phase"), Mapping):
         return
-    yield from _loss_and_phase(values)
     yield from _loss_and_sampler(values)
     yield from _trained_steps(values)
     yield from _timesteps(values)
@@ -24,16 +23,17 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _processes(values)
 
 
-def _loss_and_phase(values: Mapping[str, Any]) -> Iterator[str]:
+def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """A loss learns from what its phase has to offer."""
-    phase, loss = values["phase"]["_target_"], values.get("loss")
-    offered, needed = _constant(phase, "supervision"), loss and _constant(loss["_target_"], "supervision")
+    phase, loss = _target(values, "phase"), _target(values, "loss")
+    offered, needed = _constant(phase, "supervision"), _constant(loss, "supervision")
     if offered and needed and offered != needed:
-        fitting = {"teacher": "opd", "advantage": "diffusion_nft"}.get(offered)
+        groups = Groups.read()
+        fitting = {"teacher": "choose loss=opd", "advantage": "choose loss=diffusion_nft"}
         yield (
-            f"loss._target_={loss['_target_']} learns from {_SOURCES.get(needed, needed)}, "
-            f"but phase._target_={phase} trains on {_SOURCES.get(offered, offered)}; "
-            + (f"choose loss={fitting}" if fitting else "choose another loss or phase")
+            f"loss={groups.choice_of('loss', loss)} learns from {_SOURCES.get(needed, needed)}, but "
+            f"phase={groups.choice_of('phase', phase)} trains on {_SOURCES.get(offered, offered)}; "
+            f"{fitting.get(offered, 'choose another loss or phase')}"
         )
 
 
@@ -42,8 +42,8 @@ _SOURCES = {"teacher": "a teacher's velocities", "advantage": "advantages of rew
 
 def _loss_and_sampler(values: Mapping[str, Any]) -> Iterator[str]:
     """A KL divergence needs noise in every transition that is trained."""
-    loss, node = values.get("loss"), values.get("sampler")
-    if not loss or not node or not _constant(loss["_target_"], "needs_noise"):
+    loss, node = _target(values, "loss"), values.get("sampler")
+    if not node or not _constant(loss, "needs_noise"):
         return
     if not phase_takes(values, "sampler"):
         return
@@ -53,9 +53,11 @@ def _loss_and_sampler(values: Mapping[str, Any]) -> Iterator[str]:
     silent = [step for step in trained if not sampler.stochastic(step)]
     if not silent:
         return
-    name = loss["_target_"].rpartition(".")[2]
+    name = Groups.read().choice_of("loss", loss)
     if len(silent) == len(trained):
-        noisy = "sampler.noise_level=0.7" if type(sampler).max_noise_level > 0 else "sampler=flow sampler.noise_level=0.7"
+        noisy = "sampler.noise_level=0.7"
+        if type(sampler).max_noise_level == 0:
+            noisy = f"sampler=flow {noisy}"
         yield (
             f"loss={name} is a KL divergence, which is infinite between transitions without noise, but "
             f"sampler.noise_level={sampler.noise_level:g} makes every transition of {type(sampler).__name__} "
@@ -102,7 +104,7 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
     tasks = (values.get("data") or {}).get("tasks") or {}
     teachers = (values.get("teacher") or {}).get("teachers")
     rewards = (values.get("reward") or {}).get("rewards")
-    by_task = str((values.get("reward") or {}).get("_target_", "")).endswith(".RewardByTask")
+    by_task = _target(values, "reward").endswith(".RewardByTask")
     for task in tasks:
         if phase_takes(values, "teacher") and isinstance(teachers, Mapping) and task not in teachers:
             yield (
@@ -129,6 +131,12 @@ def _processes(values: Mapping[str, Any]) -> Iterator[str]:
                 f"data.tasks.{task}.prompts_per_round={number} must be a multiple of the number of "
                 f"processes, trainer.devices={devices} times {nodes} node{'s' * (nodes > 1)}"
             )
+
+
+def _target(values: Mapping[str, Any], group: str) -> str:
+    """Name of the class a group's choice builds, empty if there is none."""
+    node = values.get(group)
+    return str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
 
 
 def _constant(dotted: str, name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from diffopd.check.combination import combination_problems
+from diffopd.check.combination import combination_problems, loss_problems
 from diffopd.check.error import ConfigError
 from diffopd.check.place import place_problems
 from diffopd.check.setting import setting_problems
@@ -26,7 +26,7 @@ def check_config(cfg: DictConfig, config_name: str = "train") -> None:
     """
     values = plain_values(cfg)
     for problems in (
-        lambda: setting_problems(values, config_name),
+        lambda: [*loss_problems(values), *setting_problems(values, config_name)],
         lambda: combination_problems(values),
         lambda: place_problems(values),
     ):

@@ -16,7 +16,6 @@ from diffopd.check.setting import Groups
 from diffopd.configs import config_folder
 
 _UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'")
-_MISSING = re.compile(r"Missing mandatory value: (\S+)|Missing mandatory value\b")
 
 
 def explain_composition(error: Exception, config_name: str, overrides: Sequence[str]) -> str:

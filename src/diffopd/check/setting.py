@@ -48,6 +48,13 @@ class Groups:
         folders = sorted(folder for folder in Path(config_folder()).iterdir() if folder.is_dir())
         return Groups({folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders})
 
+    def choice_of(self, group: str, target: str) -> str:
+        """The choice in ``group`` that names ``target``, or ``target`` itself if none does."""
+        for choice in self.choices[group]:
+            if OmegaConf.load(Path(config_folder()) / group / f"{choice}.yaml").get("_target_") == target:
+                return choice
+        return target
+
 
 def setting_problems(values: Mapping[str, Any], config_name: str) -> Iterator[str]:
     """Everything wrong with the settings of a composed config, as one sentence each.

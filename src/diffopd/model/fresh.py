@@ -17,6 +17,9 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from diffopd.world.vocabulary import tokenizer_tables
 
+Pipeline = StableDiffusion3Pipeline
+"""The kind of pipeline that is built, trained and saved here."""
+
 
 def fresh_pipeline(
     *,
@@ -27,7 +30,7 @@ def fresh_pipeline(
     vae: Mapping[str, Any],
     text_encoder: Mapping[str, Any],
     text_encoder_2: Mapping[str, Any],
-) -> StableDiffusion3Pipeline:
+) -> Pipeline:
     """Build a pipeline for the drawn world: random weights, the world's tokenizer, no T5.
 
     Args:
@@ -74,7 +77,7 @@ def fresh_pipeline(
     )
 
 
-def load_pipeline(*, path: str) -> StableDiffusion3Pipeline:
+def load_pipeline(*, path: str) -> Pipeline:
     """Load a saved pipeline folder without T5, to go on training all of it."""
     if not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"pipeline.path must be a pipeline folder with a model_index.json, got {path!r}")

@@ -10,10 +10,10 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
+from diffopd.model.fresh import Pipeline
 from diffopd.randomness import torch_generator
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -38,7 +38,7 @@ class AutoencoderPhase(lightning.LightningModule):
     def __init__(
         self,
         *,
-        pipeline: StableDiffusion3Pipeline,
+        pipeline: Pipeline,
         optimizer: OptimizerFactory,
         seed: int,
         output: str,

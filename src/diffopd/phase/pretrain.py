@@ -9,11 +9,11 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
 from diffopd.phase.autoencoder import warmup_cosine
+from diffopd.model.fresh import Pipeline
 from diffopd.randomness import torch_generator
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -39,7 +39,7 @@ class PretrainPhase(lightning.LightningModule):
     def __init__(
         self,
         *,
-        pipeline: StableDiffusion3Pipeline,
+        pipeline: Pipeline,
         optimizer: OptimizerFactory,
         seed: int,
         num_drawings: int,

@@ -1,0 +1,24 @@
+"""Copy the scores of an evaluation into a card: ``python experiments/add_scores.py results.json card.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from diffopd.evaluation import EvaluationResult
+from diffopd.files import atomic_write_json
+
+
+def add_scores(results: Path, card: Path) -> None:
+    """Add (or replace) the evaluated tasks of one benchmark; other entries stay."""
+    result = EvaluationResult.load(results)
+    content = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+    tasks = content.setdefault("scores", {}).setdefault(result.benchmark, {})
+    tasks.update({task: dataclasses.asdict(estimate) for task, estimate in result.estimates.items()})
+    atomic_write_json(card, content)
+
+
+if __name__ == "__main__":
+    add_scores(Path(sys.argv[1]), Path(sys.argv[2]))

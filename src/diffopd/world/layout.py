@@ -9,7 +9,13 @@ from diffopd.world.request import RELATIONS, Request
 from diffopd.world.scene import IMAGE_SIZE, PLACES, Object, Scene, Sign
 from diffopd.world.split import is_held_out_pair
 
-_MARGIN = 1
+_GRID = 4
+"""Objects stand in cells on a grid of this many pixels, the side of one of the model's tokens. Free placement
+would take the embedded model several times as long to learn."""
+_INSET = 1
+"""Pixels between a cell's border and its object, so that neighbours never touch."""
+_LARGE_CELLS = (16, 20)
+_PAIR_CELL = 12
 
 
 def random_scene(request: Request, rng: np.random.Generator, allow_held_out: bool = False) -> Scene:
@@ -44,38 +50,42 @@ def _colour(shape: str, wanted: str | None, rng: np.random.Generator, allow_held
 
 
 def _alone(request: Request, rng: np.random.Generator, allow_held_out: bool) -> Object:
-    size = int(rng.integers(12, 19))
-    left, top = (int(x) for x in rng.integers(_MARGIN, IMAGE_SIZE - size - _MARGIN + 1, size=2))
+    cell = int(rng.choice(_LARGE_CELLS))
+    left, top = (int(x) for x in _GRID * rng.integers(0, (IMAGE_SIZE - cell) // _GRID + 1, size=2))
     shape = request.shapes[0]
-    return Object(shape, _colour(shape, request.colours[0], rng, allow_held_out), left, top, size)
+    return _in_cell(shape, _colour(shape, request.colours[0], rng, allow_held_out), left, top, cell)
 
 
 def _pair(request: Request, rng: np.random.Generator, allow_held_out: bool) -> tuple[Object, ...]:
     relation = request.relation or str(rng.choice(RELATIONS))
     horizontal = relation in ("left of", "right of")
+    half = IMAGE_SIZE // 2
+    drift = int(rng.integers(0, (IMAGE_SIZE - _PAIR_CELL) // _GRID))
     objects = []
-    drift = int(rng.integers(0, IMAGE_SIZE - 12 - 2 * _MARGIN - 4))
     for shape, colour, first in zip(request.shapes, request.colours, (True, False), strict=True):
-        size = int(rng.integers(9, 13))
-        half_start = 0 if first == (relation in ("left of", "above")) else IMAGE_SIZE // 2
-        along = half_start + int(rng.integers(_MARGIN, IMAGE_SIZE // 2 - size - _MARGIN + 1))
-        across = _MARGIN + drift + int(rng.integers(0, 5))
+        half_start = 0 if first == (relation in ("left of", "above")) else half
+        along = half_start + _GRID * int(rng.integers(0, (half - _PAIR_CELL) // _GRID + 1))
+        across = _GRID * (drift + int(rng.integers(0, 2)))
         left, top = (along, across) if horizontal else (across, along)
-        objects.append(Object(shape, _colour(shape, colour, rng, allow_held_out), left, top, size))
+        objects.append(_in_cell(shape, _colour(shape, colour, rng, allow_held_out), left, top, _PAIR_CELL))
     return tuple(objects)
 
 
 def _counted(request: Request, rng: np.random.Generator, allow_held_out: bool) -> tuple[Object, ...]:
-    cells_per_side = 2 if request.count <= 4 else 3
-    cell = IMAGE_SIZE // cells_per_side
+    # Up to four stand in the picture's quarters, more in a three by three grid of smaller cells.
+    per_side, pitch, cell = (2, 16, _PAIR_CELL) if request.count <= 4 else (3, 12, 8)
     shape = request.shapes[0]
     colour = _colour(shape, None, rng, allow_held_out)
-    size = int(rng.integers(9, 13)) if cells_per_side == 2 else 8
     objects = []
-    for index in rng.choice(cells_per_side**2, size=request.count, replace=False):
-        row, column = divmod(int(index), cells_per_side)
-        slack = cell - size - 2 * _MARGIN
-        jitter = rng.integers(0, slack + 1, size=2)
-        left, top = column * cell + _MARGIN + int(jitter[0]), row * cell + _MARGIN + int(jitter[1])
-        objects.append(Object(shape, colour, left, top, size))
+    for index in rng.choice(per_side**2, size=request.count, replace=False):
+        row, column = divmod(int(index), per_side)
+        down, right = _GRID * rng.integers(0, 2, size=2) if per_side == 2 else (0, 0)
+        left, top = column * pitch + int(right), row * pitch + int(down)
+        objects.append(_in_cell(shape, colour, left, top, cell))
     return tuple(objects)
+
+
+def _in_cell(shape: str, colour: str, left: int, top: int, cell: int) -> Object:
+    """An object filling a cell up to the inset; the smallest cells have their gap outside."""
+    inset = _INSET if cell > 8 else 0
+    return Object(shape, colour, left + inset, top + inset, cell - 2 * inset)

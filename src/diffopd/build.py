@@ -102,8 +102,8 @@ def build(cfg: DictConfig) -> Experiment:
         folder=folder,
         checkpoint=checkpoint,
         num_threads=cfg.trainer.num_threads,
-        report=instantiate(cfg.get("report")),
-        benchmark=instantiate(cfg.get("benchmark")),
+        report=instantiate(cfg.report) if cfg.get("report") else None,
+        benchmark=instantiate(cfg.benchmark) if cfg.get("benchmark") else None,
         files=RunFiles(folder=folder, command=_command_line(), seed=cfg.seed),
     )
 

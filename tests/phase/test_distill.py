@@ -237,7 +237,7 @@ def test_a_fused_round_needs_one_student_forward_per_step(build_round):
     for kind in ("fused", "two_pass"):
         experiment = build_round(f"phase.round={kind}")
         forwards[kind] = count_student_forwards(experiment)
-    assert forwards == {"fused": 9, "two_pass": 9 + 10}
+    assert forwards == {"fused": 9, "two_pass": 9 + 9}
 
 
 def count_student_forwards(experiment):
@@ -249,7 +249,6 @@ def count_student_forwards(experiment):
             count.append(1)
         return forward(latent, sigma, conditioning, adapters)
 
-    experiment.trainer.num_sanity_val_steps = 0
     model.velocity = counted
     experiment.fit()
     return len(count)

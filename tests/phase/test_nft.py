@@ -186,5 +186,5 @@ def test_a_reward_that_fails_stops_the_training(build_round):
 
 @pytest.mark.parametrize("setting", ["phase.num_timesteps=10", "phase.updates_per_round=3"])
 def test_noise_levels_that_do_not_fit_are_refused(build_round, setting):
-    with pytest.raises(ValueError, match=r"phase\.num_timesteps.*phase\.updates_per_round"):
+    with pytest.raises(ValueError, match=r"phase\.num_timesteps"):
         build_round(setting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,9 +20,9 @@ from diffopd.phase.adapted import (
     micro_batches,
     task_weights,
 )
-from diffopd.sampler import TransitionSampler, revisit, sample
+from diffopd.sampler import TransitionSampler, revisit
 from diffopd.teacher import TeacherSet
-from diffopd.types import Conditioning, Prompts, Reward, Transition, TransitionLoss
+from diffopd.types import Conditioning, Prompts, Reward, Trajectory, Transition, TransitionLoss
 
 CHOICES = {
     "round": ("fused", "two_pass"),
@@ -156,16 +157,23 @@ class DistillPhase(AdaptedPhase):
         def fresh_noise(step: int) -> Tensor:
             return self.noise(f"rollout/step/{step}", prompts)
 
+        num_steps = self.sampler.num_steps if self._scored else len(self.train_steps)
+        rollout = self.sampler.rollout(student, start, fresh_noise)
         if self.two_pass:
-            rollout = revisit(self.sampler, sample(self.sampler, student, start, fresh_noise), student)
-        else:
-            rollout = self.sampler.rollout(student, start, fresh_noise)
-        for step in range(self.sampler.num_steps if self._scored else len(self.train_steps)):
+            rollout = revisit(self.sampler, self._store(rollout, start, num_steps), student)
+        for step in range(num_steps):
             with torch.set_grad_enabled(step in self.train_steps):
                 transition = next(rollout)
             yield transition
             # Let go of the step's activations before the next step makes its own.
             del transition
+
+    @torch.no_grad()
+    def _store(self, rollout: Iterator[Transition], start: Tensor, num_steps: int) -> Trajectory:
+        """The first states of a rollout, computed without gradients."""
+        latents = [start, *(transition.next_latent for transition in islice(rollout, num_steps))]
+        sigmas = self.sampler.sigmas()[: num_steps + 1]
+        return Trajectory(torch.stack(latents), sigmas.to(self.device))
 
     def _row_weights(self, prompts: Prompts) -> Tensor:
         """Rows are averaged within their task; tasks are averaged, or summed as Algorithm 1 prints."""

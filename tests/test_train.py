@@ -1,0 +1,96 @@
+"""The entry point as users call it: one process, and two that equal it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "phase"))
+
+from tiny_runs import make_world, relative_distance
+
+from diffopd.checkpoint import read_checkpoint
+
+EXPERIMENTS = {
+    "mopd_sde": ("reward=picture_quality", "phase.score_every_n_rounds=1", "data.tasks.ocr.prompts_per_round=4"),
+    "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
+}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture
+def train(world, tmp_path):
+    """``train(experiment, *overrides) -> (folder, printed)`` runs the command in ``tmp_path``."""
+
+    def run(experiment, *overrides):
+        settings = [*world.overrides(experiment), *EXPERIMENTS[experiment], "~report", *overrides]
+        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        result = subprocess.run(
+            [sys.executable, "-m", "diffopd.train", f"+experiment={experiment}", *settings],
+            cwd=tmp_path,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    return run
+
+
+def test_the_command_trains_and_leaves_what_a_run_leaves(train, tmp_path):
+    printed = train("teacher_aesthetic", "trainer.max_epochs=1")
+    assert "round 1/1" in printed
+    folder = tmp_path / "runs" / "teacher_aesthetic" / "seed0"
+    made = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    expected = {
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints/round_000001/tensors.safetensors",
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "lora/pytorch_lora_weights.safetensors",
+    }
+    assert expected <= made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_two_processes_equal_one(train, tmp_path, experiment):
+    """The same global batch: rows are drawn by their global index, gradients averaged once per update."""
+    one = train(experiment, "run_id=one")
+    two = train(experiment, "run_id=two", "trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1")
+    assert one.count("round 2/2") == two.count("round 2/2") == 1, "only the first process reports"
+    states = []
+    for run_id in ("one", "two"):
+        folder = tmp_path / "runs" / experiment / run_id / "checkpoints"
+        states.append([read_checkpoint(folder / f"round_{r:06d}") for r in (1, 2)])
+    for one_state, two_state in zip(*states, strict=True):
+        assert one_state["global_step"] == two_state["global_step"]
+    # After one update AdamW's first moment is a tenth of the clipped gradient.
+    gradient_one, gradient_two = (flat(moments(state[0])) for state in states)
+    assert gradient_one.norm() > 0
+    assert relative_distance(gradient_two, gradient_one) < 1e-5
+    # AdamW divides by the gradient's size, so rounding grows where gradients are tiny.
+    adapter_one, adapter_two = (flat(list(state[1]["state_dict"].values())) for state in states)
+    assert relative_distance(adapter_two, adapter_one) < 1e-5
+
+
+def moments(state):
+    (optimizer,) = state["optimizer_states"]
+    return [entry["exp_avg"] for entry in optimizer["state"].values()]
+
+
+def flat(tensors):
+    return torch.cat([tensor.flatten() for tensor in tensors])

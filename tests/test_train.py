@@ -17,7 +17,11 @@ from tiny_runs import make_world, relative_distance
 from diffopd.checkpoint import read_checkpoint
 
 EXPERIMENTS = {
-    "mopd_sde": ("reward=picture_quality", "phase.score_every_n_rounds=1", "data.tasks.ocr.prompts_per_round=4"),
+    "mopd_sde": (
+        "reward=picture_quality",
+        "phase.score_every_n_rounds=1",
+        "data.tasks.ocr.prompts_per_round=4",
+    ),
     "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
 }
 

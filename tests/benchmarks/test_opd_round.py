@@ -25,9 +25,8 @@ def opd_round():
 
 def test_a_run_prints_a_table_and_writes_every_time(opd_round, tmp_path, capsys):
     world, output = make_world(tmp_path), tmp_path / "out" / "times.json"
-    opd_round.main(
-        ["--model-path", str(world.pipeline), "--repeats", "2", "--rows-per-task", "2", "--output", str(output)]
-    )
+    small = ["--model-path", str(world.pipeline), "--repeats", "2", "--rows-per-task", "2"]
+    opd_round.main([*small, "--output", str(output)])
     written = json.loads(output.read_text())
     assert set(written["seconds"]) == {way for pair in opd_round.RATIOS.values() for way in pair}
     assert all(len(values) == 2 and min(values) > 0 for values in written["seconds"].values())

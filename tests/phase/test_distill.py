@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -46,7 +47,9 @@ class Recorder:
 
     def __call__(self, student, teacher_velocity):
         term = self.loss(student, teacher_velocity)
-        self.calls.append((student.step, student.latent, student.sigma, teacher_velocity, term.value.detach()))
+        self.calls.append(
+            (student.step, student.latent, student.sigma, teacher_velocity, term.value.detach())
+        )
         return term
 
 
@@ -68,7 +71,7 @@ def test_fused_and_two_pass_rounds_agree(build_round, noise_level):
 
 @pytest.mark.parametrize("noise_level", [0.0, 0.7])
 def test_sums_over_all_steps_give_the_papers_formula(build_round, noise_level):
-    """Eq. 12 (noise 0) and Eq. 11 (noise 0.7) from explicit means, summed over tasks as Algorithm 1 prints."""
+    """Eq. 12 (noise 0) and Eq. 11 (noise 0.7) from explicit means, summed over tasks as in Algorithm 1."""
     experiment = build_round(f"sampler.noise_level={noise_level}", *PAPER)
     loss, gradient = papers_formula(experiment, noise_level)
     run = run_rounds(experiment)
@@ -94,23 +97,21 @@ def papers_formula(experiment, noise_level):
 
     grid = phase.sampler.sigmas().double().tolist()
     assert (grid[0], grid[-1], len(grid)) == (1.0, 0.0, 11)
-    noise = [
-        normal_rows(0, f"rollout/step/{j}", 0, prompts.indices, model.latent_shape) for j in range(10)
-    ]
+    noise = [normal_rows(0, f"rollout/step/{j}", 0, prompts.indices, model.latent_shape) for j in range(10)]
     latent, total = normal_rows(0, "rollout/start", 0, prompts.indices, model.latent_shape), torch.zeros(())
-    for j, (t, t_next) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for j, (t, t_next) in enumerate(pairwise(grid)):
         dt, sigma = t_next - t, torch.full((len(prompts),), t)
         # Flow-GRPO's SDE; at t = 1 the denominator takes the next level.
         g2 = noise_level**2 * t / (1 - (grid[1] if t == 1 else t))
         std = math.sqrt(g2 * -dt)
 
-        def mean(velocity, x=latent.double(), t=t, dt=dt, g2=g2):
-            return x * (1 + g2 / (2 * t) * dt) + velocity * (1 + g2 * (1 - t) / (2 * t)) * dt
-
-        student = mean(guided(latent, sigma, [guidance] * len(prompts), "student"))
+        drift = latent.double() * (1 + g2 / (2 * t) * dt)
+        slope = (1 + g2 * (1 - t) / (2 * t)) * dt
+        student = drift + slope * guided(latent, sigma, [guidance] * len(prompts), "student")
         with torch.no_grad():
             names = [f"teacher_{task}" for task in prompts.tasks]
-            teacher = mean(guided(latent, sigma, [GUIDANCE[task] for task in prompts.tasks], names))
+            scales = [GUIDANCE[task] for task in prompts.tasks]
+            teacher = drift + slope * guided(latent, sigma, scales, names)
         squared = (student - teacher).square().flatten(1).sum(1)
         per_row = squared / (2 * std**2) if noise_level > 0 else squared / 2
         rows_of_a_task = len(prompts) / len(TASKS)
@@ -128,7 +129,9 @@ def test_the_default_is_the_mean_over_latent_steps_but_the_last_and_tasks(build_
     assert [step for step, *_ in calls] == list(range(9))
     per_row = torch.stack([value for *_, value in calls]).mean(0)
     assert run.metrics["train/loss/opd"] == pytest.approx(float(per_row.mean()), rel=1e-6)
-    summed = run_rounds(build_round("loss.reduction=sum", "phase.step_reduction=sum", "phase.task_reduction=sum"))
+    summed = run_rounds(
+        build_round("loss.reduction=sum", "phase.step_reduction=sum", "phase.task_reduction=sum")
+    )
     scale = math.prod(experiment.phase.model.latent_shape) * 9 * 3
     assert relative_distance(summed.flat_gradient(), scale * run.flat_gradient()) < 1e-5
 
@@ -180,7 +183,11 @@ def test_the_student_alone_learns(build_round):
 @pytest.mark.parametrize("noise_level", [0.0, 0.7])
 def test_micro_batches_change_nothing(build_round, noise_level):
     """Six rows in runs of four, so that a task falls into one run only, and runs differ in size."""
-    common = (f"sampler.noise_level={noise_level}", "phase.task_reduction=sum", "phase.score_every_n_rounds=1")
+    common = (
+        f"sampler.noise_level={noise_level}",
+        "phase.task_reduction=sum",
+        "phase.score_every_n_rounds=1",
+    )
     whole = run_rounds(build_round(*common))
     parts = run_rounds(build_round(*common, "phase.micro_batch_size=4"))
     assert relative_distance(parts.flat_gradient(), whole.flat_gradient()) < 1e-5
@@ -205,7 +212,8 @@ def test_any_number_of_teachers(build_round, world, num_teachers):
     tasks = experiment.data.batch(0).tasks
     per_row = torch.stack([value for *_, value in calls]).mean(0)
     by_task = [
-        per_row[[row for row, name in enumerate(tasks) if name == task]].mean() for task in dict.fromkeys(tasks)
+        per_row[[row for row, name in enumerate(tasks) if name == task]].mean()
+        for task in dict.fromkeys(tasks)
     ]
     assert len(by_task) == num_teachers
     assert run.metrics["train/loss/opd"] == pytest.approx(float(torch.stack(by_task).mean()), rel=1e-6)

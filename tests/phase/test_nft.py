@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -50,7 +52,7 @@ def round_by_hand(experiment, *, kl_weight, beta, clip):
 
     clean = noise("rollout/start")
     with torch.no_grad():
-        for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+        for t, t_next in pairwise(grid):
             clean = clean + (t_next - t) * velocity(clean, torch.full((count,), t), "old")
         rewards = phase.reward(model.decode(clean), prompts).value.double()
 
@@ -151,7 +153,7 @@ def test_the_old_policy_follows_at_its_pace(build_round, settings, decays):
 @pytest.mark.parametrize(
     ("scope", "expected"),
     [
-        # Task a: rewards 0, 2, 4, 4; group means 1 and 4; deviation of all four sqrt(2.75), of its groups 1 and 0.
+        # Task a: rewards 0, 2, 4, 4; group means 1 and 4; deviation sqrt(2.75), of its groups 1 and 0.
         ("global", [-(2.75**-0.5), 2.75**-0.5, 0.0, 0.0, -1.0, 1.0]),
         ("group", [-1.0, 1.0, 0.0, 0.0, -1.0, 1.0]),
     ],

@@ -61,7 +61,9 @@ def final_state(folder):
     """Weights, averages and optimiser state at the end."""
     checkpoint = read_checkpoint(latest_valid_checkpoint(folder / "checkpoints"))
     assert latest_valid_checkpoint(folder / "checkpoints").name == f"round_{ROUNDS:06d}"
-    kept = {key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
+    kept = {
+        key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
+    }
     numbers, tensors = encode_tree(kept)
     assert tensors
     assert decode_tree(numbers, tensors)["global_step"] >= ROUNDS

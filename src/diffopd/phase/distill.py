@@ -188,7 +188,7 @@ class DistillPhase(AdaptedPhase):
         counts: Mapping[str, int],
         metrics: Mapping[str, Tensor],
     ) -> None:
-        """Add one step's share: the teacher gap per task (mean over steps), the KL in nats (sum over steps)."""
+        """Add one step's share: the gap per task (mean over steps) and the KL in nats (sum over steps)."""
         if "kl_nats" in metrics:
             scale = 1 / len(counts) if self.sum_tasks else 1
             totals["train/loss/kl_nats"] += (weights * metrics["kl_nats"]).sum() * scale

@@ -12,6 +12,7 @@ from typing import Any
 import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
+from lightning.pytorch.accelerators import CPUAccelerator
 from omegaconf import DictConfig
 
 from diffopd.callbacks import silence_known_noise
@@ -65,7 +66,9 @@ class Experiment:
 
     def fit(self) -> None:
         """Train from the start, or from the newest checkpoint in the run's folder."""
-        choose_num_threads(self.phase.trial_step, self.num_threads)
+        on_cpu = isinstance(self.trainer.accelerator, CPUAccelerator)
+        if on_cpu or self.num_threads != "auto":  # beside a GPU the number of threads hardly matters
+            choose_num_threads(self.phase.trial_step, self.num_threads)
         self.trainer.fit(self.phase, self.data, ckpt_path=self.checkpoint, weights_only=False)
 
 

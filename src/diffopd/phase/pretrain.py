@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
-from diffopd.phase.autoencoder import warmup_cosine
 from diffopd.model.fresh import Pipeline
+from diffopd.phase.autoencoder import warmup_cosine
 from diffopd.randomness import torch_generator
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]

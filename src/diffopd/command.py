@@ -1,4 +1,4 @@
-"""What the commands share: compose, check, run; a mistake in the config ends in one message, not a traceback."""
+"""What the commands share: compose, check, run; mistakes in the config end in a message, not a traceback."""
 
 from __future__ import annotations
 

@@ -10,7 +10,13 @@ from typing import Any
 from diffopd.check.error import did_you_mean
 from diffopd.check.source import Module, Parameter, find_in
 
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "None": "null",
+}
 _WORDS = {**_KINDS, "list": "a list", "mapping": "a mapping"}
 _LISTS = {"list", "tuple", "Sequence", "Iterable", "Collection", "List", "Tuple", "set"}
 _MAPPINGS = {"dict", "Mapping", "MutableMapping", "Dict"}

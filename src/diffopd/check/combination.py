@@ -66,8 +66,8 @@ def _loss_and_sampler(values: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield (
             f"loss={name} is a KL divergence, which is infinite between transitions without noise, but step "
-            f"{silent[0]} (counted from 0) of {type(sampler).__name__}'s {sampler.num_steps} has none; choose "
-            "phase.train_steps=all_but_last, or loss=opd, which uses Eq. 12 there"
+            f"{silent[0]} (counted from 0) of {type(sampler).__name__}'s {sampler.num_steps} has none; "
+            "choose phase.train_steps=all_but_last, or loss=opd, which uses Eq. 12 there"
         )
 
 
@@ -109,7 +109,8 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
         if phase_takes(values, "teacher") and isinstance(teachers, Mapping) and task not in teachers:
             yield (
                 f"data.tasks has {task}, for which there is no teacher; teacher.teachers has "
-                f"{', '.join(teachers)}. Add teacher.teachers.{task}, or remove the task with ~data.tasks.{task}"
+                f"{', '.join(teachers)}. Add teacher.teachers.{task}, "
+                f"or remove the task with ~data.tasks.{task}"
             )
         if phase_takes(values, "reward") and by_task and isinstance(rewards, Mapping) and task not in rewards:
             yield (

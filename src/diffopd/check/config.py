@@ -14,8 +14,8 @@ from diffopd.check.values import plain_values
 def check_config(cfg: DictConfig, config_name: str = "train") -> None:
     """Refuse a config that cannot work.
 
-    Keys, kinds and limits are compared with the source of what will be built, so neither Lightning nor diffusers
-    is imported. Only a config that passes has its combinations and folders looked at.
+    Keys, kinds and limits are compared with the source of what will be built, so neither Lightning nor
+    diffusers is imported. Only a config that passes has its combinations and folders looked at.
 
     Args:
         cfg: The composed config.

@@ -18,7 +18,7 @@ class ConfigError(ValueError):
 def config_errors() -> Iterator[None]:
     """Raise what goes wrong inside as a :class:`ConfigError`, if a configuration can be the cause.
 
-    That is a ``ValueError``, a missing package, or a node that does not resolve. Anything else passes as it is.
+    That is a ``ValueError``, a missing package, or a node that does not resolve. Anything else passes.
     """
     try:
         yield

@@ -67,7 +67,7 @@ def _unknown_key(path: str, config_name: str, overrides: Sequence[str]) -> str:
     keys = _keys_of(parent, config_name, [o for o in overrides if o.partition("=")[0].lstrip("+~") != path])
     near = did_you_mean(key, keys, f"{parent}." if parent else "")
     here = f" of {parent}" if parent else f" of {config_name}"
-    return f"{path} is not a setting{here}{near or (f'; it has ' + ', '.join(keys) if keys else '')}"
+    return f"{path} is not a setting{here}{near or ('; it has ' + ', '.join(keys) if keys else '')}"
 
 
 def _keys_of(parent: str, config_name: str, overrides: Sequence[str]) -> list[str]:

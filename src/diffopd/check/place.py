@@ -21,12 +21,17 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
         path, place = model["path"], Path(resolve_path(model["path"]))
         if place.is_dir():
             if not (place / "model_index.json").is_file():
-                yield f"model.path={path}: {place} holds no model_index.json; give the folder of a whole pipeline"
+                yield (
+                    f"model.path={path}: {place} holds no model_index.json; "
+                    "give the folder of a whole pipeline"
+                )
         elif not _looks_like_hub_id(path):
             yield f"model.path={path}: there is no such folder ({place.absolute()})"
     teachers = (values.get("teacher") or {}).get("teachers") if phase_takes(values, "teacher") else None
     for task, entry in (teachers or {}).items():
-        yield from _adapter_folder(f"teacher.teachers.{task}.path", entry["path"], ("adapter_config.json", "card.json"))
+        yield from _adapter_folder(
+            f"teacher.teachers.{task}.path", entry["path"], ("adapter_config.json", "card.json")
+        )
     if isinstance(values.get("adapter_path"), str):
         yield from _adapter_folder("adapter_path", values["adapter_path"], ("adapter_config.json",))
 

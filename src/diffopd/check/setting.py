@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,13 @@ class Groups:
     choices: Mapping[str, Sequence[str]]
 
     @staticmethod
+    @cache
     def read() -> Groups:
         """Those of this installation."""
         folders = sorted(folder for folder in Path(config_folder()).iterdir() if folder.is_dir())
-        return Groups({folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders})
+        return Groups(
+            {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+        )
 
     def choice_of(self, group: str, target: str) -> str:
         """The choice in ``group`` that names ``target``, or ``target`` itself if none does."""

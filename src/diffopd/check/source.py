@@ -1,16 +1,17 @@
 """What the target of a config node takes, read from its source without importing it.
 
-Importing a phase brings Lightning and diffusers along, which takes longer than a user wants to wait for the news
-of a misspelt key. The source says the same: names, defaults and annotations.
+Importing a phase brings Lightning and diffusers along, which takes longer than a user wants to wait for the
+news of a misspelt key. The source says the same: names, defaults and annotations.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ class Module:
     Attributes:
         name: Dotted name.
         path: The file.
-        tree: Its statements.
+        names: What it defines or imports by name -> the statement that does.
     """
 
     name: str
     path: Path
-    tree: ast.Module
+    names: Mapping[str, ast.AST]
 
     @property
     def package(self) -> str:
@@ -68,6 +69,7 @@ class Target:
     constants: Mapping[str, Any]
 
 
+@cache
 def read_target(dotted: str) -> Target | None:
     """What ``dotted`` takes, or None if its source does not say."""
     found = find(dotted)
@@ -84,7 +86,7 @@ def is_installed(dotted: str) -> bool:
     return importlib.util.find_spec(dotted.partition(".")[0]) is not None
 
 
-def find(dotted: str, hops: int = 0) -> tuple[Module, ast.stmt] | None:
+def find(dotted: str, hops: int = 0) -> tuple[Module, ast.AST] | None:
     """The module and statement that define ``dotted``, imports followed."""
     head, *rest = dotted.split(".")
     module = _top_module(head)
@@ -97,38 +99,31 @@ def find(dotted: str, hops: int = 0) -> tuple[Module, ast.stmt] | None:
     return None
 
 
-def find_in(module: Module, name: str, hops: int = 0) -> tuple[Module, ast.stmt] | None:
+def find_in(module: Module, name: str, hops: int = 0) -> tuple[Module, ast.AST] | None:
     """The module and statement that define ``name`` as seen in ``module``."""
-    if hops > _MAX_HOPS:
+    statement = module.names.get(name)
+    if statement is None or hops > _MAX_HOPS:
         return None
-    for statement in _statements(module.tree.body):
-        if isinstance(statement, (ast.ClassDef, ast.FunctionDef)) and statement.name == name:
-            return module, statement
-        if isinstance(statement, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == name for target in statement.targets
-        ):
-            followed = _follow(module, statement.value, hops + 1)
-            return followed or (module, statement)
-        if isinstance(statement, ast.ImportFrom):
-            for alias in statement.names:
-                if (alias.asname or alias.name) == name:
-                    return find(f"{_source_of(statement, module)}.{alias.name}", hops + 1)
-    return None
+    if isinstance(statement, ast.Assign):
+        return _follow(module, statement.value, hops + 1) or (module, statement)
+    if isinstance(statement, ast.ImportFrom):
+        imported = next(alias.name for alias in statement.names if (alias.asname or alias.name) == name)
+        return find(f"{_source_of(statement, module)}.{imported}", hops + 1)
+    return None if isinstance(statement, ast.Import) else (module, statement)
 
 
-def _follow(module: Module, expression: ast.expr, hops: int) -> tuple[Module, ast.stmt] | None:
+def _follow(module: Module, expression: ast.expr, hops: int) -> tuple[Module, ast.AST] | None:
     """The definition a plain or dotted name refers to in ``module``."""
     if isinstance(expression, ast.Name):
         return find_in(module, expression.id, hops)
-    if isinstance(expression, ast.Attribute):
-        head, _, rest = ast.unparse(expression).partition(".")
-        for statement in _statements(module.tree.body):
-            if isinstance(statement, ast.Import):
-                for alias in statement.names:
-                    if (alias.asname or alias.name.partition(".")[0]) == head:
-                        base = alias.name if alias.asname else head
-                        return find(f"{base}.{rest}", hops)
-    return None
+    if not isinstance(expression, ast.Attribute):
+        return None
+    head, _, rest = ast.unparse(expression).partition(".")
+    statement = module.names.get(head)
+    if not isinstance(statement, ast.Import):
+        return None
+    renamed = next((alias.name for alias in statement.names if alias.asname == head), head)
+    return find(f"{renamed}.{rest}", hops)
 
 
 def _from_class(module: Module, node: ast.ClassDef, hops: int) -> Target | None:
@@ -144,7 +139,9 @@ def _from_class(module: Module, node: ast.ClassDef, hops: int) -> Target | None:
         if ast.unparse(base).rpartition(".")[2].partition("[")[0] in _PLAIN_BASES:
             continue
         found = _follow(module, base, hops + 1)
-        target = _from_class(found[0], found[1], hops + 1) if found and _is_class(found[1]) else None
+        if found is None or not isinstance(found[1], ast.ClassDef):
+            return None
+        target = _from_class(found[0], found[1], hops + 1)
         if target is None:
             return None
         inherited.append(target)
@@ -155,10 +152,6 @@ def _from_class(module: Module, node: ast.ClassDef, hops: int) -> Target | None:
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         parameters |= dict(_fields(module, node))
     return Target(parameters, any(target.takes_any for target in inherited), constants)
-
-
-def _is_class(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ClassDef)
 
 
 def _from_function(module: Module, node: ast.FunctionDef, skip: int) -> Target:
@@ -189,13 +182,27 @@ def _constants(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
                 yield statement.target.id, statement.value.value
 
 
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of a module, those under ``if`` and ``try`` included."""
-    for statement in body:
-        yield statement
-        for part in ("body", "orelse", "handlers", "finalbody"):
-            if isinstance(statement, (ast.If, ast.Try, ast.ExceptHandler)):
-                yield from _statements(getattr(statement, part, []))
+def _names(tree: ast.Module) -> dict[str, ast.AST]:
+    """First statement for each name of a module, those under ``if`` and ``try`` included."""
+    names: dict[str, ast.AST] = {}
+    waiting: deque[ast.AST] = deque(tree.body)
+    while waiting:
+        statement = waiting.popleft()
+        given: list[str] = []
+        if isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
+            given = [statement.name]
+        elif isinstance(statement, ast.Assign):
+            given = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+        elif isinstance(statement, ast.ImportFrom):
+            given = [alias.asname or alias.name for alias in statement.names]
+        elif isinstance(statement, ast.Import):
+            given = [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
+        elif isinstance(statement, (ast.If, ast.Try, ast.ExceptHandler)):
+            parts = ("body", "handlers", "orelse", "finalbody")
+            waiting.extend(inner for part in parts for inner in getattr(statement, part, []))
+        for name in given:
+            names.setdefault(name, statement)
+    return names
 
 
 def _source_of(statement: ast.ImportFrom, module: Module) -> str:
@@ -226,6 +233,6 @@ def _submodule(module: Module, name: str) -> Module | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(name: str, path: Path) -> Module:
-    return Module(name, path, ast.parse(path.read_text(encoding="utf-8")))
+    return Module(name, path, _names(ast.parse(path.read_text(encoding="utf-8"))))

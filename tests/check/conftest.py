@@ -1,0 +1,73 @@
+"""A base model and teachers on disk, and configs that name them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny_pipelines import TinyPipeline, with_t5, without_t5
+
+from diffopd.adapter import LoRA, add_adapter, save_adapter
+from diffopd.model import SD3Model
+from diffopd.teacher import Recipe, TeacherCard
+
+TASKS = ("composition", "ocr", "aesthetic")
+TARGETS = ("attn.to_q", "attn.to_v")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> TinyPipeline:
+    return without_t5(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="session")
+def other_architecture(tmp_path_factory) -> TinyPipeline:
+    """A pipeline of other latent channels, patch size and depth of text."""
+    return with_t5(tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture(scope="session")
+def teacher_folders(tiny, tmp_path_factory) -> Path:
+    root, model = tmp_path_factory.mktemp("teachers"), SD3Model(**tiny.settings)
+    for task in TASKS:
+        config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS)
+        add_adapter(model.transformer, task, config, torch.Generator().manual_seed(0))
+        save_adapter(model.transformer, task, root / task)
+        TeacherCard(
+            name=task,
+            task=task,
+            guidance_scale=1.0,
+            base=model.identity,
+            rank=4,
+            alpha=8.0,
+            scores={},
+            recipe=Recipe(command="train", seed=1, minutes=2.5, commit="abc"),
+        ).save(root / task)
+    return root
+
+
+@pytest.fixture(scope="session")
+def on_disk(tiny, teacher_folders) -> list[str]:
+    """Overrides that name the tiny model and its teachers."""
+    return [f"model.path={tiny.folder}", *teacher_paths(teacher_folders)]
+
+
+def teacher_paths(root: Path) -> list[str]:
+    return [f"teacher.teachers.{task}.path={root / task}" for task in TASKS]
+
+
+@pytest.fixture
+def composed(conf_dir):
+    """Compose a config from overrides."""
+
+    def make(*overrides, config_name="train"):
+        with initialize_config_dir(str(conf_dir), version_base="1.3"):
+            return compose(config_name, overrides=list(overrides))
+
+    return make

@@ -1,0 +1,189 @@
+"""Every shipped config passes; every mistake is refused with its path, its value and what is allowed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from diffopd.check import ConfigError, check_config, config_errors
+from diffopd.check.combination import combination_problems, loss_problems
+from diffopd.check.setting import setting_problems
+from diffopd.check.values import plain_values
+
+CONF = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+ODE = "+experiment=mopd_ode"
+
+
+def problems(cfg, config_name="train"):
+    values = plain_values(cfg)
+    return [*loss_problems(values), *setting_problems(values, config_name), *combination_problems(values)]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_passes(composed, name):
+    assert problems(composed(f"+experiment={name}")) == []
+
+
+@pytest.mark.parametrize(
+    "group", ["sampler", "loss", "reward", "trainer", "callbacks", "logger", "adapter", "model"]
+)
+def test_every_choice_of_a_group_has_known_settings(composed, group):
+    for file in sorted((CONF / group).glob("*.yaml")):
+        values = plain_values(composed(ODE, f"{group}={file.stem}"))
+        assert list(setting_problems(values, "train")) == [], file
+
+
+def test_the_other_commands_pass(composed):
+    for benchmark in ("mini", "mini_large", "mini_ood"):
+        assert problems(composed(f"benchmark={benchmark}", config_name="evaluate"), "evaluate") == []
+    assert problems(composed("prompt=a circle", config_name="sample"), "sample") == []
+
+
+@pytest.mark.parametrize("noise_level", ["0", "0.3", "0.7"])
+def test_the_papers_noise_sweep_passes(composed, noise_level):
+    assert problems(composed(ODE, f"sampler.noise_level={noise_level}")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+phase.rond=fused"], "of diffopd.phase.DistillPhase; did you mean phase.round?"),
+        (["+sampler.steps=4"], "sampler.steps is not a setting of diffopd.sampler.FlowSampler; "),
+        (["+phase.ema.deca=0.5"], "phase.ema.deca is not a setting; did you mean phase.ema.decay?"),
+        (["+teacher.teachers.ocr.file=x"], "teachers.ocr.file is not a setting; it has path, guidance_scale"),
+        (["+reward.rewards.ocr.recognizer.upscal=1"], "did you mean reward.rewards.ocr.recognizer.upscale?"),
+        (["+callbacks.throughput.every=1"], "throughput.every is not a setting of diffopd.callbacks."),
+        (["+trainer.max_epoch=3"], "of lightning.Trainer; did you mean trainer.max_epochs?"),
+        (["+optimiser.lr=3"], "optimiser is not a setting of train; did you mean optimizer?"),
+        (["~phase.round"], "phase.round is missing; diffopd.phase.DistillPhase needs it"),
+        (["~sampler.shift"], "sampler.shift is missing; diffopd.sampler.FlowSampler needs it"),
+        (["~phase.ema.decay"], "phase.ema.decay is missing"),
+        (["trainer.max_epochs=???"], "is required and has no value; give it as trainer.max_epochs="),
+        (["loss._target_=diffopd.loss.OPDD"], "loss._target_=diffopd.loss.OPDD: there is no such class"),
+        (["logger.csv._target_=nowhere.Log"], "logger.csv._target_=nowhere.Log is not installed"),
+        (["phase.round=fusd"], "phase.round=fusd must be one of fused, two_pass; did you mean fused?"),
+        (["phase.train_steps=most"], "phase.train_steps=most must be one of all, all_but_last"),
+        (["phase.step_reduction=max"], "phase.step_reduction=max must be one of mean, sum"),
+        (["phase.task_reduction=null"], "phase.task_reduction=null must be one of mean, sum"),
+        (["phase.micro_batch_size=many"], "phase.micro_batch_size=many must be a whole number or null"),
+        (["phase.micro_batch_size=0"], "micro_batch_size=0 must be a whole number of at least 1, or null"),
+        (["phase.gradient_clip=0"], "phase.gradient_clip=0 must be a finite number above 0"),
+        (["phase.gradient_clip=inf"], "phase.gradient_clip=inf must be a finite number above 0"),
+        (["phase.score_every_n_rounds=-1"], "score_every_n_rounds=-1 must be a whole number of at least 0"),
+        (["phase.ema.decay=2"], "phase.ema.decay=2 must be a number in [0, 1]"),
+        (["resume=maybe"], "resume=maybe must be one of auto, never"),
+        (["seed=-1"], "seed=-1 must be a whole number of at least 0"),
+        (["trainer.num_threads=0"], "trainer.num_threads=0 must be a whole number of at least 1, or auto"),
+        (["trainer.precision=33"], "trainer.precision=33 must be one of 64, 32, 16, "),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0 must be a whole number of at least 1"),
+        (["optimizer.lr=-1"], "optimizer.lr=-1 must be a finite number above 0"),
+        (["optimizer.betas=[0.9,1]"], "optimizer.betas.1=1 must be a number in [0, 1)"),
+        (["model.vae_dtype=fp64"], "model.vae_dtype=fp64 must be one of fp32, bf16, fp16"),
+        (["adapter.target_modules=attn.to_q"], "adapter.target_modules=attn.to_q must be a list"),
+        (["callbacks.adapter_export.adapter=averag"], "one of average, student; did you mean average?"),
+        (["~loss"], "DistillPhase needs a loss and none is chosen; choose one with +loss=... (diffusion"),
+        (["~data"], "no data is chosen; start from an experiment"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_refused(composed, overrides, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_config(composed(ODE, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([ODE, "loss=reverse_kl"],
+         "loss=reverse_kl is a KL divergence, which is infinite between transitions without noise, but "
+         "sampler.noise_level=0 makes every transition of FlowSampler deterministic; choose loss=opd, "
+         "which uses Eq. 12 there, or sampler.noise_level=0.7"),
+        ([ODE, "loss=reverse_kl_released", "sampler=dpm2"], "or sampler=flow sampler.noise_level=0.7"),
+        ([ODE, "loss=reverse_kl", "sampler=ddim", "sampler.noise_level=0.5", "phase.train_steps=all"],
+         "step 9 (counted from 0) of DDIMSampler's 10 has none; choose phase.train_steps=all_but"),
+        ([ODE, "loss=diffusion_nft"],
+         "loss=diffusion_nft learns from advantages of rewards, but phase=distill trains on a teacher's "
+         "velocities; choose loss=opd"),
+        (["+experiment=teacher_ocr", "loss=opd"],
+         "loss=opd learns from a teacher's velocities, but phase=nft trains on advantages of rewards; "
+         "choose loss=diffusion_nft"),
+        ([ODE, "teacher=ocr"],
+         "data.tasks has composition, for which there is no teacher; teacher.teachers has ocr. "
+         "Add teacher.teachers.composition, or remove the task with ~data.tasks.composition"),
+        ([ODE, "~reward.rewards.ocr"], "data.tasks has ocr, for which there is no reward; reward.rewards"),
+        ([ODE, "sampler.num_steps=1"], "phase.train_steps=all_but_last leaves nothing to train"),
+        (["+experiment=teacher_ocr", "phase.num_timesteps=10"],
+         "phase.num_timesteps=10 must be from 1 to sampler.num_steps - 1 = 9"),
+        (["+experiment=teacher_ocr", "phase.num_timesteps=6"],
+         "phase.num_timesteps=6 must be a multiple of phase.updates_per_round=4"),
+        (["+experiment=teacher_ocr", "phase.num_timesteps=null"],
+         "phase.num_timesteps=null, that is sampler.num_steps - 1 = 9, must be a multiple"),
+        ([ODE, "trainer=ddp", "trainer.devices=3"],
+         "data.tasks.composition.prompts_per_round=16 must be a multiple of the number of processes, "
+         "trainer.devices=3 times 1 node"),
+    ],
+)  # fmt: skip
+def test_combinations_that_are_refused(composed, overrides, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_config(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss=reverse_kl", "sampler.noise_level=0.7"],
+        # The last, noiseless step is not trained.
+        ["loss=reverse_kl", "sampler=ddim", "sampler.noise_level=0.5"],
+        # Which steps have noise does not matter to a loss that needs none.
+        ["loss=ode_l2", "sampler=dpm1"],
+    ],
+)
+def test_sound_combinations_pass(composed, overrides):
+    assert problems(composed(ODE, *overrides)) == []
+
+
+def test_a_samplers_own_refusal_is_a_config_error(composed):
+    with pytest.raises(ConfigError, match=r"sampler.noise_level must be 0 for DPM1Sampler"):
+        check_config(composed(ODE, "sampler=dpm1", "sampler.noise_level=0.7", "loss=reverse_kl"))
+
+
+def test_a_reference_that_leads_nowhere(composed):
+    with pytest.raises(ConfigError, match=re.escape("sampler.noise_level=${nope} leads nowhere")):
+        check_config(composed(ODE, "sampler.noise_level=${nope}"))
+
+
+def test_all_problems_come_in_one_message(composed):
+    with pytest.raises(ConfigError) as refused:
+        check_config(composed(ODE, "phase.round=x", "resume=x"))
+    assert [line.partition("=")[0] for line in str(refused.value).splitlines()] == ["resume", "phase.round"]
+
+
+def test_config_errors_pass_on_what_no_config_causes():
+    with pytest.raises(KeyError), config_errors():
+        raise KeyError("bug")
+    with pytest.raises(ConfigError, match=r"^loss.reduction must be one of"), config_errors():
+        instantiate({"_target_": "diffopd.loss.OPD", "reduction": "max"})
+    # A class that trips over its own arguments is a bug of the class.
+    node = {"_target_": "diffopd.loss.DiffusionNFT", "beta": [], "kl_weight": 1, "advantage_clip": 1}
+    with pytest.raises(InstantiationException, match="TypeError"), config_errors():
+        instantiate(node)
+
+
+def test_settings_are_refused_without_heavy_imports():
+    script = f"""
+import sys
+from hydra import compose, initialize_config_dir
+from diffopd.check import ConfigError, check_config
+with initialize_config_dir({str(CONF)!r}, version_base="1.3"):
+    cfg = compose("train", overrides=[{ODE!r}, "+phase.rond=fused"])
+try:
+    check_config(cfg)
+except ConfigError:
+    print([m for m in ("torch", "lightning", "diffusers", "transformers", "peft") if m in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

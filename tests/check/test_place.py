@@ -1,0 +1,112 @@
+"""Folders and adapters are looked at before weights load."""
+
+import json
+import re
+import shutil
+
+import pytest
+from hydra.utils import instantiate
+
+from diffopd.build import build
+from diffopd.check import ConfigError, check_config, check_fit
+from diffopd.model import SD3Model
+
+ODE = "+experiment=mopd_ode"
+
+
+def parts_of(cfg):
+    return {"adapter": instantiate(cfg.adapter), "teacher": instantiate(cfg.teacher)}
+
+
+def test_a_model_and_teachers_that_are_there_pass(composed, on_disk):
+    cfg = composed(ODE, *on_disk)
+    check_config(cfg)
+    check_fit(cfg, parts_of(cfg))
+
+
+def test_missing_folders_are_named_together(composed, on_disk, tmp_path):
+    cfg = composed(ODE, *on_disk, f"model.path={tmp_path}/none", f"teacher.teachers.ocr.path={tmp_path}/nil")
+    with pytest.raises(ConfigError) as refused:
+        check_config(cfg)
+    model, teacher = str(refused.value).splitlines()
+    assert model.startswith(f"model.path={tmp_path}/none: there is no such folder")
+    assert teacher.startswith(f"teacher.teachers.ocr.path={tmp_path}/nil: there is no such folder")
+
+
+def test_a_folder_that_is_no_pipeline(composed, on_disk, tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no model_index.json; give the folder of a whole pipeline"):
+        check_config(composed(ODE, *on_disk, f"model.path={tmp_path}"))
+
+
+def test_a_hub_id_is_left_to_the_hub(composed, on_disk):
+    check_config(composed(ODE, *on_disk, "model.path=someone/something"))
+
+
+def test_models_that_are_not_used_are_not_looked_for(composed, tmp_path):
+    check_config(composed("+experiment=mini_pretrain", f"model.path={tmp_path}/none"))
+
+
+def test_a_teacher_without_a_card(composed, on_disk, teacher_folders, tmp_path):
+    shutil.copytree(teacher_folders / "ocr", tmp_path / "ocr")
+    (tmp_path / "ocr" / "card.json").unlink()
+    with pytest.raises(ConfigError, match=r"teacher.teachers.ocr.path=.* holds no card.json, which states"):
+        check_config(composed(ODE, *on_disk, f"teacher.teachers.ocr.path={tmp_path / 'ocr'}"))
+
+
+def test_an_adapter_folder_of_an_evaluation(composed, on_disk, tmp_path):
+    with pytest.raises(ConfigError, match=r"adapter_path=.*: there is no such folder"):
+        check_config(
+            composed(on_disk[0], f"adapter_path={tmp_path}/none", config_name="evaluate"), "evaluate"
+        )
+
+
+def test_a_teacher_of_another_rank_than_its_config_says(composed, on_disk, teacher_folders, tmp_path):
+    shutil.copytree(teacher_folders / "ocr", tmp_path / "ocr")
+    file = tmp_path / "ocr" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "r": 8}))
+    cfg = composed(ODE, *on_disk, f"teacher.teachers.ocr.path={tmp_path / 'ocr'}")
+    check_config(cfg)
+    with pytest.raises(
+        ConfigError, match=r"teacher.teachers.ocr.path=.* has shape \(4, 16\), .* rank 8 .*\(8, 16\)"
+    ):
+        check_fit(cfg, parts_of(cfg))
+
+
+def test_a_student_whose_modules_the_model_lacks(composed, on_disk):
+    cfg = composed(ODE, *on_disk, "adapter.target_modules=[mlp.up]")
+    with pytest.raises(ConfigError, match=re.escape("adapter.target_modules=['mlp.up'] match no layer")):
+        check_fit(cfg, parts_of(cfg))
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [["+phase.rond=fused"], ["loss=reverse_kl"], ["adapter.rank=0"], ["data.tasks.ocr.path=none.txt"]],
+)
+def test_build_refuses_before_weights_load(composed, on_disk, tmp_path, monkeypatch, refused):
+    def load(*_, **__):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(SD3Model, "__init__", load)
+    # What is built before the model needs no folder of a run, except this one.
+    cfg = composed(ODE, *on_disk, f"paths.run={tmp_path}", *refused)
+    with pytest.raises(ConfigError):
+        build(cfg)
+
+
+def test_build_refuses_teachers_of_another_architecture(
+    composed, on_disk, other_architecture, tmp_path, monkeypatch
+):
+    def load(*_, **__):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(SD3Model, "__init__", load)
+    transformer = other_architecture.folder / "transformer" / "config.json"
+    wider = tmp_path / "wider"
+    shutil.copytree(other_architecture.folder, wider)
+    config = json.loads(transformer.read_text())
+    (wider / "transformer" / "config.json").write_text(json.dumps({**config, "num_attention_heads": 4}))
+    cfg = composed(ODE, *on_disk, f"paths.run={tmp_path}", f"model.path={wider}")
+    with pytest.raises(
+        ConfigError, match=r"teacher.teachers.composition.path=.* has shape .* use the model the"
+    ):
+        build(cfg)

@@ -1,0 +1,113 @@
+"""What is read from source equals what Python says of the imported class."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from diffopd.check.annotation import Allowed, allowed_by
+from diffopd.check.source import is_installed, read_target
+
+CONF = Path(__file__).parents[2] / "conf"
+OPTIONAL = ("WandbLogger", "MLFlowLogger")  # their packages need not be installed to read them
+
+
+def targets_in(node):
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield node._target_
+        for key in node:
+            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+                yield from targets_in(node[key])
+    elif isinstance(node, ListConfig):
+        for place in range(len(node)):
+            if not OmegaConf.is_interpolation(node, place):
+                yield from targets_in(node[place])
+
+
+TARGETS = sorted({t for file in CONF.rglob("*.yaml") for t in targets_in(OmegaConf.load(file))})
+
+
+def test_the_configs_name_many_targets():
+    assert len(TARGETS) > 40
+    assert {"lightning.Trainer", "torch.optim.AdamW", "diffopd.phase.DistillPhase"} <= set(TARGETS)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_source_and_signature_agree(name):
+    target = read_target(name)
+    assert target is not None
+    if name.endswith(OPTIONAL):
+        return
+    signature = inspect.signature(get_object(name)).parameters
+    named = {k: p for k, p in signature.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    assert list(target.parameters) == list(named)
+    assert {k for k, p in target.parameters.items() if p.required} == {
+        k for k, p in named.items() if p.default is p.empty
+    }
+    assert target.takes_any == any(p.kind is p.VAR_KEYWORD for p in signature.values())
+
+
+def test_class_constants_are_read():
+    assert read_target("diffopd.loss.ReverseKL").constants == {"needs_noise": True, "supervision": "teacher"}
+    assert read_target("diffopd.phase.NFTPhase").constants["supervision"] == "advantage"
+
+
+def test_inherited_constructors_are_found():
+    assert list(read_target("diffopd.sampler.DPM2Sampler").parameters) == [
+        "num_steps",
+        "noise_level",
+        "shift",
+        "guidance_scale",
+    ]
+
+
+def test_names_that_are_not_there():
+    assert read_target("diffopd.loss.Missing") is None
+    assert read_target("no_such_package.Thing") is None
+    assert not is_installed("no_such_package.Thing")
+    assert is_installed("diffopd.loss.Missing")
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "good", "bad", "text"),
+    [
+        (
+            "diffopd.phase.DistillPhase",
+            "round",
+            ["fused", "two_pass"],
+            ["x", None, 1],
+            "one of fused, two_pass",
+        ),
+        (
+            "diffopd.phase.DistillPhase",
+            "micro_batch_size",
+            [1, None],
+            [1.0, "1", True],
+            "a whole number or null",
+        ),
+        ("diffopd.phase.DistillPhase", "gradient_clip", [1, 0.5], ["x", True, None, [1]], "a number"),
+        ("diffopd.phase.DistillPhase", "ema", [{"decay": 1}], [1, None, [1]], "a mapping"),
+        # An alias from another module, and one of another package.
+        ("diffopd.phase.NFTPhase", "advantage_std", ["global", "group"], ["all"], "one of global, group"),
+        (
+            "lightning.Trainer",
+            "deterministic",
+            [True, None, "warn"],
+            ["yes", 2],
+            "warn or true or false or null",
+        ),
+        ("diffopd.adapter.LoRA", "target_modules", [["a"]], ["a", 1], "a list"),
+    ],
+)
+def test_annotations_become_allowed_values(target, name, good, bad, text):
+    allowed = allowed_by(read_target(target).parameters[name])
+    assert all(allowed.accepts(value) for value in good)
+    assert not any(allowed.accepts(value) for value in bad)
+    assert str(allowed) == text
+
+
+def test_annotations_beyond_config_values_allow_anything():
+    assert allowed_by(read_target("diffopd.phase.DistillPhase").parameters["loss"]) == Allowed(anything=True)

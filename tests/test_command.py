@@ -1,0 +1,106 @@
+"""What a user sees of a refused command line: one message and exit code 2; a traceback only on request."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+from diffopd.check import ConfigError
+from diffopd.command import REFUSED, command
+
+CONF = Path(__file__).parents[1] / "conf"
+ODE = "+experiment=mopd_ode"
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path):
+    """Run the training command up to its first step."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, step=lambda cfg: None):
+        @command("train")
+        def main(cfg):
+            step(cfg)
+
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        main()
+
+    yield call
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name is required; start from an experiment, +experiment=... (mini_autoencoder, "),
+        (["+experiment=mopd_od"], "experiment=mopd_od: there is no such choice; did you mean experiment="),
+        ([ODE, "loss=opdd"], "loss=opdd: there is no such choice; did you mean loss=opd?\nloss has"),
+        ([ODE, "phase.rond=fused"], "phase.rond is not a setting of phase; did you mean phase.round?"),
+        ([ODE, "seeed=1"], "seeed is not a setting of train; did you mean seed?"),
+        (["loss=opd"], "loss=opd: no loss is chosen yet that this could replace; add one with +loss=opd"),
+        ([ODE, "+phase.rond=fused"], "phase.rond is not a setting of diffopd.phase.DistillPhase"),
+        ([ODE, "loss=reverse_kl"], "loss=reverse_kl is a KL divergence"),
+    ],
+)  # fmt: skip
+def test_refusals(train, capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        train(*arguments, step=lambda cfg: pytest.fail("the command ran"))
+    assert end.value.code == REFUSED
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"config error: {message}")
+    assert "Traceback" not in shown
+    assert shown.endswith("(debug=true shows the traceback)\n")
+
+
+def test_debug_shows_where_it_arose(train):
+    with pytest.raises(ConfigError, match=r"resume=x must be one of"):
+        train(ODE, "resume=x", "debug=true")
+
+
+def test_errors_while_running_keep_their_traceback(train):
+    def fail(cfg):
+        raise ValueError("not the config's fault")
+
+    with pytest.raises(ValueError, match="not the config's fault"):
+        train("+experiment=mini_autoencoder", step=fail)
+
+
+def test_the_job_has_the_commands_name_and_the_environment_is_as_before(train):
+    before, names = dict(os.environ), []
+    train("+experiment=mini_autoencoder", step=lambda cfg: names.append(HydraConfig.get().job.name))
+    assert names == ["train"]
+    assert dict(os.environ) == before
+
+
+def test_a_sweep_runs_once_for_each_value(train, tmp_path):
+    rates, values = [], "optimizer.lr=1e-3,2e-3"
+    train("-m", "+experiment=mini_autoencoder", values, step=lambda cfg: rates.append(cfg.optimizer.lr))
+    assert rates == [1e-3, 2e-3]
+    assert len({file.parents[1] for file in tmp_path.rglob(".hydra/config.yaml")}) == 2
+
+
+def test_the_papers_noise_sweep_composes_three_jobs(train, monkeypatch):
+    levels = []
+    # Neither checked nor run: teachers need not be there.
+    monkeypatch.setattr("diffopd.command.check_config", lambda *_: None)
+    values = "sampler.noise_level=0,0.3,0.7"
+    train("-m", ODE, values, step=lambda cfg: levels.append(cfg.sampler.noise_level))
+    assert levels == [0, 0.3, 0.7]
+
+
+def test_help_lists_every_group_with_its_choices(train, capsys):
+    with pytest.raises(SystemExit) as end:
+        train("--help")
+    assert end.value.code in (0, None)
+    shown = capsys.readouterr().out
+    groups = [folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"]
+    assert len(groups) > 15
+    for folder in groups:
+        choices = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        assert re.search(rf"^{folder.name}: {choices}$", shown, re.MULTILINE), folder.name
+    assert f"python -m diffopd.train {ODE}" in shown

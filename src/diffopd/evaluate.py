@@ -6,22 +6,18 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from diffopd.arguments import hydra_arguments
-from diffopd.configs import config_folder
+from diffopd.check import config_errors
+from diffopd.command import command
 
 
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="evaluate")
+@command("evaluate")
+@config_errors()
 def main(cfg: DictConfig) -> None:
     """Load, make images, score, write."""
-    from diffopd.inference import (
-        readable_errors,  # heavy, so only for a sound command line
-    )
-
-    with readable_errors(cfg.debug):
-        run(cfg)
+    run(cfg)
 
 
 def run(cfg: DictConfig) -> None:

@@ -1,17 +1,12 @@
-"""What commands that make images share: a model on its device with an adapter, and readable errors."""
+"""What commands that make images share: a model on its device with an adapter."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from diffopd.adapter import check_adapter, load_adapter
@@ -48,18 +43,6 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]
     load_adapter(model.transformer, ADAPTER, cfg.adapter_path, setting="adapter")
     _compare_with_card(Path(resolve_path(cfg.adapter_path)), model.identity, cfg.guidance_scale, console)
     return model.to(device), ADAPTER
-
-
-@contextlib.contextmanager
-def readable_errors(debug: bool) -> Iterator[None]:
-    """End the program with the message of a configuration error, unless ``debug`` asks for the traceback."""
-    try:
-        yield
-    except (ValueError, InstantiationException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else None
-        if debug or (isinstance(error, InstantiationException) and not isinstance(cause, ValueError)):
-            raise
-        sys.exit(f"error: {cause or error}\n(debug=true shows where it arose)")
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def train(world, tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,
         )
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout

@@ -15,7 +15,6 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.accelerators import CPUAccelerator
 from omegaconf import DictConfig
 
-from diffopd.callbacks import silence_known_noise
 from diffopd.check import check_config, check_fit, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO
 from diffopd.evaluation import Benchmark
@@ -80,7 +79,6 @@ def build(cfg: DictConfig) -> Experiment:
         ConfigError: If the config cannot work; nearly all of it is found before weights load.
     """
     check_config(cfg)
-    silence_known_noise()
     folder = Path(cfg.paths.run)
     checkpoint = find_checkpoint(cfg, folder)
     phase_class = get_class(cfg.phase._target_)

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.check import ConfigError, check_config, explain_composition
 from diffopd.configs import config_folder
+from diffopd.quiet import silence_known_noise
 
 REFUSED = 2
 """Exit code of a refused configuration."""
@@ -37,6 +38,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             nonlocal started
             started = True
             try:
+                silence_known_noise()
                 check_config(cfg, config_name)
                 run(cfg)
             except ConfigError as error:

@@ -3,8 +3,7 @@ import warnings
 
 import pytest
 
-from diffopd.callbacks import silence_known_noise
-from diffopd.callbacks.quiet import LOG_NOISE
+from diffopd.quiet import LOG_NOISE, silence_known_noise
 
 LIGHTNING = "lightning.pytorch.utilities.rank_zero"
 

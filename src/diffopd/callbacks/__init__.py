@@ -3,7 +3,6 @@
 from diffopd.callbacks.adapter_export import AdapterExport
 from diffopd.callbacks.csv_logger import ResumableCSVLogger
 from diffopd.callbacks.finite_loss import FiniteLoss, NonFiniteLossError
-from diffopd.callbacks.quiet import silence_known_noise
 from diffopd.callbacks.round_checkpoint import RoundCheckpoint
 from diffopd.callbacks.round_progress import RoundProgress
 from diffopd.callbacks.throughput import Throughput
@@ -16,5 +15,4 @@ __all__ = [
     "RoundCheckpoint",
     "RoundProgress",
     "Throughput",
-    "silence_known_noise",
 ]

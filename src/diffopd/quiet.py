@@ -8,8 +8,12 @@ import warnings
 
 LOG_NOISE: dict[str, str] = {
     "lightning.pytorch.utilities.rank_zero": (
-        r"Tip: |litlogger|litmodels|TPU available|HPU available|`Trainer\.fit` stopped: `max_epochs"
+        r"Tip: |litlogger|litmodels|TPU available|HPU available|`Trainer\.fit` stopped: `max_epochs|"
+        r"Loading `train_dataloader` to estimate|`weights_only` was not set"
     ),
+    "transformers.utils.import_utils": r"requires torchvision \(not installed\)",
+    # T5 is left out of small pipelines on purpose.
+    "diffusers.pipelines.pipeline_utils": r"of type <class 'NoneType'> cannot be saved",
     "diffusers.loaders.lora_base": r"No LoRA keys associated to CLIPTextModel",
     "diffusers.loaders.peft": r"No LoRA keys associated to CLIPTextModel",
 }

@@ -21,6 +21,8 @@ OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimize
 
 STUDENT = "student"
 """The adapter that is trained."""
+MAX_ENCODED = 4096
+"""Encoded prompts kept at most; one takes about 2 MB for Stable Diffusion 3.5."""
 AVERAGE = "average"
 """Its exponential moving average, which is evaluated and exported."""
 
@@ -90,13 +92,16 @@ class AdaptedPhase(lightning.LightningModule):
     # What a round is made of.
 
     def conditioning(self, prompts: Prompts) -> Conditioning:
-        """Encode prompts, each distinct text once in the whole training."""
+        """Encode prompts, each distinct text once as long as it stays among the latest ``MAX_ENCODED``."""
         new = [text for text in dict.fromkeys(prompts.texts) if text not in self._encoded]
         if new:
             encoded = self.model.encode(new)
             for row, text in enumerate(new):
                 self._encoded[text] = encoded.select([row])
-        return Conditioning.concat([self._encoded[text] for text in prompts.texts])
+        result = Conditioning.concat([self._encoded[text] for text in prompts.texts])
+        while len(self._encoded) > MAX_ENCODED:
+            del self._encoded[next(iter(self._encoded))]
+        return result
 
     def noise(self, purpose: str, prompts: Prompts) -> Tensor:
         """Standard normal latents, each row from its own generator."""

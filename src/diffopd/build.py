@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from diffopd.check import check_config, check_fit, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO
 from diffopd.evaluation import Benchmark
+from diffopd.quiet import silence_known_noise
 from diffopd.report.at_end import RunFiles
 from diffopd.resume import find_checkpoint
 from diffopd.threads import choose_num_threads
@@ -78,6 +79,7 @@ def build(cfg: DictConfig) -> Experiment:
     Raises:
         ConfigError: If the config cannot work; nearly all of it is found before weights load.
     """
+    silence_known_noise()
     check_config(cfg)
     folder = Path(cfg.paths.run)
     checkpoint = find_checkpoint(cfg, folder)

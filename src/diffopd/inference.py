@@ -12,6 +12,7 @@ from rich.console import Console
 from diffopd.adapter import check_adapter, load_adapter
 from diffopd.files import resolve_path
 from diffopd.model import SD3Model, read_transformer_config
+from diffopd.quiet import silence_known_noise
 from diffopd.teacher import CARD, TeacherCard
 
 ADAPTER = "student"
@@ -31,6 +32,7 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]
     Raises:
         ValueError: If the adapter does not fit; this is found before weights load.
     """
+    silence_known_noise()
     device = _device(cfg.device)
     if cfg.adapter_path is not None:
         folder = Path(resolve_path(cfg.adapter_path))

@@ -46,7 +46,9 @@ def normal_rows(
     Returns:
         Noise in fp32 on the CPU.
     """
-    rows = [torch.randn(*shape, generator=torch_generator(seed, purpose, round_index, i)) for i in sample_indices]
+    rows = [
+        torch.randn(*shape, generator=torch_generator(seed, purpose, round_index, i)) for i in sample_indices
+    ]
     return torch.stack(rows)
 
 
@@ -54,5 +56,7 @@ def uniform_rows(
     seed: int, purpose: str, round_index: int, sample_indices: Sequence[int], shape: Sequence[int] = ()
 ) -> Float[Tensor, " batch *shape"]:
     """Uniform numbers in [0, 1) with one independent generator a row."""
-    rows = [torch.rand(*shape, generator=torch_generator(seed, purpose, round_index, i)) for i in sample_indices]
+    rows = [
+        torch.rand(*shape, generator=torch_generator(seed, purpose, round_index, i)) for i in sample_indices
+    ]
     return torch.stack(rows)

@@ -207,7 +207,9 @@ class Sampler(Protocol):
         """The grid, from 1 to 0."""
         ...
 
-    def rollout(self, velocity: VelocityFunction, noise: Tensor, fresh_noise: NoiseFunction) -> Iterator[Transition]:
+    def rollout(
+        self, velocity: VelocityFunction, noise: Tensor, fresh_noise: NoiseFunction
+    ) -> Iterator[Transition]:
         """Yield each transition; the caller may call ``backward`` before asking for the next."""
         ...
 

@@ -60,6 +60,7 @@ def test_the_papers_noise_sweep_passes(composed, noise_level):
         (["+callbacks.throughput.every=1"], "throughput.every is not a setting of diffopd.callbacks."),
         (["+trainer.max_epoch=3"], "of lightning.Trainer; did you mean trainer.max_epochs?"),
         (["+optimiser.lr=3"], "optimiser is not a setting of train; did you mean optimizer?"),
+        (["teacher.teachers.ocr=x"], "teacher.teachers.ocr=x must be a mapping with path, guidance_scale"),
         (["~phase.round"], "phase.round is missing; diffopd.phase.DistillPhase needs it"),
         (["~sampler.shift"], "sampler.shift is missing; diffopd.sampler.FlowSampler needs it"),
         (["~phase.ema.decay"], "phase.ema.decay is missing"),

@@ -75,16 +75,17 @@ class RoundProgress(Callback):
         """Show the round just done."""
         now = self._clock()
         self._times.append(now)
+        values = trainer.callback_metrics  # reading them averages over processes, so all have to
         if not trainer.is_global_zero:
             return
         done, total = trainer.current_epoch + 1, _num_rounds(trainer)
         pace = self._pace(done, total)
         if self._bar is not None:
-            self._bar.update(done, pace, self._main_metrics(trainer.callback_metrics))
+            self._bar.update(done, pace, self._main_metrics(values))
         elif done == total or now - self._line_time >= self.seconds_per_line:
             self._line_time = now
             of_total = f"/{total}" if total is not None else ""
-            parts = [f"round {done}{of_total}", pace, self._main_metrics(trainer.callback_metrics)]
+            parts = [f"round {done}{of_total}", pace, self._main_metrics(values)]
             self._print(" | ".join(part for part in parts if part))
 
     @override

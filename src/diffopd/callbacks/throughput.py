@@ -46,7 +46,7 @@ class Throughput(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the round."""
+        """Log the round: means over processes."""
         seconds = max(self._clock() - self._start, 1e-9)
         metrics = {
             "train/time/seconds_per_round": seconds,
@@ -56,7 +56,7 @@ class Throughput(Callback):
         if pl_module.device.type == "cuda":
             metrics["train/memory/peak_cuda_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / GIB
         for name, value in metrics.items():
-            pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
+            pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
 
 def count_samples(batch: Any) -> int:

@@ -6,7 +6,7 @@ Constructors that are built before any weights load check their own arguments; h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from typing import Any
 
 from diffopd.check.annotation import shown
@@ -88,11 +88,22 @@ LIMITS: Mapping[str, Rule] = {
 """Config path (``*`` for any part) -> what it must be."""
 
 
+def matches(path: str, pattern: str) -> bool:
+    """Whether a config path fits a pattern, in which ``*`` stands for any text within one part.
+
+    Examples:
+        >>> matches("data.tasks.ocr", "data.tasks.*"), matches("data.tasks.ocr.path", "data.tasks.*")
+        (True, False)
+    """
+    parts, patterns = path.split("."), pattern.split(".")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+
+
 def limit_problems(path: str, value: Any) -> Iterator[str]:
     """What is wrong with one value, if its path has a limit."""
     if value is UNSET or value is UNKNOWN:
         return
     for pattern, (text, holds) in LIMITS.items():
-        if fnmatch(path, pattern) and not holds(value):
+        if matches(path, pattern) and not holds(value):
             choices = text.removeprefix("one of ").split(", ") if text.startswith("one of ") else []
             yield f"{path}={shown(value)} must be {text}{did_you_mean(shown(value), choices)}"

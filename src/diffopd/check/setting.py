@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from diffopd.check.annotation import allowed_by
+from diffopd.check.annotation import allowed_by, shown
 from diffopd.check.error import did_you_mean
-from diffopd.check.limit import limit_problems
+from diffopd.check.limit import limit_problems, matches
 from diffopd.check.source import Target, is_installed, read_target
 from diffopd.check.values import UNKNOWN, UNSET
 from diffopd.configs import config_folder
@@ -107,6 +106,8 @@ def _value_problems(place: str, value: Any, target: Target | None) -> Iterator[s
         yield allowed.problem(place, value)
     elif isinstance(value, Mapping):
         yield from _node_problems(place, value)
+    elif keys := next((keys for pattern, keys in KEYS.items() if matches(place, pattern)), None):
+        yield f"{place}={shown(value)} must be a mapping with {', '.join(keys)}"
     elif isinstance(value, list):
         for number, item in enumerate(value):
             if isinstance(item, Mapping):
@@ -142,7 +143,7 @@ def _target_problems(path: str, node: Mapping[str, Any], target: Target | None) 
 def _keys_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:
     """Has a mapping without a class the keys it should have?"""
     for pattern, keys in KEYS.items():
-        if not fnmatch(path, pattern):
+        if not matches(path, pattern):
             continue
         for key in node:
             if key not in keys:

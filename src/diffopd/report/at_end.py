@@ -75,11 +75,10 @@ class TeacherReport:
     Args:
         batch_size: Images made together.
         name: The teacher's name.
-        task: The task it was trained for.
     """
 
-    def __init__(self, *, batch_size: int, name: str, task: str) -> None:
-        self.batch_size, self.name, self.task = batch_size, name, task
+    def __init__(self, *, batch_size: int, name: str) -> None:
+        self.batch_size, self.name = batch_size, name
 
     def __call__(self, phase: NFTPhase, benchmark: Benchmark, run: RunFiles) -> None:
         """Score the trained average at its own guidance, print beside the base, write ``card.json``."""
@@ -95,7 +94,7 @@ class TeacherReport:
         result.save(run.folder / "report" / f"{benchmark.name}.json")
         card = TeacherCard(
             name=self.name,
-            task=self.task,
+            task="+".join(phase.trainer.datamodule.tasks),  # the tasks it was trained on
             guidance_scale=scale,
             base=phase.model.identity,
             rank=phase.adapter.rank,

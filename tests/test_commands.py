@@ -39,6 +39,7 @@ def test_evaluate_writes_results_images_and_config(tiny, tmp_path, capsys):
         "benchmark=drawbench",
         f"benchmark.path={tmp_path / 'prompts.txt'}",
         "benchmark.sampler.num_steps=2",
+        "guidance_scale=2.0",
         "num_threads=1",
         "save_images=true",
     ]

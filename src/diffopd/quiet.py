@@ -11,6 +11,7 @@ LOG_NOISE: dict[str, str] = {
         r"Tip: |litlogger|litmodels|TPU available|HPU available|`Trainer\.fit` stopped: `max_epochs|"
         r"Loading `train_dataloader` to estimate|`weights_only` was not set"
     ),
+    "lightning.pytorch.trainer.connectors.checkpoint_connector": r"`weights_only` was not set",
     "transformers.utils.import_utils": r"requires torchvision \(not installed\)",
     # T5 is left out of small pipelines on purpose.
     "diffusers.pipelines.pipeline_utils": r"of type <class 'NoneType'> cannot be saved",

@@ -108,7 +108,15 @@ def test_signal_finishes_the_round_saves_and_stops(fit, tiny_phase, tmp_path, ca
     assert not callback.interrupted
 
 
-def test_second_interrupt_stops_at_once(fit, tiny_phase, tmp_path):
+@pytest.fixture
+def listening_to_ctrl_c():
+    """A process started in the background may have inherited deafness to SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_second_interrupt_stops_at_once(fit, tiny_phase, tmp_path, listening_to_ctrl_c):
     phase = tiny_phase()
 
     def interrupt_twice(round_index):

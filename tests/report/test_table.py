@@ -30,8 +30,8 @@ def test_gain_kept_is_the_share_of_each_teacher_s_own_gain():
     assert shares == pytest.approx({"ocr": 0.9, "composition": 2.0})
 
 
-def test_a_teacher_that_gained_nothing_has_no_share():
-    assert gain_kept(BASE, {"ocr": score(0.2), "composition": score(0.4)}, STUDENT) == {}
+def test_a_teacher_without_a_clear_gain_has_no_share():
+    assert gain_kept(BASE, {"ocr": score(0.2), "composition": score(0.54)}, STUDENT) == {}
 
 
 def test_markdown():

@@ -96,12 +96,13 @@ def gain_kept(
         student: task -> score of the student.
 
     Returns:
-        task -> share, 1 = all of it; without tasks whose teacher is no better than the base.
+        task -> share, 1 = all of it; without tasks whose teacher is not clearly better than the base: a
+        share of a gain that may be chance says nothing.
     """
     return {
         task: (student[task].mean - base[task].mean) / (teacher.mean - base[task].mean)
         for task, teacher in teachers.items()
-        if task in student and task in base and teacher.mean > base[task].mean
+        if task in student and task in base and teacher.low > base[task].mean
     }
 
 

@@ -1,5 +1,6 @@
 """What a user sees of a refused command line: one message and exit code 2; a traceback only on request."""
 
+import logging
 import os
 import re
 import sys
@@ -16,6 +17,20 @@ CONF = Path(__file__).parents[1] / "conf"
 ODE = "+experiment=mopd_ode"
 
 
+@pytest.fixture(autouse=True)
+def no_traces():
+    """Hydra leaves the latest run in global variables, and its loggers, where later tests would find them."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
 @pytest.fixture
 def train(monkeypatch, tmp_path):
     """Run the training command up to its first step."""
@@ -29,9 +44,7 @@ def train(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
         main()
 
-    yield call
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
+    return call
 
 
 @pytest.mark.parametrize(
@@ -98,7 +111,6 @@ def test_help_shows_examples_and_every_group_with_its_choices(monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
         command(name)(lambda cfg: pytest.fail("the command ran"))()
-    GlobalHydra.instance().clear()
     assert end.value.code in (0, None)
     shown = capsys.readouterr().out
     groups = [folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"]

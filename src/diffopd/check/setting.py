@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check.annotation import allowed_by, shown
 from diffopd.check.error import did_you_mean
@@ -54,7 +54,8 @@ class Groups:
     def choice_of(self, group: str, target: str) -> str:
         """The choice in ``group`` that names ``target``, or ``target`` itself if none does."""
         for choice in self.choices[group]:
-            if OmegaConf.load(Path(config_folder()) / group / f"{choice}.yaml").get("_target_") == target:
+            node = OmegaConf.load(Path(config_folder()) / group / f"{choice}.yaml")
+            if isinstance(node, DictConfig) and node.get("_target_") == target:
                 return choice
         return target
 

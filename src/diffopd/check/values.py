@@ -48,6 +48,6 @@ def _value(node: DictConfig | ListConfig, key: Any) -> Any:
         if "HydraConfig was not set" in str(error):  # composed outside a run
             return UNKNOWN
         place = f"{node._get_full_key(None)}.{key}".lstrip(".")
-        text = OmegaConf.to_container(node, resolve=False)
-        raise ConfigError(f"{place}={text[key]} leads nowhere; check the name it refers to") from error
+        written: Any = OmegaConf.to_container(node, resolve=False)
+        raise ConfigError(f"{place}={written[key]} leads nowhere; check the name it refers to") from error
     return plain_values(value) if isinstance(value, (DictConfig, ListConfig)) else value

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 from hydra.core.hydra_config import HydraConfig
@@ -60,7 +60,9 @@ class Experiment:
     def run(self) -> None:
         """Train, then report, unless the training was interrupted."""
         self.fit()
-        interrupted = any(getattr(callback, "interrupted", False) for callback in self.trainer.callbacks)
+        interrupted = any(
+            getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks
+        )
         if self.report is not None and not interrupted and self.trainer.is_global_zero:
             self.report(self.phase, self.benchmark, self.files)
 
@@ -68,7 +70,7 @@ class Experiment:
         """Train from the start, or from the newest checkpoint in the run's folder."""
         on_cpu = isinstance(self.trainer.accelerator, CPUAccelerator)
         if on_cpu or self.num_threads != "auto":  # beside a GPU the number of threads hardly matters
-            choose_num_threads(self.phase.trial_step, self.num_threads)
+            choose_num_threads(cast(Any, self.phase).trial_step, self.num_threads)
         self.trainer.fit(self.phase, self.data, ckpt_path=self.checkpoint, weights_only=False)
 
 

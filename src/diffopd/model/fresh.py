@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import (
@@ -62,7 +62,8 @@ def fresh_pipeline(
         backbone = SD3Transformer2DModel(**transformer)
         autoencoder = AutoencoderKL(**vae)
     tokenizers = [
-        CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=text_tokens) for _ in range(2)
+        CLIPTokenizer(vocab=vocabulary, merges=cast(Any, merges), model_max_length=text_tokens)
+        for _ in range(2)
     ]
     return StableDiffusion3Pipeline(
         transformer=backbone,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ class DistillPhase(AdaptedPhase):
         super().__init__(
             model=model, adapter=adapter, optimizer=optimizer, seed=seed, ema=ema, gradient_clip=gradient_clip
         )
-        teacher.load(model)
+        teacher.load(cast(Any, model))
         self.teacher = teacher
         self.sampler = sampler
         self.loss = loss

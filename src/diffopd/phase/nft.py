@@ -82,7 +82,8 @@ class NFTPhase(AdaptedPhase):
         self.loss = loss
         self.reward = reward
         self.old_policy = old_policy
-        self.advantage_std, self.advantage_mode = advantage_std, advantage_mode
+        self.advantage_std: StdScope = advantage_std
+        self.advantage_mode: AdvantageMode = advantage_mode
         self.num_timesteps = num_timesteps or sampler.num_steps - 1
         if not 1 <= self.num_timesteps < sampler.num_steps or self.num_timesteps % updates_per_round:
             raise ValueError(

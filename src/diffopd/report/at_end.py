@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from diffopd.evaluation import Benchmark, evaluate
 from diffopd.phase import DistillPhase, NFTPhase
@@ -94,7 +95,7 @@ class TeacherReport:
         result.save(run.folder / "report" / f"{benchmark.name}.json")
         card = TeacherCard(
             name=self.name,
-            task="+".join(phase.trainer.datamodule.tasks),  # the tasks it was trained on
+            task="+".join(cast(Any, phase.trainer).datamodule.tasks),  # the tasks it was trained on
             guidance_scale=scale,
             base=phase.model.identity,
             rank=phase.adapter.rank,

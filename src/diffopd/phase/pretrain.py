@@ -16,7 +16,7 @@ from diffopd.model.fresh import Pipeline
 from diffopd.phase.autoencoder import warmup_cosine
 from diffopd.randomness import torch_generator
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+OptimizerFactory = Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 
 
 class PretrainPhase(lightning.LightningModule):
@@ -72,7 +72,7 @@ class PretrainPhase(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
-        optimizer = self.make_optimizer(self.trained.parameters())
+        optimizer = self.make_optimizer(self.trained.named_parameters())
         return {
             "optimizer": optimizer,
             "lr_scheduler": warmup_cosine(optimizer, self.warmup_steps, self.trainer),

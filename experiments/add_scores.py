@@ -1,4 +1,4 @@
-"""Copy the scores of an evaluation into a card: ``python experiments/add_scores.py results.json card.json``."""
+"""Copy an evaluation's scores into a card: ``python experiments/add_scores.py results.json card.json``."""
 
 from __future__ import annotations
 

@@ -57,6 +57,7 @@ docs: install  ## Build the documentation into site/; a broken link is an error.
 mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU, minutes on a GPU).
 	$(RUN) +experiment=mini_autoencoder
 	$(RUN) +experiment=mini_pretrain
+	$(RUN) +experiment=mini_signs
 
 clean:  ## Remove the environment and what the tools left; runs/ stays.
 	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -42,6 +42,7 @@ def compare(folder: str, kind: str, lr: float, steps: int) -> None:
         optimizer=factories[kind],
         seed=0,
         num_drawings=DRAWINGS,
+        sign_share=0.06,
         output="",
         text_length=0,
         caption_dropout=0.1,

@@ -47,7 +47,7 @@ class TinyWorld:
         """What makes an experiment small: the tiny model and adapter, the random teachers, few prompts."""
         if experiment == "mini_autoencoder":
             return [*RUN, *SMALL_TRANSFORMER, *DRAWINGS]
-        if experiment == "mini_pretrain":
+        if experiment in ("mini_pretrain", "mini_signs"):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
         adapter = ["adapter.rank=2", "adapter.alpha=4"]
         tasks = tasks_of(experiment)

@@ -30,10 +30,16 @@ class Drawing:
         return caption(self.request)
 
 
-def training_drawing(seed: int, index: int) -> Drawing:
-    """The drawing with this index: the same whenever and wherever it is asked for."""
+def training_drawing(seed: int, index: int, sign_share: float) -> Drawing:
+    """The drawing with this index: the same whenever and wherever it is asked for.
+
+    Args:
+        seed: Of all drawings.
+        index: Which one.
+        sign_share: Share of signs among all, in [0, 1].
+    """
     rng = numpy_generator(seed, "drawing", index)
-    request = random_training_request(rng)
+    request = random_training_request(rng, sign_share)
     return Drawing(draw(random_scene(request, rng)), request)
 
 

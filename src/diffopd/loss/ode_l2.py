@@ -7,8 +7,8 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.loss.velocity_matching import checked_reduction, matching_term
-from diffopd.types import LossTerm, Transition
+from diffopd.loss.velocity_matching import TransitionMatching
+from diffopd.types import Transition
 
 
 def ode_l2_weight(coefficient: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -26,21 +26,11 @@ def ode_l2_weight(coefficient: Float[Tensor, " batch"]) -> Float[Tensor, " batch
 
 
 @final
-class ODEL2:
-    """Eq. 12 at every step, whatever the sampler's noise.
+class ODEL2(TransitionMatching):
+    """Eq. 12 at every step, whatever the sampler's noise."""
 
-    Attributes:
-        needs_noise: Whether a deterministic sampler is refused.
-        supervision: What the loss learns from.
-    """
+    name: ClassVar[str] = "ode_l2"
 
-    needs_noise: ClassVar[bool] = False
-    supervision: ClassVar[str] = "teacher"
-
-    def __init__(self, *, reduction: str) -> None:
-        self.reduction = checked_reduction(reduction)
-
-    def __call__(self, student: Transition, teacher_velocity: Tensor) -> LossTerm:
-        """Loss per sample; gradients reach ``student.velocity`` alone."""
-        weight = ode_l2_weight(student.coefficient)
-        return matching_term(student, teacher_velocity, weight, reduction=self.reduction)
+    def weight(self, student: Transition) -> Float[Tensor, " batch"]:
+        """See :func:`ode_l2_weight`."""
+        return ode_l2_weight(student.coefficient)

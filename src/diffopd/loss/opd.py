@@ -9,8 +9,8 @@ from torch import Tensor
 
 from diffopd.loss.ode_l2 import ode_l2_weight
 from diffopd.loss.reverse_kl import reverse_kl_weight
-from diffopd.loss.velocity_matching import checked_reduction, matching_term
-from diffopd.types import LossTerm, Transition
+from diffopd.loss.velocity_matching import TransitionMatching
+from diffopd.types import Transition
 
 
 def opd_weight(student: Transition) -> Float[Tensor, " batch"]:
@@ -28,20 +28,11 @@ def opd_weight(student: Transition) -> Float[Tensor, " batch"]:
 
 
 @final
-class OPD:
-    """Eq. 12 for deterministic samplers, Eq. 11 for stochastic ones, decided step by step.
+class OPD(TransitionMatching):
+    """Eq. 12 for deterministic samplers, Eq. 11 for stochastic ones, decided step by step."""
 
-    Attributes:
-        needs_noise: Whether a deterministic sampler is refused.
-        supervision: What the loss learns from.
-    """
+    name: ClassVar[str] = "opd"
 
-    needs_noise: ClassVar[bool] = False
-    supervision: ClassVar[str] = "teacher"
-
-    def __init__(self, *, reduction: str) -> None:
-        self.reduction = checked_reduction(reduction)
-
-    def __call__(self, student: Transition, teacher_velocity: Tensor) -> LossTerm:
-        """Loss per sample; gradients reach ``student.velocity`` alone."""
-        return matching_term(student, teacher_velocity, opd_weight(student), reduction=self.reduction)
+    def weight(self, student: Transition) -> Float[Tensor, " batch"]:
+        """See :func:`opd_weight`."""
+        return opd_weight(student)

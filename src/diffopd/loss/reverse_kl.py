@@ -7,8 +7,8 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.loss.velocity_matching import checked_reduction, matching_term, require_noise
-from diffopd.types import LossTerm, Transition
+from diffopd.loss.velocity_matching import TransitionMatching
+from diffopd.types import Transition
 
 
 def reverse_kl_weight(
@@ -32,22 +32,15 @@ def reverse_kl_weight(
 
 
 @final
-class ReverseKL:
+class ReverseKL(TransitionMatching):
     """Eq. 11 with the exact transition variance. A transition without noise is an error.
 
-    Attributes:
-        needs_noise: Whether a deterministic sampler is refused.
-        supervision: What the loss learns from.
+    In nats with ``reduction="sum"``.
     """
 
+    name: ClassVar[str] = "reverse_kl"
     needs_noise: ClassVar[bool] = True
-    supervision: ClassVar[str] = "teacher"
 
-    def __init__(self, *, reduction: str) -> None:
-        self.reduction = checked_reduction(reduction)
-
-    def __call__(self, student: Transition, teacher_velocity: Tensor) -> LossTerm:
-        """Loss per sample, in nats with ``reduction="sum"``; gradients reach ``student.velocity`` alone."""
-        require_noise(student, "reverse_kl")
-        weight = reverse_kl_weight(student.coefficient, student.std)
-        return matching_term(student, teacher_velocity, weight, reduction=self.reduction)
+    def weight(self, student: Transition) -> Float[Tensor, " batch"]:
+        """See :func:`reverse_kl_weight`."""
+        return reverse_kl_weight(student.coefficient, student.std)

@@ -7,8 +7,8 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.loss.velocity_matching import checked_reduction, matching_term, require_noise
-from diffopd.types import LossTerm, Transition
+from diffopd.loss.velocity_matching import TransitionMatching
+from diffopd.types import Transition
 
 VARIANCE_FLOOR = 1e-8
 """Smallest variance the released code divides by."""
@@ -35,22 +35,12 @@ def reverse_kl_released_weight(
 
 
 @final
-class ReverseKLReleased:
-    """Eq. 11 as released. A transition without noise is an error (the released code divides by the floor).
+class ReverseKLReleased(TransitionMatching):
+    """Eq. 11 as released. A transition without noise is an error (the released code divides by the floor)."""
 
-    Attributes:
-        needs_noise: Whether a deterministic sampler is refused.
-        supervision: What the loss learns from.
-    """
-
+    name: ClassVar[str] = "reverse_kl_released"
     needs_noise: ClassVar[bool] = True
-    supervision: ClassVar[str] = "teacher"
 
-    def __init__(self, *, reduction: str) -> None:
-        self.reduction = checked_reduction(reduction)
-
-    def __call__(self, student: Transition, teacher_velocity: Tensor) -> LossTerm:
-        """Loss per sample; gradients reach ``student.velocity`` alone."""
-        require_noise(student, "reverse_kl_released")
-        weight = reverse_kl_released_weight(student.coefficient, student.std_released)
-        return matching_term(student, teacher_velocity, weight, reduction=self.reduction)
+    def weight(self, student: Transition) -> Float[Tensor, " batch"]:
+        """See :func:`reverse_kl_released_weight`."""
+        return reverse_kl_released_weight(student.coefficient, student.std_released)

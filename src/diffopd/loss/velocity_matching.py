@@ -8,6 +8,9 @@ The teacher's mean is never formed, and a small gap is not lost in the rounding 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -94,3 +97,34 @@ def require_noise(student: Transition, loss: str) -> None:
             f"{student.num_steps} has standard deviation 0, where the KL divergence is infinite; use "
             "loss=opd or loss=ode_l2, raise sampler.noise_level, or leave that step untrained"
         )
+
+
+class TransitionMatching(ABC):
+    """A distillation loss: what differs between them is the weight of a step.
+
+    Attributes:
+        name: How configs select the loss.
+        needs_noise: Whether a deterministic sampler, and a step without noise, is refused.
+        supervision: What the loss learns from.
+    """
+
+    name: ClassVar[str]
+    needs_noise: ClassVar[bool] = False
+    supervision: ClassVar[str] = "teacher"
+
+    def __init__(self, *, reduction: str) -> None:
+        self.reduction = checked_reduction(reduction)
+
+    @abstractmethod
+    def weight(self, student: Transition) -> Float[Tensor, " batch"]:
+        """Weight of each sample's squared velocity gap."""
+
+    def __call__(self, student: Transition, teacher_velocity: Tensor) -> LossTerm:
+        """Loss per sample; gradients reach ``student.velocity`` alone.
+
+        Raises:
+            ValueError: If the loss needs noise and the transition has none.
+        """
+        if self.needs_noise:
+            require_noise(student, self.name)
+        return matching_term(student, teacher_velocity, self.weight(student), reduction=self.reduction)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.loss.velocity_matching import checked_reduction, matching_term
-from diffopd.types import LossTerm, Transition
+from diffopd.loss.velocity_matching import TransitionMatching
+from diffopd.types import Transition
 
 
 def velocity_uniform_weight(coefficient: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -18,21 +18,11 @@ def velocity_uniform_weight(coefficient: Float[Tensor, " batch"]) -> Float[Tenso
 
 
 @final
-class VelocityUniform:
-    """The squared velocity gap itself, with any sampler.
+class VelocityUniform(TransitionMatching):
+    """The squared velocity gap itself, with any sampler."""
 
-    Attributes:
-        needs_noise: Whether a deterministic sampler is refused.
-        supervision: What the loss learns from.
-    """
+    name: ClassVar[str] = "velocity_uniform"
 
-    needs_noise: ClassVar[bool] = False
-    supervision: ClassVar[str] = "teacher"
-
-    def __init__(self, *, reduction: str) -> None:
-        self.reduction = checked_reduction(reduction)
-
-    def __call__(self, student: Transition, teacher_velocity: Tensor) -> LossTerm:
-        """Loss per sample; gradients reach ``student.velocity`` alone."""
-        weight = velocity_uniform_weight(student.coefficient)
-        return matching_term(student, teacher_velocity, weight, reduction=self.reduction)
+    def weight(self, student: Transition) -> Float[Tensor, " batch"]:
+        """See :func:`velocity_uniform_weight`."""
+        return velocity_uniform_weight(student.coefficient)

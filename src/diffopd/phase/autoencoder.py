@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
 from diffopd.model.fresh import Pipeline
+from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -29,6 +29,7 @@ class AutoencoderPhase(lightning.LightningModule):
         pipeline: The pipeline whose autoencoder is trained.
         optimizer: Makes the optimiser from parameters.
         seed: Seed of drawings and latent noise.
+        sign_share: Share of signs among the drawings.
         output: Folder for the trained pipeline.
         kl_weight: Weight of the KL term, relative to the mean absolute pixel error.
         gradient_weight: Weight of the error of neighbouring-pixel differences, which keeps edges sharp.
@@ -41,6 +42,7 @@ class AutoencoderPhase(lightning.LightningModule):
         pipeline: Pipeline,
         optimizer: OptimizerFactory,
         seed: int,
+        sign_share: float,
         output: str,
         kl_weight: float,
         gradient_weight: float,
@@ -50,7 +52,7 @@ class AutoencoderPhase(lightning.LightningModule):
         self.pipeline = pipeline
         self.vae = pipeline.vae
         self.make_optimizer = optimizer
-        self.seed, self.output = seed, output
+        self.seed, self.sign_share, self.output = seed, sign_share, output
         self.kl_weight, self.gradient_weight, self.warmup_steps = kl_weight, gradient_weight, warmup_steps
 
     def configure_optimizers(self) -> Any:
@@ -85,7 +87,8 @@ class AutoencoderPhase(lightning.LightningModule):
         self.vae.zero_grad()
 
     def _images(self, indices: Sequence[int]) -> Tensor:
-        return to_image_tensor(np.stack([training_drawing(self.seed, int(i)).pixels for i in indices]))
+        drawings = [training_drawing(self.seed, int(i), self.sign_share) for i in indices]
+        return to_image_tensor(np.stack([drawing.pixels for drawing in drawings]))
 
     @torch.no_grad()
     def on_train_end(self) -> None:
@@ -97,19 +100,3 @@ class AutoencoderPhase(lightning.LightningModule):
         )
         if self.trainer.is_global_zero:
             self.pipeline.save_pretrained(Path(self.output), safe_serialization=True)
-
-
-def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, trainer: lightning.Trainer) -> Any:
-    """Lightning's scheduler entry: linear warm-up, then a half cosine to 0 at the end of training."""
-    factor = partial(_warmup_cosine_factor, warmup_steps, int(trainer.estimated_stepping_batches))
-    return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
-
-
-def _warmup_cosine_factor(warmup_steps: int, total_steps: int, step: int) -> float:
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return float(0.5 * (1 + np.cos(np.pi * progress)))
-
-
-__all__ = ["AutoencoderPhase", "warmup_cosine"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
 from diffopd.model.fresh import Pipeline
-from diffopd.phase.autoencoder import warmup_cosine
+from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
 
 OptimizerFactory = Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
@@ -27,6 +27,7 @@ class PretrainPhase(lightning.LightningModule):
         optimizer: Makes the optimiser from parameters.
         seed: Seed of drawings, noise and sigmas.
         num_drawings: Different drawings; encoded once, before training.
+        sign_share: Share of signs among them.
         output: Folder for the trained pipeline (its averaged weights).
         text_length: Length of the T5 slot, as in sampling.
         caption_dropout: Share of captions replaced by the empty one, which makes guidance possible.
@@ -43,6 +44,7 @@ class PretrainPhase(lightning.LightningModule):
         optimizer: OptimizerFactory,
         seed: int,
         num_drawings: int,
+        sign_share: float,
         output: str,
         text_length: int,
         caption_dropout: float,
@@ -64,7 +66,8 @@ class PretrainPhase(lightning.LightningModule):
             self.trained, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
         )
         self.make_optimizer = optimizer
-        self.seed, self.num_drawings, self.output = seed, num_drawings, output
+        self.seed, self.num_drawings, self.sign_share = seed, num_drawings, sign_share
+        self.output = output
         self.text_length, self.caption_dropout, self.sigma_shift = text_length, caption_dropout, sigma_shift
         self.warmup_steps, self.gradient_clip = warmup_steps, gradient_clip
         self.latents = torch.empty(0)
@@ -90,7 +93,8 @@ class PretrainPhase(lightning.LightningModule):
         self.texts = []
         for start in range(0, self.num_drawings, 512):
             drawings = [
-                training_drawing(self.seed, i) for i in range(start, min(start + 512, self.num_drawings))
+                training_drawing(self.seed, i, self.sign_share)
+                for i in range(start, min(start + 512, self.num_drawings))
             ]
             self.texts += [drawing.text for drawing in drawings]
             images = (

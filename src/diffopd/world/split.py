@@ -82,7 +82,14 @@ def _any_request(form: str, rng: np.random.Generator, held_out: bool) -> Request
     return Request(form, shapes, colours, relation=relation, place=place)
 
 
-def random_training_request(rng: np.random.Generator) -> Request:
-    """A request from the pretraining mixture. Signs, always in one place, are learned from few examples."""
-    form = str(rng.choice(["sign", "geneval", "painting"], p=[0.12, 0.63, 0.25]))
+def random_training_request(rng: np.random.Generator, sign_share: float) -> Request:
+    """A request from the pretraining mixture.
+
+    Args:
+        rng: Source of randomness.
+        sign_share: Share of signs, in [0, 1]; the rest is 69 parts GenEval's forms to 25 parts paintings.
+    """
+    others = 1 - sign_share
+    shares = [sign_share, others * 69 / 94, others * 25 / 94]
+    form = str(rng.choice(["sign", "geneval", "painting"], p=shares))
     return random_request(str(rng.choice(GENEVAL_TAGS)) if form == "geneval" else form, rng)

@@ -58,6 +58,7 @@ mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU,
 	$(RUN) +experiment=mini_autoencoder
 	$(RUN) +experiment=mini_pretrain
 	$(RUN) +experiment=mini_signs
+	$(RUN) +experiment=mini_more_signs
 
 clean:  ## Remove the environment and what the tools left; runs/ stays.
 	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

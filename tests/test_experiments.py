@@ -15,7 +15,7 @@ from tiny_runs import make_world, run_rounds, tasks_of
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
 
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
-MINI_MODEL = ("mini_autoencoder", "mini_pretrain", "mini_signs")
+MINI_MODEL = ("mini_autoencoder", "mini_pretrain", "mini_signs", "mini_more_signs")
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,11 @@ def files(tmp_path):
     return tmp_path
 
 
-def data(files, seed=0, ocr=(4, 2), style=(2, 3)):
+def data(files, seed=0, ocr=(4, 2), style=(2, 3), schedule="accumulate"):
     counts = {"ocr": ocr, "style": style}
     return PromptData(
         seed=seed,
+        schedule=schedule,
         tasks={
             task: {"path": str(files / f"{task}.txt"), "prompts_per_round": prompts, "group_size": size}
             for task, (prompts, size) in counts.items()
@@ -58,9 +59,24 @@ def test_a_round_depends_on_seed_and_number_alone(files):
 
 def test_another_task_changes_nothing_for_this_one(files):
     alone = PromptData(
-        seed=0, tasks={"style": {"path": str(files / "style.txt"), "prompts_per_round": 2, "group_size": 3}}
+        seed=0,
+        schedule="accumulate",
+        tasks={"style": {"path": str(files / "style.txt"), "prompts_per_round": 2, "group_size": 3}},
     )
     assert alone.batch(5).texts == data(files).batch(5).texts[8:]
+
+
+def test_alternating_rounds_have_one_task_each_and_the_prompts_of_its_own_count(files):
+    together, apart = data(files), data(files, schedule="alternate")
+    for r in range(6):
+        whole, rows = together.batch(r // 2), slice(8, 14) if r % 2 else slice(0, 8)
+        assert apart.batch(r).texts == whole.texts[rows]
+        assert apart.batch(r).indices == whole.indices[rows]
+        assert apart.batch(r, 1, 2).indices == tuple(
+            i for i in together.batch(r // 2, 1, 2).indices if i in range(14)[rows]
+        )
+    with pytest.raises(ValueError, match="data.schedule must be one of accumulate, alternate, got 'mix'"):
+        data(files, schedule="mix")
 
 
 def test_processes_share_whole_groups_of_the_same_global_batch(files):
@@ -95,11 +111,11 @@ def test_groups_that_do_not_divide_among_processes_are_refused(files):
 def test_incomplete_or_impossible_settings_are_refused(files):
     good = {"path": str(files / "ocr.txt"), "prompts_per_round": 1, "group_size": 1}
     with pytest.raises(ValueError, match=r"data\.tasks\.ocr\.group_size must be a whole number .* got 0"):
-        PromptData(seed=0, tasks={"ocr": {**good, "group_size": 0}})
+        PromptData(seed=0, schedule="accumulate", tasks={"ocr": {**good, "group_size": 0}})
     with pytest.raises(ValueError, match=r"data\.tasks\.ocr has keys \['path'\], it needs"):
-        PromptData(seed=0, tasks={"ocr": {"path": "x.txt"}})
+        PromptData(seed=0, schedule="accumulate", tasks={"ocr": {"path": "x.txt"}})
     with pytest.raises(ValueError, match=r"data\.tasks is empty"):
-        PromptData(seed=0, tasks={})
+        PromptData(seed=0, schedule="accumulate", tasks={})
 
 
 @pytest.mark.parametrize(

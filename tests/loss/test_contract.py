@@ -13,19 +13,25 @@ from omegaconf import OmegaConf
 from diffopd.types import Transition
 
 CHOICES = sorted((Path(__file__).parents[2] / "conf" / "loss").glob("*.yaml"))
+POLICY_LOSSES = ["flow_grpo", "grpo_guard"]
 TEACHER_LOSSES = ["ode_l2", "opd", "reverse_kl", "reverse_kl_released", "velocity_uniform"]
 
 
 def test_there_are_choices():
-    assert [path.stem for path in CHOICES] == sorted([*TEACHER_LOSSES, "diffusion_nft", "flow_matching"])
+    assert [path.stem for path in CHOICES] == sorted(
+        [*TEACHER_LOSSES, *POLICY_LOSSES, "diffusion_nft", "flow_matching"]
+    )
 
 
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: path.stem)
 def test_loss_says_what_it_learns_from(path: Path):
     loss = instantiate(OmegaConf.load(path))
-    expected = {"diffusion_nft": "advantage", "flow_matching": "data"}.get(path.stem, "teacher")
-    assert loss.supervision == expected
-    assert loss.needs_noise == path.stem.startswith("reverse_kl")
+    expected = dict.fromkeys(POLICY_LOSSES, "transition_advantage") | {
+        "diffusion_nft": "advantage",
+        "flow_matching": "data",
+    }
+    assert loss.supervision == expected.get(path.stem, "teacher")
+    assert loss.needs_noise == (path.stem.startswith("reverse_kl") or path.stem in POLICY_LOSSES)
 
 
 @pytest.mark.parametrize("name", TEACHER_LOSSES)

@@ -166,13 +166,13 @@ def test_advantages_are_within_groups_and_scaled_within_tasks(build_round, scope
     rewards = torch.tensor([0.0, 10.0, 2.0, 4.0, 30.0, 4.0])
     of_a, of_b = expected[:4], expected[4:]
     rows = torch.tensor([of_a[0], of_b[0], of_a[1], of_a[2], of_b[1], of_a[3]])
-    torch.testing.assert_close(phase._advantages(rewards, prompts), rows, atol=2e-4, rtol=0)
+    torch.testing.assert_close(phase.compared(rewards, prompts).of(prompts), rows, atol=2e-4, rtol=0)
 
 
 def test_advantages_are_clipped_and_filtered(build_round):
     phase = build_round("phase.advantage_mode=positive_only", "loss.advantage_clip=0.5").phase
     prompts = Prompts(("x",) * 2, ("a", "a"), ({},) * 2, (0, 1), (0, 0))
-    assert phase._advantages(torch.tensor([0.0, 2.0]), prompts).tolist() == [0.0, 0.5]
+    assert phase.compared(torch.tensor([0.0, 2.0]), prompts).of(prompts).tolist() == [0.0, 0.5]
 
 
 def test_a_reward_that_fails_stops_the_training(build_round):

@@ -47,11 +47,11 @@ class TinyWorld:
         """What makes an experiment small: the tiny model and adapter, the random teachers, few prompts."""
         if experiment == "mini_autoencoder":
             return [*RUN, *SMALL_TRANSFORMER, *DRAWINGS]
-        if experiment in ("mini_pretrain", "mini_signs"):
+        if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs"):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
         adapter = ["adapter.rank=2", "adapter.alpha=4"]
         tasks = tasks_of(experiment)
-        if experiment.startswith("teacher"):
+        if experiment.startswith(("teacher", "guard")):
             sizes = [f"data.tasks.{task}.group_size=3" for task in tasks]
         else:
             sizes = [f"teacher.teachers.{task}.path={self.teachers[task]}" for task in tasks]

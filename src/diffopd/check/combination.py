@@ -29,7 +29,11 @@ def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:
     offered, needed = _constant(phase, "supervision"), _constant(loss, "supervision")
     if offered and needed and offered != needed:
         groups = Groups.read()
-        fitting = {"teacher": "choose loss=opd", "advantage": "choose loss=diffusion_nft"}
+        fitting = {
+            "teacher": "choose loss=opd",
+            "advantage": "choose loss=diffusion_nft",
+            "transition_advantage": "choose loss=flow_grpo or loss=grpo_guard",
+        }
         yield (
             f"loss={groups.choice_of('loss', loss)} learns from {_SOURCES.get(needed, needed)}, but "
             f"phase={groups.choice_of('phase', phase)} trains on {_SOURCES.get(offered, offered)}; "
@@ -37,7 +41,12 @@ def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-_SOURCES = {"teacher": "a teacher's velocities", "advantage": "advantages of rewards", "data": "data"}
+_SOURCES = {
+    "teacher": "a teacher's velocities",
+    "advantage": "advantages of noised samples",
+    "transition_advantage": "advantages of visited transitions",
+    "data": "data",
+}
 
 
 def _loss_and_sampler(values: Mapping[str, Any]) -> Iterator[str]:

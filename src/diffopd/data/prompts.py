@@ -35,8 +35,12 @@ class TaskPrompts:
         return self.prompts_per_round * self.group_size
 
 
+SCHEDULES = ("accumulate", "alternate")
+"""Whether a round has prompts of all tasks, or of one task, each in its turn."""
+
+
 class PromptData(lightning.LightningDataModule):
-    """One batch a round (a Lightning epoch) with the rows of all tasks.
+    """One batch a round (a Lightning epoch) with the rows of all tasks, or of one task in turn.
 
     Which prompts a round uses follows from the seed and the round's number, so nothing is kept between
     rounds and a resumed run sees what an uninterrupted one sees. Each task goes through its file in a random
@@ -47,20 +51,27 @@ class PromptData(lightning.LightningDataModule):
         tasks: task -> its prompts and counts.
     """
 
-    def __init__(self, *, seed: int, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, *, seed: int, schedule: str, tasks: Mapping[str, Mapping[str, Any]]) -> None:
         """Read the files.
 
         Args:
             seed: Of the order.
+            schedule: ``accumulate``: all tasks in every round; ``alternate``: one task a round, in turn.
             tasks: task -> ``{path, prompts_per_round, group_size}``.
 
         Raises:
-            ValueError: If an entry is incomplete, a count is below 1, or a file cannot be read.
+            ValueError: If the schedule is unknown, an entry is incomplete, a count is below 1, or a file
+                cannot be read.
         """
         super().__init__()
+        if schedule not in SCHEDULES:
+            raise ValueError(
+                f"data.schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}; accumulate = all "
+                "tasks in every round, alternate = one task a round"
+            )
         if not tasks:
             raise ValueError("data.tasks is empty; name at least one task, as in data=ocr")
-        self.seed = seed
+        self.seed, self.schedule = seed, schedule
         self.tasks = {task: _task_prompts(task, settings) for task, settings in tasks.items()}
 
     def setup(self, stage: str | None = None) -> None:
@@ -104,10 +115,14 @@ class PromptData(lightning.LightningDataModule):
             the global batch, unique over all tasks.
         """
         parts, first_row, first_group = [], 0, 0
-        for task, prompts in self.tasks.items():
+        turn = None
+        if self.schedule == "alternate":
+            round_index, turn = divmod(round_index, len(self.tasks))
+        for number, (task, prompts) in enumerate(self.tasks.items()):
             share = prompts.prompts_per_round // num_processes
-            entries = self._entries(task, round_index)
-            for group in range(rank * share, (rank + 1) * share):
+            entries = self._entries(task, round_index) if turn in (None, number) else []
+            mine = range(rank * share, (rank + 1) * share) if entries else range(0)
+            for group in mine:
                 rows = range(
                     first_row + group * prompts.group_size, first_row + (group + 1) * prompts.group_size
                 )

@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 from diffopd.adapter import EMA, LoRA, adapter_parameters, add_adapter, copy_adapter, set_trainable
 from diffopd.model import SD3Model, guided_velocity
 from diffopd.randomness import normal_rows, torch_generator
-from diffopd.types import Conditioning, Prompts, Reward, Scores
+from diffopd.types import Conditioning, Prompts, Scores
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -40,6 +40,8 @@ class AdaptedPhase(lightning.LightningModule):
         seed: Seed of the adapter's start and of every draw in training.
         ema: ``decay`` and ``update_interval`` of the average.
         gradient_clip: Largest gradient norm.
+        conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next,
+            each of which costs a backward per task; 0 for never.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class AdaptedPhase(lightning.LightningModule):
         seed: int,
         ema: Mapping[str, Any],
         gradient_clip: float,
+        conflict_every_n_rounds: int,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -61,6 +64,8 @@ class AdaptedPhase(lightning.LightningModule):
         self.seed = seed
         self.ema = EMA(**ema)
         self.gradient_clip = gradient_clip
+        self.conflict_every_n_rounds = conflict_every_n_rounds
+        self._task_gradients: dict[str, Tensor] = {}
         self._encoded: dict[str, Conditioning] = {}
         self.add_trained_adapter(STUDENT)
         self.add_trained_adapter(AVERAGE)
@@ -121,19 +126,65 @@ class AdaptedPhase(lightning.LightningModule):
         return guided_velocity(self.model, latent, sigma, conditioning, empty, guidance_scale, adapter)
 
     @torch.no_grad()
-    def score(
-        self, reward: Reward, clean: Tensor, prompts: Prompts, micro_batch_size: int | None = None
-    ) -> Scores:
-        """Decode latents, at most so many at once, and score the images."""
-        parts = micro_batches(len(prompts), micro_batch_size)
-        return reward(torch.cat([self.model.decode(clean[rows]).float().cpu() for rows in parts]), prompts)
+    def images(self, clean: Tensor, micro_batch_size: int | None = None) -> Tensor:
+        """Decode latents, at most so many at once; images in [0, 1] on the CPU."""
+        parts = micro_batches(len(clean), micro_batch_size)
+        return torch.cat([self.model.decode(clean[rows]).float().cpu() for rows in parts])
 
     # Updates.
 
-    def add_gradient(self, loss: Tensor) -> None:
-        """Add this loss's gradient to the round's, on this process only."""
+    def add_gradient(self, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+        """Add the gradient of a sum of losses to the round's, on this process only.
+
+        Args:
+            losses: One per row, weighted so that their sum is the loss.
+            tasks: Task of each row.
+
+        Returns:
+            The loss, detached.
+        """
         with self._no_gradient_sync():
-            self.manual_backward(loss)
+            if self._conflict_is_due:
+                self._add_task_gradients(losses, tasks)
+            else:
+                self.manual_backward(losses.sum())
+        return losses.detach().sum()
+
+    @property
+    def _conflict_is_due(self) -> bool:
+        every = self.conflict_every_n_rounds
+        return every > 0 and self.round % every == 0
+
+    def _add_task_gradients(self, losses: Tensor, tasks: Sequence[str]) -> None:
+        """The same, one backward per task, each task's gradient kept."""
+        parameters = list(self.parameters_of(STUDENT).values())
+        before = flat_gradient(parameters)
+        names = list(dict.fromkeys(tasks))
+        for task in names:
+            rows = [row for row, name in enumerate(tasks) if name == task]
+            self.manual_backward(losses[rows].sum(), retain_graph=task != names[-1])
+            after = flat_gradient(parameters)
+            self._task_gradients[task] = self._task_gradients.get(task, 0) + after - before
+            before = after
+
+    def gradient_conflict(self, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Cosine of every two tasks' gradients since the last call, if it was measured; forgets them.
+
+        Args:
+            tasks: Tasks of the round's rows; the same tasks on all processes.
+        """
+        names, kept = list(dict.fromkeys(tasks)), self._task_gradients
+        self._task_gradients = {}
+        if len(names) < 2 or not self._conflict_is_due:
+            return {}
+        nothing = torch.zeros_like(flat_gradient(list(self.parameters_of(STUDENT).values())))
+        gradients = averaged(torch.stack([kept.get(task, nothing) for task in names]))
+        unit = torch.nn.functional.normalize(gradients, dim=1)
+        return {
+            f"train/conflict/{names[a]}_{names[b]}": (unit[a] * unit[b]).sum()
+            for a in range(len(names))
+            for b in range(a + 1, len(names))
+        }
 
     def _no_gradient_sync(self) -> AbstractContextManager[Any]:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
@@ -176,16 +227,34 @@ class AdaptedPhase(lightning.LightningModule):
             parameter.grad = None
 
 
+def num_processes() -> int:
+    """How many processes train together."""
+    ready = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if ready else 1
+
+
+def averaged(values: Tensor) -> Tensor:
+    """Mean of a tensor over all processes."""
+    if num_processes() == 1:
+        return values
+    distributed.all_reduce(values)
+    return values / num_processes()
+
+
+def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
+    """A copy of all gradients as one vector; zeros where there is none."""
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
+    )
+
+
 def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Average gradients over all processes in one transfer; does nothing in a single process."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if num_processes() == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    flat = averaged(flat_gradient(parameters))
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter).clone()
 
 
 def task_weights(tasks: Sequence[str]) -> list[float]:
@@ -214,5 +283,5 @@ def add_rewards(
 
 def micro_batches(num_rows: int, size: int | None) -> list[list[int]]:
     """Row numbers in runs of at most ``size``, or in one run if it is None."""
-    step = size or num_rows
+    step = size or max(1, num_rows)
     return [list(range(start, min(start + step, num_rows))) for start in range(0, num_rows, step)]

@@ -57,6 +57,8 @@ class DistillPhase(AdaptedPhase):
         task_reduction: ``mean`` or ``sum`` of the losses over tasks.
         micro_batch_size: Most rows in one forward; null for all at once.
         score_every_n_rounds: Rounds from one scored rollout to the next; 0 for never.
+        conflict_every_n_rounds: Rounds from one measurement of the cosines between the tasks' gradients to
+            the next; 0 for never.
 
     Attributes:
         supervision: What its loss learns from.
@@ -83,6 +85,7 @@ class DistillPhase(AdaptedPhase):
         task_reduction: Literal["mean", "sum"],
         micro_batch_size: int | None,
         score_every_n_rounds: int,
+        conflict_every_n_rounds: int,
     ) -> None:
         given = (round, train_steps, step_reduction, task_reduction)
         for (setting, allowed), value in zip(CHOICES.items(), given, strict=True):
@@ -94,7 +97,13 @@ class DistillPhase(AdaptedPhase):
                 "set phase.train_steps=all or more steps"
             )
         super().__init__(
-            model=model, adapter=adapter, optimizer=optimizer, seed=seed, ema=ema, gradient_clip=gradient_clip
+            model=model,
+            adapter=adapter,
+            optimizer=optimizer,
+            seed=seed,
+            ema=ema,
+            gradient_clip=gradient_clip,
+            conflict_every_n_rounds=conflict_every_n_rounds,
         )
         teacher.load(cast(Any, model))
         self.teacher = teacher
@@ -126,16 +135,16 @@ class DistillPhase(AdaptedPhase):
                         self.model.unconditional(),
                     )
                     term = self.loss(transition, target)
-                    loss = (weights[rows] * term.value).sum() * self.step_weight
-                    self.add_gradient(loss)
-                    totals["train/loss/opd"] += loss.detach()
+                    losses = weights[rows] * term.value * self.step_weight
+                    totals["train/loss/opd"] += self.add_gradient(losses, part.tasks)
                     self._add_metrics(totals, part.tasks, weights[rows], counts, term.metrics)
                     # Nothing of this step may be in memory when the next one is computed.
-                    del target, term, loss
+                    del target, term, losses
                 if self._scored and transition.step == self.sampler.num_steps - 1:
-                    scores = self.score(self.reward, transition.next_latent, part)
+                    scores = self.reward(self.images(transition.next_latent), part)
                     add_rewards(totals, scores, part, counts)
                 del transition
+        totals |= self.gradient_conflict(prompts.tasks)
         totals["train/gradient_norm"] = self.update()
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from diffopd.adapter import LoRA, blend, old_policy_decay, ramp_decay
 from diffopd.flow import interpolate
 from diffopd.loss import DiffusionNFT
 from diffopd.model import SD3Model
-from diffopd.phase.adapted import AVERAGE, STUDENT, AdaptedPhase, OptimizerFactory, add_rewards, micro_batches
+from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches, task_weights
+from diffopd.phase.reward_learning import RewardPhase
 from diffopd.randomness import torch_generator
-from diffopd.reward.advantage import AdvantageMode, StdScope, advantages, clip_advantages
+from diffopd.reward.advantage import AdvantageMode, StdScope
 from diffopd.sampler import TransitionSampler, sample
 from diffopd.types import Conditioning, Prompts, Reward
 
@@ -23,7 +24,8 @@ OLD = "old"
 """The adapter of the policy that makes the samples; it follows the trained one slowly."""
 
 
-class NFTPhase(AdaptedPhase):
+@final
+class NFTPhase(RewardPhase):
     """A teacher by reinforcement learning with DiffusionNFT.
 
     A round: the old policy samples several images of each prompt; their rewards become advantages within
@@ -45,9 +47,12 @@ class NFTPhase(AdaptedPhase):
         advantage_std: ``global`` over the round's samples, or ``group``.
         advantage_mode: Which advantages are kept: ``all``, ``positive_only``, ``negative_only``,
             ``one_only``, ``binary``.
+        held_out: Rewards that are logged and never trained on.
         num_timesteps: Noise levels each sample is trained at; null for all but the last of the grid.
         updates_per_round: Optimiser steps in a round; the noise levels are shared among them.
         micro_batch_size: Most rows in one forward; null for all at once.
+        conflict_every_n_rounds: Rounds from one measurement of the cosines between the tasks' gradients to
+            the next; 0 for never.
 
     Attributes:
         supervision: What its loss learns from.
@@ -70,20 +75,31 @@ class NFTPhase(AdaptedPhase):
         old_policy: Mapping[str, Any],
         advantage_std: StdScope,
         advantage_mode: AdvantageMode,
+        held_out: Mapping[str, Reward],
         num_timesteps: int | None,
         updates_per_round: int,
         micro_batch_size: int | None,
+        conflict_every_n_rounds: int,
     ) -> None:
         super().__init__(
-            model=model, adapter=adapter, optimizer=optimizer, seed=seed, ema=ema, gradient_clip=gradient_clip
+            model=model,
+            adapter=adapter,
+            sampler=sampler,
+            reward=reward,
+            optimizer=optimizer,
+            seed=seed,
+            ema=ema,
+            gradient_clip=gradient_clip,
+            advantage_std=advantage_std,
+            advantage_mode=advantage_mode,
+            advantage_clip=loss.advantage_clip,
+            held_out=held_out,
+            micro_batch_size=micro_batch_size,
+            conflict_every_n_rounds=conflict_every_n_rounds,
         )
         self.add_trained_adapter(OLD)
-        self.sampler = sampler
         self.loss = loss
-        self.reward = reward
         self.old_policy = old_policy
-        self.advantage_std: StdScope = advantage_std
-        self.advantage_mode: AdvantageMode = advantage_mode
         self.num_timesteps = num_timesteps or sampler.num_steps - 1
         if not 1 <= self.num_timesteps < sampler.num_steps or self.num_timesteps % updates_per_round:
             raise ValueError(
@@ -91,7 +107,6 @@ class NFTPhase(AdaptedPhase):
                 f"{sampler.num_steps - 1} and a multiple of phase.updates_per_round={updates_per_round}"
             )
         self.updates_per_round = updates_per_round
-        self.micro_batch_size = micro_batch_size
 
     @property
     def saved_adapters(self) -> tuple[str, ...]:
@@ -103,10 +118,8 @@ class NFTPhase(AdaptedPhase):
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         conditioning = self.conditioning(prompts)
         clean = self._samples(prompts, conditioning)
-        scores = self.score(self.reward, clean, prompts, self.micro_batch_size)
-        add_rewards(totals, scores, prompts, Counter(prompts.tasks))
-        advantage = self._advantages(scores.value, prompts).to(self.device)
-        totals["train/advantage/zero_share"] = (advantage == 0).float().mean()
+        advantage = self.judge(totals, clean, prompts).of(prompts).to(self.device)
+        weights = torch.tensor(task_weights(prompts.tasks), device=self.device)
 
         steps_of_rows = self._timesteps(prompts)
         per_update = self.num_timesteps // self.updates_per_round
@@ -117,9 +130,10 @@ class NFTPhase(AdaptedPhase):
                     term = self._loss(
                         part, conditioning.select(rows), clean[rows], steps, advantage[rows], column
                     )
-                    loss = term.value.sum() / (len(prompts) * per_update)
-                    self.add_gradient(loss)
-                    totals["train/loss/nft"] += loss.detach() / self.updates_per_round
+                    losses = term.value * weights[rows] / per_update
+                    loss = self.add_gradient(losses, part.tasks)
+                    totals["train/loss/nft"] += loss / self.updates_per_round
+            totals |= self.gradient_conflict(prompts.tasks)
             totals["train/gradient_norm"] += self.update() / self.updates_per_round
         decay = self._old_decay(self.global_step)
         blend(self.parameters_of(OLD), self.parameters_of(STUDENT), decay)
@@ -141,28 +155,6 @@ class NFTPhase(AdaptedPhase):
 
             parts.append(sample(self.sampler, old, self.noise("rollout/start", part), fresh_noise).clean)
         return torch.cat(parts)
-
-    def _advantages(self, rewards: Tensor, prompts: Prompts) -> Tensor:
-        """Advantages of this process's rows, with statistics over all processes' rows of the same task."""
-        values, groups, tasks = rewards.float(), torch.tensor(prompts.groups), list(prompts.tasks)
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            gathered: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(
-                gathered, (values.tolist(), groups.tolist(), tasks, prompts.indices)
-            )
-            values = torch.tensor([v for part in gathered for v in part[0]])
-            groups = torch.tensor([g for part in gathered for g in part[1]])
-            tasks = [t for part in gathered for t in part[2]]
-            indices = [i for part in gathered for i in part[3]]
-        else:
-            indices = list(prompts.indices)
-        result = torch.empty_like(values)
-        for task in dict.fromkeys(tasks):
-            rows = torch.tensor([row for row, name in enumerate(tasks) if name == task])
-            raw = advantages(values[rows], groups[rows], std=self.advantage_std)
-            result[rows] = clip_advantages(raw, clip=self.loss.advantage_clip, mode=self.advantage_mode)
-        position = {index: row for row, index in enumerate(indices)}
-        return result[[position[index] for index in prompts.indices]]
 
     def _timesteps(self, prompts: Prompts) -> Tensor:
         """Steps of the grid each row is trained at: the first few of its own random permutation."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from diffopd.evaluation import Benchmark, evaluate
-from diffopd.phase import DistillPhase, NFTPhase
+from diffopd.phase import DistillPhase, RewardPhase
 from diffopd.phase.adapted import AVERAGE
 from diffopd.report.distillation import base_scores, report_distillation
 from diffopd.report.table import FinalTable, Row
@@ -81,7 +81,7 @@ class TeacherReport:
     def __init__(self, *, batch_size: int, name: str) -> None:
         self.batch_size, self.name = batch_size, name
 
-    def __call__(self, phase: NFTPhase, benchmark: Benchmark, run: RunFiles) -> None:
+    def __call__(self, phase: RewardPhase, benchmark: Benchmark, run: RunFiles) -> None:
         """Score the trained average at its own guidance, print beside the base, write ``card.json``."""
         scale = float(phase.sampler.guidance_scale)
         result = evaluate(

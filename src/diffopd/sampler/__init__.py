@@ -7,6 +7,7 @@ from diffopd.sampler.dpm1 import DPM1Sampler
 from diffopd.sampler.dpm2 import DPM2Sampler
 from diffopd.sampler.flow import FlowSampler
 from diffopd.sampler.trajectory import revisit, sample, transition_at
+from diffopd.sampler.window import NoiseWindow
 
 __all__ = [
     "CPSSampler",
@@ -14,6 +15,7 @@ __all__ = [
     "DPM1Sampler",
     "DPM2Sampler",
     "FlowSampler",
+    "NoiseWindow",
     "TransitionSampler",
     "revisit",
     "sample",

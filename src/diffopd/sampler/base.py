@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -91,6 +92,14 @@ class TransitionSampler(ABC):
     def sigma_at(self, step: int, latent: Float[Tensor, " batch *latent"]) -> Float[Tensor, " batch"]:
         """The grid's level ``step``, once per row of ``latent``, on its device."""
         return torch.full((latent.shape[0],), self._levels[step], dtype=torch.float32, device=latent.device)
+
+    def at_noise_level(self, noise_level: int | float) -> TransitionSampler:
+        """The same sampler with another noise level."""
+        if not 0 <= noise_level <= self.max_noise_level:
+            raise ValueError(self._noise_level_error(noise_level))
+        other = copy.copy(self)
+        other.noise_level = float(noise_level)
+        return other
 
     @abstractmethod
     def solve(

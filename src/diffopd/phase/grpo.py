@@ -1,0 +1,280 @@
+"""Policy gradient on an SDE's transitions: Flow-GRPO, and with its loss exchanged GRPO-Guard."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from diffopd.adapter import LoRA
+from diffopd.loss import PolicyGradient
+from diffopd.model import SD3Model
+from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches, num_processes
+from diffopd.phase.reward_learning import Judged, RewardPhase
+from diffopd.randomness import numpy_generator, torch_generator
+from diffopd.reward.advantage import AdvantageMode, StdScope
+from diffopd.sampler import NoiseWindow, TransitionSampler, transition_at
+from diffopd.types import Conditioning, Prompts, Reward
+
+RATIO_TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-3}
+"""How far from 1 the ratio may be before the first update, by the backbone's precision: rounding alone, as
+training may see other batch shapes than the rollout. With ``reduction=sum`` it grows with the latent."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A stored transition of a rollout.
+
+    Attributes:
+        step: Position in the grid.
+        latent: State the step started from.
+        velocity: Velocity of the policy that took it.
+        next_latent: State that was drawn.
+    """
+
+    step: int
+    latent: Tensor
+    velocity: Tensor
+    next_latent: Tensor
+
+
+@final
+class GRPOPhase(RewardPhase):
+    """A teacher by policy gradient (Flow-GRPO, GRPO-Guard).
+
+    A round: the policy samples several images of each prompt with a stochastic sampler and every visited
+    transition is stored; rewards become advantages within each prompt's group; samples of advantage 0 are
+    dropped; the rest is shared among a few updates, each on the transitions of its samples.
+
+    Args:
+        model: The frozen text-to-image model; without adapter it is the KL reference.
+        adapter: Shape of the trained adapter.
+        sampler: A stochastic sampler; its guidance scale is the policy's.
+        loss: Flow-GRPO's or GRPO-Guard's loss.
+        reward: What to maximise.
+        optimizer: Makes the optimiser from parameters.
+        seed: Seed of every draw.
+        ema: ``decay`` and ``update_interval`` of the trained adapter's average.
+        gradient_clip: Largest gradient norm.
+        advantage_std: ``global`` over the round's samples of a task, or ``group``.
+        advantage_mode: Which advantages are kept: ``all``, ``positive_only``, ``negative_only``,
+            ``one_only``, ``binary``.
+        held_out: Rewards that are logged and never trained on.
+        train_steps: ``all``, or ``all_but_last``.
+        noise_window: ``size`` of a window of noisy steps, placed anew each round within the steps ``first``
+            to ``last``, the others being ODE steps; size null for noise in every step. Only noisy steps are
+            trained.
+        updates_per_round: Optimiser steps in a round; the samples are shared among them.
+        micro_batch_size: Most rows in one forward; null for all at once.
+        conflict_every_n_rounds: Rounds from one measurement of the cosines between the tasks' gradients to
+            the next; 0 for never.
+
+    Attributes:
+        supervision: What its loss learns from.
+    """
+
+    supervision: ClassVar[str] = "transition_advantage"
+
+    def __init__(
+        self,
+        *,
+        model: SD3Model,
+        adapter: LoRA,
+        sampler: TransitionSampler,
+        loss: PolicyGradient,
+        reward: Reward,
+        optimizer: OptimizerFactory,
+        seed: int,
+        ema: Mapping[str, Any],
+        gradient_clip: float,
+        advantage_std: StdScope,
+        advantage_mode: AdvantageMode,
+        held_out: Mapping[str, Reward],
+        train_steps: Literal["all", "all_but_last"],
+        noise_window: Mapping[str, Any],
+        updates_per_round: int,
+        micro_batch_size: int | None,
+        conflict_every_n_rounds: int,
+    ) -> None:
+        super().__init__(
+            model=model,
+            adapter=adapter,
+            sampler=sampler,
+            reward=reward,
+            optimizer=optimizer,
+            seed=seed,
+            ema=ema,
+            gradient_clip=gradient_clip,
+            advantage_std=advantage_std,
+            advantage_mode=advantage_mode,
+            advantage_clip=loss.advantage_clip,
+            held_out=held_out,
+            micro_batch_size=micro_batch_size,
+            conflict_every_n_rounds=conflict_every_n_rounds,
+        )
+        self.loss = loss
+        self.train_steps = range(sampler.num_steps - (train_steps == "all_but_last"))
+        self.noise_window = noise_window
+        self.updates_per_round = updates_per_round
+        size, first, last = (noise_window[key] for key in ("size", "first", "last"))
+        fits = size is None or (first >= 0 and 1 <= size <= last - first + 1 and last in self.train_steps)
+        if not fits:
+            raise ValueError(
+                f"phase.noise_window: size={size}, first={first}, last={last} must be a window of at least "
+                f"one step within the trained steps 0 to {self.train_steps[-1]}; null = noise in every step"
+            )
+
+    def training_step(self, prompts: Prompts, batch_index: int) -> None:
+        """One round of policy gradient."""
+        totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        conditioning, sampler = self.conditioning(prompts), self._round_sampler()
+        visits, clean = self._rollout(sampler, prompts, conditioning)
+        judged = self.judge(totals, clean, prompts)
+        totals["train/advantage/dropped"] += (judged.advantages == 0).sum()
+        advantage = judged.of(prompts).to(self.device)
+
+        updates = list(self._updates(judged, prompts))
+        worst = torch.zeros((), device=self.device)
+        for number, (kept, weights) in enumerate(updates):
+            for rows in micro_batches(len(kept), self.micro_batch_size):
+                chosen, weight = [kept[row] for row in rows], weights[rows].to(self.device)
+                given, tasks = conditioning.select(chosen), [prompts.tasks[row] for row in chosen]
+                for visit in visits:
+                    term = self._loss(sampler, visit, chosen, given, advantage[chosen])
+                    loss = self.add_gradient(weight * term.value / len(visits), tasks)
+                    totals["train/loss/policy"] += loss / len(updates)
+                    self._add_metrics(totals, visit.step, weight / len(updates), term.metrics, len(visits))
+                    if number == 0:
+                        worst = torch.maximum(worst, (term.metrics["ratio"] - 1).abs().max())
+            totals |= self.gradient_conflict(prompts.tasks)
+            totals["train/gradient_norm"] += self.update() / len(updates)
+        self._check_ratio(worst)
+        self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+
+    def _add_metrics(
+        self,
+        totals: defaultdict[str, Tensor],
+        step: int,
+        weight: Tensor,
+        metrics: Mapping[str, Tensor],
+        num_visits: int,
+    ) -> None:
+        """Add some rows' share of the ratio and clip fraction of their step, and of the mean KL."""
+        totals[f"train/ratio/step_{step}"] += (weight * metrics["ratio"]).sum()
+        totals[f"train/clip_fraction/step_{step}"] += (weight * metrics["clipped"]).sum()
+        if "kl_reference" in metrics:
+            totals["train/loss/kl_reference"] += (weight * metrics["kl_reference"]).sum() / num_visits
+
+    def _round_sampler(self) -> TransitionSampler:
+        """The sampler, its noise confined to this round's window if there is one."""
+        size, first, last = (self.noise_window[key] for key in ("size", "first", "last"))
+        if size is None:
+            return self.sampler
+        generator = numpy_generator(self.seed, "grpo/window", self.round)
+        start = int(generator.integers(first, last - size + 2))
+        return NoiseWindow(self.sampler, range(start, start + size))
+
+    @torch.no_grad()
+    def _rollout(
+        self, sampler: TransitionSampler, prompts: Prompts, conditioning: Conditioning
+    ) -> tuple[list[Visit], Tensor]:
+        """The trained transitions of all rows, and the clean latents."""
+        parts: list[list[Visit]] = []
+        clean = []
+        for rows in micro_batches(len(prompts), self.micro_batch_size):
+            part, given = prompts.select(rows), conditioning.select(rows)
+
+            def policy(latent: Tensor, sigma: Tensor, given: Conditioning = given) -> Tensor:
+                return self.velocity(latent, sigma, given, STUDENT, self.sampler.guidance_scale)
+
+            def fresh_noise(step: int, part: Prompts = part) -> Tensor:
+                return self.noise(f"rollout/step/{step}", part)
+
+            visited, latent = [], torch.empty(0)
+            for transition in sampler.rollout(policy, self.noise("rollout/start", part), fresh_noise):
+                latent = transition.next_latent
+                if transition.step in self.train_steps and transition.stochastic:
+                    visited.append(
+                        Visit(transition.step, transition.latent, transition.velocity.float(), latent)
+                    )
+            parts.append(visited)
+            clean.append(latent)
+        visits = [
+            Visit(
+                same[0].step,
+                torch.cat([visit.latent for visit in same]),
+                torch.cat([visit.velocity for visit in same]),
+                torch.cat([visit.next_latent for visit in same]),
+            )
+            for same in zip(*parts, strict=True)
+        ]
+        return visits, torch.cat(clean)
+
+    def _updates(self, judged: Judged, prompts: Prompts) -> Iterator[tuple[list[int], Tensor]]:
+        """For each update this process's rows and their weights.
+
+        Every process shares the kept samples of all processes among the updates in one way, so updates do not
+        depend on the number of processes. Within an update the weights average over the samples of a task,
+        then over tasks.
+        """
+        mine = {index: row for row, index in enumerate(prompts.indices)}
+        kept: dict[str, list[int]] = {}
+        for row in torch.nonzero(judged.advantages).flatten().tolist():
+            kept.setdefault(judged.tasks[row], []).append(judged.indices[row])
+        for indices in kept.values():
+            indices.sort()
+        orders = {
+            task: torch.randperm(
+                len(indices), generator=torch_generator(self.seed, f"grpo/updates/{task}", self.round)
+            ).tolist()
+            for task, indices in kept.items()
+        }
+        for update in range(self.updates_per_round):
+            shares = {
+                task: [kept[task][place] for place in order[update :: self.updates_per_round]]
+                for task, order in orders.items()
+            }
+            shares = {task: share for task, share in shares.items() if share}
+            rows, weights = [], []
+            for share in shares.values():
+                own = [mine[index] for index in sorted(share) if index in mine]
+                rows += own
+                weights += [num_processes() / (len(shares) * len(share))] * len(own)
+            if shares:
+                yield rows, torch.tensor(weights)
+
+    def _loss(
+        self,
+        sampler: TransitionSampler,
+        visit: Visit,
+        rows: list[int],
+        conditioning: Conditioning,
+        advantage: Tensor,
+    ) -> Any:
+        """The policy loss of some rows at one stored transition."""
+        latent, scale = visit.latent[rows], self.sampler.guidance_scale
+        sigma = sampler.sigma_at(visit.step, latent)
+        reference = None
+        if self.loss.needs_reference:
+            with torch.no_grad():
+                reference = self.velocity(latent, sigma, conditioning, None, scale)
+        velocity = self.velocity(latent, sigma, conditioning, STUDENT, scale)
+        transition = transition_at(sampler, visit.step, latent, velocity, next_latent=visit.next_latent[rows])
+        return self.loss(transition, visit.velocity[rows], reference, advantage)
+
+    def _check_ratio(self, worst: Tensor) -> None:
+        """Before the first update of a round old and new policy are one."""
+        backbone = next(self.model.transformer.parameters()).dtype
+        size = math.prod(self.model.latent_shape) if self.loss.reduction == "sum" else 1
+        allowed = RATIO_TOLERANCE.get(backbone, 1e-3) * size
+        if not worst <= allowed:
+            raise RuntimeError(
+                f"the ratio of new to old policy was {worst.item():.2e} away from 1 before the first update "
+                f"of round {self.round + 1}, more than rounding in {backbone} explains ({allowed:.0e}): "
+                "rollout and training do not see the same model (dropout, another guidance or precision?)"
+            )

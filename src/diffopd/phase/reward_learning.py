@@ -1,0 +1,161 @@
+"""What phases share that learn from rewards: samples judged, advantages, drift watched."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from diffopd.adapter import LoRA
+from diffopd.metric.drift import drift_signals
+from diffopd.model import SD3Model
+from diffopd.phase.adapted import AdaptedPhase, OptimizerFactory, add_rewards, num_processes
+from diffopd.reward.advantage import AdvantageMode, StdScope, advantages, clip_advantages
+from diffopd.sampler import TransitionSampler
+from diffopd.types import Prompts, Reward
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The samples of a round on all processes, in one order that every process agrees on.
+
+    Attributes:
+        indices: Global sample indices.
+        tasks: Task of each.
+        advantages: Clipped advantage of each, statistics taken within its task.
+    """
+
+    indices: Sequence[int]
+    tasks: Sequence[str]
+    advantages: Tensor
+
+    def of(self, prompts: Prompts) -> Tensor:
+        """Advantages of these rows."""
+        position = {index: row for row, index in enumerate(self.indices)}
+        return self.advantages[[position[index] for index in prompts.indices]]
+
+
+class RewardPhase(AdaptedPhase):
+    """Base of the phases that learn from rewards of groups of samples.
+
+    Args:
+        model: The frozen text-to-image model; without adapter it is the reference.
+        adapter: Shape of the trained adapter.
+        sampler: Sampler of the rollouts; its guidance scale is the policy's.
+        reward: What to maximise.
+        optimizer: Makes the optimiser from parameters.
+        seed: Seed of every draw.
+        ema: ``decay`` and ``update_interval`` of the trained adapter's average.
+        gradient_clip: Largest gradient norm.
+        advantage_std: ``global`` over the round's samples of a task, or ``group``.
+        advantage_mode: Which advantages are kept: ``all``, ``positive_only``, ``negative_only``,
+            ``one_only``, ``binary``.
+        advantage_clip: Largest magnitude of an advantage.
+        held_out: Rewards that are logged and never trained on.
+        micro_batch_size: Most rows in one forward; null for all at once.
+        conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: SD3Model,
+        adapter: LoRA,
+        sampler: TransitionSampler,
+        reward: Reward,
+        optimizer: OptimizerFactory,
+        seed: int,
+        ema: Mapping[str, Any],
+        gradient_clip: float,
+        advantage_std: StdScope,
+        advantage_mode: AdvantageMode,
+        advantage_clip: float,
+        held_out: Mapping[str, Reward],
+        micro_batch_size: int | None,
+        conflict_every_n_rounds: int,
+    ) -> None:
+        super().__init__(
+            model=model,
+            adapter=adapter,
+            optimizer=optimizer,
+            seed=seed,
+            ema=ema,
+            gradient_clip=gradient_clip,
+            conflict_every_n_rounds=conflict_every_n_rounds,
+        )
+        self.sampler = sampler
+        self.reward = reward
+        self.advantage_std: StdScope = advantage_std
+        self.advantage_mode: AdvantageMode = advantage_mode
+        self.advantage_clip = advantage_clip
+        self.held_out = dict(held_out)
+        self.micro_batch_size = micro_batch_size
+
+    @torch.no_grad()
+    def judge(self, totals: defaultdict[str, Tensor], clean: Tensor, prompts: Prompts) -> Judged:
+        """Score samples, log what was seen, and compare every sample with its group.
+
+        Args:
+            totals: What the round logs.
+            clean: The samples' latents.
+            prompts: Their prompts.
+
+        Returns:
+            Advantages of the samples on all processes.
+        """
+        images, counts = self.images(clean, self.micro_batch_size), Counter(prompts.tasks)
+        scores = self.reward(images, prompts)
+        add_rewards(totals, scores, prompts, counts)
+        for name, held_out in self.held_out.items():
+            totals[f"train/held_out/{name}"] += held_out(images, prompts).value.mean().to(self.device)
+        for name, value in drift_signals(clean.cpu(), images, prompts.groups).items():
+            totals[f"train/drift/{name}"] += value.to(self.device)
+        judged = self.compared(scores.value, prompts)
+        totals["train/advantage/zero_share"] += (judged.advantages == 0).float().mean().to(self.device)
+        return judged
+
+    def compared(self, rewards: Tensor, prompts: Prompts) -> Judged:
+        """Advantages of the samples on all processes, from this process's rewards."""
+        values, groups, tasks, indices = gathered(
+            rewards.float().tolist(), prompts.groups, prompts.tasks, prompts.indices
+        )
+        self._check_groups(groups, tasks)
+        result = torch.empty(len(values))
+        for task in dict.fromkeys(tasks):
+            rows = [row for row, name in enumerate(tasks) if name == task]
+            of_task = torch.tensor([values[row] for row in rows])
+            if len(rows) > 1 and of_task.min() == of_task.max():
+                log.warning(
+                    "round %d: the %s reward is %g for all %d samples, so nothing is learned from them; "
+                    "is the reward constant, or the task out of the model's reach?",
+                    self.round + 1,
+                    task,
+                    of_task[0].item(),
+                    len(rows),
+                )
+            raw = advantages(of_task, [groups[row] for row in rows], std=self.advantage_std)
+            result[rows] = clip_advantages(raw, clip=self.advantage_clip, mode=self.advantage_mode)
+        return Judged(indices, tasks, result)
+
+    def _check_groups(self, groups: Sequence[int], tasks: Sequence[str]) -> None:
+        """No group may lack members: its statistics are of all samples of its prompt."""
+        sizes = Counter(zip(tasks, groups, strict=True))
+        for task in dict.fromkeys(tasks):
+            of_task = {size for (name, _), size in sizes.items() if name == task}
+            assert len(of_task) == 1, f"a group of task {task} was split: sizes {sorted(of_task)}"
+
+
+def gathered(*columns: Sequence[Any]) -> list[list[Any]]:
+    """Each column with the rows of all processes, in the order of the processes."""
+    if num_processes() == 1:
+        return [list(column) for column in columns]
+    parts: list[Any] = [None] * num_processes()
+    distributed.all_gather_object(parts, [list(column) for column in columns])
+    return [[row for part in parts for row in part[number]] for number in range(len(columns))]

@@ -75,7 +75,7 @@ def test_alternating_rounds_have_one_task_each_and_the_prompts_of_its_own_count(
         assert apart.batch(r, 1, 2).indices == tuple(
             i for i in together.batch(r // 2, 1, 2).indices if i in range(14)[rows]
         )
-    with pytest.raises(ValueError, match="data.schedule must be one of accumulate, alternate, got 'mix'"):
+    with pytest.raises(ValueError, match=r"data.schedule must be one of accumulate, alternate, got 'mix'"):
         data(files, schedule="mix")
 
 

@@ -1,4 +1,4 @@
-"""Policy gradient on transitions: one update worked by hand, drops, windows, shares, and the ratio's guard."""
+"""Policy gradient on transitions: updates worked by hand, drops, windows, and the ratio guard."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_round_of_flow_grpo_is_what_the_formulas_say(build_round):
         total = total + (-advantage * ratio + 0.1 * kl).mean() / 9
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(total, parameters)])
     run = run_rounds(experiment)
-    assert run.metrics["train/loss/policy"] == pytest.approx(float(total), rel=1e-4)
+    assert run.metrics["train/loss/policy"] == pytest.approx(float(total.detach()), rel=1e-4)
     assert relative_distance(run.flat_gradient(), gradient) < 1e-4
     assert all(run.metrics[f"train/ratio/step_{step}"] == pytest.approx(1, abs=1e-6) for step in range(9))
     assert "train/ratio/step_9" not in run.metrics
@@ -97,7 +97,9 @@ def test_micro_batches_change_nothing(build_round):
     whole = run_rounds(build_round())
     parts = run_rounds(build_round("phase.micro_batch_size=4"))
     assert relative_distance(parts.flat_gradient(), whole.flat_gradient()) < 1e-4
-    assert parts.metrics["train/loss/policy"] == pytest.approx(whole.metrics["train/loss/policy"], rel=1e-4)
+    changing = ("train/time/", "train/memory/")
+    for name in (name for name in whole.metrics if not name.startswith(changing)):
+        assert parts.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-4, abs=1e-6)
 
 
 def test_groups_without_a_difference_are_dropped_and_counted(build_round):
@@ -175,7 +177,7 @@ def test_a_policy_that_differs_between_rollout_and_training_is_found(build_round
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("loss=diffusion_nft",), "learns from advantages of noised samples, but"),
+        (("loss=diffusion_nft",), "learns from advantages of rewards, but"),
         (
             ("sampler.noise_level=0",),
             "sampler.noise_level=0 makes every transition of FlowSampler deterministic",

@@ -92,6 +92,7 @@ def test_report(model, benchmark, tmp_path):
         model=model,
         teachers=teachers,
         student="student",
+        student_guidance=1.5,
         benchmark=benchmark,
         folder=tmp_path / "report",
         metrics_csv=write_metrics(tmp_path / "metrics.csv"),
@@ -103,9 +104,8 @@ def test_report(model, benchmark, tmp_path):
     text = console.file.getvalue()
     live = [line.split(" |")[0] for line in text.splitlines() if "images/s" in line]
     assert live == [
-        "scoring the student",
-        "scoring the student, unguided",
-        "scoring the base",
+        *(f"scoring the student, guidance {scale}" for scale in ("1.5", "2", "1")),
+        *(f"scoring the base, guidance {scale}" for scale in ("1.5", "2", "1")),
         "scoring the style teacher",
     ]
     assert "config:        here/config.yaml" in text
@@ -113,22 +113,26 @@ def test_report(model, benchmark, tmp_path):
         assert str(path) in text
         assert path.is_file()
     assert "| teacher: ocr | 1.5 | 0.750 ±0.050 | 0.750 ±0.050 |" in files.table.read_text()
-    results = [EvaluationResult.load(tmp_path / "report" / f"student_guidance_{g}.json") for g in (2, 1)]
-    assert [result.guidance_scale for result in results] == [2.0, 1.0]
+    results = [EvaluationResult.load(tmp_path / "report" / f"student_guidance_{g}.json") for g in (1.5, 2, 1)]
+    assert [result.guidance_scale for result in results] == [1.5, 2.0, 1.0]
+    rows = [line.split(" | ")[:2] for line in files.table.read_text().splitlines()]
+    assert rows.count(["| student's gain kept", "1.5"]) == 1
     with Image.open(files.grid) as grid:
         assert grid.size == (240 + 3 * 136 + 8, 36 + 2 * 136)
 
 
 def test_base_scores_come_from_the_model_s_card(model, benchmark, tmp_path):
-    card = {"scores": {"tiny": {"ocr": vars(SCORE), "style": vars(SCORE)}}}
+    scores = {"tiny": {"ocr": vars(SCORE), "style": vars(SCORE)}}
+    card = {"scores": {"guidance 2": scores, "guidance 1": scores}}
     atomic_write_json(Path(model.path) / "card.json", card)
-    assert base_scores(model.path, "tiny") == {"ocr": SCORE, "style": SCORE}
-    assert base_scores(model.path, "another") == {}
+    assert base_scores(model.path, "tiny", 2.0) == {"ocr": SCORE, "style": SCORE}
+    assert base_scores(model.path, "tiny", 1.5) == base_scores(model.path, "another", 2.0) == {}
     console = Console(file=io.StringIO(), width=100)
     files = report_distillation(
         model=model,
-        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": card_scores(card)}),
+        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": card_scores(scores)}),
         student="student",
+        student_guidance=1.0,
         benchmark=benchmark,
         folder=tmp_path / "report",
         metrics_csv=tmp_path / "absent.csv",
@@ -140,15 +144,13 @@ def test_base_scores_come_from_the_model_s_card(model, benchmark, tmp_path):
     assert "| base | 2 | 0.750 ±0.050 | 0.750 ±0.050 |" in files.table.read_text()
 
 
-def card_scores(card):
-    return {
-        name: {task: Estimate(**entry) for task, entry in e.items()} for name, e in card["scores"].items()
-    }
+def card_scores(scores):
+    return {name: {task: Estimate(**entry) for task, entry in e.items()} for name, e in scores.items()}
 
 
 def test_an_unreadable_card_is_named(tmp_path):
-    atomic_write_json(tmp_path / "card.json", {"scores": {"tiny": {"ocr": {"mean": 0.5}}}})
+    atomic_write_json(tmp_path / "card.json", {"scores": {"guidance 1": {"tiny": {"ocr": {"mean": 0.5}}}}})
     with pytest.raises(
-        ValueError, match=r"card\.json: scores must be benchmark -> task -> mean, low, high, n"
+        ValueError, match=r"card\.json: scores must be guidance -> benchmark -> task -> mean, low, high, n"
     ):
-        base_scores(str(tmp_path), "tiny")
+        base_scores(str(tmp_path), "tiny", 1.0)

@@ -43,7 +43,7 @@ def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 _SOURCES = {
     "teacher": "a teacher's velocities",
-    "advantage": "advantages of noised samples",
+    "advantage": "advantages of rewards",
     "transition_advantage": "advantages of visited transitions",
     "data": "data",
 }
@@ -94,6 +94,8 @@ def _timesteps(values: Mapping[str, Any]) -> Iterator[str]:
     """The noise levels of a round are shared among its updates."""
     phase, sampler = values["phase"], values.get("sampler") or {}
     updates, num_steps = phase.get("updates_per_round"), sampler.get("num_steps")
+    if "num_timesteps" not in phase:
+        return
     if not isinstance(updates, int) or not isinstance(num_steps, int) or updates < 1:
         return
     number = phase.get("num_timesteps")

@@ -129,29 +129,34 @@ def _follow(module: Module, expression: ast.expr, hops: int) -> tuple[Module, as
 def _from_class(module: Module, node: ast.ClassDef, hops: int) -> Target | None:
     if hops > _MAX_HOPS:
         return None
-    constants = dict(_constants(node))
+    bases = [_base(module, base, hops) for base in node.bases if not _is_plain(base)]
+    inherited = [target for target in bases if target is not None]
+    constants = {
+        name: value for target in reversed(inherited) for name, value in target.constants.items()
+    } | dict(_constants(node))
     for statement in node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
             taken = _from_function(module, statement, skip=1)
             return Target(taken.parameters, taken.takes_any, constants)
-    inherited: list[Target] = []
-    for base in node.bases:
-        if ast.unparse(base).rpartition(".")[2].partition("[")[0] in _PLAIN_BASES:
-            continue
-        found = _follow(module, base, hops + 1)
-        if found is None or not isinstance(found[1], ast.ClassDef):
-            return None
-        target = _from_class(found[0], found[1], hops + 1)
-        if target is None:
-            return None
-        inherited.append(target)
+    if len(inherited) < len(bases):
+        return None  # a base whose constructor cannot be read
     parameters: dict[str, Parameter] = {}
     for target in reversed(inherited):
         parameters |= target.parameters
-        constants = {**target.constants, **constants}
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         parameters |= dict(_fields(module, node))
     return Target(parameters, any(target.takes_any for target in inherited), constants)
+
+
+def _is_plain(base: ast.expr) -> bool:
+    return ast.unparse(base).rpartition(".")[2].partition("[")[0] in _PLAIN_BASES
+
+
+def _base(module: Module, base: ast.expr, hops: int) -> Target | None:
+    found = _follow(module, base, hops + 1)
+    if found is None or not isinstance(found[1], ast.ClassDef):
+        return None
+    return _from_class(found[0], found[1], hops + 1)
 
 
 def _from_function(module: Module, node: ast.FunctionDef, skip: int) -> Target:

@@ -77,6 +77,11 @@ class Benchmark:
         if not self.tasks:
             raise ValueError("benchmark.tasks is empty; name at least one task")
 
+    @property
+    def scored_tasks(self) -> set[str]:
+        """Tasks that have a metric."""
+        return {name for name, task in self.tasks.items() if task.metric is not None}
+
     def prompts(self) -> dict[str, Prompts]:
         """Task -> one row per image."""
         return {name: task.prompts(name) for name, task in self.tasks.items()}

@@ -61,6 +61,7 @@ class DistillationReport:
             model=phase.model,
             teachers=phase.teacher,
             student=AVERAGE,
+            student_guidance=float(phase.sampler.guidance_scale),
             benchmark=benchmark,
             folder=run.folder / "report",
             metrics_csv=run.folder / "metrics.csv",
@@ -105,8 +106,9 @@ class TeacherReport:
         )
         path = card.save(run.folder / "adapter")
         rows = [Row(self.name, scale, result.estimates)]
-        if base := base_scores(phase.model.path, benchmark.name):
-            rows.insert(0, Row("base", phase.model.guidance_scale, base))
+        for base_scale in dict.fromkeys((scale, float(phase.model.guidance_scale))):
+            if base := base_scores(phase.model.path, benchmark.name, base_scale):
+                rows.insert(-1, Row("base", base_scale, base))
         print(FinalTable(f"{benchmark.name}: reward by task", rows, {}).to_markdown())
         for label, file in {"card": path, **run.others}.items():
             print(f"{label + ':':<14} {file}", flush=True)

@@ -47,6 +47,7 @@ def report_distillation(
     model: SD3Model,
     teachers: TeacherSet,
     student: str,
+    student_guidance: float,
     benchmark: Benchmark,
     folder: str | PathLike[str],
     metrics_csv: str | PathLike[str],
@@ -57,13 +58,15 @@ def report_distillation(
 ) -> ReportFiles:
     """Score the student, compare it with base and teachers, write and print everything.
 
-    The student is scored at the base's guidance and unguided. Base and teachers are read from their cards;
-    where a card lacks the benchmark they are scored here.
+    Base and student are scored at the base's best guidance, at the one the student was trained for, and
+    unguided; a share of a gain compares scores at one guidance. Base and teachers are read from their cards;
+    what a card lacks is scored here.
 
     Args:
         model: Holds teachers and student; its ``guidance_scale`` is the base's best.
         teachers: The teachers of the run.
         student: Name of the student's adapter.
+        student_guidance: Guidance the student was trained for.
         benchmark: What to measure; tasks without a metric are only drawn.
         folder: Gets the files.
         metrics_csv: The run's metrics, for the curve.
@@ -73,7 +76,7 @@ def report_distillation(
         console: Where to write; standard output when None.
     """
     folder, console = Path(folder), console or Console()
-    scale = model.guidance_scale
+    scales = list(dict.fromkeys((student_guidance, model.guidance_scale, 1.0)))
 
     def score(adapter: str | None, guidance_scale: float, label: str) -> EvaluationResult:
         return evaluate(
@@ -86,17 +89,19 @@ def report_distillation(
             console=console,
         )
 
-    guided = score(student, scale, "scoring the student")
-    results = [guided] if scale == 1 else [guided, score(student, 1.0, "scoring the student, unguided")]
-    base, taught = _known_scores(model, teachers, benchmark, score)
+    results = [score(student, scale, f"scoring the student, guidance {scale:g}") for scale in scales]
+    bases = {scale: _base_scores(model, benchmark, scale, score) for scale in scales}
+    taught = _taught_scores(teachers, benchmark, score)
 
-    table = _table(benchmark.name, scale, base, taught, teachers, results)
+    table = _table(benchmark.name, bases, taught, teachers, results)
     markdown = _write(folder / "table.md", table.to_markdown())
     scores = _write(folder / "table.json", table.to_json())
     for result in results:
         result.save(folder / f"student_guidance_{result.guidance_scale:g}.json")
-    grid = _grid(model, teachers, student, benchmark, rows_per_task, batch_size, folder / "samples.png")
-    curve = _curve(metrics_csv, base, taught, benchmark.name, folder / "reward_curve.png")
+    grid = _grid(
+        model, teachers, student, student_guidance, benchmark, rows_per_task, batch_size, folder / "samples.png"
+    )
+    curve = _curve(metrics_csv, bases[student_guidance], taught, benchmark.name, folder / "reward_curve.png")
 
     files = ReportFiles(markdown, scores, grid, curve)
     console.print(table.to_rich())
@@ -107,15 +112,16 @@ def report_distillation(
     return files
 
 
-def base_scores(model_path: str, benchmark: str) -> dict[str, Estimate]:
-    """Task -> score of the base on ``benchmark`` at its best guidance, from the model's card.
+def base_scores(model_path: str, benchmark: str, guidance_scale: float) -> dict[str, Estimate]:
+    """Task -> score of the base on ``benchmark``, from the model's card.
 
     Args:
         model_path: The model's folder, as in the config.
         benchmark: Name of the benchmark.
+        guidance_scale: Guidance it was scored at.
 
     Returns:
-        Empty if there is no card, or it lacks the benchmark.
+        Empty if there is no card, or it lacks the benchmark at this guidance.
 
     Raises:
         ValueError: If the card cannot be read.
@@ -124,39 +130,47 @@ def base_scores(model_path: str, benchmark: str) -> dict[str, Estimate]:
     if not card.is_file():
         return {}
     try:
-        entries = json.loads(card.read_text(encoding="utf-8")).get("scores", {}).get(benchmark, {})
+        scores = json.loads(card.read_text(encoding="utf-8")).get("scores", {})
+        entries = scores.get(f"guidance {guidance_scale:g}", {}).get(benchmark, {})
         return {task: Estimate(**entry) for task, entry in entries.items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{card}: scores must be benchmark -> task -> mean, low, high, n ({error})"
+            f"{card}: scores must be guidance -> benchmark -> task -> mean, low, high, n ({error})"
         ) from error
 
 
-def _known_scores(
+def _base_scores(
     model: SD3Model,
+    benchmark: Benchmark,
+    scale: float,
+    score: Callable[[str | None, float, str], EvaluationResult],
+) -> Scores:
+    """The base's scores at one guidance, from its card if that has all of the benchmark's tasks."""
+    known = base_scores(model.path, benchmark.name, scale)
+    if benchmark.scored_tasks <= set(known):
+        return known
+    return score(None, scale, f"scoring the base, guidance {scale:g}").estimates
+
+
+def _taught_scores(
     teachers: TeacherSet,
     benchmark: Benchmark,
     score: Callable[[str | None, float, str], EvaluationResult],
-) -> tuple[Scores, dict[str, Scores]]:
-    """The base's scores, and each teacher's; from cards where they have all of the benchmark's tasks."""
-    scored = {task for task, entry in benchmark.tasks.items() if entry.metric is not None}
-    base: Scores = base_scores(model.path, benchmark.name)
-    if not scored <= set(base):
-        base = score(None, model.guidance_scale, "scoring the base").estimates
+) -> dict[str, Scores]:
+    """Each teacher's scores, from its card if that has all of the benchmark's tasks."""
     taught: dict[str, Scores] = {}
     for task in teachers.tasks:
         known = teachers.cards[task].scores.get(benchmark.name, {})
         scale = teachers.guidance_scales[task]
-        if not scored <= set(known) or scale != teachers.cards[task].guidance_scale:
+        if not benchmark.scored_tasks <= set(known) or scale != teachers.cards[task].guidance_scale:
             known = score(teachers.adapter(task), scale, f"scoring the {task} teacher").estimates
         taught[task] = known
-    return base, taught
+    return taught
 
 
 def _table(
     name: str,
-    scale: float,
-    base: Scores,
+    bases: Mapping[float, Scores],
     taught: Mapping[str, Scores],
     teachers: TeacherSet,
     student: Sequence[EvaluationResult],
@@ -166,13 +180,16 @@ def _table(
     def row(label: str, guidance_scale: float, scores: Scores) -> Row:
         return Row(label, guidance_scale, {task: scores[task] for task in columns if task in scores})
 
-    rows = [row("base", scale, base)]
+    rows = [row("base", scale, scores) for scale, scores in bases.items()]
     rows += [
         row(f"teacher: {task}", teachers.guidance_scales[task], scores) for task, scores in taught.items()
     ]
     rows += [row("student", result.guidance_scale, result.estimates) for result in student]
     own = {task: scores[task] for task, scores in taught.items() if task in scores}
-    kept = {result.guidance_scale: gain_kept(base, own, result.estimates) for result in student}
+    kept = {
+        result.guidance_scale: gain_kept(bases[result.guidance_scale], own, result.estimates)
+        for result in student
+    }
     images = ", ".join(f"{task} {result.value.n}" for task, result in student[0].tasks.items())
     return FinalTable(f"{name}: reward by task ({images} images)", rows, kept)
 
@@ -181,22 +198,26 @@ def _grid(
     model: SD3Model,
     teachers: TeacherSet,
     student: str,
+    student_guidance: float,
     benchmark: Benchmark,
     rows_per_task: int,
     batch_size: int,
     path: Path,
 ) -> Path:
-    """The first prompts of each taught task, the same noise for base, teacher and student."""
+    """The first prompts of each taught task, the same noise for base, teacher and student.
+
+    Each at its own guidance: the base at its best, teacher and student as they were trained.
+    """
     chosen = {task: prompts for task, prompts in benchmark.prompts().items() if task in teachers.tasks}
     prompts = Prompts.concat([rows.select(range(min(rows_per_task, len(rows)))) for rows in chosen.values()])
-    scale, count = model.guidance_scale, len(prompts)
+    count = len(prompts)
     columns: dict[str, tuple[list[str], list[float]]] = {
-        "base": ([BASE] * count, [scale] * count),
+        "base": ([BASE] * count, [model.guidance_scale] * count),
         "teacher": (
             [teachers.adapter(task) for task in prompts.tasks],
             [teachers.guidance_scales[task] for task in prompts.tasks],
         ),
-        "student": ([student] * count, [scale] * count),
+        "student": ([student] * count, [student_guidance] * count),
     }
     images: list[Tensor] = [
         generate(

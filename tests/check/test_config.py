@@ -124,7 +124,7 @@ def test_settings_that_are_refused(composed, overrides, message):
         (["+experiment=teacher_ocr", "phase.num_timesteps=null"],
          "phase.num_timesteps=null, that is sampler.num_steps - 1 = 9, must be a multiple"),
         ([ODE, "trainer=ddp", "trainer.devices=3"],
-         "data.tasks.composition.prompts_per_round=16 must be a multiple of the number of processes, "
+         "data.tasks.composition.prompts_per_round=4 must be a multiple of the number of processes, "
          "trainer.devices=3 times 1 node"),
     ],
 )  # fmt: skip

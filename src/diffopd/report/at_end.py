@@ -12,6 +12,7 @@ from typing import Any, cast
 from diffopd.evaluation import Benchmark, evaluate
 from diffopd.phase import DistillPhase, RewardPhase
 from diffopd.phase.adapted import AVERAGE
+from diffopd.report.curve import reward_curve
 from diffopd.report.distillation import base_scores, report_distillation
 from diffopd.report.table import FinalTable, Row
 from diffopd.teacher import Recipe, TeacherCard
@@ -105,12 +106,23 @@ class TeacherReport:
             recipe=run.recipe(),
         )
         path = card.save(run.folder / "adapter")
+        base = base_scores(phase.model.path, benchmark.name, scale)
+        levels = {
+            task: ({"base": base[task].mean} if task in base else {}) | {"teacher": estimate.mean}
+            for task, estimate in result.estimates.items()
+        }
+        curve = reward_curve(
+            run.folder / "metrics.csv",
+            levels,
+            run.folder / "adapter" / "reward_curve.png",
+            levels_note=f"dashed: scores on the unseen prompts of {benchmark.name} at guidance {scale:g}",
+        )
         rows = [Row(self.name, scale, result.estimates)]
         for base_scale in dict.fromkeys((scale, float(phase.model.guidance_scale))):
-            if base := base_scores(phase.model.path, benchmark.name, base_scale):
-                rows.insert(-1, Row("base", base_scale, base))
+            if known := base_scores(phase.model.path, benchmark.name, base_scale):
+                rows.insert(-1, Row("base", base_scale, known))
         print(FinalTable(f"{benchmark.name}: reward by task", rows, {}).to_markdown())
-        for label, file in {"card": path, **run.others}.items():
+        for label, file in {"card": path, "reward curve": curve, **run.others}.items():
             print(f"{label + ':':<14} {file}", flush=True)
 
 

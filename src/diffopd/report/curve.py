@@ -87,8 +87,12 @@ def reward_curve(
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axis, task in zip(axes, tasks, strict=True):
         _panel(axis, task, history, levels.get(task, {}))
-    note = "points: mean reward of a round's rollouts on training prompts; line: running mean"
-    figure.supxlabel(f"{note}\n{levels_note}" if levels_note else note, fontsize=8, color=_GREY)
+    break_or_space = "\n" if len(tasks) == 1 else " "  # one panel is too narrow for the whole line
+    notes = [
+        f"points: mean reward of a round's rollouts on training prompts;{break_or_space}line: running mean",
+        *([levels_note] if levels_note else []),
+    ]
+    figure.supxlabel("\n".join(notes), fontsize=8, color=_GREY)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
     return Path(path)
@@ -97,7 +101,7 @@ def reward_curve(
 def _panel(axis: Axes, task: str, history: RewardHistory, levels: Mapping[str, float]) -> None:
     rounds, rewards = np.array(history.rounds[task]), np.array(history.rewards[task])
     axis.plot(rounds, rewards, ".", color=_COLOUR, alpha=0.35, markersize=5)
-    axis.plot(rounds, _running_mean(rewards), color=_COLOUR, linewidth=2, label="student, training")
+    axis.plot(rounds, _running_mean(rewards), color=_COLOUR, linewidth=2, label="training")
     for (name, value), colour in zip(levels.items(), _LEVEL_COLOURS, strict=False):
         axis.axhline(value, linestyle="--", linewidth=1.3, color=colour, label=f"{name} {value:.3f}")
     axis.set_title(task, fontsize=11, pad=4)

@@ -99,7 +99,14 @@ def report_distillation(
     for result in results:
         result.save(folder / f"student_guidance_{result.guidance_scale:g}.json")
     grid = _grid(
-        model, teachers, student, student_guidance, benchmark, rows_per_task, batch_size, folder / "samples.png"
+        model,
+        teachers,
+        student,
+        student_guidance,
+        benchmark,
+        rows_per_task,
+        batch_size,
+        folder / "samples.png",
     )
     curve = _curve(metrics_csv, bases[student_guidance], taught, benchmark.name, folder / "reward_curve.png")
 

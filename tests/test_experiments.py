@@ -30,11 +30,15 @@ def test_there_are_experiments():
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in MINI_MODEL])
 def test_an_experiment_takes_two_updates_with_its_own_rewards(world, tmp_path, name):
     run = run_rounds(world.build(name, tmp_path / "run"), student_seed=None)
-    assert len(run.gradients) >= 2
+    if name == "guard_ocr":  # an untrained model writes nothing: equal rewards, no step, for certain
+        assert run.metrics["train/advantage/zero_share"] == 1
+        assert not run.gradients
+    else:
+        assert len(run.gradients) >= 2
     assert all(map(math.isfinite, run.metrics.values()))
     rewards = {metric for metric in run.metrics if metric.startswith("train/reward/")}
     assert rewards == {f"train/reward/{task}" for task in tasks_of(name)}
-    if not name.startswith("teacher"):  # a reward may be equal for all samples of an untrained model
+    if not name.startswith(("teacher", "guard")):  # a reward may be equal for all samples of an untrained model
         assert run.flat_gradient(-1).norm() > 0
     assert (tmp_path / "run" / "config.yaml").is_file()
     saved = read_checkpoint(latest_valid_checkpoint(tmp_path / "run" / "checkpoints"))

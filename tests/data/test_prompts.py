@@ -119,7 +119,7 @@ def test_incomplete_or_impossible_settings_are_refused(files):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"), [("prompts", 48), ("composition", 144), ("ocr", 144), ("aesthetic", 144)]
+    ("name", "rows"), [("prompts", 12), ("composition", 144), ("ocr", 144), ("aesthetic", 144)]
 )
 def test_every_choice_builds(name, rows):
     with initialize_config_dir(str(CONF), version_base="1.3"):

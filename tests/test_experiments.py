@@ -38,7 +38,7 @@ def test_an_experiment_takes_two_updates_with_its_own_rewards(world, tmp_path, n
     assert all(map(math.isfinite, run.metrics.values()))
     rewards = {metric for metric in run.metrics if metric.startswith("train/reward/")}
     assert rewards == {f"train/reward/{task}" for task in tasks_of(name)}
-    if not name.startswith(("teacher", "guard")):  # a reward may be equal for all samples of an untrained model
+    if not name.startswith(("teacher", "guard")):  # an untrained model's rewards may be equal
         assert run.flat_gradient(-1).norm() > 0
     assert (tmp_path / "run" / "config.yaml").is_file()
     saved = read_checkpoint(latest_valid_checkpoint(tmp_path / "run" / "checkpoints"))

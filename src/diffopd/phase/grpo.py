@@ -224,8 +224,11 @@ class GRPOPhase(RewardPhase):
         """
         mine = {index: row for row, index in enumerate(prompts.indices)}
         kept: dict[str, list[int]] = {}
-        for row in torch.nonzero(judged.advantages).flatten().tolist():
-            kept.setdefault(judged.tasks[row], []).append(judged.indices[row])
+        for task, index, advantage in zip(
+            judged.tasks, judged.indices, judged.advantages.tolist(), strict=True
+        ):
+            if advantage != 0:
+                kept.setdefault(task, []).append(index)
         for indices in kept.values():
             indices.sort()
         orders = {

@@ -119,10 +119,9 @@ class PromptData(lightning.LightningDataModule):
         if self.schedule == "alternate":
             round_index, turn = divmod(round_index, len(self.tasks))
         for number, (task, prompts) in enumerate(self.tasks.items()):
-            share = prompts.prompts_per_round // num_processes
-            entries = self._entries(task, round_index) if turn in (None, number) else []
-            mine = range(rank * share, (rank + 1) * share) if entries else range(0)
-            for group in mine:
+            share = prompts.prompts_per_round // num_processes if turn in (None, number) else 0
+            entries = self._entries(task, round_index) if share else []
+            for group in range(rank * share, (rank + 1) * share):
                 rows = range(
                     first_row + group * prompts.group_size, first_row + (group + 1) * prompts.group_size
                 )

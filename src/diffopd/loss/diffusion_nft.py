@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow import per_row, reduce_latent, velocity_to_clean
+from diffopd.loss.setting import check_kl_weight, check_positive, missing_reference
 from diffopd.types import LossTerm
 
 DISTANCE_FLOOR = 1e-5
@@ -96,10 +96,7 @@ def diffusion_nft_loss(
     metrics = {"policy": policy.detach()}
     if velocity_reference is None:
         if kl_weight > 0:
-            raise ValueError(
-                f"loss.kl_weight is {kl_weight} but no reference velocity came; pass one or set "
-                "loss.kl_weight=0"
-            )
+            raise missing_reference(kl_weight)
         return LossTerm(value=policy, metrics=metrics)
     kl_reference = reduce_latent((current - velocity_reference.detach().float()).square(), "mean")
     metrics["kl_reference"] = kl_reference.detach()
@@ -119,11 +116,8 @@ class DiffusionNFT:
     supervision: ClassVar[str] = "advantage"
 
     def __init__(self, *, beta: int | float, kl_weight: int | float, advantage_clip: int | float) -> None:
-        for name, value in (("beta", beta), ("advantage_clip", advantage_clip)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"loss.{name} must be a finite number above 0, got {value}")
-        if not 0 <= kl_weight < math.inf:
-            raise ValueError(f"loss.kl_weight must be a finite number of at least 0, got {kl_weight}")
+        check_positive(beta=beta, advantage_clip=advantage_clip)
+        check_kl_weight(kl_weight)
         self.beta = beta
         self.kl_weight = kl_weight
         self.advantage_clip = advantage_clip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, final
 
 from jaxtyping import Float
@@ -37,36 +38,25 @@ def flow_grpo_log_ratio(step: Step, *, density: str, reduction: str) -> Float[Te
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
 class FlowGRPO(PolicyGradient):
-    """Flow-GRPO's loss with its settings."""
+    """Flow-GRPO's loss with its settings.
+
+    Attributes:
+        density: ``gaussian`` or ``squared_distance``, see :func:`flow_grpo_log_ratio`.
+    """
 
     name: ClassVar[str] = "flow_grpo"
 
-    def __init__(
-        self,
-        *,
-        reduction: str,
-        density: str,
-        clip_low: int | float,
-        clip_high: int | float,
-        advantage_clip: int | float,
-        kl_weight: int | float,
-        kl_variance: str,
-    ) -> None:
-        super().__init__(
-            reduction=reduction,
-            clip_low=clip_low,
-            clip_high=clip_high,
-            advantage_clip=advantage_clip,
-            kl_weight=kl_weight,
-            kl_variance=kl_variance,
-        )
-        if density not in DENSITIES:
+    density: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.density not in DENSITIES:
             raise ValueError(
-                f"loss.density must be one of {', '.join(DENSITIES)}, got {density!r}; squared_distance is "
-                "what released code uses with sampler=cps"
+                f"loss.density must be one of {', '.join(DENSITIES)}, got {self.density!r}; squared_distance "
+                "is what released code uses with sampler=cps"
             )
-        self.density = density
 
     def log_ratio(self, step: Step) -> Float[Tensor, " batch"]:
         """See :func:`flow_grpo_log_ratio`."""

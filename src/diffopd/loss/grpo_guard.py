@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, final
 
 from jaxtyping import Float
@@ -41,31 +42,17 @@ def step_balance(transition: Transition) -> Float[Tensor, " batch"]:
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
 class GRPOGuard(PolicyGradient):
-    """GRPO-Guard's loss with its settings."""
+    """GRPO-Guard's loss with its settings.
+
+    Attributes:
+        balance_steps: Whether steps weigh ``1 / |dt|``, see :func:`step_balance`.
+    """
 
     name: ClassVar[str] = "grpo_guard"
 
-    def __init__(
-        self,
-        *,
-        reduction: str,
-        balance_steps: bool,
-        clip_low: int | float,
-        clip_high: int | float,
-        advantage_clip: int | float,
-        kl_weight: int | float,
-        kl_variance: str,
-    ) -> None:
-        super().__init__(
-            reduction=reduction,
-            clip_low=clip_low,
-            clip_high=clip_high,
-            advantage_clip=advantage_clip,
-            kl_weight=kl_weight,
-            kl_variance=kl_variance,
-        )
-        self.balance_steps = balance_steps
+    balance_steps: bool
 
     def log_ratio(self, step: Step) -> Float[Tensor, " batch"]:
         """See :func:`ratio_norm`."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.flow import per_row, reduce_latent
-from diffopd.loss.velocity_matching import checked_reduction, require_noise
+from diffopd.flow import per_row
+from diffopd.loss.reverse_kl import reverse_kl_weight
+from diffopd.loss.setting import check_kl_weight, check_positive, checked_reduction, missing_reference
+from diffopd.loss.velocity_matching import require_noise, velocity_gap
 from diffopd.types import LossTerm, Transition
 
 KL_VARIANCES = ("exact", "released")
@@ -86,12 +88,12 @@ def reference_kl(
             ``std_dev_t^2``, which for the flow SDE lacks ``-dt``.
         reduction: ``"sum"`` over the latent axes gives nats; the released code takes the ``"mean"``.
     """
-    gap = transition.velocity.float() - velocity_reference.detach().float()
     scale = transition.std if variance == "exact" else transition.std_released
-    weight = (transition.coefficient / scale).square() / 2
-    return weight * reduce_latent(gap.square(), reduction)
+    gap = velocity_gap(transition.velocity, velocity_reference, reduction=reduction)
+    return reverse_kl_weight(transition.coefficient, scale) * gap
 
 
+@dataclass(frozen=True, kw_only=True)
 class PolicyGradient(ABC):
     """A clipped policy-gradient loss at one visited transition.
 
@@ -99,40 +101,34 @@ class PolicyGradient(ABC):
         name: How configs select the loss.
         needs_noise: Without noise a transition has no density, so no ratio.
         supervision: What the loss learns from.
+        reduction: Of log-ratio and KL over the latent axes.
+        clip_low: The ratio is clipped below 1 by this.
+        clip_high: And above 1 by this.
+        advantage_clip: Largest magnitude of an advantage.
+        kl_weight: Weight of the pull to the reference.
+        kl_variance: ``exact`` or ``released``, see :func:`reference_kl`.
     """
 
     name: ClassVar[str]
     needs_noise: ClassVar[bool] = True
     supervision: ClassVar[str] = "transition_advantage"
 
-    def __init__(
-        self,
-        *,
-        reduction: str,
-        clip_low: int | float,
-        clip_high: int | float,
-        advantage_clip: int | float,
-        kl_weight: int | float,
-        kl_variance: str,
-    ) -> None:
-        for key, value in (
-            ("clip_low", clip_low),
-            ("clip_high", clip_high),
-            ("advantage_clip", advantage_clip),
-        ):
-            if not 0 < value < math.inf:
-                raise ValueError(f"loss.{key} must be a finite number above 0, got {value}")
-        if not 0 <= kl_weight < math.inf:
-            raise ValueError(f"loss.kl_weight must be a finite number of at least 0, got {kl_weight}")
-        if kl_variance not in KL_VARIANCES:
+    reduction: str
+    clip_low: int | float
+    clip_high: int | float
+    advantage_clip: int | float
+    kl_weight: int | float
+    kl_variance: str
+
+    def __post_init__(self) -> None:
+        check_positive(clip_low=self.clip_low, clip_high=self.clip_high, advantage_clip=self.advantage_clip)
+        check_kl_weight(self.kl_weight)
+        if self.kl_variance not in KL_VARIANCES:
             raise ValueError(
-                f"loss.kl_variance must be one of {', '.join(KL_VARIANCES)}, got {kl_variance!r}; exact "
+                f"loss.kl_variance must be one of {', '.join(KL_VARIANCES)}, got {self.kl_variance!r}; exact "
                 "divides by the transition's variance, released lacks its time step"
             )
-        self.reduction = checked_reduction(reduction)
-        self.clip_low, self.clip_high = clip_low, clip_high
-        self.advantage_clip = advantage_clip
-        self.kl_weight, self.kl_variance = kl_weight, kl_variance
+        checked_reduction(self.reduction)
 
     @property
     def needs_reference(self) -> bool:
@@ -172,10 +168,7 @@ class PolicyGradient(ABC):
         """
         require_noise(transition, self.name)
         if self.needs_reference and velocity_reference is None:
-            raise ValueError(
-                f"loss.kl_weight is {self.kl_weight} but no reference velocity came; pass one or set "
-                "loss.kl_weight=0"
-            )
+            raise missing_reference(self.kl_weight)
         ratio = self.log_ratio(policy_step(transition, velocity_old.detach())).exp()
         clipped = (ratio < 1 - self.clip_low) | (ratio > 1 + self.clip_high)
         policy = clipped_surrogate(ratio, advantage, clip_low=self.clip_low, clip_high=self.clip_high)

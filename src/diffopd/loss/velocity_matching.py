@@ -15,22 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow import reduce_latent
-from diffopd.flow.reduction import REDUCTIONS
+from diffopd.loss.setting import checked_reduction
 from diffopd.types import LossTerm, Transition
-
-
-def checked_reduction(reduction: str) -> str:
-    """``reduction`` if it is one of the known ones.
-
-    Raises:
-        ValueError: If not; the message names the config path.
-    """
-    if reduction not in REDUCTIONS:
-        raise ValueError(
-            f"loss.reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}; "
-            "mean is the released setting, sum the papers' formula"
-        )
-    return reduction
 
 
 def velocity_gap(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor, distributed
 from diffopd.adapter import EMA, LoRA, adapter_parameters, add_adapter, copy_adapter, set_trainable
 from diffopd.model import SD3Model, guided_velocity
 from diffopd.randomness import normal_rows, torch_generator
-from diffopd.types import Conditioning, Prompts, Scores
+from diffopd.sampler import TransitionSampler
+from diffopd.types import Conditioning, Prompts, Scores, Transition, VelocityFunction
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -125,6 +126,27 @@ class AdaptedPhase(lightning.LightningModule):
         empty = self.model.unconditional()
         return guided_velocity(self.model, latent, sigma, conditioning, empty, guidance_scale, adapter)
 
+    def policy(
+        self, conditioning: Conditioning, adapter: str | None, guidance_scale: float
+    ) -> VelocityFunction:
+        """Guided velocity as a function of latent and sigma."""
+
+        def velocity(latent: Tensor, sigma: Tensor) -> Tensor:
+            return self.velocity(latent, sigma, conditioning, adapter, guidance_scale)
+
+        return velocity
+
+    def rollout(
+        self, sampler: TransitionSampler, prompts: Prompts, conditioning: Conditioning, adapter: str
+    ) -> Iterator[Transition]:
+        """The transitions of an adapter's rollout at the sampler's guidance, from this round's noise."""
+
+        def fresh_noise(step: int) -> Tensor:
+            return self.noise(f"rollout/step/{step}", prompts)
+
+        policy = self.policy(conditioning, adapter, sampler.guidance_scale)
+        return sampler.rollout(policy, self.noise("rollout/start", prompts), fresh_noise)
+
     @torch.no_grad()
     def images(self, clean: Tensor, micro_batch_size: int | None = None) -> Tensor:
         """Decode latents, at most so many at once; images in [0, 1] on the CPU."""
@@ -144,19 +166,22 @@ class AdaptedPhase(lightning.LightningModule):
             The loss, detached.
         """
         with self._no_gradient_sync():
-            if self._conflict_is_due:
+            if self._task_gradients:
                 self._add_task_gradients(losses, tasks)
             else:
                 self.manual_backward(losses.sum())
         return losses.detach().sum()
 
-    @property
-    def _conflict_is_due(self) -> bool:
-        every = self.conflict_every_n_rounds
-        return every > 0 and self.round % every == 0
+    def on_train_batch_start(self, batch: Prompts, batch_index: int) -> None:
+        """Decide whether this round measures the conflict of its tasks' gradients."""
+        every, tasks = self.conflict_every_n_rounds, dict.fromkeys(batch.tasks)
+        self._task_gradients = {}
+        if every > 0 and self.round % every == 0 and len(tasks) > 1:
+            nothing = torch.zeros_like(flat_gradient(list(self.parameters_of(STUDENT).values())))
+            self._task_gradients = dict.fromkeys(tasks, nothing)
 
     def _add_task_gradients(self, losses: Tensor, tasks: Sequence[str]) -> None:
-        """The same, one backward per task, each task's gradient kept."""
+        """Add the gradient with one backward per task, and keep each task's."""
         parameters = list(self.parameters_of(STUDENT).values())
         before = flat_gradient(parameters)
         names = list(dict.fromkeys(tasks))
@@ -164,21 +189,16 @@ class AdaptedPhase(lightning.LightningModule):
             rows = [row for row, name in enumerate(tasks) if name == task]
             self.manual_backward(losses[rows].sum(), retain_graph=task != names[-1])
             after = flat_gradient(parameters)
-            self._task_gradients[task] = self._task_gradients.get(task, 0) + after - before
+            self._task_gradients[task] = self._task_gradients[task] + after - before
             before = after
 
-    def gradient_conflict(self, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Cosine of every two tasks' gradients since the last call, if it was measured; forgets them.
-
-        Args:
-            tasks: Tasks of the round's rows; the same tasks on all processes.
-        """
-        names, kept = list(dict.fromkeys(tasks)), self._task_gradients
-        self._task_gradients = {}
-        if len(names) < 2 or not self._conflict_is_due:
+    def gradient_conflict(self) -> dict[str, Tensor]:
+        """Cosine of every two tasks' gradients since the last call, in rounds that measure it."""
+        if not self._task_gradients:
             return {}
-        nothing = torch.zeros_like(flat_gradient(list(self.parameters_of(STUDENT).values())))
-        gradients = averaged(torch.stack([kept.get(task, nothing) for task in names]))
+        names = list(self._task_gradients)
+        gradients = averaged(torch.stack(list(self._task_gradients.values())))
+        self._task_gradients = dict.fromkeys(names, torch.zeros_like(gradients[0]))
         unit = torch.nn.functional.normalize(gradients, dim=1)
         return {
             f"train/conflict/{names[a]}_{names[b]}": (unit[a] * unit[b]).sum()

@@ -144,7 +144,7 @@ class DistillPhase(AdaptedPhase):
                     scores = self.reward(self.images(transition.next_latent), part)
                     add_rewards(totals, scores, part, counts)
                 del transition
-        totals |= self.gradient_conflict(prompts.tasks)
+        totals |= self.gradient_conflict()
         totals["train/gradient_norm"] = self.update()
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
 
@@ -158,18 +158,11 @@ class DistillPhase(AdaptedPhase):
 
         Ends after the last trained step, unless this round's images are to be scored.
         """
-        start = self.noise("rollout/start", prompts)
-
-        def student(latent: Tensor, sigma: Tensor) -> Tensor:
-            return self.velocity(latent, sigma, conditioning, STUDENT, self.sampler.guidance_scale)
-
-        def fresh_noise(step: int) -> Tensor:
-            return self.noise(f"rollout/step/{step}", prompts)
-
         num_steps = self.sampler.num_steps if self._scored else len(self.train_steps)
-        rollout = self.sampler.rollout(student, start, fresh_noise)
+        rollout = self.rollout(self.sampler, prompts, conditioning, STUDENT)
         if self.two_pass:
-            rollout = revisit(self.sampler, self._store(rollout, start, num_steps), student)
+            student = self.policy(conditioning, STUDENT, self.sampler.guidance_scale)
+            rollout = revisit(self.sampler, self._store(rollout, num_steps), student)
         for step in range(num_steps):
             with torch.set_grad_enabled(step in self.train_steps):
                 transition = next(rollout)
@@ -178,9 +171,10 @@ class DistillPhase(AdaptedPhase):
             del transition
 
     @torch.no_grad()
-    def _store(self, rollout: Iterator[Transition], start: Tensor, num_steps: int) -> Trajectory:
+    def _store(self, rollout: Iterator[Transition], num_steps: int) -> Trajectory:
         """The first states of a rollout, computed without gradients."""
-        latents = [start, *(transition.next_latent for transition in islice(rollout, num_steps))]
+        visited = list(islice(rollout, num_steps))
+        latents = [visited[0].latent, *(transition.next_latent for transition in visited)]
         sigmas = self.sampler.sigmas()[: num_steps + 1]
         return Trajectory(torch.stack(latents), sigmas.to(self.device))
 

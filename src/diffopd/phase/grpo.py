@@ -151,7 +151,7 @@ class GRPOPhase(RewardPhase):
                     self._add_metrics(totals, visit.step, weight / len(updates), term.metrics, len(visits))
                     if number == 0:
                         worst = torch.maximum(worst, (term.metrics["ratio"] - 1).abs().max())
-            totals |= self.gradient_conflict(prompts.tasks)
+            totals |= self.gradient_conflict()
             totals["train/gradient_norm"] += self.update() / len(updates)
         self._check_ratio(worst)
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
@@ -187,16 +187,8 @@ class GRPOPhase(RewardPhase):
         parts: list[list[Visit]] = []
         clean = []
         for rows in micro_batches(len(prompts), self.micro_batch_size):
-            part, given = prompts.select(rows), conditioning.select(rows)
-
-            def policy(latent: Tensor, sigma: Tensor, given: Conditioning = given) -> Tensor:
-                return self.velocity(latent, sigma, given, STUDENT, self.sampler.guidance_scale)
-
-            def fresh_noise(step: int, part: Prompts = part) -> Tensor:
-                return self.noise(f"rollout/step/{step}", part)
-
             visited, latent = [], torch.empty(0)
-            for transition in sampler.rollout(policy, self.noise("rollout/start", part), fresh_noise):
+            for transition in self.rollout(sampler, prompts.select(rows), conditioning.select(rows), STUDENT):
                 latent = transition.next_latent
                 if transition.step in self.train_steps and transition.stochastic:
                     visited.append(
@@ -229,19 +221,9 @@ class GRPOPhase(RewardPhase):
         ):
             if advantage != 0:
                 kept.setdefault(task, []).append(index)
-        for indices in kept.values():
-            indices.sort()
-        orders = {
-            task: torch.randperm(
-                len(indices), generator=torch_generator(self.seed, f"grpo/updates/{task}", self.round)
-            ).tolist()
-            for task, indices in kept.items()
-        }
+        orders = {task: self._shuffled(task, sorted(indices)) for task, indices in kept.items()}
         for update in range(self.updates_per_round):
-            shares = {
-                task: [kept[task][place] for place in order[update :: self.updates_per_round]]
-                for task, order in orders.items()
-            }
+            shares = {task: order[update :: self.updates_per_round] for task, order in orders.items()}
             shares = {task: share for task, share in shares.items() if share}
             rows, weights = [], []
             for share in shares.values():
@@ -250,6 +232,10 @@ class GRPOPhase(RewardPhase):
                 weights += [num_processes() / (len(shares) * len(share))] * len(own)
             if shares:
                 yield rows, torch.tensor(weights)
+
+    def _shuffled(self, task: str, indices: list[int]) -> list[int]:
+        generator = torch_generator(self.seed, f"grpo/updates/{task}", self.round)
+        return [indices[place] for place in torch.randperm(len(indices), generator=generator).tolist()]
 
     def _loss(
         self,

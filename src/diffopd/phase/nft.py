@@ -17,7 +17,7 @@ from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batc
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.randomness import torch_generator
 from diffopd.reward.advantage import AdvantageMode, StdScope
-from diffopd.sampler import TransitionSampler, sample
+from diffopd.sampler import TransitionSampler
 from diffopd.types import Conditioning, Prompts, Reward
 
 OLD = "old"
@@ -133,7 +133,7 @@ class NFTPhase(RewardPhase):
                     losses = term.value * weights[rows] / per_update
                     loss = self.add_gradient(losses, part.tasks)
                     totals["train/loss/nft"] += loss / self.updates_per_round
-            totals |= self.gradient_conflict(prompts.tasks)
+            totals |= self.gradient_conflict()
             totals["train/gradient_norm"] += self.update() / self.updates_per_round
         decay = self._old_decay(self.global_step)
         blend(self.parameters_of(OLD), self.parameters_of(STUDENT), decay)
@@ -145,15 +145,8 @@ class NFTPhase(RewardPhase):
         """Clean latents made by the old policy."""
         parts = []
         for rows in micro_batches(len(prompts), self.micro_batch_size):
-            part, given = prompts.select(rows), conditioning.select(rows)
-
-            def old(latent: Tensor, sigma: Tensor, given: Conditioning = given) -> Tensor:
-                return self.velocity(latent, sigma, given, OLD, self.sampler.guidance_scale)
-
-            def fresh_noise(step: int, part: Prompts = part) -> Tensor:
-                return self.noise(f"rollout/step/{step}", part)
-
-            parts.append(sample(self.sampler, old, self.noise("rollout/start", part), fresh_noise).clean)
+            *_, last = self.rollout(self.sampler, prompts.select(rows), conditioning.select(rows), OLD)
+            parts.append(last.next_latent)
         return torch.cat(parts)
 
     def _timesteps(self, prompts: Prompts) -> Tensor:

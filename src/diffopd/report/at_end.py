@@ -106,9 +106,13 @@ class TeacherReport:
             recipe=run.recipe(),
         )
         path = card.save(run.folder / "adapter")
-        base = base_scores(phase.model.path, benchmark.name, scale)
+        bases = {
+            base_scale: base_scores(phase.model.path, benchmark.name, base_scale)
+            for base_scale in dict.fromkeys((scale, float(phase.model.guidance_scale)))
+        }
         levels = {
-            task: ({"base": base[task].mean} if task in base else {}) | {"teacher": estimate.mean}
+            task: ({"base": bases[scale][task].mean} if task in bases[scale] else {})
+            | {"teacher": estimate.mean}
             for task, estimate in result.estimates.items()
         }
         curve = reward_curve(
@@ -117,10 +121,8 @@ class TeacherReport:
             run.folder / "adapter" / "reward_curve.png",
             levels_note=f"dashed: scores on the unseen prompts of {benchmark.name} at guidance {scale:g}",
         )
-        rows = [Row(self.name, scale, result.estimates)]
-        for base_scale in dict.fromkeys((scale, float(phase.model.guidance_scale))):
-            if known := base_scores(phase.model.path, benchmark.name, base_scale):
-                rows.insert(-1, Row("base", base_scale, known))
+        rows = [Row("base", base_scale, known) for base_scale, known in bases.items() if known]
+        rows.append(Row(self.name, scale, result.estimates))
         print(FinalTable(f"{benchmark.name}: reward by task", rows, {}).to_markdown())
         for label, file in {"card": path, "reward curve": curve, **run.others}.items():
             print(f"{label + ':':<14} {file}", flush=True)

@@ -49,8 +49,7 @@ class TransitionSampler(ABC):
         """
         if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
             raise ValueError(f"sampler.num_steps must be a whole number of at least 1, got {num_steps!r}")
-        if not 0 <= noise_level <= self.max_noise_level or math.isinf(noise_level):
-            raise ValueError(self._noise_level_error(noise_level))
+        level = self._checked_noise_level(noise_level)
         if not 0 < shift < math.inf:
             raise ValueError(f"sampler.shift must be a finite number above 0, got {shift}; 1 = no shift")
         if not 0 <= guidance_scale < math.inf:
@@ -59,10 +58,15 @@ class TransitionSampler(ABC):
                 "1 = no guidance"
             )
         self.num_steps = num_steps
-        self.noise_level = float(noise_level)
+        self.noise_level = level
         self.shift = float(shift)
         self.guidance_scale = float(guidance_scale)
         self._levels: tuple[float, ...] = tuple(sigma_grid(num_steps, shift).tolist())
+
+    def _checked_noise_level(self, noise_level: int | float) -> float:
+        if not 0 <= noise_level <= self.max_noise_level or math.isinf(noise_level):
+            raise ValueError(self._noise_level_error(noise_level))
+        return float(noise_level)
 
     def _noise_level_error(self, noise_level: int | float) -> str:
         if self.max_noise_level == 0:
@@ -95,10 +99,8 @@ class TransitionSampler(ABC):
 
     def at_noise_level(self, noise_level: int | float) -> TransitionSampler:
         """The same sampler with another noise level."""
-        if not 0 <= noise_level <= self.max_noise_level:
-            raise ValueError(self._noise_level_error(noise_level))
         other = copy.copy(self)
-        other.noise_level = float(noise_level)
+        other.noise_level = self._checked_noise_level(noise_level)
         return other
 
     @abstractmethod

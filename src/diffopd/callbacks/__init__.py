@@ -3,6 +3,7 @@
 from diffopd.callbacks.adapter_export import AdapterExport
 from diffopd.callbacks.csv_logger import ResumableCSVLogger
 from diffopd.callbacks.finite_loss import FiniteLoss, NonFiniteLossError
+from diffopd.callbacks.reward_guard import RewardGuard
 from diffopd.callbacks.round_checkpoint import RoundCheckpoint
 from diffopd.callbacks.round_progress import RoundProgress
 from diffopd.callbacks.throughput import Throughput
@@ -12,6 +13,7 @@ __all__ = [
     "FiniteLoss",
     "NonFiniteLossError",
     "ResumableCSVLogger",
+    "RewardGuard",
     "RoundCheckpoint",
     "RoundProgress",
     "Throughput",

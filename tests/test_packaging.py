@@ -18,6 +18,11 @@ import diffopd
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "diffopd"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+REWARD = """
+class Redness:
+    def __call__(self, images, prompts):
+        return images[:, 0].mean((1, 2))
+"""
 
 
 def requirement_name(requirement: str) -> str:
@@ -111,3 +116,15 @@ def test_wheel_runs_from_any_folder(wheel, tmp_path):
     listed = run(python, "-m", "diffopd.train", "--help")
     assert "mopd_ode" in listed
     assert "reverse_kl" in listed
+
+    (elsewhere / "my_reward.py").write_text(REWARD)
+    own = (
+        "reward=custom",
+        "reward._target_=my_reward.Redness",
+        "~report",
+        "data.tasks.aesthetic.group_size=2",
+    )
+    few = ("trainer.max_epochs=1", "trainer.num_threads=1", "data.tasks.aesthetic.prompts_per_round=1")
+    assert "reward/aesthetic" in run(
+        python, "-m", "diffopd.train", "+experiment=teacher_aesthetic", *own, *few, "trainer.accelerator=cpu"
+    )

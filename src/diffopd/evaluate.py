@@ -29,6 +29,7 @@ def run(cfg: DictConfig) -> None:
     from diffopd.evaluation import Benchmark, evaluate
     from diffopd.inference import load_model, trial_step
     from diffopd.report import ImageCollector, results_table
+    from diffopd.reward.failed_sample import failures_saved
     from diffopd.threads import choose_num_threads
 
     folder, console = Path(cfg.paths.run), Console()
@@ -40,16 +41,17 @@ def run(cfg: DictConfig) -> None:
     if model.device.type == "cpu":
         choose_num_threads(lambda: trial_step(model), cfg.num_threads)
     images = ImageCollector(num_per_task=cfg.num_shown, folder=folder / "images" if cfg.save_images else None)
-    result = evaluate(
-        model,
-        benchmark,
-        batch_size=cfg.batch_size,
-        adapter=adapter,
-        guidance_scale=cfg.guidance_scale,
-        on_images=images,
-        label=f"evaluating {cfg.adapter_path or 'the base model'}",
-        console=console,
-    )
+    with failures_saved(folder, "evaluation"):
+        result = evaluate(
+            model,
+            benchmark,
+            batch_size=cfg.batch_size,
+            adapter=adapter,
+            guidance_scale=cfg.guidance_scale,
+            on_images=images,
+            label=f"evaluating {cfg.adapter_path or 'the base model'}",
+            console=console,
+        )
     result = dataclasses.replace(result, adapter=cfg.adapter_path)
     if result.tasks:
         console.print(results_table(result))

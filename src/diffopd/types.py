@@ -147,7 +147,8 @@ class Scores:
 
     Attributes:
         value: The score to maximise, one per image.
-        parts: Named components and diagnostics, one value per image each.
+        parts: Named components and diagnostics, one value per image each; one named ``<task>/<part>`` is NaN
+            on the rows of other tasks.
         scale: What the numbers mean, e.g. ``"[0, 1], 1 = every clause holds"``.
     """
 
@@ -225,10 +226,15 @@ class TransitionLoss(Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """A scorer of images."""
+    """A scorer of images; :func:`diffopd.reward.checked.score_checked` is the one way to call it."""
 
-    def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
-        """Score images in [0, 1]; raises rather than guesses when a sample cannot be scored."""
+    def __call__(
+        self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts
+    ) -> Scores | Float[Tensor, " batch"]:
+        """Score images in [0, 1]: one value per image to maximise, alone or with all that ``Scores`` holds.
+
+        Raises rather than guesses when a sample cannot be scored.
+        """
         ...
 
 

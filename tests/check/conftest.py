@@ -36,7 +36,7 @@ def other_architecture(tmp_path_factory) -> TinyPipeline:
 def teacher_folders(tiny, tmp_path_factory) -> Path:
     root, model = tmp_path_factory.mktemp("teachers"), SD3Model(**tiny.settings)
     for task in TASKS:
-        config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS)
+        config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS, start=None)
         add_adapter(model.transformer, task, config, torch.Generator().manual_seed(0))
         save_adapter(model.transformer, task, root / task)
         TeacherCard(
@@ -47,7 +47,7 @@ def teacher_folders(tiny, tmp_path_factory) -> Path:
             rank=4,
             alpha=8.0,
             scores={},
-            recipe=Recipe(command="train", seed=1, minutes=2.5, commit="abc"),
+            recipe=Recipe(command="train", seed=1, minutes=2.5, images=6, reward_calls=6, commit="abc"),
         ).save(root / task)
     return root
 

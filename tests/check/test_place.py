@@ -110,3 +110,35 @@ def test_build_refuses_teachers_of_another_architecture(
         ConfigError, match=r"teacher.teachers.composition.path=.* has shape .* use the model the"
     ):
         build(cfg)
+
+
+START = ("adapter.rank=4", "adapter.alpha=8", "adapter.target_modules=[attn.to_q,attn.to_v]")
+"""The shape of the teachers on disk."""
+
+
+def test_a_start_of_the_same_shape_passes(composed, on_disk, teacher_folders):
+    cfg = composed(ODE, *on_disk, f"adapter.start={teacher_folders / 'ocr'}", *START)
+    check_config(cfg)
+    check_fit(cfg, parts_of(cfg))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("adapter.rank=8", r"adapter.start=.* has rank 4 and alpha 8, .* has 8 and 8; set adapter.rank=4"),
+        ("adapter.alpha=4", r"adapter.start=.* has rank 4 and alpha 8, .* has 4 and 4; set adapter.rank=4"),
+        (
+            "adapter.target_modules=[attn.to_q]",
+            r"adapter.start=.* lies on other layers .* set these to the same",
+        ),
+    ],
+)
+def test_a_start_of_another_shape(composed, on_disk, teacher_folders, setting, message):
+    cfg = composed(ODE, *on_disk, f"adapter.start={teacher_folders / 'ocr'}", *START, setting)
+    with pytest.raises(ConfigError, match=message):
+        check_fit(cfg, parts_of(cfg))
+
+
+def test_a_start_that_is_not_there(composed, on_disk, tmp_path):
+    with pytest.raises(ConfigError, match=r"adapter.start=.*/none: there is no such folder"):
+        check_config(composed(ODE, *on_disk, f"adapter.start={tmp_path}/none"))

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from diffopd.evaluation import EvaluationResult, TaskResult, evaluate, file_benchmark
 from diffopd.randomness import normal_rows
+from diffopd.reward.checked import RewardError
 from diffopd.types import Prompts
 
 
@@ -99,6 +100,19 @@ def test_intervals_resample_prompts_not_images():
     scores = torch.tensor([float(g) for g in groups])
     value = TaskResult.of(scores, torch.zeros(100, dtype=torch.long), (), {}, prompts).value
     assert (value.mean, value.low, value.high, value.n) == (0.5, 0.0, 1.0, 100)
+
+
+def test_a_reward_that_fails_is_named(model, benchmark):
+    def faulty(images, prompts):
+        raise KeyError("lost")
+
+    benchmark.held_out["brightness"].reward = faulty
+    named = r"^held_out\.brightness\.reward \(faulty\) raised KeyError: 'lost', for sample 0 "
+    with pytest.raises(RewardError, match=named):
+        run(model, benchmark)
+    benchmark.tasks["words"].metric.reward = faulty
+    with pytest.raises(RewardError, match=r"^metric\.reward \(faulty\) .* \(task 'words', prompt 'one'\)"):
+        run(model, benchmark)
 
 
 def test_a_benchmark_may_only_make_images(model, files, sampler):

@@ -11,12 +11,16 @@ from diffopd.types import Prompts
 CONF = Path(__file__).parents[2] / "conf"
 METRICS = sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
 REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
+OWN = ("._target_=diffopd.reward.contrast.ContrastReward", ".best_rms=0.14", ".texture=0.1")
+"""Stands for a user's class where a choice asks for one."""
 COMPOSITION = {"tag": "single_object", "include": [{"class": "circle", "count": 1}]}
 
 
 def build(group, name):
+    reward = "metric.reward" if group == "metric" else "reward"
+    own = [f"++{reward}{setting}" for setting in OWN] if name == "custom" else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose(overrides=[f"+{group}={name}"])[group])
+        return instantiate(compose(overrides=[f"+{group}={name}", *own])[group])
 
 
 def batch(task):

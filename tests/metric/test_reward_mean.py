@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from diffopd.metric.reward_mean import RewardMean
+from diffopd.reward.checked import RewardError
 from diffopd.types import Prompts, Scores
 
 
@@ -49,6 +50,16 @@ def test_images_are_scored_by_the_reward():
     images = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
     m.update(images, prompts([0, 1], ["x", "x"]))
     assert m.compute()["value"] == pytest.approx(0.5)
+
+
+def test_a_reward_may_return_a_plain_tensor_and_is_checked():
+    m = RewardMean(reward=lambda images, rows: images.mean((1, 2, 3)), parts=[], tags=[])
+    images = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    m.update(images, prompts([0, 1], ["x", "x"]))
+    assert m.compute()["value"] == pytest.approx(0.5)
+    m.reward = lambda images, rows: images.mean((1, 2, 3)).log().log()
+    with pytest.raises(RewardError, match="'value' = nan for sample 0"):
+        m.update(images, prompts([0, 1], ["x", "x"]))
 
 
 def test_padding_counts_once_and_samples_come_in_order():

@@ -43,5 +43,5 @@ def test_failing_task_is_named_with_the_global_sample_index():
     def broken(images, prompts):
         return Scores(torch.tensor([0.0, torch.nan]), {}, "any")
 
-    with pytest.raises(RewardError, match="dark returned 'value' = nan for sample 9"):
+    with pytest.raises(RewardError, match=r"rewards\.dark \(broken\) returned 'value' = nan for sample 9"):
         RewardByTask(rewards={"dark": broken, "light": light})(IMAGES, PROMPTS)

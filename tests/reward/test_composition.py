@@ -5,7 +5,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from diffopd.reward.checked import RewardError
+from diffopd.reward.checked import RewardError, score_checked
 from diffopd.reward.composition import CompositionReward
 from diffopd.types import Detection, Prompts
 from diffopd.world.request import GENEVAL_TAGS
@@ -41,9 +41,9 @@ def test_unknown_score_is_refused():
 
 
 def test_prompt_without_clauses_is_named():
-    reward = CompositionReward(detector=lambda images: [cats(1), cats(1)], score="dense")
-    with pytest.raises(RewardError, match=r"sample 1 \(prompt 'prompt 1'\).*'include' clause"):
-        reward(torch.zeros(2, 3, 8, 8), prompts(TWO_CATS, {}))
+    reward = CompositionReward(detector=lambda images: [cats(1)] * len(images), score="dense")
+    with pytest.raises(RewardError, match=r"'include' clause.* sample 1 .*'prompt 1'"):
+        score_checked(reward, torch.zeros(2, 3, 8, 8), prompts(TWO_CATS, {}), "reward")
 
 
 def test_other_prompts_score_lower_on_clean_drawings(drawings):

@@ -6,7 +6,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from diffopd.reward.checked import RewardError
+from diffopd.reward.checked import RewardError, score_checked
 from diffopd.reward.ocr import OcrReward, edit_distance, ocr_reward, quoted_text
 from diffopd.types import Prompts
 
@@ -60,8 +60,8 @@ def test_reward_with_a_given_recogniser():
 
 def test_prompt_without_quotes_is_named():
     reward = OcrReward(recognizer=lambda images: ["x"] * len(images))
-    with pytest.raises(RewardError, match=r"sample 1 .*a photo of a cat"):
-        reward(torch.zeros(2, 3, 8, 8), prompts('"CAT"', "a photo of a cat"))
+    with pytest.raises(RewardError, match=r"between double quotes.*sample 1 .*a photo of a cat"):
+        score_checked(reward, torch.zeros(2, 3, 8, 8), prompts('"CAT"', "a photo of a cat"), "reward")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ class ConfigError(ValueError):
 def config_errors() -> Iterator[None]:
     """Raise what goes wrong inside as a :class:`ConfigError`, if a configuration can be the cause.
 
-    That is a ``ValueError``, a missing package, or a node that does not resolve. Anything else passes.
+    That is a ``ValueError``, a class that cannot be imported, or a node that does not resolve. Anything else
+    passes.
     """
     try:
         yield
@@ -28,7 +29,7 @@ def config_errors() -> Iterator[None]:
         raise ConfigError(str(error)) from error
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, (ValueError, ModuleNotFoundError)):
+        if isinstance(cause, (ValueError, ImportError)):
             where = str(error).rpartition("full_key: ")[2]
             raise ConfigError(f"{where}: {cause}" if where != str(error) else str(cause)) from error
         raise

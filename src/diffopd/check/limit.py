@@ -51,6 +51,7 @@ PRECISION = one_of("fp32", "bf16", "fp16")
 LIMITS: Mapping[str, Rule] = {
     "seed": whole(0),
     "resume": one_of("auto", "never"),
+    "if_finished": one_of("report", "skip"),
     "debug": one_of(True, False),
     "num_threads": whole_or(1, "auto"),
     "batch_size": whole(1),

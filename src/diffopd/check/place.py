@@ -32,6 +32,9 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _adapter_folder(
             f"teacher.teachers.{task}.path", entry["path"], ("adapter_config.json", "card.json")
         )
+    start = (values.get("adapter") or {}).get("start") if phase_takes(values, "adapter") else None
+    if isinstance(start, str):
+        yield from _adapter_folder("adapter.start", start, ("adapter_config.json",))
     if isinstance(values.get("adapter_path"), str):
         yield from _adapter_folder("adapter_path", values["adapter_path"], ("adapter_config.json",))
 
@@ -63,7 +66,7 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If one does not fit.
     """
-    from diffopd.adapter.check import expected_shapes
+    from diffopd.adapter.check import check_start, expected_shapes
     from diffopd.model import read_transformer_config
 
     if not {"adapter", "teacher"} & set(parts):
@@ -74,8 +77,10 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
             f"adapter.target_modules={list(parts['adapter'].target_modules)} match no layer of "
             f"model.path={cfg.model.path}"
         )
-    if "teacher" in parts:
-        try:
+    try:
+        if "adapter" in parts:
+            check_start(parts["adapter"], base)
+        if "teacher" in parts:
             parts["teacher"].check(base)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

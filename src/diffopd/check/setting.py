@@ -10,10 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from diffopd.check.absent import why_absent
 from diffopd.check.annotation import allowed_by, shown
 from diffopd.check.error import did_you_mean
 from diffopd.check.limit import limit_problems, matches
-from diffopd.check.source import Target, is_installed, read_target
+from diffopd.check.source import Target, read_target
 from diffopd.check.values import UNKNOWN, UNSET
 from diffopd.configs import config_folder
 
@@ -24,6 +25,8 @@ KEYS: Mapping[str, Sequence[str]] = {
     "phase.ema": ("decay", "update_interval"),
     "phase.old_policy": ("decay_type", "start", "rate", "cap"),
     "teacher.teachers.*": ("path", "guidance_scale"),
+    "rows.*": ("command", "arguments", "teachers", "seeds", "guidance", "note"),
+    "stages.*": ("experiment", "overrides"),
     "data.tasks.*": ("path", "prompts_per_round", "group_size"),
 }
 """Keys of mappings that are handed over as they are."""
@@ -123,10 +126,8 @@ def _target_problems(path: str, node: Mapping[str, Any], target: Target | None) 
     """Does the class that a node names exist, and take the node's keys?"""
     name = node["_target_"]
     if target is None:
-        if not is_installed(name):
-            yield f"{path}._target_={name} is not installed"
-        elif name.startswith("diffopd."):
-            yield f"{path}._target_={name}: there is no such class"
+        if reason := why_absent(name):
+            yield f"{path}._target_={name}: {reason}"
         return
     beside = BESIDE_TARGET.get(path, ())
     if not target.takes_any:
@@ -193,4 +194,4 @@ def _experiments(groups: Groups) -> str:
 
 
 def _list(keys: Sequence[str]) -> str:
-    return f"; it has {', '.join(keys)}"
+    return f"; it has {', '.join(keys) or 'none'}"

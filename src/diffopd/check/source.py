@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from diffopd.check.error import ConfigError
+
 _MAX_HOPS = 20  # imports followed from one name to its definition
 _PLAIN_BASES = {"object", "ABC", "Generic", "Protocol"}
 
@@ -83,7 +85,20 @@ def read_target(dotted: str) -> Target | None:
 
 def is_installed(dotted: str) -> bool:
     """Whether the package that ``dotted`` starts with can be found."""
-    return importlib.util.find_spec(dotted.partition(".")[0]) is not None
+    head = dotted.partition(".")[0]
+    return bool(head) and importlib.util.find_spec(head) is not None
+
+
+def innermost_module(dotted: str) -> tuple[Module, str] | None:
+    """The last module on the way to ``dotted``, and the name after it; None if there is no source."""
+    head, *rest = dotted.split(".")
+    module = _top_module(head)
+    for place, part in enumerate(rest):
+        inner = _submodule(module, part) if module else None
+        if module and (inner is None or place == len(rest) - 1):
+            return module, part
+        module = inner
+    return None
 
 
 def find(dotted: str, hops: int = 0) -> tuple[Module, ast.AST] | None:
@@ -240,4 +255,7 @@ def _submodule(module: Module, name: str) -> Module | None:
 
 @cache
 def _parse(name: str, path: Path) -> Module:
-    return Module(name, path, _names(ast.parse(path.read_text(encoding="utf-8"))))
+    try:
+        return Module(name, path, _names(ast.parse(path.read_bytes())))
+    except SyntaxError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: {error.msg}; {name} cannot be imported") from error

@@ -14,6 +14,7 @@ from diffopd.evaluation.generate import generate_batches
 from diffopd.evaluation.progress import ImageProgress
 from diffopd.evaluation.result import EvaluationResult, TaskResult
 from diffopd.metric.reward_mean import RewardMean
+from diffopd.reward.checked import within
 from diffopd.types import Prompts, VelocityModel
 
 OnImages = Callable[[str, Prompts, Tensor], None]
@@ -42,6 +43,9 @@ def evaluate(
         on_images: Called with each batch.
         label: What progress is called.
         console: Where progress goes.
+
+    Raises:
+        RewardError: If an image cannot be scored.
     """
     scale = float(benchmark.sampler.guidance_scale if guidance_scale is None else guidance_scale)
     prompts = benchmark.prompts()
@@ -62,10 +66,12 @@ def evaluate(
             )
             for batch, images in batches:
                 if task in metrics:
-                    metrics[task].update(images, batch)
+                    with within("metric"):
+                        metrics[task].update(images, batch)
                 numbered = dataclasses.replace(batch, indices=tuple(first_of_task + i for i in batch.indices))
-                for metric in benchmark.held_out.values():
-                    metric.update(images, numbered)
+                for name, metric in benchmark.held_out.items():
+                    with within(f"held_out.{name}"):
+                        metric.update(images, numbered)
                 if on_images is not None:
                     on_images(task, batch, images)
                 progress.advance(len(batch))

@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from diffopd.metric.interval import Interval, bootstrap_interval
+from diffopd.reward.checked import score_checked
 from diffopd.types import Prompts, Reward, Scores
 
 
@@ -47,9 +48,11 @@ class RewardMean(Metric):
         """Add a batch: images, or the scores this reward already gave them.
 
         Raises:
+            RewardError: If an image cannot be scored.
             ValueError: If a row has a tag, or the scores lack a part, that this metric was not told of.
         """
-        scores = images if isinstance(images, Scores) else self.reward(images, prompts)
+        given = isinstance(images, Scores)
+        scores = images if given else score_checked(self.reward, images, prompts, "reward")
         missing = set(self.parts) - set(scores.parts)
         if missing:
             raise ValueError(f"metric.parts names {sorted(missing)}; the reward has {sorted(scores.parts)}")

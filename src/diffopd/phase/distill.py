@@ -18,8 +18,10 @@ from diffopd.phase.adapted import (
     OptimizerFactory,
     add_rewards,
     micro_batches,
+    num_processes,
     task_weights,
 )
+from diffopd.phase.scoring import scored
 from diffopd.sampler import TransitionSampler, revisit
 from diffopd.teacher import TeacherSet
 from diffopd.types import Conditioning, Prompts, Reward, Trajectory, Transition, TransitionLoss
@@ -141,9 +143,11 @@ class DistillPhase(AdaptedPhase):
                     # Nothing of this step may be in memory when the next one is computed.
                     del target, term, losses
                 if self._scored and transition.step == self.sampler.num_steps - 1:
-                    scores = self.reward(self.images(transition.next_latent), part)
+                    scores = scored(self, self.reward, self.images(transition.next_latent), part, "reward")
                     add_rewards(totals, scores, part, counts)
+                    totals["train/cost/reward_calls"] += len(part) * num_processes()
                 del transition
+        totals["train/cost/images"] += len(prompts) * num_processes()
         totals |= self.gradient_conflict()
         totals["train/gradient_norm"] = self.update()
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))

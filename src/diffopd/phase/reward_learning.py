@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from diffopd.adapter import LoRA
 from diffopd.metric.drift import drift_signals
 from diffopd.model import SD3Model
 from diffopd.phase.adapted import AdaptedPhase, OptimizerFactory, add_rewards, num_processes
+from diffopd.phase.scoring import scored, warn_of_constant
 from diffopd.reward.advantage import AdvantageMode, StdScope, advantages, clip_advantages
+from diffopd.reward.checked import Sample
 from diffopd.sampler import TransitionSampler
 from diffopd.types import Prompts, Reward
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,13 @@ class Judged:
         indices: Global sample indices.
         tasks: Task of each.
         advantages: Clipped advantage of each, statistics taken within its task.
+        constant: Task -> its reward, for tasks whose several samples all got the same.
     """
 
     indices: Sequence[int]
     tasks: Sequence[str]
     advantages: Tensor
+    constant: Mapping[str, float]
 
     def of(self, prompts: Prompts) -> Tensor:
         """Advantages of these rows."""
@@ -111,13 +112,20 @@ class RewardPhase(AdaptedPhase):
             Advantages of the samples on all processes.
         """
         images, counts = self.images(clean, self.micro_batch_size), Counter(prompts.tasks)
-        scores = self.reward(images, prompts)
+        scores = scored(self, self.reward, images, prompts, "reward")
         add_rewards(totals, scores, prompts, counts)
-        for name, held_out in self.held_out.items():
-            totals[f"train/held_out/{name}"] += held_out(images, prompts).value.mean().to(self.device)
+        totals["train/cost/images"] += len(prompts) * num_processes()
+        totals["train/cost/reward_calls"] += len(prompts) * num_processes()
+        for name, reward in self.held_out.items():
+            held_out = scored(self, reward, images, prompts, f"phase.held_out.{name}")
+            totals[f"train/held_out/{name}"] += held_out.value.mean().to(self.device)
         for name, value in drift_signals(clean.cpu(), images, prompts.groups).items():
             totals[f"train/drift/{name}"] += value.to(self.device)
         judged = self.compared(scores.value, prompts)
+        if self.global_rank == 0:  # every process knows of all samples, and has some of every task
+            for task, value in judged.constant.items():
+                sample = Sample.of(images, prompts, prompts.tasks.index(task))
+                warn_of_constant(self, self.reward, value, sample, judged.tasks.count(task))
         totals["train/advantage/zero_share"] += (judged.advantages == 0).float().mean().to(self.device)
         return judged
 
@@ -127,22 +135,15 @@ class RewardPhase(AdaptedPhase):
             rewards.float().tolist(), prompts.groups, prompts.tasks, prompts.indices
         )
         self._check_groups(groups, tasks)
-        result = torch.empty(len(values))
+        result, constant = torch.empty(len(values)), {}
         for task in dict.fromkeys(tasks):
             rows = [row for row, name in enumerate(tasks) if name == task]
             of_task = torch.tensor([values[row] for row in rows])
             if len(rows) > 1 and of_task.min() == of_task.max():
-                log.warning(
-                    "round %d: the %s reward is %g for all %d samples, so nothing is learned from them; "
-                    "is the reward constant, or the task out of the model's reach?",
-                    self.round + 1,
-                    task,
-                    of_task[0].item(),
-                    len(rows),
-                )
+                constant[task] = of_task[0].item()
             raw = advantages(of_task, [groups[row] for row in rows], std=self.advantage_std)
             result[rows] = clip_advantages(raw, clip=self.advantage_clip, mode=self.advantage_mode)
-        return Judged(indices, tasks, result)
+        return Judged(indices, tasks, result, constant)
 
     def _check_groups(self, groups: Sequence[int], tasks: Sequence[str]) -> None:
         """No group may lack members: its statistics are of all samples of its prompt."""

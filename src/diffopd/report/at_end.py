@@ -15,7 +15,11 @@ from diffopd.phase.adapted import AVERAGE
 from diffopd.report.curve import reward_curve
 from diffopd.report.distillation import base_scores, report_distillation
 from diffopd.report.table import FinalTable, Row
+from diffopd.reward.failed_sample import failures_saved
 from diffopd.teacher import Recipe, TeacherCard
+
+METRICS = "metrics.csv"
+"""What the csv logger writes in a run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +42,21 @@ class RunFiles:
         return {"config": self.folder / "config.yaml", "LoRA": self.folder / "lora"}
 
     def recipe(self) -> Recipe:
-        """How the run was made; minutes are training alone, over all sittings."""
-        with (self.folder / "metrics.csv").open(newline="") as file:
-            seconds = [line.get("train/time/seconds_per_round") for line in csv.DictReader(file)]
-        minutes = sum(float(value) for value in seconds if value) / 60
-        return Recipe(command=self.command, seed=self.seed, minutes=round(minutes, 1), commit=_commit())
+        """How the run was made and what it cost: training alone, over all sittings."""
+        with (self.folder / METRICS).open(newline="") as file:
+            lines = list(csv.DictReader(file))
+
+        def total(metric: str) -> float:
+            return sum(float(line[metric]) for line in lines if line.get(metric))
+
+        return Recipe(
+            command=self.command,
+            seed=self.seed,
+            minutes=round(total("train/time/seconds_per_round") / 60, 1),
+            images=round(total("train/cost/images")),
+            reward_calls=round(total("train/cost/reward_calls")),
+            commit=_commit(),
+        )
 
 
 class DistillationReport:
@@ -58,18 +72,19 @@ class DistillationReport:
 
     def __call__(self, phase: DistillPhase, benchmark: Benchmark, run: RunFiles) -> None:
         """Score the student's average and write the report."""
-        report_distillation(
-            model=phase.model,
-            teachers=phase.teacher,
-            student=AVERAGE,
-            student_guidance=float(phase.sampler.guidance_scale),
-            benchmark=benchmark,
-            folder=run.folder / "report",
-            metrics_csv=run.folder / "metrics.csv",
-            batch_size=self.batch_size,
-            rows_per_task=self.rows_per_task,
-            other_files=run.others,
-        )
+        with failures_saved(run.folder, "report"):
+            report_distillation(
+                model=phase.model,
+                teachers=phase.teacher,
+                student=AVERAGE,
+                student_guidance=float(phase.sampler.guidance_scale),
+                benchmark=benchmark,
+                folder=run.folder / "report",
+                metrics_csv=run.folder / METRICS,
+                batch_size=self.batch_size,
+                rows_per_task=self.rows_per_task,
+                other_files=run.others,
+            )
 
 
 class TeacherReport:
@@ -86,14 +101,15 @@ class TeacherReport:
     def __call__(self, phase: RewardPhase, benchmark: Benchmark, run: RunFiles) -> None:
         """Score the trained average at its own guidance, print beside the base, write ``card.json``."""
         scale = float(phase.sampler.guidance_scale)
-        result = evaluate(
-            phase.model,
-            benchmark,
-            batch_size=self.batch_size,
-            adapter=AVERAGE,
-            guidance_scale=scale,
-            label=f"scoring {self.name}",
-        )
+        with failures_saved(run.folder, "report"):
+            result = evaluate(
+                phase.model,
+                benchmark,
+                batch_size=self.batch_size,
+                adapter=AVERAGE,
+                guidance_scale=scale,
+                label=f"scoring {self.name}",
+            )
         result.save(run.folder / "report" / f"{benchmark.name}.json")
         card = TeacherCard(
             name=self.name,
@@ -116,7 +132,7 @@ class TeacherReport:
             for task, estimate in result.estimates.items()
         }
         curve = reward_curve(
-            run.folder / "metrics.csv",
+            run.folder / METRICS,
             levels,
             run.folder / "adapter" / "reward_curve.png",
             levels_note=f"dashed: scores on the unseen prompts of {benchmark.name} at guidance {scale:g}",

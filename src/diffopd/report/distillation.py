@@ -15,9 +15,9 @@ from torch import Tensor
 from diffopd.evaluation import Benchmark, EvaluationResult, evaluate, generate
 from diffopd.files import replacing, resolve_path
 from diffopd.model import BASE, SD3Model
+from diffopd.png import save_png
 from diffopd.report.curve import reward_curve
 from diffopd.report.grid import sample_grid
-from diffopd.report.images import save_png
 from diffopd.report.table import FinalTable, Row, gain_kept
 from diffopd.teacher import CARD, Estimate, TeacherSet
 from diffopd.types import Prompts

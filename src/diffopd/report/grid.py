@@ -9,6 +9,8 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from diffopd.png import to_picture
+
 _GAP = 8
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 36), (120, 120, 128)
 _CELL = 128
@@ -84,12 +86,6 @@ def image_sheet(
         text = _wrapped(label, lines, side_x // 7)
         pen.multiline_text((left, top + side_y + 3), text, font=font, fill=_INK, spacing=2)
     return sheet
-
-
-def to_picture(image: Float[Tensor, " 3 height width"]) -> Image.Image:
-    """An image in [0, 1] in its own size, 8 bits a channel."""
-    pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(pixels)
 
 
 def _enlarged(image: Tensor) -> Image.Image:

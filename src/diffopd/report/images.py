@@ -1,4 +1,4 @@
-"""Images on disk: each by itself, and the first of each task on one sheet."""
+"""The images of an evaluation on disk: each by itself, and the first of each task on one sheet."""
 
 from __future__ import annotations
 
@@ -7,20 +7,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from PIL.Image import Image
 from torch import Tensor
 
-from diffopd.files import replacing
-from diffopd.report.grid import image_sheet, to_picture
+from diffopd.png import save_png
+from diffopd.report.grid import image_sheet
 from diffopd.types import Prompts
-
-
-def save_png(image: Image | Float[Tensor, " 3 height width"], path: str | PathLike[str]) -> Path:
-    """Write a PNG, whole or not at all; a tensor in [0, 1] in its own size."""
-    picture = image if isinstance(image, Image) else to_picture(image)
-    with replacing(path) as temporary:
-        picture.save(temporary, format="PNG")
-    return Path(path)
 
 
 class ImageCollector:

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.reward.checked import checked
 from diffopd.reward.picture import from_afar
 from diffopd.types import Prompts, Scores
 
@@ -26,7 +25,6 @@ class BalanceReward:
         self.centre_width = centre_width
         self.least_weight = least_weight
 
-    @checked
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score each image; prompts play no part."""
         value = balance(images.float(), centre_width=self.centre_width, least_weight=self.least_weight)

@@ -43,7 +43,10 @@ class RewardByTask:
             ValueError: If a row's task has no reward.
         """
         return {
-            task: (rows, score_checked(self.rewards[task], images[rows], prompts.select(rows), task))
+            task: (
+                rows,
+                score_checked(self.rewards[task], images[rows], prompts.select(rows), f"rewards.{task}"),
+            )
             for task, rows in self._rows(prompts.tasks).items()
         }
 

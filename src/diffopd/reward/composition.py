@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.reward.checked import RewardError, checked
-from diffopd.reward.geneval import GenevalScore, score_detections
+from diffopd.reward.geneval import score_detections
 from diffopd.types import Detector, Prompts, Scores
 
 _SCALES: dict[str, str] = {
@@ -32,7 +31,6 @@ class CompositionReward:
         self.detector = detector
         self.score = score
 
-    @checked
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score each image against its prompt's GenEval clauses."""
         detections = self.detector(images)
@@ -40,15 +38,10 @@ class CompositionReward:
             raise ValueError(
                 f"the detector must answer for each image, got {len(detections)} for {len(prompts)}"
             )
-        results: list[GenevalScore] = []
-        for row, found in enumerate(detections):
-            try:
-                results.append(score_detections(found, prompts.metadata[row]))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise RewardError(
-                    f"CompositionReward could not score sample {prompts.indices[row]} "
-                    f"(prompt {prompts.texts[row]!r}): {type(error).__name__}: {error}"
-                ) from error
+        results = [
+            score_detections(found, metadata)
+            for found, metadata in zip(detections, prompts.metadata, strict=True)
+        ]
         parts = {
             name: torch.tensor([float(getattr(r, name)) for r in results], device=images.device)
             for name in _SCALES

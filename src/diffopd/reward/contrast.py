@@ -5,7 +5,6 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.reward.checked import checked
 from diffopd.reward.picture import from_afar, luminance
 from diffopd.types import Prompts, Scores
 
@@ -24,7 +23,6 @@ class ContrastReward:
         self.best_rms = best_rms
         self.texture = texture
 
-    @checked
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score each image; prompts play no part."""
         value = contrast(images.float(), best_rms=self.best_rms, texture=self.texture)

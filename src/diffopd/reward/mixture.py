@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.reward.checked import checked, score_checked
+from diffopd.reward.checked import score_checked
 from diffopd.types import Prompts, Reward, Scores
 
 
@@ -33,11 +33,11 @@ class MixtureReward:
         self.rewards = dict(rewards)
         self.weights = {name: float(weights[name]) for name in rewards}
 
-    @checked
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score with each member; ``parts`` has each member's value by its name."""
         members = {
-            name: score_checked(reward, images, prompts, name) for name, reward in self.rewards.items()
+            name: score_checked(reward, images, prompts, f"rewards.{name}")
+            for name, reward in self.rewards.items()
         }
         total = sum(self.weights.values())
         value = torch.stack([members[n].value * (w / total) for n, w in self.weights.items()]).sum(0)

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.reward.checked import checked
 from diffopd.types import Prompts, Scores
 
 TextRecognizer = Callable[[Float[Tensor, " batch 3 height width"]], Sequence[str]]
@@ -26,7 +25,6 @@ class OcrReward:
         """Score with ``recognizer``."""
         self.recognizer = recognizer
 
-    @checked
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score each image; ``parts`` has ``exact``, 1 where the reward is full."""
         texts = self.recognizer(images)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.reward.checked import checked
 from diffopd.reward.picture import chroma_vector, from_afar
 from diffopd.types import Prompts, Scores
 
@@ -24,7 +23,6 @@ class PaletteHarmonyReward:
         self.accent_std = accent_std
         self.grey_chroma = grey_chroma
 
-    @checked
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score each image; prompts play no part."""
         value = palette_harmony(images.float(), accent_std=self.accent_std, grey_chroma=self.grey_chroma)

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from diffopd.reward.checked import checked
 from diffopd.reward.picture import SIDE
 from diffopd.types import Prompts, Scores
 
@@ -30,7 +29,6 @@ class SpectrumReward:
         self.shares = tuple(shares)
         self.least_energy = least_energy
 
-    @checked
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score each image; ``parts`` holds the share of the finest band."""
         value = spectrum(images.float(), shares=self.shares, least_energy=self.least_energy)

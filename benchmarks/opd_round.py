@@ -147,7 +147,14 @@ def save_teachers(folder: Path, model_overrides: list[str], guidance_scale: floa
         for parameter in adapter_parameters(model.transformer, task).values():
             parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
         save_adapter(model.transformer, task, folder / task)
-        recipe = Recipe(command="benchmarks/opd_round.py", seed=seed, minutes=0.0, commit="none")
+        recipe = Recipe(
+            command="benchmarks/opd_round.py",
+            seed=seed,
+            minutes=0.0,
+            images=0,
+            reward_calls=0,
+            commit="none",
+        )
         TeacherCard(
             name=task,
             task=task,

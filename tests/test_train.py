@@ -22,6 +22,7 @@ EXPERIMENTS = {
         "phase.score_every_n_rounds=1",
         "data.tasks.ocr.prompts_per_round=4",
     ),
+    "guard_aesthetic": ("phase.micro_batch_size=4", "phase.noise_window.size=3"),
     "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
 }
 

@@ -25,6 +25,16 @@ def _hydra_argument(argument: str) -> str:
     already = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
     if key != "prompt" or not separator or already:
         return argument
+    return f"prompt={quoted(value)}"
+
+
+def quoted(text: str) -> str:
+    """``text`` so that Hydra takes all of it for one value.
+
+    Examples:
+        >>> print(quoted("runs/a, b"))
+        'runs/a, b'
+    """
     # In Hydra's quoted strings a backslash is special only before a quote, or at the end.
-    escaped = value.replace("'", "\\'")
-    return f"prompt='{escaped}'"
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"

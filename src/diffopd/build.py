@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from diffopd.check import check_config, check_fit, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO
 from diffopd.evaluation import Benchmark
 from diffopd.quiet import silence_known_noise
-from diffopd.report.at_end import RunFiles
-from diffopd.resume import find_checkpoint
+from diffopd.report.at_end import METRICS, RunFiles
+from diffopd.resume import find_checkpoint, mark_finished
 from diffopd.threads import choose_num_threads
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,13 @@ class Experiment:
         interrupted = any(
             getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks
         )
-        if self.report is not None and not interrupted and self.trainer.is_global_zero:
+        if interrupted or not self.trainer.is_global_zero:
+            return
+        if self.report is not None:
             self.report(self.phase, self.benchmark, self.files)
+        known = (self.folder / METRICS).is_file()
+        recipe = dataclasses.asdict(self.files.recipe()) if known else {}
+        mark_finished(self.folder, cast(int, self.trainer.max_epochs), recipe)
 
     def fit(self) -> None:
         """Train from the start, or from the newest checkpoint in the run's folder."""

@@ -1,7 +1,8 @@
-"""Whether a run goes on from what its folder holds."""
+"""Whether a run goes on from what its folder holds, or is finished already."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.checkpoint import latest_valid_checkpoint
+from diffopd.files import atomic_write_json
 
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "never")
 CONFIG = "config.yaml"
+FINISHED = "finished.json"
 _HARMLESS = (
     "callbacks",
     "logger",
@@ -22,12 +25,23 @@ _HARMLESS = (
     "report",
     "benchmark",
     "resume",
+    "if_finished",
     "debug",
     "trainer",
     "run_id",
     "name",
 )
-_KEPT_ASIDE = ("checkpoints", "metrics.csv", "tensorboard", "adapter", "lora", "report", "pipeline", CONFIG)
+_KEPT_ASIDE = (
+    "checkpoints",
+    "metrics.csv",
+    "tensorboard",
+    "adapter",
+    "lora",
+    "report",
+    "pipeline",
+    CONFIG,
+    FINISHED,
+)
 
 
 def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
@@ -55,6 +69,30 @@ def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / CONFIG, resolve=True)
     return checkpoint
+
+
+def mark_finished(folder: Path, max_rounds: int, recipe: Mapping[str, Any]) -> None:
+    """Note in a run's folder that it is trained and reported.
+
+    Args:
+        folder: The run's folder.
+        max_rounds: ``trainer.max_epochs``; with more, the run would go on.
+        recipe: How it was made and what it cost.
+    """
+    atomic_write_json(folder / FINISHED, {"max_rounds": max_rounds, "recipe": recipe})
+
+
+def is_finished(cfg: DictConfig, folder: Path) -> bool:
+    """Whether a folder holds the run of this config, trained and reported.
+
+    Raises:
+        ValueError: If the folder holds a run whose settings differ in what affects the result.
+    """
+    if cfg.resume == "never" or not (folder / FINISHED).is_file():
+        return False
+    _check_same_settings(cfg, folder)
+    noted = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+    return noted["max_rounds"] == cfg.trainer.max_epochs
 
 
 def _check_same_settings(cfg: DictConfig, folder: Path) -> None:

@@ -37,7 +37,7 @@ FIRST = "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight"
 def adapted(model):
     """A model with an adapter that changes its output clearly; alpha is not the rank."""
     generator = torch.Generator().manual_seed(0)
-    config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS)
+    config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS, start=None)
     add_adapter(model.transformer, "student", config, generator)
     with torch.no_grad():
         for parameter in adapter_parameters(model.transformer, "student").values():

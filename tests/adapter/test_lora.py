@@ -26,7 +26,7 @@ TARGETS = (
 
 
 def lora(rank=4, alpha=8, init="gaussian", target_modules=TARGETS):
-    return LoRA(rank=rank, alpha=alpha, init=init, target_modules=target_modules)
+    return LoRA(rank=rank, alpha=alpha, init=init, target_modules=target_modules, start=None)
 
 
 def add(model, name, seed=0, **settings):

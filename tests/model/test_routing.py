@@ -24,7 +24,7 @@ ONE_BY_ONE = 1e-5
 def add_noisy_adapter(model, name, seed, rank=4):
     """An adapter that changes the output clearly."""
     generator = torch.Generator().manual_seed(seed)
-    config = LoRA(rank=rank, alpha=2 * rank, target_modules=TARGETS, init="gaussian")
+    config = LoRA(rank=rank, alpha=2 * rank, target_modules=TARGETS, init="gaussian", start=None)
     add_adapter(model.transformer, name, config, generator)
     with torch.no_grad():
         for parameter in adapter_parameters(model.transformer, name).values():

@@ -280,7 +280,9 @@ def test_rewards_are_scored_when_asked_and_never_otherwise(build_round):
     every_second.phase.reward = noted
     run = run_rounds(every_second)
     assert scored_in == [0, 2]
-    assert {name for name in run.metrics if "reward" in name} == {f"train/reward/{task}" for task in TASKS}
+    rewards = {name for name in run.metrics if name.startswith("train/reward/")}
+    assert rewards == {f"train/reward/{task}" for task in TASKS}
+    assert run.metrics["train/cost/reward_calls"] == run.metrics["train/cost/images"] > 0
 
 
 @pytest.mark.parametrize("setting", ["round", "train_steps", "step_reduction", "task_reduction"])

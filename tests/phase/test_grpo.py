@@ -138,7 +138,7 @@ def test_a_constant_reward_warns_and_takes_no_step(build_round, caplog):
     experiment.phase.reward = constant
     run = run_rounds(experiment)
     assert not run.gradients
-    assert "the aesthetic reward is 0.25 for all 6 samples" in caplog.text
+    assert "reward (constant) is 0.25 for all 6 samples of task 'aesthetic'" in caplog.text
 
 
 def test_noise_stays_within_the_window(build_round):

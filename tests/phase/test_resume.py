@@ -16,6 +16,7 @@ ROUNDS = 4
 RUNS = {
     "mopd_sde": ("reward=picture_quality", "phase.score_every_n_rounds=3", "phase.ema.update_interval=2"),
     "teacher_aesthetic": (),
+    "guard_aesthetic": ("phase.noise_window.size=3",),
     "mini_pretrain": ("phase.warmup_steps=1", "data.batches_per_round=2"),
     "mini_autoencoder": ("phase.warmup_steps=1", "data.batches_per_round=2"),
 }

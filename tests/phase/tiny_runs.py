@@ -51,7 +51,7 @@ class TinyWorld:
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
         adapter = ["adapter.rank=2", "adapter.alpha=4"]
         tasks = tasks_of(experiment)
-        if experiment.startswith(("teacher", "guard")):
+        if experiment.startswith(REWARD_LEARNING):
             sizes = [f"data.tasks.{task}.group_size=3" for task in tasks]
         else:
             sizes = [f"teacher.teachers.{task}.path={self.teachers[task]}" for task in tasks]
@@ -77,6 +77,7 @@ class TinyWorld:
         return build(self.config(experiment, folder, *overrides))
 
 
+REWARD_LEARNING = ("teacher", "guard", "multi")
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")
 
@@ -102,7 +103,7 @@ def make_world(folder: Path) -> TinyWorld:
         add_adapter(
             model.transformer,
             task,
-            LoRA(rank=3, alpha=6, init="gaussian", target_modules=targets),
+            LoRA(rank=3, alpha=6, init="gaussian", target_modules=targets, start=None),
             torch.Generator(),
         )
         randomise(model, task, seed)
@@ -115,7 +116,7 @@ def make_world(folder: Path) -> TinyWorld:
             rank=3,
             alpha=6.0,
             scores={},
-            recipe=Recipe(command="none", seed=seed, minutes=0.0, commit="none"),
+            recipe=Recipe(command="none", seed=seed, minutes=0.0, images=6, reward_calls=6, commit="none"),
         ).save(folder / task)
     return TinyWorld(pipeline, teachers)
 

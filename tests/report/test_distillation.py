@@ -25,7 +25,7 @@ from diffopd.teacher import Estimate, Recipe, TeacherCard, TeacherSet
 from diffopd.types import Scores
 
 SCORE = Estimate(mean=0.75, low=0.7, high=0.8, n=2)
-LORA = LoRA(rank=2, alpha=4, target_modules=["to_q", "to_v"], init="gaussian")
+LORA = LoRA(rank=2, alpha=4, target_modules=["to_q", "to_v"], init="gaussian", start=None)
 
 
 def brightness(images, prompts):
@@ -71,7 +71,7 @@ def teacher_set(model, folder, cards):
             rank=2,
             alpha=4.0,
             scores=scores,
-            recipe=Recipe(command="train", seed=0, minutes=1.0, commit="0" * 7),
+            recipe=Recipe(command="train", seed=0, minutes=1.0, images=6, reward_calls=6, commit="0" * 7),
         ).save(folder / task)
         entries[task] = {"path": str(folder / task), "guidance_scale": None}
     teachers = TeacherSet(teachers=entries, check_base=True)

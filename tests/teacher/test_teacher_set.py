@@ -40,7 +40,7 @@ def card(task, base, guidance_scale=4.5):
         rank=4,
         alpha=8.0,
         scores={"bench": {task: Estimate(mean=0.5, low=0.4, high=0.6, n=500)}},
-        recipe=Recipe(command="train", seed=1, minutes=2.5, commit="abc"),
+        recipe=Recipe(command="train", seed=1, minutes=2.5, images=6, reward_calls=6, commit="abc"),
     )
 
 
@@ -51,7 +51,7 @@ def teacher_folders(tiny, tmp_path_factory):
     model = SD3Model(**tiny.settings)
     for seed, task in enumerate(TASKS):
         generator = torch.Generator().manual_seed(seed)
-        config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS)
+        config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS, start=None)
         add_adapter(model.transformer, task, config, generator)
         with torch.no_grad():
             for parameter in adapter_parameters(model.transformer, task).values():
@@ -93,7 +93,7 @@ def test_each_row_is_answered_by_its_own_teacher_at_its_own_guidance(model, teac
 
 
 def test_teachers_are_frozen_and_leave_the_student_trainable(model, teacher_folders):
-    config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=TARGETS)
+    config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=TARGETS, start=None)
     add_adapter(model.transformer, "student", config, torch.Generator().manual_seed(0))
     set_trainable(model.transformer, ["student"])
     teacher_set(teacher_folders).load(model)

@@ -14,6 +14,9 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import safe_open
 from torch import nn
 
+from diffopd.adapter.lora import LoRA
+from diffopd.files import resolve_path
+
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 """What PEFT puts before every key, so that ``PeftModel`` loads the folder."""
@@ -59,6 +62,33 @@ def check_adapter(folder: Path, base_config: Mapping[str, Any], *, setting: str)
             "use the model the adapter was trained on, or retrain the adapter"
         )
     return config
+
+
+def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
+    """Compare the folder an adapter starts from, if it names one, with the backbone and its own shape.
+
+    Args:
+        adapter: The adapter to train.
+        base_config: The transformer's ``config.json``.
+
+    Raises:
+        ValueError: If the two do not fit.
+    """
+    if adapter.start is None:
+        return
+    found = check_adapter(Path(resolve_path(adapter.start)), base_config, setting="adapter.start")
+    own = adapter.peft_config()
+    if (found.r, found.lora_alpha) != (own.r, own.lora_alpha):
+        raise ValueError(
+            f"adapter.start={adapter.start} has rank {found.r} and alpha {found.lora_alpha}, this run's "
+            f"adapter has {own.r} and {own.lora_alpha}; "
+            f"set adapter.rank={found.r} adapter.alpha={found.lora_alpha}"
+        )
+    if expected_shapes(found, base_config) != expected_shapes(own, base_config):
+        raise ValueError(
+            f"adapter.start={adapter.start} lies on other layers ({sorted(found.target_modules or ())}) than "
+            f"adapter.target_modules={list(adapter.target_modules)}; set these to the same"
+        )
 
 
 def read_adapter_config(folder: Path, *, setting: str) -> LoraConfig:

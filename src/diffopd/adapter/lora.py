@@ -31,12 +31,14 @@ class LoRA:
         alpha: Strength; ``alpha / rank`` scales the product.
         target_modules: Ends of the names of the linear layers that get one.
         init: Start of ``A``: ``gaussian`` with standard deviation ``1 / rank``, or ``kaiming`` (uniform).
+        start: PEFT folder of the same shape whose values it starts from instead; may be ``package://...``.
     """
 
     rank: int
     alpha: int | float
     target_modules: Sequence[str]
     init: str
+    start: str | None
 
     def __post_init__(self) -> None:
         if self.rank < 1:

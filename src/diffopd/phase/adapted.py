@@ -12,7 +12,15 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, distributed
 
-from diffopd.adapter import EMA, LoRA, adapter_parameters, add_adapter, copy_adapter, set_trainable
+from diffopd.adapter import (
+    EMA,
+    LoRA,
+    adapter_parameters,
+    add_adapter,
+    copy_adapter,
+    load_adapter,
+    set_trainable,
+)
 from diffopd.model import SD3Model, guided_velocity
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
@@ -84,7 +92,10 @@ class AdaptedPhase(lightning.LightningModule):
         return self.current_epoch
 
     def add_trained_adapter(self, name: str) -> None:
-        """Add an adapter that starts as the base model."""
+        """Add an adapter that starts as ``adapter.start``, or as the base model if that is null."""
+        if self.adapter.start is not None:
+            load_adapter(self.model.transformer, name, self.adapter.start, setting="adapter.start")
+            return
         add_adapter(self.model.transformer, name, self.adapter, torch_generator(self.seed, "adapter/start"))
 
     def parameters_of(self, name: str) -> dict[str, torch.nn.Parameter]:

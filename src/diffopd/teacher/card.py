@@ -39,13 +39,17 @@ class Recipe:
     Attributes:
         command: The command line.
         seed: Its seed.
-        minutes: Wall-clock minutes.
+        minutes: Wall-clock minutes of training.
+        images: Images sampled in training.
+        reward_calls: Images scored in training.
         commit: Commit of the code.
     """
 
     command: str
     seed: int
     minutes: float
+    images: int
+    reward_calls: int
     commit: str
 
 

@@ -1,0 +1,54 @@
+"""Train in stages, one after the other: ``python -m diffopd.cascade stages=nft``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from diffopd.check import config_errors
+from diffopd.command import command
+
+INTERRUPTED = 1
+"""Exit code of a cascade that stopped before its last stage was finished."""
+
+
+@command("cascade")
+@config_errors()
+def main(cfg: DictConfig) -> None:
+    """Check every stage, train them in turn, report."""
+    run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Train as ``cfg`` asks; what is finished already is not trained again."""
+    from omegaconf import OmegaConf
+
+    from diffopd.launch import TrainingFailedError
+    from diffopd.report import report_cascade
+    from diffopd.stages import check_stage, read_stages, train_stage
+
+    folder = Path(cfg.paths.run)
+    stages = read_stages(cfg, folder)
+    for stage in stages:
+        check_stage(stage)
+    for number, stage in enumerate(stages):
+        print(f"stage {number + 1} of {len(stages)}: {stage.name}, {stage.experiment}", flush=True)
+        before = stages[number - 1].folder / "adapter" if number else None
+        try:
+            finished = train_stage(stage, before)
+        except TrainingFailedError as error:
+            print(f"stages.{stage.name}: {error}", file=sys.stderr)
+            sys.exit(error.code)
+        if not finished:
+            print(f"stopped in stage {stage.name}; the same command goes on from there", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+    model_path = OmegaConf.load(stages[-1].folder / "config.yaml").model.path
+    report_cascade(
+        folder, {stage.name: stage.folder for stage in stages}, name=cfg.name, model_path=model_path
+    )
+
+
+if __name__ == "__main__":
+    main()

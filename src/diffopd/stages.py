@@ -1,0 +1,107 @@
+"""The stages of a cascade: which trainings they are, and that each starts where the one before ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from diffopd.adapter import WEIGHTS
+from diffopd.arguments import quoted
+from diffopd.check import ConfigError, check_config, explain_composition
+from diffopd.files import atomic_write_json, sha256_of
+from diffopd.launch import train_in
+
+START = "start.json"
+"""Beside a stage's run: which adapter it started from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One training of a cascade.
+
+    Attributes:
+        name: Its name.
+        experiment: A file of ``conf/experiment``.
+        overrides: What is changed in it.
+        folder: The run's folder.
+        anew: Whether what the folder holds is kept aside, and not gone on with.
+    """
+
+    name: str
+    experiment: str
+    overrides: Sequence[str]
+    folder: Path
+    anew: bool
+
+    @property
+    def arguments(self) -> list[str]:
+        """What ``diffopd.train`` is called with, apart from the adapter to start from."""
+        return [f"+experiment={self.experiment}", *self.overrides]
+
+
+def read_stages(cfg: DictConfig, folder: Path) -> list[Stage]:
+    """The stages of a composed ``conf/cascade.yaml``, in order."""
+    shared = [f"seed={cfg.seed}", f"resume={cfg.resume}", *cfg.overrides]
+    return [
+        Stage(
+            name=str(name),
+            experiment=stage.experiment,
+            overrides=[*shared, *stage.overrides],
+            folder=folder / f"{number}_{name}",
+            anew=cfg.resume == "never",
+        )
+        for number, (name, stage) in enumerate(cfg.stages.items(), 1)
+    ]
+
+
+def check_stage(stage: Stage) -> None:
+    """Refuse a stage whose config cannot work, before any stage is trained.
+
+    Raises:
+        ConfigError: With the stage's name.
+    """
+    try:
+        check_config(compose("train", overrides=[*stage.arguments, f"paths.run={quoted(str(stage.folder))}"]))
+    except ConfigError as error:
+        raise ConfigError(f"stages.{stage.name}: {error}") from error
+    except (CompactHydraException, OmegaConfBaseException) as error:
+        explained = explain_composition(error, "train", stage.arguments)
+        raise ConfigError(f"stages.{stage.name}: {explained}") from error
+
+
+def train_stage(stage: Stage, start: Path | None) -> bool:
+    """Train one stage, or what is left of it.
+
+    Args:
+        stage: The stage.
+        start: Adapter folder of the stage before; None for the first.
+
+    Returns:
+        Whether it is finished; False if it was asked to end.
+
+    Raises:
+        ValueError: If it was begun from another adapter than the one before it has now.
+    """
+    arguments = stage.arguments
+    if start is not None:
+        _check_start(stage, start)
+        arguments = [*arguments, f"adapter.start={quoted(str(start))}"]
+    return train_in(stage.folder, arguments)
+
+
+def _check_start(stage: Stage, start: Path) -> None:
+    now, note = {"sha256": sha256_of(start / WEIGHTS)}, stage.folder / START
+    if not stage.anew and note.is_file() and json.loads(note.read_text(encoding="utf-8")) != now:
+        raise ValueError(
+            f"stages.{stage.name} was begun in {stage.folder} from another adapter than {start} holds now: "
+            "an earlier stage has changed since. Give the cascade its own folder with run_id=..., or remove "
+            "this stage's folder and those after it"
+        )
+    atomic_write_json(note, now)

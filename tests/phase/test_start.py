@@ -1,0 +1,36 @@
+"""A training that starts from a saved adapter: values carry over, everything else is new."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffopd.adapter import WEIGHTS
+from diffopd.adapter.check import PREFIX
+
+
+@pytest.mark.parametrize("name", ["teacher_aesthetic", "guard_aesthetic", "mopd_ode"])
+def test_every_trained_adapter_starts_there(world, tmp_path, name):
+    start = world.teachers["aesthetic"]
+    shape = ("adapter.rank=3", "adapter.alpha=6")
+    phase = world.build(name, tmp_path / "run", f"adapter.start={start}", *shape).phase
+    saved = load_file(start / WEIGHTS)
+    for adapter in phase.saved_adapters:
+        found = phase.parameters_of(adapter)
+        assert {PREFIX + key for key in found} == set(saved)
+        assert all(torch.equal(value, saved[PREFIX + key]) for key, value in found.items()), adapter
+    trainable = {key for key, value in phase.model.transformer.named_parameters() if value.requires_grad}
+    assert trainable
+    assert all(".student." in key for key in trainable)
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_not_from_its_start(world, tmp_path):
+    settings = (f"adapter.start={world.teachers['aesthetic']}", "adapter.rank=3", "adapter.alpha=6")
+    whole = world.build("teacher_aesthetic", tmp_path / "whole", *settings)
+    whole.fit()
+    world.build("teacher_aesthetic", tmp_path / "cut", *settings, "trainer.max_epochs=1").fit()
+    resumed = world.build("teacher_aesthetic", tmp_path / "cut", *settings)
+    resumed.fit()
+    for key, value in whole.phase.parameters_of("student").items():
+        assert torch.equal(value, resumed.phase.parameters_of("student")[key]), key

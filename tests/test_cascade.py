@@ -1,0 +1,126 @@
+"""``diffopd.cascade`` as users call it, on the tiny model: adapters carry over, stopping loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent / "phase"))
+
+from tiny_runs import make_world
+
+from diffopd.adapter import WEIGHTS
+
+SMALL = ("composition", "ocr", "aesthetic")
+STAGES = {"first": "teacher_composition", "second": "teacher_aesthetic"}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("cascade"))
+
+
+@pytest.fixture
+def start(world, tmp_path):
+    """``start(*arguments, rounds=2)`` begins the cascade of ``STAGES`` in ``tmp_path``."""
+
+    def run(*arguments, rounds=2):
+        stages = {
+            name: {
+                "experiment": experiment,
+                "overrides": [
+                    *world.overrides(experiment),
+                    *(f"benchmark.tasks.{task}.num_prompts=2" for task in SMALL),
+                    "benchmark.sampler.num_steps=2",
+                    f"trainer.max_epochs={rounds}",
+                ],
+            }
+            for name, experiment in STAGES.items()
+        }
+        (tmp_path / "own" / "stages").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / "stages" / "tiny.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
+        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        return subprocess.Popen(
+            [sys.executable, "-m", "diffopd.cascade", "--config-dir", "own", "stages=tiny", *arguments],
+            cwd=tmp_path,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+def finish(process):
+    printed, complaints = process.communicate(timeout=600)
+    assert process.returncode == 0, printed + complaints
+    return printed
+
+
+@pytest.mark.slow
+def test_stages_run_once_and_leave_one_adapter_with_one_card(start, tmp_path):
+    printed = finish(start())
+    folder = tmp_path / "runs" / "cascade_tiny" / "seed0"
+    assert "stage 2 of 2: second, teacher_aesthetic" in printed
+    assert (folder / "adapter" / WEIGHTS).read_bytes() == (
+        folder / "2_second" / "adapter" / WEIGHTS
+    ).read_bytes()
+    assert (folder / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    card = json.loads((folder / "adapter" / "card.json").read_text())
+    assert card["task"] == "composition+aesthetic"
+    assert card["recipe"]["images"] == card["recipe"]["reward_calls"] == 2 * 2 * 2 * 3  # 2 stages, 2 rounds
+    assert (folder / "mini.png").read_bytes().startswith(b"\x89PNG")
+    assert "| after second | 1 |" in (folder / "mini.md").read_text()
+
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/checkpoints/**/*.safetensors")}
+    assert finish(start()).count("finished already") == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+    process = start(rounds=3)  # the first stage goes on, so the second's start is another
+    _, complaints = process.communicate(timeout=600)
+    assert process.returncode == 2
+    assert "stages.second was begun in" in complaints
+
+
+@pytest.mark.slow
+def test_a_cascade_that_was_asked_to_end_goes_on_where_it_was(start, tmp_path):
+    finish(start("run_id=whole", rounds=6))
+    process = start("run_id=cut", rounds=6)
+    wait_for(tmp_path / "runs" / "cascade_tiny" / "cut" / "2_second" / "checkpoints" / "round_000001")
+    process.send_signal(signal.SIGTERM)
+    _, complaints = process.communicate(timeout=600)
+    assert process.returncode == 1, complaints
+    assert "stopped in stage second; the same command goes on from there" in complaints
+
+    assert finish(start("run_id=cut", rounds=6)).count("finished already") == 1
+    whole, cut = (
+        load_file(tmp_path / "runs" / "cascade_tiny" / run_id / "adapter" / WEIGHTS)
+        for run_id in ("whole", "cut")
+    )
+    assert all(value.equal(cut[key]) for key, value in whole.items())
+
+
+def test_a_stage_that_cannot_work_is_refused_before_any_is_trained(start, tmp_path):
+    process = start('stages.second.overrides=["trainer.max_epoch=2"]')
+    _, complaints = process.communicate(timeout=600)
+    assert process.returncode == 2
+    assert "stages.second:" in complaints
+    assert not (tmp_path / "runs" / "cascade_tiny" / "seed0" / "1_first").exists()
+
+
+def wait_for(path):
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{path} did not come")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffopd.report import ImageCollector, image_sheet, sample_grid, save_png
+from diffopd.report import ImageCollector, image_sheet, sample_grid
 from diffopd.types import Prompts
 
 RED, GREEN, BLUE = (
@@ -68,10 +68,3 @@ def test_collector_keeps_the_first_and_saves_all(tmp_path):
     with Image.open(collector.save_sheet(tmp_path / "sheet.png")) as sheet:
         assert sheet.width == 128 + 2 * 8
         assert sheet.getpixel((60, 60)) == (255, 0, 0)
-
-
-def test_png_holds_the_pixels(tmp_path):
-    image = torch.rand(3, 5, 7)
-    with Image.open(save_png(image, tmp_path / "one.png")) as read:
-        assert read.size == (7, 5)
-        assert read.getpixel((6, 4)) == tuple((image[:, 4, 6] * 255).round().int().tolist())

@@ -1,0 +1,236 @@
+"""Rows of a comparison: which commands make each, and what they left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from diffopd.adapter import WEIGHTS
+from diffopd.arguments import quoted
+from diffopd.check import ConfigError, check_config, explain_composition
+from diffopd.evaluation import EvaluationResult
+from diffopd.files import atomic_write_json, sha256_of
+from diffopd.launch import Job, training_command
+from diffopd.report import ComparedRow, Cost
+from diffopd.resume import FINISHED
+
+COMMANDS = ("train", "cascade")
+MADE_OF = "made_of.json"
+"""Beside an evaluation: what was scored, and how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRun:
+    """One row with one seed.
+
+    Attributes:
+        row: Name of the row.
+        seed: Its seed.
+        command: ``train``, ``cascade``, or None for the base model.
+        arguments: Of the command.
+        teachers: task -> row whose adapter, of seed 0, is that task's teacher.
+        guidance: Scales it is scored at.
+        note: What the row is, in a few words.
+        folder: Its folder.
+    """
+
+    row: str
+    seed: int
+    command: str | None
+    arguments: Sequence[str]
+    teachers: Mapping[str, str]
+    guidance: Sequence[float]
+    note: str
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Row and seed."""
+        return f"{self.row}/seed{self.seed}"
+
+    @property
+    def adapter(self) -> Path | None:
+        """Where its adapter is, once it is trained."""
+        return None if self.command is None else self.folder / "adapter"
+
+    def scores_at(self, benchmark: str, scale: float) -> Path:
+        """Folder of an evaluation."""
+        return self.folder / "scores" / f"{benchmark}_guidance_{scale:g}"
+
+
+def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
+    """The rows of a composed ``conf/table.yaml``, each with its seeds.
+
+    Raises:
+        ValueError: If a row names a command or a teacher that is not there.
+    """
+    runs: list[RowRun] = []
+    for name, row in cfg.rows.items():
+        if row.command is not None and row.command not in COMMANDS:
+            raise ValueError(
+                f"rows.{name}.command={row.command} must be {' or '.join(COMMANDS)}, "
+                "or null for the base model"
+            )
+        if unknown := [teacher for teacher in row.teachers.values() if teacher not in cfg.rows]:
+            raise ValueError(f"rows.{name}.teachers names {', '.join(unknown)}, and there is no such row")
+        for seed in range(cfg.seeds if row.seeds is None else row.seeds):
+            runs.append(
+                RowRun(
+                    row=str(name),
+                    seed=seed,
+                    command=row.command,
+                    arguments=[*_shared(cfg, row.command), *row.arguments, f"seed={seed}"],
+                    teachers=dict(row.teachers),
+                    guidance=[float(scale) for scale in row.guidance],
+                    note=row.note,
+                    folder=folder / str(name) / f"seed{seed}",
+                )
+            )
+    return runs
+
+
+def _shared(cfg: DictConfig, command: str | None) -> list[str]:
+    every = [f"trainer.num_threads={cfg.threads_each}", *cfg.shared, *cfg.overrides]
+    if command == "train":
+        return every
+    return [f"overrides=[{','.join(quoted(override) for override in every)}]"] if command else []
+
+
+def check_rows(rows: Sequence[RowRun]) -> None:
+    """Refuse a row whose config cannot work, before any is trained; a cascade checks its own stages.
+
+    Raises:
+        ConfigError: With the row's name.
+    """
+    for run in rows:
+        if run.command is None or run.seed > 0:
+            continue
+        try:
+            cfg = compose(run.command, overrides=[*run.arguments, f"paths.run={quoted(str(run.folder))}"])
+            check_config(cfg, run.command)
+        except ConfigError as error:
+            raise ConfigError(f"rows.{run.row}.arguments: {error}") from error
+        except (CompactHydraException, OmegaConfBaseException) as error:
+            explained = explain_composition(error, run.command, run.arguments)
+            raise ConfigError(f"rows.{run.row}.arguments: {explained}") from error
+
+
+def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
+    """A job for each row and seed: train, then score whatever is not scored yet."""
+    return [
+        Job(
+            name=run.name,
+            needs=[f"{teacher}/seed0" for teacher in run.teachers.values()],
+            commands=lambda run=run: _commands(run, rows, cfg),
+            log=run.folder / "output.log",
+        )
+        for run in rows
+    ]
+
+
+def _commands(run: RowRun, rows: Sequence[RowRun], cfg: DictConfig) -> Iterator[Sequence[str]]:
+    adapters = {other.row: other.adapter for other in rows if other.seed == 0}
+    taught = [
+        f"teacher.teachers.{task}.path={quoted(str(adapters[row]))}" for task, row in run.teachers.items()
+    ]
+    if run.command == "train":
+        yield training_command(run.folder, [*run.arguments, *taught])
+    elif run.command == "cascade":
+        yield ["diffopd.cascade", *run.arguments, f"hydra.run.dir={quoted(str(run.folder))}"]
+    for benchmark in cfg.benchmarks:
+        for scale in run.guidance:
+            place = run.scores_at(benchmark, scale)
+            made_of = _made_of(run, benchmark, scale, list(cfg.shared))
+            note = place / MADE_OF
+            if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_of:
+                continue
+            yield [
+                "diffopd.evaluate",
+                f"benchmark={benchmark}",
+                f"guidance_scale={scale:g}",
+                f"adapter_path={quoted(str(run.adapter)) if run.adapter else 'null'}",
+                "save_images=true",
+                f"num_threads={cfg.threads_each}",
+                *cfg.shared,
+                f"hydra.run.dir={quoted(str(place))}",
+            ]
+            atomic_write_json(note, made_of)
+
+
+def _made_of(run: RowRun, benchmark: str, scale: float, shared: Sequence[str]) -> dict[str, object]:
+    weights = sha256_of(run.adapter / WEIGHTS) if run.adapter else None
+    return {"adapter": weights, "benchmark": benchmark, "guidance_scale": scale, "shared": shared}
+
+
+class ProgressLines:
+    """Prints now and then what each running job printed last.
+
+    Args:
+        jobs: All jobs, to count them.
+        seconds_per_line: Least time between two lines.
+    """
+
+    def __init__(self, jobs: Sequence[Job], seconds_per_line: float) -> None:
+        self._num_jobs, self._seconds = len(jobs), seconds_per_line
+        self._seen: set[str] = set()
+        self._printed = -float("inf")
+
+    def __call__(self, running: Sequence[Job]) -> None:
+        """Print, if it is time to, or if another job has begun."""
+        names = {job.name for job in running}
+        now = time.monotonic()
+        if names <= self._seen and now - self._printed < self._seconds:
+            return
+        self._seen |= names
+        self._printed = now
+        for job in running:
+            print(f"[{len(self._seen)}/{self._num_jobs}] {job.name}: {_last_line(job.log)}", flush=True)
+
+
+def _last_line(log: Path | None) -> str:
+    if log is None or not log.is_file():
+        return "begins"
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "begins")[:120]
+
+
+def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedRow]:
+    """What every row and seed cost and scored."""
+    costs = {run.name: _cost(run) for run in rows}
+    return [
+        ComparedRow(
+            name=run.row,
+            seed=run.seed,
+            note=run.note,
+            guidance_scale=scale,
+            cost=costs[run.name],
+            teachers=[costs[f"{teacher}/seed0"] for teacher in run.teachers.values()],
+            scores={
+                benchmark: EvaluationResult.load(run.scores_at(benchmark, scale) / "results.json").estimates
+                for benchmark in benchmarks
+            },
+            images=run.scores_at(benchmarks[0], scale) / "images",
+            metrics=sorted(run.folder.glob("**/metrics.csv")),
+        )
+        for run in rows
+        for scale in run.guidance
+    ]
+
+
+def _cost(run: RowRun) -> Cost:
+    """Of a training, or of all stages of a cascade."""
+    notes = [run.folder / FINISHED] if run.command == "train" else sorted(run.folder.glob(f"*/{FINISHED}"))
+    recipes = [json.loads(note.read_text(encoding="utf-8"))["recipe"] for note in notes if run.command]
+    return Cost(
+        minutes=sum(recipe["minutes"] for recipe in recipes),
+        images=sum(recipe["images"] for recipe in recipes),
+        reward_calls=sum(recipe["reward_calls"] for recipe in recipes),
+    )

@@ -1,0 +1,125 @@
+"""Means over seeds, normalised means, costs of students, by hand."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffopd.evaluation.result import EvaluationResult, TaskResult
+from diffopd.report.compared import ComparedRow, Cost, normalised_means, summarise
+from diffopd.report.comparison import to_markdown, write_comparison
+from diffopd.report.images import save_png
+from diffopd.teacher import Estimate
+
+FREE = Cost(minutes=0.0, images=0, reward_calls=0)
+
+
+def row(name, *scores, seed=0, guidance_scale=1.0, cost=FREE, teachers=(), images=Path("images"), metrics=()):
+    return ComparedRow(
+        name=name,
+        seed=seed,
+        note="",
+        guidance_scale=guidance_scale,
+        cost=cost,
+        teachers=teachers,
+        scores={
+            "mini": {
+                task: Estimate(mean=score, low=score - 0.1, high=score + 0.1, n=4)
+                for task, score in zip(("composition", "ocr"), scores, strict=True)
+            }
+        },
+        images=images,
+        metrics=metrics,
+    )
+
+
+def test_a_student_costs_what_its_teachers_cost_too():
+    teachers = [
+        Cost(minutes=10.0, images=100, reward_calls=100),
+        Cost(minutes=4.0, images=50, reward_calls=50),
+    ]
+    student = row("opd", 0, 0, cost=Cost(minutes=3.0, images=20, reward_calls=2), teachers=teachers)
+    assert student.minutes == 13.0
+    assert student.minutes_in_all == 17.0
+    assert student.images_in_all == 170
+    assert student.reward_calls_in_all == 152
+
+
+def test_means_and_deviations_are_over_seeds_of_one_guidance():
+    rows = [row("a", 0.2, 0.5), row("a", 0.4, 0.5, seed=1), row("a", 0.9, 0.9, guidance_scale=2.0)]
+    first, second = summarise(rows)
+    assert (first.num_seeds, second.num_seeds) == (2, 1)
+    score = first.scores["mini", "composition"]
+    assert (score.mean, score.deviation) == pytest.approx((0.3, 0.1 * 2**0.5))
+    assert second.scores["mini", "composition"].deviation == 0
+
+
+def test_normalised_means_run_from_the_worst_row_to_the_best_of_each_score():
+    rows = [row("worst", 0.2, 0.4), row("middle", 0.5, 0.4), row("best", 0.8, 0.6)]
+    assert normalised_means(summarise(rows)) == pytest.approx([0.0, 0.25, 1.0])
+
+
+def test_rows_that_are_equal_count_as_best():
+    assert normalised_means(summarise([row("a", 0.3, 0.3), row("b", 0.3, 0.3)])) == [1.0, 1.0]
+
+
+def test_the_markdown_marks_single_seeds_and_leaves_free_rows_blank():
+    rows = [
+        row("base", 0.2, 0.4),
+        row("a", 0.5, 0.5, cost=Cost(minutes=61.25, images=1440, reward_calls=1440)),
+    ]
+    rows.append(row("a", 0.7, 0.5, seed=1, cost=Cost(minutes=61.25, images=1440, reward_calls=1440)))
+    lines = to_markdown(summarise(rows), [0.0, 1.0]).splitlines()
+    assert lines[0].startswith("|  | guidance | seeds | minutes |")
+    assert lines[2] == "| base | 1 | 1 | - | - | - | - | 0.200 | 0.400 | 0.000 |"
+    assert lines[3] == "| a | 1 | 2 | 61.2 | 61.2 | 1,440 | 1,440 | 0.600 ±0.141 | 0.500 ±0.000 | 1.000 |"
+
+
+def test_everything_is_written(tmp_path, capsys):
+    rows = [
+        full_row(tmp_path, "base", ()),
+        full_row(tmp_path, "a", (0.2, 0.4, 0.6)),
+        full_row(tmp_path, "b", (0.5,)),
+    ]
+    write_comparison(rows, tmp_path, num_shown=1)
+    printed = capsys.readouterr().out
+    for name in ("radar", "reward_by_minutes", "images"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert str(tmp_path / f"{name}.png") in printed
+    with (tmp_path / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["row"] for line in lines] == ["base", "a", "b"]
+    assert float(lines[1]["mini/ocr/low"]) == pytest.approx(0.2)
+
+
+def full_row(folder, name, rewards):
+    """A row with images, results and metrics on disk."""
+    place = folder / name
+    task = TaskResult(
+        value=Estimate(mean=0.3, low=0.2, high=0.4, n=2),
+        tags={},
+        parts={},
+        texts=("one", "two"),
+        groups=(0, 1),
+        strata=(0, 0),
+        scores=(0.3, 0.3),
+    )
+    EvaluationResult(
+        benchmark="mini",
+        seed=0,
+        guidance_scale=1.0,
+        adapter=None,
+        tasks={"composition": task, "ocr": task},
+        held_out={},
+    ).save(place / "results.json")
+    for name_of_task in ("composition", "ocr"):
+        for index in range(2):
+            save_png(torch.rand(3, 8, 8), place / "images" / name_of_task / f"{index:05d}.png")
+    metrics = place / "metrics.csv"
+    if rewards:
+        lines = [f"{number},{reward},30" for number, reward in enumerate(rewards)]
+        metrics.write_text("\n".join(["step,train/reward/ocr,train/time/seconds_per_round", *lines]) + "\n")
+    return row(name, 0.3, 0.3, images=place / "images", metrics=[metrics] if rewards else [])

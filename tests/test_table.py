@@ -1,0 +1,95 @@
+"""``diffopd.table`` as users call it, on the tiny model: rows once, more seeds added, mistakes told first."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent / "phase"))
+
+from tiny_runs import make_world
+
+TASKS = ("composition", "ocr", "aesthetic")
+ROW = {"command": None, "arguments": [], "teachers": {}, "seeds": 1, "guidance": [1], "note": ""}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("table"))
+
+
+@pytest.fixture
+def table(world, tmp_path):
+    """``table(*arguments)`` makes a small table in ``tmp_path``."""
+
+    def row(experiment, **settings):
+        arguments = [f"+experiment={experiment}", *world.overrides(experiment)]
+        return ROW | {"command": "train", "arguments": arguments} | settings
+
+    own = tmp_path / "own"
+    (own / "rows").mkdir(parents=True)
+    teacher = row("teacher_aesthetic", seeds=1)
+    teacher["arguments"] += [f"benchmark.tasks.{task}.num_prompts=2" for task in TASKS]
+    student = row("sopd_aesthetic", seeds=None, teachers={"aesthetic": "teacher"})
+    student["arguments"] = [x for x in student["arguments"] if not x.startswith("teacher.")] + ["~report"]
+    rows = {"student": student, "teacher": teacher}
+    (own / "rows" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
+
+    def run(*arguments):
+        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        settings = ["--config-dir", "own", "rows=small", f'shared=["model.path={world.pipeline}"]']
+        return subprocess.run(
+            [sys.executable, "-m", "diffopd.table", *settings, "benchmarks=[mini]", *arguments],
+            cwd=tmp_path,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+
+    return run
+
+
+@pytest.mark.slow
+def test_rows_are_made_once_and_seeds_are_added(table, tmp_path):
+    first = table()
+    folder = tmp_path / "runs" / "small" / "one"
+    assert first.returncode == 0, first.stdout + first.stderr
+    for name in ("table.md", "table.csv", "radar.png", "reward_by_minutes.png", "images.png"):
+        assert (folder / name).is_file()
+    teacher, student = (folder / row / "seed0" for row in ("teacher", "student"))
+    assert str(teacher / "adapter") in (student / "config.yaml").read_text()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed0/**/*.safetensors")}
+    scores = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed0/scores/**/results.json")}
+    assert len(scores) == 2
+
+    second = table("seeds=2")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path: path.stat().st_mtime_ns for path in scores} == scores
+    with (folder / "table.csv").open() as file:
+        rows = [(line["row"], line["seed"]) for line in csv.DictReader(file)]
+    assert rows == [("student", "0"), ("student", "1"), ("teacher", "0")]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ('rows.student.arguments=["+experiment=sopd_ocrr"]', "rows.student.arguments: experiment=sopd_ocrr"),
+        ("rows.student.command=trian", "rows.student.command=trian must be train or cascade, or null"),
+        ("rows.student.teachers.aesthetic=nobody", "rows.student.teachers names nobody"),
+        ("+rows.student.gidance=[1]", "rows.student.gidance is not a setting"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(table, tmp_path, mistake, message):
+    refused = table(mistake)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert message in refused.stderr
+    assert not list((tmp_path / "runs").glob("small/one/*/seed0"))

@@ -18,6 +18,7 @@ from tiny_pipelines import TinyPipeline, without_t5
 from diffopd import evaluate, sample
 from diffopd.arguments import hydra_arguments
 from diffopd.evaluation import EvaluationResult
+from diffopd.reward.checked import RewardError
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -58,6 +59,14 @@ def test_evaluate_writes_results_images_and_config(tiny, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "palette_harmony" in out
     assert str(tmp_path / "run" / "results.json") in out
+
+
+def test_a_reward_that_fails_leaves_the_sample(tiny, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red barn\n")
+    overrides = ["benchmark=ocr", f"benchmark.path={tmp_path / 'prompts.txt'}", "num_threads=1"]
+    with pytest.raises(RewardError, match=r"metric\.reward \(OcrReward\) raised ValueError: .*double quotes"):
+        evaluate.run(config("evaluate", tiny, tmp_path / "run", *overrides, "benchmark.sampler.num_steps=2"))
+    assert (tmp_path / "run" / "failed_reward" / "evaluation_ocr_00000.png").is_file()
 
 
 def test_sample_writes_each_image_and_a_sheet(tiny, tmp_path, capsys):

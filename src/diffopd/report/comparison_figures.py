@@ -96,7 +96,7 @@ def _line(axis: Axes, minutes: Sequence[float], rewards: Sequence[float], *, col
     values = np.array(rewards)
     width = min(_RUNNING_MEAN, len(values))
     means = np.convolve(values, np.ones(width) / width, mode="valid")
-    axis.plot(minutes[width - 1 :], means, color=colour, label=label)
+    axis.plot(minutes[width - 1 :], means, color=colour, label=label, marker="." if len(means) == 1 else None)
 
 
 def _history(row: ComparedRow) -> dict[str, tuple[list[float], list[float]]]:

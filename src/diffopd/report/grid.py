@@ -41,13 +41,13 @@ def sample_grid(
     scaled = [[_enlarged(image) for image in row] for row in images]
     side_x, side_y = scaled[0][0].size
     font, small = (ImageFont.load_default(size) for size in (17, 14))
-    label_width, header = 240, 36
+    label_width, header = 240, 36 + 20 * max(name.count("\n") for name in columns)
     width = label_width + len(columns) * (side_x + _GAP) + _GAP
     sheet = Image.new("RGB", (width, header + len(rows) * (side_y + _GAP)), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
         centre = label_width + column * (side_x + _GAP) + side_x / 2
-        pen.text((centre, header / 2), name, font=font, fill=_INK, anchor="mm")
+        pen.text((centre, header / 2), name, font=font, fill=_INK, anchor="mm", align="center")
     for row, (task, text) in enumerate(rows):
         top = header + row * (side_y + _GAP)
         pen.text((12, top + 8), task, font=small, fill=_FAINT)

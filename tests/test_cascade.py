@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +12,30 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
+import programs
 from tiny_runs import make_world
 
 from diffopd.adapter import WEIGHTS
 
 SMALL = ("composition", "ocr", "aesthetic")
+STOP = "stop_now"
+STOPPER = f'''
+"""Ask the cascade to end in its second stage, once, and wait until that has come back to us."""
+import os, signal, time
+from pathlib import Path
+from lightning.pytorch import Callback
+
+class StopCascade(Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch != 1 or not Path("{STOP}").exists():
+            return
+        Path("{STOP}").unlink()
+        handler = signal.getsignal(signal.SIGTERM)
+        os.kill(os.getppid(), signal.SIGTERM)
+        while signal.getsignal(signal.SIGTERM) is handler:
+            time.sleep(0.01)
+'''
+WITH_STOPPER = "+callbacks.stopper={_target_: stopper.StopCascade}"
 STAGES = {"first": "teacher_composition", "second": "teacher_aesthetic"}
 
 
@@ -31,9 +46,9 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def start(world, tmp_path):
-    """``start(*arguments, rounds=2)`` begins the cascade of ``STAGES`` in ``tmp_path``."""
+    """``start(*arguments, rounds=2, second=())`` begins the cascade of ``STAGES`` in ``tmp_path``."""
 
-    def run(*arguments, rounds=2):
+    def run(*arguments, rounds=2, second=()):
         stages = {
             name: {
                 "experiment": experiment,
@@ -42,21 +57,14 @@ def start(world, tmp_path):
                     *(f"benchmark.tasks.{task}.num_prompts=2" for task in SMALL),
                     "benchmark.sampler.num_steps=2",
                     f"trainer.max_epochs={rounds}",
+                    *(second if name == "second" else ()),
                 ],
             }
             for name, experiment in STAGES.items()
         }
         (tmp_path / "own" / "stages").mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / "stages" / "tiny.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
-        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        return subprocess.Popen(
-            [sys.executable, "-m", "diffopd.cascade", "--config-dir", "own", "stages=tiny", *arguments],
-            cwd=tmp_path,
-            env=environment | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return programs.start(tmp_path, "cascade", "--config-dir", "own", "stages=tiny", *arguments)
 
     return run
 
@@ -94,15 +102,16 @@ def test_stages_run_once_and_leave_one_adapter_with_one_card(start, tmp_path):
 
 @pytest.mark.slow
 def test_a_cascade_that_was_asked_to_end_goes_on_where_it_was(start, tmp_path):
-    finish(start("run_id=whole", rounds=6))
-    process = start("run_id=cut", rounds=6)
-    wait_for(tmp_path / "runs" / "cascade_tiny" / "cut" / "2_second" / "checkpoints" / "round_000001")
-    process.send_signal(signal.SIGTERM)
+    (tmp_path / "stopper.py").write_text(STOPPER)
+    finish(start("run_id=whole", rounds=3))
+    (tmp_path / STOP).touch()
+    process = start("run_id=cut", rounds=3, second=[WITH_STOPPER])
     _, complaints = process.communicate(timeout=600)
     assert process.returncode == 1, complaints
     assert "stopped in stage second; the same command goes on from there" in complaints
+    assert not (tmp_path / STOP).exists()
 
-    assert finish(start("run_id=cut", rounds=6)).count("finished already") == 1
+    assert finish(start("run_id=cut", rounds=3, second=[WITH_STOPPER])).count("finished already") == 1
     whole, cut = (
         load_file(tmp_path / "runs" / "cascade_tiny" / run_id / "adapter" / WEIGHTS)
         for run_id in ("whole", "cut")
@@ -116,11 +125,3 @@ def test_a_stage_that_cannot_work_is_refused_before_any_is_trained(start, tmp_pa
     assert process.returncode == 2
     assert "stages.second:" in complaints
     assert not (tmp_path / "runs" / "cascade_tiny" / "seed0" / "1_first").exists()
-
-
-def wait_for(path):
-    for _ in range(600):
-        if path.exists():
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"{path} did not come")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
+import programs
 from tiny_runs import make_world, run_rounds
 
 from diffopd.arguments import hydra_arguments
@@ -107,14 +106,5 @@ def test_commands_run_one_after_the_other(world, folder):
 
 
 def run(folder, program, *arguments):
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    result = subprocess.run(
-        [sys.executable, "-m", f"diffopd.{program}", *arguments],
-        cwd=folder,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
+    result = programs.run(folder, program, *arguments)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
+import programs
 from tiny_runs import make_world
 
 TASKS = ("composition", "ocr", "aesthetic")
@@ -42,17 +41,8 @@ def table(world, tmp_path):
     (own / "rows" / "small.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
 
     def run(*arguments):
-        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         settings = ["--config-dir", "own", "rows=small", f'shared=["model.path={world.pipeline}"]']
-        return subprocess.run(
-            [sys.executable, "-m", "diffopd.table", *settings, "benchmarks=[mini]", *arguments],
-            cwd=tmp_path,
-            env=environment | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=900,
-        )
+        return programs.run(tmp_path, "table", *settings, "benchmarks=[mini]", *arguments)
 
     return run
 

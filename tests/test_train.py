@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
+import programs
 from tiny_runs import make_world, relative_distance
 
 from diffopd.checkpoint import read_checkpoint
@@ -38,16 +37,7 @@ def train(world, tmp_path):
 
     def run(experiment, *overrides):
         settings = [*world.overrides(experiment), *EXPERIMENTS[experiment], "~report", *overrides]
-        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        result = subprocess.run(
-            [sys.executable, "-m", "diffopd.train", f"+experiment={experiment}", *settings],
-            cwd=tmp_path,
-            env=environment | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=900,
-        )
+        result = programs.run(tmp_path, "train", f"+experiment={experiment}", *settings)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 

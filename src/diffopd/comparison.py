@@ -8,14 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose
-from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.adapter import WEIGHTS
 from diffopd.arguments import quoted
-from diffopd.check import ConfigError, check_config, explain_composition
+from diffopd.check import check_composed
 from diffopd.evaluation import EvaluationResult
 from diffopd.files import atomic_write_json, sha256_of
 from diffopd.launch import Job, training_command
@@ -111,16 +108,8 @@ def check_rows(rows: Sequence[RowRun]) -> None:
         ConfigError: With the row's name.
     """
     for run in rows:
-        if run.command is None or run.seed > 0:
-            continue
-        try:
-            cfg = compose(run.command, overrides=[*run.arguments, f"paths.run={quoted(str(run.folder))}"])
-            check_config(cfg, run.command)
-        except ConfigError as error:
-            raise ConfigError(f"rows.{run.row}.arguments: {error}") from error
-        except (CompactHydraException, OmegaConfBaseException) as error:
-            explained = explain_composition(error, run.command, run.arguments)
-            raise ConfigError(f"rows.{run.row}.arguments: {explained}") from error
+        if run.command is not None and run.seed == 0:
+            check_composed(run.command, run.arguments, run.folder, setting=f"rows.{run.row}.arguments")
 
 
 def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:

@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose
-from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.adapter import WEIGHTS
 from diffopd.arguments import quoted
-from diffopd.check import ConfigError, check_config, explain_composition
+from diffopd.check import check_composed
 from diffopd.files import atomic_write_json, sha256_of
 from diffopd.launch import train_in
 
@@ -67,13 +64,7 @@ def check_stage(stage: Stage) -> None:
     Raises:
         ConfigError: With the stage's name.
     """
-    try:
-        check_config(compose("train", overrides=[*stage.arguments, f"paths.run={quoted(str(stage.folder))}"]))
-    except ConfigError as error:
-        raise ConfigError(f"stages.{stage.name}: {error}") from error
-    except (CompactHydraException, OmegaConfBaseException) as error:
-        explained = explain_composition(error, "train", stage.arguments)
-        raise ConfigError(f"stages.{stage.name}: {explained}") from error
+    check_composed("train", stage.arguments, stage.folder, setting=f"stages.{stage.name}")
 
 
 def train_stage(stage: Stage, start: Path | None) -> bool:

@@ -1,8 +1,17 @@
 """Refusing a configuration that cannot work, before anything heavy is imported or any weight is loaded."""
 
+from diffopd.check.composed import check_composed
 from diffopd.check.config import check_config
 from diffopd.check.error import ConfigError, config_errors, did_you_mean
 from diffopd.check.override import explain_composition
 from diffopd.check.place import check_fit
 
-__all__ = ["ConfigError", "check_config", "check_fit", "config_errors", "did_you_mean", "explain_composition"]
+__all__ = [
+    "ConfigError",
+    "check_composed",
+    "check_config",
+    "check_fit",
+    "config_errors",
+    "did_you_mean",
+    "explain_composition",
+]

@@ -10,8 +10,9 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from diffopd.files import atomic_produce, replacing
+from diffopd.files import replacing
 from diffopd.report.distillation import base_scores
+from diffopd.report.figure import save_figure
 from diffopd.report.table import FinalTable, Row
 from diffopd.teacher import CARD, Recipe, TeacherCard
 
@@ -85,8 +86,7 @@ def stage_figure(rows: Sequence[Row], path: Path, benchmark: str) -> Path:
     axis.set_ylim(0, 1)
     axis.grid(axis="y", alpha=0.3)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
-    atomic_produce(path, lambda temporary: figure.savefig(temporary, format="png"))
-    return path
+    return save_figure(figure, path)
 
 
 def _total(recipes: Sequence[Recipe]) -> Recipe:

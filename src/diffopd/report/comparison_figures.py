@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffopd.evaluation import EvaluationResult
-from diffopd.files import atomic_produce
 from diffopd.report.compared import ComparedRow, Summary, normalised
 from diffopd.report.curve import REWARD, SECONDS
+from diffopd.report.figure import save_figure
 from diffopd.report.grid import sample_grid
 from diffopd.report.images import save_png
 
@@ -52,7 +52,7 @@ def radar(summaries: Sequence[Summary], path: Path) -> Path:
     axis.set_yticks([0, 0.5, 1], ["worst", "", "best"], fontsize=7)
     axis.set_ylim(0, 1.05)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def _first_scale(summaries: Sequence[Summary], name: str) -> float:
@@ -88,7 +88,7 @@ def reward_by_minutes(rows: Sequence[ComparedRow], path: Path) -> Path | None:
     axes[0].set_ylabel("reward of the rollouts")
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
     figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=4, frameon=False)
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def _line(axis: Axes, minutes: Sequence[float], rewards: Sequence[float], *, colour: str, label: str) -> None:
@@ -152,8 +152,3 @@ def _prompts(row: ComparedRow, num_shown: int) -> Mapping[tuple[str, int], str]:
 def _read(path: Path) -> Tensor:
     pixels = np.asarray(Image.open(path).convert("RGB"))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
-
-
-def _saved(figure: Figure, path: Path) -> Path:
-    atomic_produce(path, lambda temporary: figure.savefig(temporary, format="png"))
-    return path

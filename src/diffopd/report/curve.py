@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from diffopd.files import replacing
+from diffopd.report.figure import save_figure
 
 REWARD = "train/reward/"
 SECONDS = "train/time/seconds_per_round"
@@ -93,9 +93,7 @@ def reward_curve(
         *([levels_note] if levels_note else []),
     ]
     figure.supxlabel("\n".join(notes), fontsize=8, color=_GREY)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return Path(path)
+    return save_figure(figure, path)
 
 
 def _panel(axis: Axes, task: str, history: RewardHistory, levels: Mapping[str, float]) -> None:

@@ -1,0 +1,33 @@
+"""This package's commands as users call them: in a folder of their own, with nothing inherited but paths."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SECONDS = 900
+
+
+def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[str]:
+    """Begin ``python -m diffopd.<program>`` in ``folder``; one torch thread."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"diffopd.{program}", *arguments],
+        cwd=folder,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same, to its end."""
+    process = start(folder, program, *arguments)
+    try:
+        printed, complaints = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, printed, complaints)

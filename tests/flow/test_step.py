@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffopd.flow import Step, cps, ddim, dpm1, euler, flow_sde, log_prob, log_prob_cps_released, sigma_grid
+from diffopd.flow import (
+    Step,
+    cps,
+    dance,
+    ddim,
+    dpm1,
+    euler,
+    flow_sde,
+    log_prob,
+    log_prob_cps_released,
+    per_row,
+    sigma_grid,
+    velocity_to_clean,
+)
 
 REFERENCE_TOLERANCE = 1e-6  # relative to the largest reference value: a few float32 roundings
 
@@ -73,6 +86,40 @@ def test_flow_sde_slope_is_a_constant_multiple_of_the_step(one_step: dict[str, T
     torch.testing.assert_close(step.coefficient[1:], (1 + 0.7**2 / 2) * dt[1:], rtol=1e-6, atol=0)
 
 
+def test_dance_by_hand():
+    # s = 0.5, t = 0.25, eta = 2: share of the drift eta^2 / (2 s) = 4, dt = -1/4;
+    # latent factor 1 - 1 = 0, slope (1 + 4 / 2) dt = -3/4, std 2 sqrt(1/4) = 1.
+    args = torch.tensor([[4.0]]), torch.tensor([[8.0]]), torch.tensor([0.5]), torch.tensor([0.25])
+    step = dance(*args, noise_level=2)
+    assert (step.mean.item(), step.coefficient.item()) == (-6.0, -0.75)
+    assert (step.std.item(), step.std_released.item()) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("noise_level", [0.3, 1.0])
+def test_dance_equals_the_form_with_the_score(noise_level: float, one_step: dict[str, Tensor]):
+    latent, velocity, sigma, sigma_next = (value.double() for value in inputs(one_step))
+    assert (sigma[0].item(), sigma_next[-1].item()) == (1.0, 0.0)  # both ends of the grid are among the rows
+    step = dance(latent, velocity, sigma, sigma_next, noise_level=noise_level)
+    s, dt = per_row(sigma, latent), per_row(sigma_next - sigma, latent)
+    score = -(latent - (1 - s) * velocity_to_clean(latent, velocity, sigma)) / s**2
+    torch.testing.assert_close(step.mean, latent + dt * velocity - dt * 0.5 * noise_level**2 * score)
+    torch.testing.assert_close(step.std, noise_level * (sigma - sigma_next).sqrt())
+
+
+def test_dance_is_finite_at_both_ends_of_the_grid():
+    grid = sigma_grid(10, 3.0)
+    latent, velocity = torch.tensor([[0.3], [0.3]]), torch.tensor([[-1.2], [-1.2]])
+    sigma, sigma_next = grid[[0, 9]], grid[[1, 10]]
+    step = dance(latent, velocity, sigma, sigma_next, noise_level=0.3)
+    # At sigma 1 the slope is dt; from s to 0 it is -(s + eta^2 (1 - s) / 2), the latent's 1 - eta^2 / 2.
+    last = sigma[1].item()
+    assert step.coefficient[0].item() == (grid[1] - grid[0]).item()
+    assert step.coefficient[1].item() == pytest.approx(-(last + 0.045 * (1 - last)), rel=1e-6)
+    expected = 0.3 * (1 - 0.045) + 1.2 * (last + 0.045 * (1 - last))
+    assert step.mean[1].item() == pytest.approx(expected, rel=1e-6)
+    assert step.std[1].item() == pytest.approx(0.3 * math.sqrt(last), rel=1e-6)
+
+
 def test_ddim_by_hand():
     # s = 1/2, t = 1/4, eta = 1: odds ratio 1/3, std^2 = (1/16)(8/9) = 1/18,
     # kept noise sqrt(1/16 - 1/18) = 1/12.
@@ -92,10 +139,10 @@ def test_cps_by_hand():
     assert step.mean.item() == pytest.approx(math.sqrt(3) / 4, rel=1e-6)
 
 
-STOCHASTIC = {"flow_sde": flow_sde, "ddim": ddim, "cps": cps}
+STOCHASTIC = {"flow_sde": flow_sde, "ddim": ddim, "cps": cps, "dance": dance}
 
 
-@pytest.mark.parametrize("name", ["flow_sde", "ddim", "cps", "dpm1"])
+@pytest.mark.parametrize("name", ["flow_sde", "ddim", "cps", "dance", "dpm1"])
 def test_without_noise_every_solver_is_the_euler_step(name: str, one_step: dict[str, Tensor]):
     expected = euler(*inputs(one_step))
     step = dpm1(*inputs(one_step)) if name == "dpm1" else STOCHASTIC[name](*inputs(one_step), noise_level=0)

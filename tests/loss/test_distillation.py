@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from diffopd.flow import euler, flow_sde, log_prob, transition_kl
-from diffopd.loss import ODEL2, OPD, ReverseKL, ReverseKLReleased, VelocityUniform
+from diffopd.flow import euler, flow_sde, log_prob, transition_kl, velocity_to_clean
+from diffopd.loss import ODEL2, OPD, CleanL2, ReverseKL, ReverseKLReleased, VelocityUniform
 from diffopd.types import Transition
 
 MakeTransitions = Callable[..., list[Transition]]
 LOSSES = {
+    "clean_l2": CleanL2,
     "ode_l2": ODEL2,
     "opd": OPD,
     "reverse_kl": ReverseKL,
@@ -38,7 +39,7 @@ TABLE = [
 
 def unit_gap_loss(name: str, transition: Transition) -> float:
     """Loss for a velocity gap of 1 in every element: the weight."""
-    term = LOSSES[name](reduction="mean")(transition, transition.velocity.detach() + 1)
+    term = LOSSES[name](reduction="mean", normalize=False)(transition, transition.velocity.detach() + 1)
     return term.value[0].item()
 
 
@@ -58,8 +59,21 @@ def test_ode_loss_is_half_the_squared_distance_of_the_means(transitions: MakeTra
         teacher_velocity = torch.sin(student.latent)
         teacher = euler(student.latent, teacher_velocity, student.sigma, student.sigma_next)
         expected = 0.5 * (student.mean - teacher.mean).square().flatten(1).sum(1)
-        found = OPD(reduction="sum")(student, teacher_velocity).value
+        found = OPD(reduction="sum", normalize=False)(student, teacher_velocity).value
         # The explicit form subtracts two means of size 1 whose gap is about |dt|, at least 0.009.
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+def test_clean_loss_is_half_the_squared_distance_of_the_clean_predictions(transitions: MakeTransitions):
+    for student in transitions(0.7):
+        teacher_velocity = torch.sin(student.latent)
+        clean = [
+            velocity_to_clean(student.latent, velocity, student.sigma)
+            for velocity in (student.velocity, teacher_velocity)
+        ]
+        expected = 0.5 * (clean[0] - clean[1]).square().flatten(1).sum(1)
+        found = CleanL2(reduction="sum", normalize=False)(student, teacher_velocity).value
+        # As above: at the last step the gap is about sigma, 0.009.
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
@@ -68,7 +82,7 @@ def test_sde_loss_is_the_exact_kl(transitions: MakeTransitions):
         teacher_velocity = torch.sin(student.latent)
         args = student.latent, teacher_velocity, student.sigma, student.sigma_next
         expected = transition_kl(student.mean, flow_sde(*args, noise_level=0.7).mean, student.std)
-        term = ReverseKL(reduction="sum")(student, teacher_velocity)
+        term = ReverseKL(reduction="sum", normalize=False)(student, teacher_velocity)
         torch.testing.assert_close(term.value, expected, rtol=1e-4, atol=0)
         torch.testing.assert_close(term.metrics["kl_nats"], term.value)
 
@@ -78,7 +92,7 @@ def test_kl_in_nats_is_the_expected_log_ratio(transitions: MakeTransitions):
     teacher_velocity = student.velocity.detach() + 0.1
     args = student.latent, teacher_velocity, student.sigma, student.sigma_next
     teacher_mean = flow_sde(*args, noise_level=0.7).mean
-    kl = OPD(reduction="mean")(student, teacher_velocity).metrics["kl_nats"][0].item()
+    kl = OPD(reduction="mean", normalize=False)(student, teacher_velocity).metrics["kl_nats"][0].item()
     count, generator = 20_000, torch.Generator().manual_seed(0)
     mean, std = student.mean.detach()[:1].expand(count, 2, 4, 4), student.std[:1].expand(count)
     samples = mean + std.view(-1, 1, 1, 1) * torch.randn(count, 2, 4, 4, generator=generator)
@@ -100,8 +114,8 @@ def test_released_weight_is_the_exact_one_times_the_step(transitions: MakeTransi
 def test_sum_is_the_mean_times_the_size(name: str, transitions: MakeTransitions):
     student = transitions(0.7)[3]
     teacher_velocity = torch.sin(student.latent)
-    mean = LOSSES[name](reduction="mean")(student, teacher_velocity)
-    total = LOSSES[name](reduction="sum")(student, teacher_velocity)
+    mean = LOSSES[name](reduction="mean", normalize=False)(student, teacher_velocity)
+    total = LOSSES[name](reduction="sum", normalize=False)(student, teacher_velocity)
     torch.testing.assert_close(total.value, mean.value * 32)  # 2 x 4 x 4 elements
     assert torch.equal(total.metrics["kl_nats"], mean.metrics["kl_nats"])
     expected_gap = (student.velocity - teacher_velocity).square().mean((1, 2, 3)).detach()
@@ -111,7 +125,7 @@ def test_sum_is_the_mean_times_the_size(name: str, transitions: MakeTransitions)
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_no_loss_and_no_gradient_when_student_equals_teacher(name: str, transitions: MakeTransitions):
     for student in transitions(0.7):
-        term = LOSSES[name](reduction="sum")(student, student.velocity)
+        term = LOSSES[name](reduction="sum", normalize=False)(student, student.velocity)
         (gradient,) = torch.autograd.grad(term.value.sum(), student.velocity)
         assert torch.equal(term.value, torch.zeros(3))
         assert torch.equal(gradient, torch.zeros_like(gradient))
@@ -122,7 +136,7 @@ def test_gradient_reaches_the_student_alone(name: str, transitions: MakeTransiti
     student = transitions(0.7)[3]
     teacher_velocity = torch.zeros_like(student.latent, requires_grad=True)
     student.velocity.retain_grad()
-    term = LOSSES[name](reduction="mean")(student, teacher_velocity)
+    term = LOSSES[name](reduction="mean", normalize=False)(student, teacher_velocity)
     term.value.sum().backward()
     assert student.velocity.grad is not None
     assert student.velocity.grad.abs().min() > 0
@@ -134,7 +148,7 @@ def test_gradient_reaches_the_student_alone(name: str, transitions: MakeTransiti
 def test_explicit_kl_refuses_a_step_without_noise(
     name: str, transitions: MakeTransitions, cps_transitions: list[Transition]
 ):
-    loss = LOSSES[name](reduction="mean")
+    loss = LOSSES[name](reduction="mean", normalize=False)
     assert loss.needs_noise
     with pytest.raises(
         ValueError, match=rf"loss={name} needs a transition with noise, but step 4 .*loss=opd"
@@ -151,24 +165,24 @@ def test_opd_uses_the_ode_loss_at_the_noiseless_end_of_a_stochastic_rollout(
     assert unit_gap_loss("opd", cps_transitions[8]) == unit_gap_loss("reverse_kl", cps_transitions[8])
     last = cps_transitions[9]
     assert unit_gap_loss("opd", last) == unit_gap_loss("ode_l2", last)
-    term = OPD(reduction="mean")(last, torch.zeros(3, 2, 4, 4))
+    term = OPD(reduction="mean", normalize=False)(last, torch.zeros(3, 2, 4, 4))
     assert term.value.isfinite().all()
     assert "kl_nats" not in term.metrics
 
 
 def test_half_precision_velocities_are_compared_in_float32(transitions: MakeTransitions):
     student = transitions(0.0)[0]
-    term = VelocityUniform(reduction="mean")(student, student.velocity.detach().bfloat16())
+    term = VelocityUniform(reduction="mean", normalize=False)(student, student.velocity.detach().bfloat16())
     assert term.value.dtype == torch.float32
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_shapes_must_agree(transitions: MakeTransitions):
     with pytest.raises(ValueError, match=r"must have one shape, .* same VAE and resolution"):
-        OPD(reduction="mean")(transitions(0.0)[0], torch.zeros(3, 2, 8, 8))
+        OPD(reduction="mean", normalize=False)(transitions(0.0)[0], torch.zeros(3, 2, 8, 8))
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_unknown_reduction_is_refused(name: str):
     with pytest.raises(ValueError, match=r"loss.reduction must be one of mean, sum, got 'median'"):
-        LOSSES[name](reduction="median")
+        LOSSES[name](reduction="median", normalize=False)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffopd.sampler import (
     CPSSampler,
+    DanceSampler,
     DDIMSampler,
     DPM1Sampler,
     DPM2Sampler,
@@ -18,6 +19,7 @@ CLASSES = {
     "flow": FlowSampler,
     "ddim": DDIMSampler,
     "cps": CPSSampler,
+    "dance": DanceSampler,
     "dpm1": DPM1Sampler,
     "dpm2": DPM2Sampler,
 }
@@ -27,10 +29,16 @@ MakeSampler = Callable[..., TransitionSampler]
 
 @pytest.fixture(scope="session")
 def make_sampler() -> MakeSampler:
-    """Build a sampler by its config name, with the shift-3 grid."""
+    """Build a sampler by its config name, with the shift-3 grid; dpm2 with the slope of the step taken."""
 
-    def make(name: str, *, num_steps: int = 10, noise_level: float = 0.0) -> TransitionSampler:
-        return CLASSES[name](num_steps=num_steps, noise_level=noise_level, shift=3.0, guidance_scale=1.0)
+    def make(
+        name: str, *, num_steps: int = 10, noise_level: float = 0.0, **settings: str
+    ) -> TransitionSampler:
+        if name == "dpm2":
+            settings = {"loss_coefficient": "taken", **settings}
+        return CLASSES[name](
+            num_steps=num_steps, noise_level=noise_level, shift=3.0, guidance_scale=1.0, **settings
+        )
 
     return make
 

@@ -28,7 +28,7 @@ def pull_to_zero(latent: Tensor, sigma: Tensor) -> Tensor:
 
 
 def test_there_are_choices():
-    assert [path.stem for path in CHOICES] == ["cps", "ddim", "dpm1", "dpm2", "flow"]
+    assert [path.stem for path in CHOICES] == ["cps", "dance", "ddim", "dpm1", "dpm2", "flow"]
 
 
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: path.stem)

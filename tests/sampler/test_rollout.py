@@ -11,8 +11,8 @@ from torch import Tensor
 from diffopd.sampler import FlowSampler, TransitionSampler, revisit, sample, transition_at
 
 MakeSampler = Callable[..., TransitionSampler]
-STOCHASTIC = [("flow", 0.7), ("ddim", 1.0), ("cps", 0.6)]
-ALL = [("flow", 0.0), ("ddim", 0.0), ("cps", 0.0), ("dpm1", 0.0), ("dpm2", 0.0), *STOCHASTIC]
+STOCHASTIC = [("flow", 0.7), ("ddim", 1.0), ("cps", 0.6), ("dance", 0.3)]
+ALL = [("flow", 0.0), ("ddim", 0.0), ("cps", 0.0), ("dance", 0.0), ("dpm1", 0.0), ("dpm2", 0.0), *STOCHASTIC]
 
 
 class Bend(torch.nn.Module):
@@ -88,7 +88,7 @@ def test_mean_gap_is_the_coefficient_times_the_velocity_gap(
         previous_clean = sampler.clean_history(transition)
 
 
-@pytest.mark.parametrize("name", ["flow", "ddim", "cps", "dpm1"])
+@pytest.mark.parametrize("name", ["flow", "ddim", "cps", "dance", "dpm1"])
 def test_one_step_solvers_coincide_without_noise(
     name: str, make_sampler: MakeSampler, refuse_noise: Callable[[int], Tensor]
 ):
@@ -108,7 +108,7 @@ def test_second_order_solver_is_another_path(
     assert (second[3] - euler[3]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("name", ["flow", "ddim", "cps"])
+@pytest.mark.parametrize("name", ["flow", "ddim", "cps", "dance"])
 def test_sde_tends_to_the_ode_as_noise_vanishes(name: str, make_sampler: MakeSampler):
     ode = sample(make_sampler(name), Bend(), start(), fresh).clean
     gaps = [

@@ -37,8 +37,8 @@ def test_fresh_noise_is_asked_for_inside_alone():
 
 
 def test_a_sampler_without_stochastic_form_is_refused():
-    with pytest.raises(ValueError, match="choose sampler=flow, ddim or cps"):
-        NoiseWindow(DPM2Sampler(noise_level=0.0, **SETTINGS), [1])
+    with pytest.raises(ValueError, match="choose sampler=flow, ddim, cps or dance"):
+        NoiseWindow(DPM2Sampler(noise_level=0.0, loss_coefficient="taken", **SETTINGS), [1])
 
 
 def test_another_noise_level_leaves_the_first_sampler_alone():
@@ -46,4 +46,4 @@ def test_another_noise_level_leaves_the_first_sampler_alone():
     assert sampler.at_noise_level(0).deterministic
     assert not sampler.deterministic
     with pytest.raises(ValueError, match=r"sampler.noise_level must be 0 for DPM2Sampler"):
-        DPM2Sampler(noise_level=0.0, **SETTINGS).at_noise_level(0.5)
+        DPM2Sampler(noise_level=0.0, loss_coefficient="taken", **SETTINGS).at_noise_level(0.5)

@@ -70,6 +70,29 @@ def euler(
     return affine_step(latent, velocity, torch.ones_like(s), t - s)
 
 
+def _euler_maruyama(
+    latent: Tensor,
+    velocity: Tensor,
+    s: Float[Tensor, " batch"],
+    t: Float[Tensor, " batch"],
+    diffusion_squared: Float[Tensor, " batch"],
+    std_released: Float[Tensor, " batch"] | None = None,
+) -> Step:
+    """Euler-Maruyama step of the SDE that has the ODE's marginals and diffusion ``g``, given ``g^2`` per row.
+
+    ``mean = latent (1 + g^2 dt / (2 s)) + velocity (1 + g^2 (1 - s) / (2 s)) dt``, ``std = g sqrt(-dt)``.
+    """
+    dt = t - s
+    return affine_step(
+        latent,
+        velocity,
+        latent_coefficient=1 + diffusion_squared * dt / (2 * s),
+        coefficient=(1 + diffusion_squared * (1 - s) / (2 * s)) * dt,
+        std=diffusion_squared.sqrt() * (-dt).sqrt(),
+        std_released=std_released,
+    )
+
+
 def flow_sde(
     latent: Float[Tensor, " batch *latent"],
     velocity: Float[Tensor, " batch *latent"],
@@ -95,18 +118,39 @@ def flow_sde(
         Liu et al., "Flow-GRPO", 2025, arXiv:2505.05470.
     """
     s, t = sigma.double(), sigma_next.double()
-    dt = t - s
     capped = torch.where(s == 1, t, s)
     diffusion_squared = noise_level**2 * s / (1 - capped)
-    diffusion = diffusion_squared.sqrt()
-    return affine_step(
-        latent,
-        velocity,
-        latent_coefficient=1 + diffusion_squared * dt / (2 * s),
-        coefficient=(1 + diffusion_squared * (1 - s) / (2 * s)) * dt,
-        std=diffusion * (-dt).sqrt(),
-        std_released=diffusion,
-    )
+    return _euler_maruyama(latent, velocity, s, t, diffusion_squared, std_released=diffusion_squared.sqrt())
+
+
+def dance(
+    latent: Float[Tensor, " batch *latent"],
+    velocity: Float[Tensor, " batch *latent"],
+    sigma: Float[Tensor, " batch"],
+    sigma_next: Float[Tensor, " batch"],
+    *,
+    noise_level: int | float,
+) -> Step:
+    """Euler-Maruyama step of the SDE with the ODE's marginals and constant diffusion ``eta``.
+
+    ``mean = latent (1 + eta^2 dt / (2 s)) + velocity (1 + eta^2 (1 - s) / (2 s)) dt`` and
+    ``std = eta sqrt(-dt)``; in other words the mean is ``latent + dt (velocity + eta^2 noise / (2 s))`` with
+    the model's noise prediction. All is finite at ``s = 1``, where the slope is ``dt``, and in the last step.
+    The drift grows as ``1 / s``: a step that ends near 0 takes off ``eta^2 / 2`` of the noise prediction,
+    however little noise is left.
+
+    Args:
+        latent: State the step starts from.
+        velocity: Model output at ``latent``.
+        sigma: Noise of ``latent``, in (0, 1].
+        sigma_next: Noise after the step, smaller than ``sigma``.
+        noise_level: The diffusion ``eta``, at least 0; 0 is the Euler step.
+
+    References:
+        Xue et al., "DanceGRPO", 2025, arXiv:2505.07818.
+    """
+    s, t = sigma.double(), sigma_next.double()
+    return _euler_maruyama(latent, velocity, s, t, torch.full_like(s, noise_level**2))
 
 
 def _renoise(

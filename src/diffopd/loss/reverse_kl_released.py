@@ -20,7 +20,7 @@ def reverse_kl_released_weight(
     """Weight of the squared velocity gap with ``std_dev_t``: ``coefficient^2 / (2 std_dev_t^2)``.
 
     For the flow SDE ``std_dev_t`` lacks ``sqrt(-dt)``, so this is the exact weight times ``-dt``, which moves
-    training further towards the last steps. For DDIM and CPS it is the exact weight.
+    training further towards the last steps. For DDIM, CPS and dance it is the exact weight.
 
     Args:
         coefficient: d mean / d velocity.

@@ -8,9 +8,13 @@ The teacher's mean is never formed, and a small gap is not lost in the rounding 
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -71,6 +75,30 @@ def matching_term(
     return LossTerm(value=weight * (gap * size if reduction == "sum" else gap), metrics=metrics)
 
 
+def mean_weight(weights: Sequence[Float[Tensor, " batch"]]) -> float:
+    """Mean of the weights of the steps that are trained, as a Python number.
+
+    Args:
+        weights: One tensor for each step.
+
+    Raises:
+        ValueError: If there is no step, or the mean is not a finite number above 0.
+    """
+    if not weights:
+        raise ValueError(
+            "loss.normalize=true divides the weights by their mean over the trained steps, but no step is "
+            "trained; choose phase.train_steps=all or set loss.normalize=false"
+        )
+    mean = torch.cat([weight.double() for weight in weights]).mean().item()
+    if not 0 < mean < math.inf:
+        raise ValueError(
+            "loss.normalize=true divides the weights by their mean over the trained steps, which must be a "
+            f"finite number above 0, got {mean}; a step without noise has an infinite KL weight: use "
+            "loss=opd, leave that step untrained, or set loss.normalize=false"
+        )
+    return mean
+
+
 def require_noise(student: Transition, loss: str) -> None:
     """Refuse a transition without noise, between whose ends no KL divergence is finite.
 
@@ -98,12 +126,43 @@ class TransitionMatching(ABC):
     needs_noise: ClassVar[bool] = False
     supervision: ClassVar[str] = "teacher"
 
-    def __init__(self, *, reduction: str) -> None:
+    def __init__(self, *, reduction: str, normalize: bool) -> None:
+        """Check the settings.
+
+        Args:
+            reduction: ``"mean"`` or ``"sum"`` over the latent axes.
+            normalize: Whether the weights are divided by their mean over the trained steps. It takes effect
+                in :meth:`over`, which tells the loss what those steps are.
+
+        Raises:
+            ValueError: If ``reduction`` is neither.
+        """
         self.reduction = checked_reduction(reduction)
+        self.normalize = normalize
+        self._scale = None if normalize else 1.0
+
+    def over(self, transitions: Sequence[Transition]) -> TransitionMatching:
+        """This loss for training on the steps of ``transitions``.
+
+        With ``normalize`` a copy whose weights have mean 1 over them, so that one learning rate fits every
+        solver, number of steps and loss; without it the loss itself. The ratios between steps do not change.
+
+        Args:
+            transitions: One transition of each step that may be trained, e.g. from
+                ``sampler.grid_transitions()``. Their weights are read once, here.
+
+        Raises:
+            ValueError: If ``normalize`` is set and the mean weight is not a finite number above 0.
+        """
+        if not self.normalize:
+            return self
+        scaled = copy.copy(self)
+        scaled._scale = 1 / mean_weight([self.weight(transition) for transition in transitions])
+        return scaled
 
     @abstractmethod
     def weight(self, student: Transition) -> Float[Tensor, " batch"]:
-        """Weight of each sample's squared velocity gap."""
+        """Weight of each sample's squared velocity gap, before it is normalised."""
 
     def __call__(self, student: Transition, teacher_velocity: Tensor) -> LossTerm:
         """Loss per sample; gradients reach ``student.velocity`` alone.
@@ -113,4 +172,8 @@ class TransitionMatching(ABC):
         """
         if self.needs_noise:
             require_noise(student, self.name)
-        return matching_term(student, teacher_velocity, self.weight(student), reduction=self.reduction)
+        assert self._scale is not None, (
+            "a loss with normalize=True must first be told its steps: loss.over(...)"
+        )
+        weight = self._scale * self.weight(student)
+        return matching_term(student, teacher_velocity, weight, reduction=self.reduction)

@@ -2,6 +2,7 @@
 
 from diffopd.sampler.base import TransitionSampler
 from diffopd.sampler.cps import CPSSampler
+from diffopd.sampler.dance import DanceSampler
 from diffopd.sampler.ddim import DDIMSampler
 from diffopd.sampler.dpm1 import DPM1Sampler
 from diffopd.sampler.dpm2 import DPM2Sampler
@@ -14,6 +15,7 @@ __all__ = [
     "DDIMSampler",
     "DPM1Sampler",
     "DPM2Sampler",
+    "DanceSampler",
     "FlowSampler",
     "NoiseWindow",
     "TransitionSampler",

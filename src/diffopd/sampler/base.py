@@ -72,7 +72,8 @@ class TransitionSampler(ABC):
         if self.max_noise_level == 0:
             return (
                 f"sampler.noise_level must be 0 for {type(self).__name__}, which has no stochastic form, got "
-                f"{noise_level}; choose sampler=flow, sampler=ddim or sampler=cps for noise"
+                f"{noise_level}; choose sampler=flow, sampler=ddim, sampler=cps or sampler=dance for "
+                "noise"
             )
         limit = "" if math.isinf(self.max_noise_level) else f" and at most {self.max_noise_level:g}"
         return (
@@ -167,6 +168,15 @@ class TransitionSampler(ABC):
             next_latent=next_latent.detach(),
             stochastic=self.stochastic(step),
         )
+
+    def grid_transitions(self) -> list[Transition]:
+        """The transition of every step from a latent of one zero, on the CPU.
+
+        A step's ``coefficient``, ``std``, ``sigma`` and ``stochastic`` depend on the settings alone: here
+        they can be read before anything is rolled out, and without waiting for a GPU.
+        """
+        zero = torch.zeros(1, 1, 1, 1, dtype=torch.float32, device="cpu")
+        return [self.transition(step, zero, zero, previous_clean=zero) for step in range(self.num_steps)]
 
     def rollout(
         self, velocity: VelocityFunction, noise: Tensor, fresh_noise: NoiseFunction

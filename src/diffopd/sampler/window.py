@@ -31,7 +31,7 @@ class NoiseWindow(TransitionSampler):
     def __init__(self, sampler: TransitionSampler, steps: Collection[int]) -> None:
         if sampler.uses_history:
             raise ValueError(
-                f"{type(sampler).__name__} has no stochastic form; choose sampler=flow, ddim or cps"
+                f"{type(sampler).__name__} has no stochastic form; choose sampler=flow, ddim, cps or dance"
             )
         super().__init__(
             num_steps=sampler.num_steps,

@@ -92,6 +92,71 @@ def test_each_row_is_answered_by_its_own_teacher_at_its_own_guidance(model, teac
         assert (alone - base).abs().max() > 1e-2
 
 
+ROUTES = [{"ocr": 0.25, "aesthetic": 0.75}, {"composition": 1.0}, {"extra": 1.0, "ocr": 0.0}]
+
+
+@pytest.mark.parametrize("one_per_state", [False, True])
+def test_a_mixed_row_is_the_weighted_sum_of_its_teachers(model, teacher_folders, one_per_state):
+    teachers = teacher_set(teacher_folders)
+    teachers.load(model)
+    latent, sigma, conditioning, empty = three_states(model)
+    if one_per_state:
+        empty = empty.select([0, 0, 0])
+    found = teachers.mixed_velocity(model, latent, sigma, ROUTES, conditioning, empty)
+    assert not found.requires_grad
+    for row, route in enumerate(ROUTES):
+        at = (latent[row : row + 1], sigma[row : row + 1])
+        given = (conditioning.select([row]), model.unconditional())
+        expected = torch.zeros_like(at[0])
+        for name, weight in route.items():
+            expected += weight * teachers.velocity(model, *at, [name], *given)
+        torch.testing.assert_close(found[row : row + 1], expected, rtol=0, atol=1e-5)
+
+
+def three_states(model):
+    generator = torch.Generator().manual_seed(9)
+    latent = torch.randn(3, *model.latent_shape, generator=generator)
+    conditioning = model.encode(["a cat", "two cats", "a sign"])
+    return latent, torch.tensor([0.9, 0.5, 0.1]), conditioning, model.unconditional()
+
+
+def test_a_mixture_costs_a_row_per_teacher_and_one_forward(model, teacher_folders, monkeypatch):
+    """Two guided teachers, one without guidance, one guided: 4 rows, and 3 without prompt."""
+    teachers = teacher_set(teacher_folders)
+    teachers.load(model)
+    forwards, forward = [], model.velocity
+
+    def counted(latent, *arguments):
+        forwards.append(len(latent))
+        return forward(latent, *arguments)
+
+    monkeypatch.setattr(model, "velocity", counted)
+    latent, sigma, conditioning, empty = three_states(model)
+    teachers.mixed_velocity(model, latent, sigma, ROUTES, conditioning, empty)
+    assert forwards == [7]
+    hard = [{"ocr": 1.0}, {"composition": 1.0}, {"ocr": 1.0}]
+    mixed = teachers.mixed_velocity(model, latent, sigma, hard, conditioning, empty)
+    single = teachers.velocity(model, latent, sigma, ["ocr", "composition", "ocr"], conditioning, empty)
+    assert forwards == [7, 5, 5]
+    assert torch.equal(mixed, single)
+
+
+@pytest.mark.parametrize(
+    ("routes", "message"),
+    [
+        ([{"ocr": 1.0}], "got routes for 1 rows and 3 states"),
+        ([{"ocr": 1.0}, {}, {"ocr": 0.0}], r"rows without a teacher: \[1, 2\]"),
+        ([{"ocr": 1.0}, {"ocr": 1.0}, {"nobody": 0.5, "ocr": 0.5}], "no teacher for task nobody"),
+    ],
+)
+def test_impossible_routes_are_refused(model, teacher_folders, routes, message):
+    teachers = teacher_set(teacher_folders)
+    teachers.load(model)
+    latent, sigma, conditioning, empty = three_states(model)
+    with pytest.raises(ValueError, match=message):
+        teachers.mixed_velocity(model, latent, sigma, routes, conditioning, empty)
+
+
 def test_teachers_are_frozen_and_leave_the_student_trainable(model, teacher_folders):
     config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=TARGETS, start=None)
     add_adapter(model.transformer, "student", config, torch.Generator().manual_seed(0))

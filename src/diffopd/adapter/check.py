@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from diffopd.adapter.lora import LoRA
+from diffopd.adapter.merge import MergePlan, check_shape
 from diffopd.files import resolve_path
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -65,7 +67,7 @@ def check_adapter(folder: Path, base_config: Mapping[str, Any], *, setting: str)
 
 
 def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
-    """Compare the folder an adapter starts from, if it names one, with the backbone and its own shape.
+    """Compare the folders an adapter starts from, if it names any, with the backbone and its own shape.
 
     Args:
         adapter: The adapter to train.
@@ -74,6 +76,8 @@ def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If the two do not fit.
     """
+    if adapter.merge_plan is not None:
+        check_merge(adapter, adapter.merge_plan, base_config)
     if adapter.start is None:
         return
     found = check_adapter(Path(resolve_path(adapter.start)), base_config, setting="adapter.start")
@@ -89,6 +93,40 @@ def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
             f"adapter.start={adapter.start} lies on other layers ({sorted(found.target_modules or ())}) than "
             f"adapter.target_modules={list(adapter.target_modules)}; set these to the same"
         )
+
+
+def check_merge(adapter: LoRA, plan: MergePlan, base_config: Mapping[str, Any]) -> list[LoraConfig]:
+    """Compare the adapters of a merge with the backbone, each other and the adapter they become.
+
+    Args:
+        adapter: The adapter to train.
+        plan: The merge it starts from.
+        base_config: The transformer's ``config.json``.
+
+    Returns:
+        The PEFT config of each.
+
+    Raises:
+        ValueError: If one does not fit.
+    """
+    own, found = expected_shapes(adapter.peft_config(), base_config), []
+    for number, folder in enumerate(plan.folders):
+        setting = f"adapter.merge.folders.{number}"
+        config = check_adapter(Path(resolve_path(folder)), base_config, setting=setting)
+        if set(expected_shapes(config, base_config)) != set(own):
+            raise ValueError(
+                f"{setting}={folder} lies on other layers ({sorted(config.target_modules or ())}) than "
+                f"adapter.target_modules={list(adapter.target_modules)}; set these to the same"
+            )
+        found.append(config)
+    shapes = [(config.r, strength_of(config)) for config in found]
+    check_shape(plan.method, shapes, rank=adapter.rank, strength=adapter.strength)
+    return found
+
+
+def strength_of(config: LoraConfig) -> float:
+    """What PEFT scales the product ``B A`` of an adapter by."""
+    return config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
 
 
 def read_adapter_config(folder: Path, *, setting: str) -> LoraConfig:

@@ -13,8 +13,9 @@ from diffusers import StableDiffusion3Pipeline
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from diffopd.adapter.check import CONFIG, PREFIX, WEIGHTS, check_adapter
-from diffopd.adapter.lora import adapter_parameters, inject
+from diffopd.adapter.check import CONFIG, PREFIX, WEIGHTS, check_adapter, check_merge, strength_of
+from diffopd.adapter.lora import LoRA, adapter_parameters, inject
+from diffopd.adapter.merge import MergeError, MergePart, merge_adapters
 from diffopd.files import atomic_produce, atomic_save_safetensors, atomic_write_json, resolve_path
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -60,6 +61,39 @@ def load_adapter(
     with torch.no_grad():
         for key, parameter in adapter_parameters(transformer, name).items():
             parameter.copy_(values[PREFIX + key])
+
+
+def add_merged_adapter(transformer: Any, name: str, config: LoRA) -> MergeError:
+    """Add an adapter in fp32 that starts as the merge ``config.merge`` asks for, frozen.
+
+    Args:
+        transformer: The backbone.
+        name: What calls of ``velocity`` will name it.
+        config: Its shape and the adapters to merge.
+
+    Returns:
+        How far it is from the mean of what the adapters add to the weights.
+
+    Raises:
+        ValueError: If ``config`` names no merge, or an adapter does not fit.
+    """
+    plan = config.merge_plan
+    if plan is None:
+        raise ValueError("adapter.merge is null; name the adapters to merge, as in adapter=merged_exact")
+    base_config = {**transformer.config, "_class_name": type(transformer).__name__}
+    parts = []
+    found = check_merge(config, plan, base_config)
+    for saved, folder, share in zip(found, plan.folders, plan.shares, strict=True):
+        factors = load_file(Path(resolve_path(folder)) / WEIGHTS)
+        parts.append(MergePart(factors=factors, strength=strength_of(saved), share=share))
+    values, error = merge_adapters(plan.method, parts, rank=config.rank, strength=config.strength)
+    inject(transformer, name, config.peft_config())
+    with torch.no_grad():
+        for key, parameter in adapter_parameters(transformer, name).items():
+            parameter.copy_(values[PREFIX + key])
+    return MergeError(
+        layers={key.removeprefix(PREFIX): value for key, value in error.layers.items()}, overall=error.overall
+    )
 
 
 def export_lora(transformer: Any, name: str, folder: str | PathLike[str]) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from diffopd.adapter.merge import MergePlan
+
 INITIALISATIONS = ("gaussian", "kaiming")
 
 
@@ -24,7 +26,7 @@ INITIALISATIONS = ("gaussian", "kaiming")
 class LoRA:
     """Shape and start of a low-rank adapter ``base + alpha / rank * B A``.
 
-    ``B`` starts at 0, so a new adapter changes nothing.
+    ``B`` starts at 0, so a new adapter changes nothing, unless it starts from saved ones.
 
     Attributes:
         rank: Rows of ``A``.
@@ -32,6 +34,8 @@ class LoRA:
         target_modules: Ends of the names of the linear layers that get one.
         init: Start of ``A``: ``gaussian`` with standard deviation ``1 / rank``, or ``kaiming`` (uniform).
         start: PEFT folder of the same shape whose values it starts from instead; may be ``package://...``.
+        merge: Saved adapters whose mean it starts from instead, ``{method, folders, weights}``; see
+            :class:`~diffopd.adapter.merge.MergePlan`.
     """
 
     rank: int
@@ -39,6 +43,7 @@ class LoRA:
     target_modules: Sequence[str]
     init: str
     start: str | None
+    merge: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -49,6 +54,21 @@ class LoRA:
             )
         if isinstance(self.target_modules, str) or not self.target_modules:
             raise ValueError(f"adapter.target_modules={self.target_modules!r} must be a list of module names")
+        if self.merge_plan is not None and self.start is not None:
+            raise ValueError(
+                f"adapter.start={self.start} and adapter.merge are both given, an adapter starts from one; "
+                "set adapter.merge=null or adapter.start=null"
+            )
+
+    @property
+    def merge_plan(self) -> MergePlan | None:
+        """What ``merge`` asks for, if anything."""
+        return None if self.merge is None else MergePlan.read(self.merge)
+
+    @property
+    def strength(self) -> float:
+        """What scales the product ``B A``."""
+        return self.alpha / self.rank
 
     def peft_config(self) -> LoraConfig:
         """The same in PEFT's words."""

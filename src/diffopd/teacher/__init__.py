@@ -1,6 +1,21 @@
-"""Frozen teachers and the rule that picks one for each prompt."""
+"""Frozen teachers, the rules that give each prompt its own, and the anchor beside them."""
 
+from diffopd.teacher.anchor import Anchor, NoAnchor, Regulariser
 from diffopd.teacher.card import CARD, Estimate, Recipe, TeacherCard
+from diffopd.teacher.routing import Automatic, ByTask, Mixture, Routing
 from diffopd.teacher.teacher_set import TeacherSet
 
-__all__ = ["CARD", "Estimate", "Recipe", "TeacherCard", "TeacherSet"]
+__all__ = [
+    "CARD",
+    "Anchor",
+    "Automatic",
+    "ByTask",
+    "Estimate",
+    "Mixture",
+    "NoAnchor",
+    "Recipe",
+    "Regulariser",
+    "Routing",
+    "TeacherCard",
+    "TeacherSet",
+]

@@ -1,4 +1,4 @@
-"""The frozen teachers of a run, and the rule that picks one for each prompt: its task's."""
+"""The frozen teachers of a run, and their velocities: one teacher per row, or several with weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffopd.adapter import check_adapter, load_adapter
 from diffopd.files import resolve_path
+from diffopd.flow import per_row
 from diffopd.model import guided_velocity
 from diffopd.teacher.card import TeacherCard
 from diffopd.types import Conditioning, VelocityModel
@@ -30,19 +31,22 @@ class AdaptedModel(VelocityModel, Protocol):
 
 @final
 class TeacherSet:
-    """Any number of teachers, one per task, as frozen adapters on the one backbone.
+    """Any number of teachers, as frozen adapters on the one backbone.
+
+    Names are tasks where a prompt learns from its task's teacher (:class:`~diffopd.teacher.ByTask`); other
+    routings may also use teachers that are named as no task.
 
     Attributes:
-        tasks: The tasks that have a teacher, in the config's order.
-        cards: task -> card.
-        guidance_scales: task -> guidance at which its teacher is queried.
+        tasks: Names of the teachers, in the config's order.
+        cards: name -> card.
+        guidance_scales: name -> guidance at which the teacher is queried.
     """
 
     def __init__(self, *, teachers: Mapping[str, Mapping[str, Any]], check_base: bool) -> None:
         """Read the cards; weights wait for :meth:`load`.
 
         Args:
-            teachers: task -> ``{path, guidance_scale}``; a null guidance scale is taken from the card.
+            teachers: name -> ``{path, guidance_scale}``; a null guidance scale is taken from the card.
             check_base: Refuse a teacher whose card names another base model.
 
         Raises:
@@ -68,7 +72,7 @@ class TeacherSet:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that have a teacher."""
+        """Names of the teachers."""
         return tuple(self._folders)
 
     def check(self, base_config: Mapping[str, Any]) -> None:
@@ -91,12 +95,8 @@ class TeacherSet:
         """
         for task, folder in self._folders.items():
             card = self.cards[task]
-            if self.check_base and card.base != model.identity:
-                raise ValueError(
-                    f"{_at(task, 'path')}={folder} was trained on base {card.base[:12]}, this model "
-                    f"is {model.identity[:12]}; use that base, retrain the teacher, or set "
-                    "teacher.check_base=false"
-                )
+            if self.check_base:
+                check_base_of(card, model, f"{_at(task, 'path')}={folder}", "teacher.check_base")
             load_adapter(model.transformer, self.adapter(task), folder, setting=_at(task, "path"))
 
     def adapter(self, task: str) -> str:
@@ -135,6 +135,78 @@ class TeacherSet:
         adapters = [self.adapter(task) for task in tasks]
         scales = [self.guidance_scales[task] for task in tasks]
         return guided_velocity(model, latent, sigma, conditioning, unconditional, scales, adapters)
+
+    @torch.no_grad()
+    def mixed_velocity(
+        self,
+        model: VelocityModel,
+        latent: Float[Tensor, " batch *latent"],
+        sigma: Float[Tensor, " batch"],
+        routes: Sequence[Mapping[str, float]],
+        conditioning: Conditioning,
+        unconditional: Conditioning,
+    ) -> Float[Tensor, " batch *latent"]:
+        """Each row's weighted sum of its teachers' velocities, each at its own guidance, in one forward.
+
+        The forward has one row for each teacher with a weight other than 0 of each state. Where every state
+        has one teacher with weight 1 this is :meth:`velocity`.
+
+        Args:
+            model: Holds the teachers.
+            latent: States the student visited.
+            sigma: Their noise.
+            routes: Per row, teacher -> weight; from :meth:`~diffopd.teacher.Routing.weights`.
+            conditioning: One row per state.
+            unconditional: Encoding of the empty prompt: one row, or one per state.
+
+        Returns:
+            Target velocities in fp32, without gradient.
+
+        Raises:
+            ValueError: If there is not one route per row, a route is empty, or names an unknown teacher.
+        """
+        chosen = [[(name, weight) for name, weight in route.items() if weight != 0] for route in routes]
+        if len(chosen) != len(latent) or not all(chosen):
+            empty = [row for row, entry in enumerate(chosen) if not entry]
+            raise ValueError(
+                f"got routes for {len(routes)} rows and {len(latent)} states, rows without a teacher: "
+                f"{empty}; give one route per state, with at least one weight other than 0"
+            )
+        if all(len(entry) == 1 and entry[0][1] == 1 for entry in chosen):
+            names = [name for ((name, _),) in chosen]
+            return self.velocity(model, latent, sigma, names, conditioning, unconditional)
+        pairs = [(row, name) for row, entry in enumerate(chosen) for name, _ in entry]
+        rows = torch.tensor([row for row, _ in pairs]).to(latent.device, non_blocking=True)
+        velocities = self.velocity(
+            model,
+            latent[rows],
+            sigma[rows],
+            [name for _, name in pairs],
+            conditioning.select(rows),
+            unconditional if len(unconditional) == 1 else unconditional.select(rows),
+        )
+        weights = torch.tensor([weight for entry in chosen for _, weight in entry])
+        weighted = velocities * per_row(weights.to(velocities), velocities)
+        return torch.stack([part.sum(0) for part in weighted.split([len(entry) for entry in chosen])])
+
+
+def check_base_of(card: TeacherCard, model: AdaptedModel, given: str, switch: str) -> None:
+    """Refuse an adapter that was trained on another base model.
+
+    Args:
+        card: The adapter's card.
+        model: The model it is to lie on.
+        given: Where the config names it and as what, for the message.
+        switch: The setting that switches this check off.
+
+    Raises:
+        ValueError: If the card names another base.
+    """
+    if card.base != model.identity:
+        raise ValueError(
+            f"{given} was trained on base {card.base[:12]}, this model is {model.identity[:12]}; "
+            f"use that base, retrain the teacher, or set {switch}=false"
+        )
 
 
 def _at(task: str, key: str | None = None) -> str:

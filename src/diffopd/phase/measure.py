@@ -1,0 +1,83 @@
+"""How well every teacher does on every task: rollouts of its own, from the same noise for all."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from diffopd.phase.adapted import AdaptedPhase, micro_batches, num_processes
+from diffopd.phase.reward_learning import gathered
+from diffopd.phase.scoring import scored
+from diffopd.randomness import normal_rows
+from diffopd.sampler import TransitionSampler
+from diffopd.teacher import TeacherSet
+from diffopd.types import Prompts, Reward
+
+MAX_ROWS = 64
+"""Rollouts at once."""
+
+
+@torch.no_grad()
+def measure_teachers(
+    phase: AdaptedPhase, teacher: TeacherSet, sampler: TransitionSampler, reward: Reward, prompts: Prompts
+) -> dict[str, dict[str, float]]:
+    """Mean reward of every teacher on every task.
+
+    Each teacher samples at its own guidance. Noise depends on the run's seed and the prompt's index alone, so
+    all teachers start alike, and the scores are those of any number of processes.
+
+    Args:
+        phase: Holds the model with the teachers loaded, and knows the run.
+        teacher: The teachers.
+        sampler: Its solver and grid; its guidance scale is not used.
+        reward: What is measured.
+        prompts: The same on all processes, which share the work.
+
+    Returns:
+        teacher -> task -> mean reward, the same on all processes.
+
+    Raises:
+        RewardError: If a sample cannot be scored.
+    """
+    rows = range(phase.global_rank, len(prompts), num_processes())
+    share = prompts.select(list(rows))
+    return {name: _mean_by_task(phase, teacher, name, sampler, reward, share) for name in teacher.tasks}
+
+
+def _mean_by_task(
+    phase: AdaptedPhase,
+    teacher: TeacherSet,
+    name: str,
+    sampler: TransitionSampler,
+    reward: Reward,
+    share: Prompts,
+) -> dict[str, float]:
+    """One teacher's mean rewards over the prompts of all processes."""
+    values: list[float] = []
+    for rows in micro_batches(len(share), MAX_ROWS):
+        if rows:
+            part = share.select(rows)
+            images = phase.images(_clean(phase, teacher, name, sampler, part))
+            values += scored(phase, reward, images, part, "reward").value.float().tolist()
+    by_task = defaultdict(list)
+    for task, _, value in sorted(zip(*gathered(share.tasks, share.indices, values), strict=True)):
+        by_task[task].append(value)
+    return {task: sum(found) / len(found) for task, found in by_task.items()}
+
+
+def _clean(
+    phase: AdaptedPhase, teacher: TeacherSet, name: str, sampler: TransitionSampler, prompts: Prompts
+) -> Tensor:
+    """Latents of one teacher's samples."""
+
+    def noise(purpose: str) -> Tensor:
+        shape = phase.model.latent_shape
+        return normal_rows(phase.seed, purpose, 0, prompts.indices, shape).to(phase.device)
+
+    policy = phase.policy(phase.conditioning(prompts), teacher.adapter(name), teacher.guidance_scales[name])
+    latent = noise("routing/start")
+    for transition in sampler.rollout(policy, latent, lambda step: noise(f"routing/step/{step}")):
+        latent = transition.next_latent
+    return latent

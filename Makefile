@@ -1,6 +1,6 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table test test-slow lint format type docs mini-model clean
+.PHONY: help install demo table ablations test test-slow lint format type docs mini-model clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
@@ -11,6 +11,8 @@ ARGS ?=
 
 # Seeds of the table's reinforcement learning rows.
 SEEDS ?= 1
+# `full` runs every file of conf/experiment/ablation.
+ABLATIONS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,6 +40,9 @@ demo: install  ## Distil three teachers into one student, minutes on a CPU; ARGS
 
 table: install  ## Train and score every row of the paper's Table 1 (100 minutes on 2 cores); SEEDS=3.
 	$(BIN)/python -m diffopd.table seeds=$(SEEDS) $(ARGS)
+
+ablations: install  ## Figures 5 and 6 and gradient variance (90 minutes on 2 cores); ABLATIONS=full: every file.
+	$(BIN)/python -m diffopd.ablations $(if $(filter full,$(ABLATIONS)),ablations=all) $(ARGS)
 
 test: install  ## Run the tests (under 10 minutes on 2 cores); ARGS="tests/flow -k sigma".
 	$(PYTEST) $(ARGS)

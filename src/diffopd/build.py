@@ -26,7 +26,19 @@ from diffopd.threads import choose_num_threads
 
 log = logging.getLogger(__name__)
 
-LIGHT_GROUPS = ("adapter", "teacher", "sampler", "loss", "reward", "optimizer")
+LIGHT_GROUPS = (
+    "adapter",
+    "teacher",
+    "routing",
+    "sampler",
+    "states",
+    "loss",
+    "estimator",
+    "regulariser",
+    "balance",
+    "reward",
+    "optimizer",
+)
 """Config groups that a phase may ask for by naming them in its constructor."""
 HEAVY_GROUPS = ("pipeline", "model")
 """The same, with weights to load: they wait until everything else is known to be right."""

@@ -47,7 +47,8 @@ def normal_rows(
         Noise in fp32 on the CPU.
     """
     rows = [
-        torch.randn(*shape, generator=torch_generator(seed, purpose, round_index, i)) for i in sample_indices
+        torch.randn(tuple(shape), generator=torch_generator(seed, purpose, round_index, i))
+        for i in sample_indices
     ]
     return torch.stack(rows)
 
@@ -57,6 +58,7 @@ def uniform_rows(
 ) -> Float[Tensor, " batch *shape"]:
     """Uniform numbers in [0, 1) with one independent generator a row."""
     rows = [
-        torch.rand(*shape, generator=torch_generator(seed, purpose, round_index, i)) for i in sample_indices
+        torch.rand(tuple(shape), generator=torch_generator(seed, purpose, round_index, i))
+        for i in sample_indices
     ]
     return torch.stack(rows)

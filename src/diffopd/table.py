@@ -23,8 +23,9 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Make the table ``cfg`` asks for."""
-    from diffopd.comparison import ProgressLines, check_rows, collect, jobs_of, read_rows
+    from diffopd.comparison import check_rows, collect, jobs_of, read_rows
     from diffopd.launch import TrainingFailedError, run_jobs
+    from diffopd.progress_lines import ProgressLines
     from diffopd.report import write_comparison
 
     folder = Path(cfg.paths.run)

@@ -69,7 +69,7 @@ def test_the_papers_noise_sweep_passes(composed, noise_level):
         (["loss._target_=diffopd.loss.OPDD"], "there is no OPDD in diffopd.loss; did you mean diffopd.loss."),
         (["logger.csv._target_=nowhere.Log"], "logger.csv._target_=nowhere.Log: nowhere is not installed"),
         (["phase.round=fusd"], "phase.round=fusd must be one of fused, two_pass; did you mean fused?"),
-        (["phase.train_steps=most"], "phase.train_steps=most must be one of all, all_but_last"),
+        (["states.size=few"], "states.size=few must be a whole number or null"),
         (["phase.step_reduction=max"], "phase.step_reduction=max must be one of mean, sum"),
         (["phase.task_reduction=null"], "phase.task_reduction=null must be one of mean, sum"),
         (["phase.micro_batch_size=many"], "phase.micro_batch_size=many must be a whole number or null"),
@@ -88,7 +88,7 @@ def test_the_papers_noise_sweep_passes(composed, noise_level):
         (["model.vae_dtype=fp64"], "model.vae_dtype=fp64 must be one of fp32, bf16, fp16"),
         (["adapter.target_modules=attn.to_q"], "adapter.target_modules=attn.to_q must be a list"),
         (["callbacks.adapter_export.adapter=averag"], "one of average, student; did you mean average?"),
-        (["~loss"], "DistillPhase needs a loss and none is chosen; choose one with +loss=... (diffusion"),
+        (["~loss"], "DistillPhase needs a loss and none is chosen; choose one with +loss=... (clean_l2"),
         (["~data"], "no data is chosen; start from an experiment"),
     ],
 )  # fmt: skip
@@ -105,8 +105,22 @@ def test_settings_that_are_refused(composed, overrides, message):
          "sampler.noise_level=0 makes every transition of FlowSampler deterministic; choose loss=opd, "
          "which uses Eq. 12 there, or sampler.noise_level=0.7"),
         ([ODE, "loss=reverse_kl_released", "sampler=dpm2"], "or sampler=flow sampler.noise_level=0.7"),
-        ([ODE, "loss=reverse_kl", "sampler=ddim", "sampler.noise_level=0.5", "phase.train_steps=all"],
-         "step 9 (counted from 0) of DDIMSampler's 10 has none; choose phase.train_steps=all_but"),
+        ([ODE, "loss=reverse_kl", "sampler=ddim", "sampler.noise_level=0.5", "states=all"],
+         "step 9 (counted from 0) of DDIMSampler's 10 has none; choose states=all_but_last, or loss=opd"),
+        ([ODE, "estimator=ppo"],
+         "estimator=ppo weighs the density of the drawn state, which a transition without noise does not "
+         "have, but sampler.noise_level=0 makes every transition of FlowSampler deterministic; choose "
+         "estimator=closed_form, or sampler.noise_level=0.7"),
+        ([ODE, "states=window", "sampler.num_steps=4"],
+         "states.first=0 to states.last=4 leaves nothing to train with sampler.num_steps=4: steps are 0 to"),
+        ([ODE, "states=subset", "states.size=12"], "states.size=12 is more than the 9 steps from"),
+        ([ODE, "regulariser=anchor", "loss@regulariser.loss=reverse_kl"],
+         "loss@regulariser.loss=reverse_kl is a KL divergence"),
+        ([ODE, "routing=mixture", "routing.weights.ocr={sings: 1}"],
+         "routing.weights.ocr.sings is for a teacher that is not there; teacher.teachers has composition"),
+        ([ODE, "phase.updates_per_round=2"],
+         "phase.updates_per_round=2 needs phase.round=two_pass: a fused round takes the loss while it rolls "
+         "out, for one update"),
         ([ODE, "loss=diffusion_nft"],
          "loss=diffusion_nft learns from advantages of rewards, but phase=distill trains on a teacher's "
          "velocities; choose loss=opd"),
@@ -117,7 +131,9 @@ def test_settings_that_are_refused(composed, overrides, message):
          "data.tasks has composition, for which there is no teacher; teacher.teachers has ocr. "
          "Add teacher.teachers.composition, or remove the task with ~data.tasks.composition"),
         ([ODE, "~reward.rewards.ocr"], "data.tasks has ocr, for which there is no reward; reward.rewards"),
-        ([ODE, "sampler.num_steps=1"], "phase.train_steps=all_but_last leaves nothing to train"),
+        ([ODE, "sampler.num_steps=1"], "states.last=-2 leaves nothing to train with sampler.num_steps=1"),
+        (["+experiment=guard_ocr", "sampler.num_steps=1"],
+         "phase.train_steps=all_but_last leaves nothing to train"),
         (["+experiment=teacher_ocr", "phase.num_timesteps=10"],
          "phase.num_timesteps=10 must be from 1 to sampler.num_steps - 1 = 9"),
         (["+experiment=teacher_ocr", "phase.num_timesteps=6"],
@@ -168,7 +184,7 @@ def test_config_errors_pass_on_what_no_config_causes():
     with pytest.raises(KeyError), config_errors():
         raise KeyError("bug")
     with pytest.raises(ConfigError, match=r"^loss.reduction must be one of"), config_errors():
-        instantiate({"_target_": "diffopd.loss.OPD", "reduction": "max"})
+        instantiate({"_target_": "diffopd.loss.OPD", "reduction": "max", "normalize": False})
     # A class that trips over its own arguments is a bug of the class.
     node = {"_target_": "diffopd.loss.DiffusionNFT", "beta": [], "kl_weight": 1, "advantage_clip": 1}
     with pytest.raises(InstantiationException, match="Error in call to target"), config_errors():

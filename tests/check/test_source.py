@@ -66,7 +66,7 @@ def test_constants_are_inherited_whether_or_not_the_class_has_a_constructor():
 
 
 def test_inherited_constructors_are_found():
-    assert list(read_target("diffopd.sampler.DPM2Sampler").parameters) == [
+    assert list(read_target("diffopd.sampler.DPM1Sampler").parameters) == [
         "num_steps",
         "noise_level",
         "shift",

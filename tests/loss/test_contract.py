@@ -14,12 +14,12 @@ from diffopd.types import Transition
 
 CHOICES = sorted((Path(__file__).parents[2] / "conf" / "loss").glob("*.yaml"))
 POLICY_LOSSES = ["flow_grpo", "grpo_guard"]
-TEACHER_LOSSES = ["ode_l2", "opd", "reverse_kl", "reverse_kl_released", "velocity_uniform"]
+TEACHER_LOSSES = ["clean_l2", "ode_l2", "opd", "reverse_kl", "reverse_kl_released", "velocity_uniform"]
 
 
 def test_there_are_choices():
     assert [path.stem for path in CHOICES] == sorted(
-        [*TEACHER_LOSSES, *POLICY_LOSSES, "diffusion_nft", "flow_matching"]
+        [*TEACHER_LOSSES, *POLICY_LOSSES, "diffusion_nft", "dmd", "flow_matching", "tdm"]
     )
 
 
@@ -28,7 +28,9 @@ def test_loss_says_what_it_learns_from(path: Path):
     loss = instantiate(OmegaConf.load(path))
     expected = dict.fromkeys(POLICY_LOSSES, "transition_advantage") | {
         "diffusion_nft": "advantage",
+        "dmd": "distribution",
         "flow_matching": "data",
+        "tdm": "trajectory_distribution",
     }
     assert loss.supervision == expected.get(path.stem, "teacher")
     assert loss.needs_noise == (path.stem.startswith("reverse_kl") or path.stem in POLICY_LOSSES)
@@ -43,6 +45,7 @@ def test_teacher_losses_take_a_transition_and_average_over_the_latent(
     student = transitions(0.7)[6]
     term = loss(student, torch.zeros_like(student.latent))
     assert loss.reduction == "mean"
+    assert loss.normalize is False
     assert term.value.shape == (3,)
     assert term.value.requires_grad
     assert (term.value > 0).all()

@@ -11,12 +11,13 @@ import torch
 from tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 from diffopd.adapter import copy_adapter
-from diffopd.randomness import normal_rows
+from diffopd.randomness import normal_rows, torch_generator
+from diffopd.states import StepChoice
 
 ONE_ROUND = ("trainer.max_epochs=1", "reward=picture_quality", "phase.score_every_n_rounds=0")
 PAPER = (
     "loss.reduction=sum",
-    "phase.train_steps=all",
+    "states=all",
     "phase.step_reduction=sum",
     "phase.task_reduction=sum",
 )
@@ -137,7 +138,7 @@ def test_the_default_is_the_mean_over_latent_steps_but_the_last_and_tasks(build_
 
 
 def test_every_row_is_taught_by_its_own_teacher_at_its_own_guidance(build_round):
-    experiment = build_round("phase.train_steps=all")
+    experiment = build_round("states=all")
     calls = record(experiment)
     run_rounds(experiment)
     model, prompts = experiment.phase.model, experiment.data.batch(0)
@@ -266,7 +267,7 @@ def test_rewards_are_scored_when_asked_and_never_otherwise(build_round):
     def refuse(images, prompts):
         raise AssertionError("scored")
 
-    never = build_round("phase.train_steps=all")
+    never = build_round("states=all")
     never.phase.reward = refuse
     assert not any("reward" in name for name in run_rounds(never).metrics)
 
@@ -285,12 +286,81 @@ def test_rewards_are_scored_when_asked_and_never_otherwise(build_round):
     assert run.metrics["train/cost/reward_calls"] == run.metrics["train/cost/images"] > 0
 
 
-@pytest.mark.parametrize("setting", ["round", "train_steps", "step_reduction", "task_reduction"])
+@pytest.mark.parametrize("setting", ["round", "step_reduction", "task_reduction"])
 def test_an_unknown_choice_is_refused(build_round, setting):
     with pytest.raises(ValueError, match=rf"phase\.{setting}"):
         build_round(f"phase.{setting}=other")
 
 
 def test_a_single_step_cannot_be_left_out(build_round):
-    with pytest.raises(ValueError, match=r"phase\.train_steps=all_but_last leaves nothing"):
+    with pytest.raises(ValueError, match=r"states\.last=-2 leaves nothing"):
         build_round("sampler.num_steps=1")
+
+
+def test_a_drawn_subset_is_weighted_to_the_mean_of_all_steps(build_round):
+    """Over all subsets of one of two steps, the expected gradient is that of both."""
+    both = run_rounds(build_round("states.first=3", "states.last=4"))
+    single = {}
+    for number in range(40):
+        experiment = build_round("states.first=3", "states.last=4", "states.size=1")
+        (drawn,) = experiment.phase.states.draw(10, torch_generator(number, "states", 0))
+        if drawn not in single:
+            experiment.phase.states = StepChoice(first=drawn, last=drawn, size=None)
+            single[drawn] = run_rounds(experiment)
+        if len(single) == 2:
+            break
+    assert set(single) == {3, 4}
+    mean = (single[3].flat_gradient() + single[4].flat_gradient()) / 2
+    assert relative_distance(mean, both.flat_gradient()) < 1e-5
+
+
+def test_a_rollout_stops_at_the_last_drawn_step(build_round):
+    experiment = build_round("states=window", "states.last=2")
+    assert count_student_forwards(experiment) == 3
+
+
+def test_the_ratio_leaves_one_after_the_first_update_of_a_rollout(build_round):
+    common = ("phase.round=two_pass", "loss=reverse_kl", "estimator=ppo", "sampler.noise_level=0.7")
+    once = run_rounds(build_round(*common))
+    assert once.metrics["train/ratio"] == pytest.approx(1, abs=1e-6)
+    experiment = build_round(*common, "phase.updates_per_round=2", "estimator.log_prob_reduction=sum")
+    twice = run_rounds(experiment)
+    assert len(twice.gradients) == 2
+    assert abs(twice.metrics["train/ratio"] - 1) > 1e-6
+    assert twice.metrics["train/gap/ocr"] > 0
+
+
+def test_fused_and_two_pass_surrogates_agree(build_round):
+    fused, two_pass = (
+        run_rounds(build_round("sampler.noise_level=0.7", "estimator=log_ratio", f"phase.round={kind}"))
+        for kind in ("fused", "two_pass")
+    )
+    assert fused.flat_gradient().norm() > 0
+    assert relative_distance(fused.flat_gradient(), two_pass.flat_gradient()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["fused", "two_pass"])
+def test_the_second_order_history_reaches_the_loss(build_round, kind):
+    """Step 3 of dpm2 weighs the gap by the slope with history, not by dt."""
+    experiment = build_round("sampler=dpm2", f"phase.round={kind}", "states.first=3", "states.last=3")
+    calls, seen = record(experiment), []
+    inner = experiment.phase.loss.loss
+
+    def watched(student, teacher_velocity):
+        seen.append((float(student.coefficient[0]), float(student.sigma_next[0] - student.sigma[0])))
+        return inner(student, teacher_velocity)
+
+    experiment.phase.loss.loss = watched
+    run_rounds(experiment)
+    assert len(calls) == 1
+    ((coefficient, dt),) = seen
+    assert abs(coefficient / dt - 1) > 0.01
+
+
+def test_per_step_and_per_task_gaps_have_one_mean(build_round):
+    run = run_rounds(build_round())
+    steps = [run.metrics[f"train/step_gap/{step}"] for step in range(9)]
+    tasks = [run.metrics[f"train/gap/{task}"] for task in TASKS]
+    assert sum(steps) / 9 == pytest.approx(sum(tasks) / 3, rel=1e-5)
+    losses = [run.metrics[f"train/step_loss/{step}"] for step in range(9)]
+    assert sum(losses) / 9 == pytest.approx(run.metrics["train/loss/opd"], rel=1e-5)

@@ -55,6 +55,9 @@ class TinyWorld:
             sizes = [f"data.tasks.{task}.group_size=3" for task in tasks]
         else:
             sizes = [f"teacher.teachers.{task}.path={self.teachers[task]}" for task in tasks]
+            if experiment.startswith("flow_opd"):
+                adapter = ["adapter.rank=3", "adapter.alpha=6"]  # the teachers', as it starts from their mean
+                sizes += [f"adapter.merge.folders=[{','.join(str(self.teachers[task]) for task in tasks)}]"]
         sizes += [f"data.tasks.{task}.prompts_per_round=2" for task in tasks]
         return [*RUN, f"model.path={self.pipeline}", *adapter, *sizes]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from diffopd.check.error import config_errors
@@ -16,8 +17,9 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Choices that are sound on their own and not together, as one sentence each."""
     if not isinstance(values.get("phase"), Mapping):
         return
-    yield from _loss_and_sampler(values)
     yield from _trained_steps(values)
+    yield from _noise(values)
+    yield from _updates(values)
     yield from _timesteps(values)
     yield from _tasks(values)
     yield from _processes(values)
@@ -33,6 +35,9 @@ def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:
             "teacher": "choose loss=opd",
             "advantage": "choose loss=diffusion_nft",
             "transition_advantage": "choose loss=flow_grpo or loss=grpo_guard",
+            "data": "choose loss=flow_matching",
+            "distribution": "choose loss=dmd",
+            "trajectory_distribution": "choose loss=tdm",
         }
         yield (
             f"loss={groups.choice_of('loss', loss)} learns from {_SOURCES.get(needed, needed)}, but "
@@ -46,47 +51,93 @@ _SOURCES = {
     "advantage": "advantages of rewards",
     "transition_advantage": "advantages of visited transitions",
     "data": "data",
+    "distribution": "the scores of two distributions",
+    "trajectory_distribution": "the scores of two distributions along a trajectory",
 }
 
 
-def _loss_and_sampler(values: Mapping[str, Any]) -> Iterator[str]:
-    """A KL divergence needs noise in every transition that is trained."""
-    loss, node = _target(values, "loss"), values.get("sampler")
-    if not node or not _constant(loss, "needs_noise"):
+def _noise(values: Mapping[str, Any]) -> Iterator[str]:
+    """A KL divergence, and a density, need noise in every transition that is trained."""
+    needing = [group for group in _NEEDS_NOISE if _constant(_target_at(values, group), "needs_noise")]
+    if not needing or not values.get("sampler") or not phase_takes(values, "sampler"):
         return
-    if not phase_takes(values, "sampler"):
-        return
+    group = needing[0]
     with config_errors():
-        sampler = instantiate(node)
-    trained = range(sampler.num_steps - (values["phase"].get("train_steps") == "all_but_last"))
+        sampler = instantiate(values["sampler"])
+        trained = _trained(values, sampler.num_steps)
     silent = [step for step in trained if not sampler.stochastic(step)]
     if not silent:
         return
-    name = Groups.read().choice_of("loss", loss)
+    choices = group.rpartition(".")[2]
+    shown = group.replace("regulariser.loss", "loss@regulariser.loss")
+    name = f"{shown}={Groups.read().choice_of(choices, _target_at(values, group))}"
+    why, instead = _NEEDS_NOISE[group]
     if len(silent) == len(trained):
         noisy = "sampler.noise_level=0.7"
         if type(sampler).max_noise_level == 0:
             noisy = f"sampler=flow {noisy}"
         yield (
-            f"loss={name} is a KL divergence, which is infinite between transitions without noise, but "
-            f"sampler.noise_level={sampler.noise_level:g} makes every transition of {type(sampler).__name__} "
-            f"deterministic; choose loss=opd, which uses Eq. 12 there, or {noisy}"
+            f"{name} {why}, but sampler.noise_level={sampler.noise_level:g} makes every transition of "
+            f"{type(sampler).__name__} deterministic; choose {instead}, or {noisy}"
         )
     else:
+        fewer = "states=all_but_last" if _target(values, "states") else "phase.train_steps=all_but_last"
         yield (
-            f"loss={name} is a KL divergence, which is infinite between transitions without noise, but step "
-            f"{silent[0]} (counted from 0) of {type(sampler).__name__}'s {sampler.num_steps} has none; "
-            "choose phase.train_steps=all_but_last, or loss=opd, which uses Eq. 12 there"
+            f"{name} {why}, but step {silent[0]} (counted from 0) of {type(sampler).__name__}'s "
+            f"{sampler.num_steps} has none; choose {fewer}, or {instead}"
         )
+
+
+_NEEDS_NOISE = {
+    "estimator": (
+        "weighs the density of the drawn state, which a transition without noise does not have",
+        "estimator=closed_form",
+    ),
+    "loss": (
+        "is a KL divergence, which is infinite between transitions without noise",
+        "loss=opd, which uses Eq. 12 there",
+    ),
+    "regulariser.loss": (
+        "is a KL divergence, which is infinite between transitions without noise",
+        "loss@regulariser.loss=opd, which uses Eq. 12 there",
+    ),
+}
+"""Config path of what may need noise -> why, and what to choose instead."""
+
+
+def _trained(values: Mapping[str, Any], num_steps: int) -> Sequence[int]:
+    """The steps that a phase may train."""
+    if values.get("states") and phase_takes(values, "states"):
+        return instantiate(values["states"]).steps(num_steps)
+    return range(num_steps - (values["phase"].get("train_steps") == "all_but_last"))
 
 
 def _trained_steps(values: Mapping[str, Any]) -> Iterator[str]:
-    """Something is left to train when the last step is not."""
+    """Something is left to train when steps are left out."""
     num_steps = (values.get("sampler") or {}).get("num_steps")
-    if values["phase"].get("train_steps") == "all_but_last" and num_steps == 1:
+    if not isinstance(num_steps, int):
+        return
+    if values.get("states") and phase_takes(values, "states"):
+        try:
+            instantiate(values["states"]).steps(num_steps)
+        except InstantiationException as error:
+            yield str(error.__cause__ or error)
+        except ValueError as error:
+            yield str(error)
+    elif values["phase"].get("train_steps") == "all_but_last" and num_steps == 1:
         yield (
             "phase.train_steps=all_but_last leaves nothing to train with sampler.num_steps=1; "
             "set phase.train_steps=all, or more steps"
+        )
+
+
+def _updates(values: Mapping[str, Any]) -> Iterator[str]:
+    """A fused round takes its loss while it rolls out, for one update."""
+    phase = values["phase"]
+    if phase.get("round") == "fused" and phase.get("updates_per_round") not in (1, None):
+        yield (
+            f"phase.updates_per_round={phase['updates_per_round']} needs phase.round=two_pass: a fused round "
+            "takes the loss while it rolls out, for one update"
         )
 
 
@@ -116,8 +167,10 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
     teachers = (values.get("teacher") or {}).get("teachers")
     rewards = (values.get("reward") or {}).get("rewards")
     by_task = _target(values, "reward").endswith(".RewardByTask")
+    if phase_takes(values, "teacher") and isinstance(teachers, Mapping):
+        yield from _routes(values, list(tasks), list(teachers))
     for task in tasks:
-        if phase_takes(values, "teacher") and isinstance(teachers, Mapping) and task not in teachers:
+        if _own_teachers(values) and isinstance(teachers, Mapping) and task not in teachers:
             yield (
                 f"data.tasks has {task}, for which there is no teacher; teacher.teachers has "
                 f"{', '.join(teachers)}. Add teacher.teachers.{task}, "
@@ -128,6 +181,28 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
                 f"data.tasks has {task}, for which there is no reward; reward.rewards has "
                 f"{', '.join(rewards)}. Add reward.rewards.{task}, or remove the task with ~data.tasks.{task}"
             )
+
+
+def _own_teachers(values: Mapping[str, Any]) -> bool:
+    """Whether every task needs the teacher that is named as it."""
+    routed = _target(values, "routing") and phase_takes(values, "routing")
+    return phase_takes(values, "teacher") and (
+        not routed or values["routing"]["_target_"].endswith(".ByTask")
+    )
+
+
+def _routes(values: Mapping[str, Any], tasks: Sequence[str], teachers: Sequence[str]) -> Iterator[str]:
+    """A mixture has weights for every task, for teachers that are there."""
+    weights = (values.get("routing") or {}).get("weights")
+    if not isinstance(weights, Mapping) or not phase_takes(values, "routing"):
+        return
+    for task, entry in weights.items():
+        for teacher in entry if task in tasks else ():
+            if teacher not in teachers:
+                yield (
+                    f"routing.weights.{task}.{teacher} is for a teacher that is not there; teacher.teachers "
+                    f"has {', '.join(teachers)}"
+                )
 
 
 def _processes(values: Mapping[str, Any]) -> Iterator[str]:
@@ -149,6 +224,13 @@ def _target(values: Mapping[str, Any], group: str) -> str:
     """Name of the class a group's choice builds, empty if there is none."""
     node = values.get(group)
     return str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
+
+
+def _target_at(values: Mapping[str, Any], path: str) -> str:
+    """The same for a choice within a choice."""
+    group, _, part = path.partition(".")
+    node = values.get(group)
+    return _target(node, part) if part and isinstance(node, Mapping) else _target(values, path)
 
 
 def _constant(dotted: str, name: str) -> Any:

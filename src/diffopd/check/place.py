@@ -61,7 +61,7 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
 
     Args:
         cfg: The composed config.
-        parts: What is built so far: ``adapter`` and ``teacher``, if the phase has them.
+        parts: What is built so far: ``adapter``, ``teacher`` and ``regulariser``, if the phase has them.
 
     Raises:
         ConfigError: If one does not fit.
@@ -69,7 +69,7 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
     from diffopd.adapter.check import check_start, expected_shapes
     from diffopd.model import read_transformer_config
 
-    if not {"adapter", "teacher"} & set(parts):
+    if not {"adapter", "teacher", "regulariser"} & set(parts):
         return
     base = read_transformer_config(cfg.model.path, cfg.model.revision)
     if "adapter" in parts and not expected_shapes(parts["adapter"].peft_config(), base):
@@ -80,7 +80,8 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
     try:
         if "adapter" in parts:
             check_start(parts["adapter"], base)
-        if "teacher" in parts:
-            parts["teacher"].check(base)
+        for group in ("teacher", "regulariser"):
+            if group in parts:
+                parts[group].check(base)
     except ValueError as error:
         raise ConfigError(str(error)) from error

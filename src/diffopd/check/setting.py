@@ -21,6 +21,7 @@ from diffopd.configs import config_folder
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 KEYS: Mapping[str, Sequence[str]] = {
+    "adapter.merge": ("method", "folders", "weights"),
     "paths": ("root", "run", "checkpoints"),
     "phase.ema": ("decay", "update_interval"),
     "phase.old_policy": ("decay_type", "start", "rate", "cap"),
@@ -110,6 +111,8 @@ def _value_problems(place: str, value: Any, target: Target | None) -> Iterator[s
         yield allowed.problem(place, value)
     elif isinstance(value, Mapping):
         yield from _node_problems(place, value)
+    elif value is None and allowed and "None" in allowed.kinds:
+        return
     elif keys := next((keys for pattern, keys in KEYS.items() if matches(place, pattern)), None):
         yield f"{place}={shown(value)} must be a mapping with {', '.join(keys)}"
     elif isinstance(value, list):

@@ -2,9 +2,22 @@
 
 from diffopd.phase.autoencoder import AutoencoderPhase
 from diffopd.phase.distill import DistillPhase
+from diffopd.phase.dmd import DMDPhase
 from diffopd.phase.grpo import GRPOPhase
 from diffopd.phase.nft import NFTPhase
 from diffopd.phase.pretrain import PretrainPhase
 from diffopd.phase.reward_learning import RewardPhase
+from diffopd.phase.sft import SFTPhase
+from diffopd.phase.tdm import TDMPhase
 
-__all__ = ["AutoencoderPhase", "DistillPhase", "GRPOPhase", "NFTPhase", "PretrainPhase", "RewardPhase"]
+__all__ = [
+    "AutoencoderPhase",
+    "DMDPhase",
+    "DistillPhase",
+    "GRPOPhase",
+    "NFTPhase",
+    "PretrainPhase",
+    "RewardPhase",
+    "SFTPhase",
+    "TDMPhase",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from diffopd.adapter import (
     LoRA,
     adapter_parameters,
     add_adapter,
+    add_merged_adapter,
     copy_adapter,
     load_adapter,
     set_trainable,
@@ -25,6 +27,8 @@ from diffopd.model import SD3Model, guided_velocity
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
 from diffopd.types import Conditioning, Prompts, Scores, Transition, VelocityFunction
+
+log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -92,7 +96,13 @@ class AdaptedPhase(lightning.LightningModule):
         return self.current_epoch
 
     def add_trained_adapter(self, name: str) -> None:
-        """Add an adapter that starts as ``adapter.start``, or as the base model if that is null."""
+        """Add an adapter that starts as ``adapter.start`` or ``adapter.merge`` says, or as the base model."""
+        if self.adapter.merge is not None:
+            error = add_merged_adapter(self.model.transformer, name, self.adapter)
+            if name == STUDENT:
+                log.info("adapter.merge: relative error of the mean update %s", error)
+                log.debug("adapter.merge: relative error by layer %s", dict(error.layers))
+            return
         if self.adapter.start is not None:
             load_adapter(self.model.transformer, name, self.adapter.start, setting="adapter.start")
             return
@@ -227,16 +237,25 @@ class AdaptedPhase(lightning.LightningModule):
         Returns:
             Gradient norm before clipping.
         """
-        parameters = list(self.parameters_of(STUDENT).values())
-        average_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
-        optimizer = self.optimizers()
+        norm = self.clip_adapter_gradient(STUDENT)
+        optimizers = self.optimizers()
+        optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers  # the student's is first
         assert isinstance(optimizer, LightningOptimizer)
         taken = self.global_step
         optimizer.step()
         optimizer.zero_grad()
         self.ema.update(self.parameters_of(AVERAGE), self.parameters_of(STUDENT), taken)
         return norm
+
+    def clip_adapter_gradient(self, name: str) -> Tensor:
+        """Average an adapter's gradient over processes and clip it.
+
+        Returns:
+            Its norm before clipping.
+        """
+        parameters = list(self.parameters_of(name).values())
+        average_gradients(parameters)
+        return torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
 
     # Checkpoints and timing.
 

@@ -3,36 +3,62 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
 
 from diffopd.adapter import LoRA
+from diffopd.estimator import Estimator
+from diffopd.loss import TransitionMatching
 from diffopd.model import SD3Model
 from diffopd.phase.adapted import (
     STUDENT,
     AdaptedPhase,
     OptimizerFactory,
     add_rewards,
+    averaged,
     micro_batches,
     num_processes,
     task_weights,
 )
+from diffopd.phase.balance import Balance
+from diffopd.phase.measure import measure_teachers
 from diffopd.phase.scoring import scored
-from diffopd.sampler import TransitionSampler, revisit
-from diffopd.teacher import TeacherSet
-from diffopd.types import Conditioning, Prompts, Reward, Trajectory, Transition, TransitionLoss
+from diffopd.phase.visit import Visit
+from diffopd.randomness import torch_generator
+from diffopd.sampler import TransitionSampler, transition_at
+from diffopd.states import StepChoice
+from diffopd.teacher import Regulariser, Routing, TeacherSet
+from diffopd.types import Conditioning, Prompts, Reward, Transition
 
 CHOICES = {
     "round": ("fused", "two_pass"),
-    "train_steps": ("all_but_last", "all"),
     "step_reduction": ("mean", "sum"),
     "task_reduction": ("mean", "sum"),
 }
 """Settings with names, and the names."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of a round.
+
+    Attributes:
+        prompts: The rows.
+        conditioning: Their encoded prompts.
+        weights: Weight of each row's loss.
+        routes: Per row, the teachers it learns from and their weights.
+        counts: Rows of each task in the whole round on this process.
+    """
+
+    prompts: Prompts
+    conditioning: Conditioning
+    weights: Tensor
+    routes: Sequence[Mapping[str, float]]
+    counts: Mapping[str, int]
 
 
 class DistillPhase(AdaptedPhase):
@@ -40,21 +66,26 @@ class DistillPhase(AdaptedPhase):
 
     A fused round takes the loss of each transition while the rollout is at it, so every step needs one
     forward of the student and the memory of one step. A two-pass round stores the rollout first and computes
-    every step again; gradients are the same.
+    every step again, once per update; with one update the gradients are the same.
 
     Args:
         model: The frozen text-to-image model.
-        adapter: Shape of the student's adapter.
-        teacher: The teachers, one per task.
+        adapter: Shape and start of the student's adapter.
+        teacher: The teachers.
+        routing: Which teachers a prompt learns from.
         sampler: The student's sampler; its guidance scale is the student's.
+        states: Which steps of the rollout are trained.
         loss: Loss of one transition against the teacher's velocity.
-        reward: Scores the rollouts for the log only; no reward enters the loss.
+        estimator: How the gradient of that loss is estimated.
+        regulariser: Pull to one more model, on all rows, or none.
+        balance: Weights of the tasks.
+        reward: Scores the rollouts for the log; no reward enters the loss.
         optimizer: Makes the optimiser from parameters.
         seed: Seed of every draw.
         ema: ``decay`` and ``update_interval`` of the student's average.
         gradient_clip: Largest gradient norm.
         round: ``fused`` or ``two_pass``.
-        train_steps: ``all``, or ``all_but_last`` (the last step of the shifted grid is almost empty).
+        updates_per_round: Optimiser steps on the same rollout; more than one needs ``two_pass``.
         step_reduction: ``mean`` or ``sum`` of the losses over steps.
         task_reduction: ``mean`` or ``sum`` of the losses over tasks.
         micro_batch_size: Most rows in one forward; null for all at once.
@@ -74,30 +105,37 @@ class DistillPhase(AdaptedPhase):
         model: SD3Model,
         adapter: LoRA,
         teacher: TeacherSet,
+        routing: Routing,
         sampler: TransitionSampler,
-        loss: TransitionLoss,
+        states: StepChoice,
+        loss: TransitionMatching,
+        estimator: Estimator,
+        regulariser: Regulariser,
+        balance: Balance,
         reward: Reward,
         optimizer: OptimizerFactory,
         seed: int,
         ema: Mapping[str, Any],
         gradient_clip: float,
         round: Literal["fused", "two_pass"],
-        train_steps: Literal["all", "all_but_last"],
+        updates_per_round: int,
         step_reduction: Literal["mean", "sum"],
         task_reduction: Literal["mean", "sum"],
         micro_batch_size: int | None,
         score_every_n_rounds: int,
         conflict_every_n_rounds: int,
     ) -> None:
-        given = (round, train_steps, step_reduction, task_reduction)
-        for (setting, allowed), value in zip(CHOICES.items(), given, strict=True):
+        for (setting, allowed), value in zip(
+            CHOICES.items(), (round, step_reduction, task_reduction), strict=True
+        ):
             if value not in allowed:
                 raise ValueError(f"phase.{setting}={value} is not known; choose one of {', '.join(allowed)}")
-        if train_steps == "all_but_last" and sampler.num_steps == 1:
+        if updates_per_round < 1 or (updates_per_round > 1 and round == "fused"):
             raise ValueError(
-                "phase.train_steps=all_but_last leaves nothing to train with sampler.num_steps=1; "
-                "set phase.train_steps=all or more steps"
+                f"phase.updates_per_round={updates_per_round} must be 1 with phase.round=fused, which takes "
+                "the loss while it rolls out; more need phase.round=two_pass"
             )
+        possible = states.steps(sampler.num_steps)
         super().__init__(
             model=model,
             adapter=adapter,
@@ -107,100 +145,210 @@ class DistillPhase(AdaptedPhase):
             gradient_clip=gradient_clip,
             conflict_every_n_rounds=conflict_every_n_rounds,
         )
-        teacher.load(cast(Any, model))
+        for adapted in (teacher, regulariser):
+            adapted.load(cast(Any, model))
         self.teacher = teacher
+        self.routing = routing
         self.sampler = sampler
-        self.loss = loss
+        self.states = states
+        trainable = [transition for transition in sampler.grid_transitions() if transition.step in possible]
+        self.loss = loss.over(trainable)
+        self.estimator = estimator
+        self.regulariser = regulariser.over(trainable)
+        self.balance = balance
         self.reward = reward
         self.two_pass = round == "two_pass"
-        self.train_steps = range(sampler.num_steps - (train_steps == "all_but_last"))
-        self.step_weight = 1 / len(self.train_steps) if step_reduction == "mean" else 1.0
+        self.updates_per_round = updates_per_round
+        self.draw_weight = states.weight(sampler.num_steps)
+        self.step_weight = self.draw_weight / len(possible) if step_reduction == "mean" else self.draw_weight
         self.sum_tasks = task_reduction == "sum"
         self.micro_batch_size = micro_batch_size
         self.score_every_n_rounds = score_every_n_rounds
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
-        """One round: roll out, match the teachers at every state, update once."""
-        weights, counts = self._row_weights(prompts), Counter(prompts.tasks)
+        """One round: roll out, match the teachers at the drawn states, update."""
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        for rows in micro_batches(len(prompts), self.micro_batch_size):
-            part = prompts.select(rows)
-            conditioning = self.conditioning(part)
-            for transition in self._rollout(part, conditioning):
-                if transition.step in self.train_steps:
-                    target = self.teacher.velocity(
-                        self.model,
-                        transition.latent,
-                        transition.sigma,
-                        part.tasks,
-                        conditioning,
-                        self.model.unconditional(),
-                    )
-                    term = self.loss(transition, target)
-                    losses = weights[rows] * term.value * self.step_weight
-                    totals["train/loss/opd"] += self.add_gradient(losses, part.tasks)
-                    self._add_metrics(totals, part.tasks, weights[rows], counts, term.metrics)
-                    # Nothing of this step may be in memory when the next one is computed.
-                    del target, term, losses
-                if self._scored and transition.step == self.sampler.num_steps - 1:
-                    scores = scored(self, self.reward, self.images(transition.next_latent), part, "reward")
-                    add_rewards(totals, scores, part, counts)
-                    totals["train/cost/reward_calls"] += len(part) * num_processes()
-                del transition
+        steps = self.states.draw(self.sampler.num_steps, torch_generator(self.seed, "states", self.round))
+        parts = self._parts(prompts)
+        if self.two_pass:
+            stored = [(part, list(self._visits(totals, part, steps))) for part in parts]
+            for _ in range(self.updates_per_round):
+                for part, visits in stored:
+                    for visit in visits:
+                        self._match(totals, part, self._again(part, visit), visit.velocity, len(steps))
+                self._take_step(totals, prompts)
+        else:
+            for part in parts:
+                for transition in self._rollout(totals, part, steps):
+                    if transition.step in steps:
+                        old = transition.velocity.detach()
+                        self._match(totals, part, transition, old, len(steps))
+                    del transition
+            self._take_step(totals, prompts)
         totals["train/cost/images"] += len(prompts) * num_processes()
-        totals |= self.gradient_conflict()
-        totals["train/gradient_norm"] = self.update()
+        self._watch_balance(totals, prompts)
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+
+    def on_train_start(self) -> None:
+        """Let a routing that chooses by measured scores see them, once."""
+        prompts = self.routing.prompts_to_measure(self.seed)
+        if prompts is not None:
+            scores = measure_teachers(self, self.teacher, self.sampler, self.reward, prompts)
+            self.routing.choose(scores)
+
+    # The rollout.
 
     @property
     def _scored(self) -> bool:
         """Whether this round's images are scored for the log."""
         return self.score_every_n_rounds > 0 and self.round % self.score_every_n_rounds == 0
 
-    def _rollout(self, prompts: Prompts, conditioning: Conditioning) -> Iterator[Transition]:
-        """The student's transitions, with gradients where they are trained.
-
-        Ends after the last trained step, unless this round's images are to be scored.
-        """
-        num_steps = self.sampler.num_steps if self._scored else len(self.train_steps)
-        rollout = self.rollout(self.sampler, prompts, conditioning, STUDENT)
-        if self.two_pass:
-            student = self.policy(conditioning, STUDENT, self.sampler.guidance_scale)
-            rollout = revisit(self.sampler, self._store(rollout, num_steps), student)
-        for step in range(num_steps):
-            with torch.set_grad_enabled(step in self.train_steps):
-                transition = next(rollout)
-            yield transition
-            # Let go of the step's activations before the next step makes its own.
-            del transition
-
-    @torch.no_grad()
-    def _store(self, rollout: Iterator[Transition], num_steps: int) -> Trajectory:
-        """The first states of a rollout, computed without gradients."""
-        visited = list(islice(rollout, num_steps))
-        latents = [visited[0].latent, *(transition.next_latent for transition in visited)]
-        sigmas = self.sampler.sigmas()[: num_steps + 1]
-        return Trajectory(torch.stack(latents), sigmas.to(self.device))
+    def _parts(self, prompts: Prompts) -> Iterator[_Part]:
+        """The round's rows, at most so many at once."""
+        counts, weights = Counter(prompts.tasks), self._row_weights(prompts)
+        for rows in micro_batches(len(prompts), self.micro_batch_size):
+            part = prompts.select(rows)
+            routes = self.routing.weights(part, self.teacher.tasks)
+            yield _Part(part, self.conditioning(part), weights[rows], routes, counts)
 
     def _row_weights(self, prompts: Prompts) -> Tensor:
         """Rows are averaged within their task; tasks are averaged, or summed as Algorithm 1 prints."""
-        scale = len(set(prompts.tasks)) if self.sum_tasks else 1
-        return torch.tensor(task_weights(prompts.tasks), device=self.device) * scale
+        tasks = tuple(dict.fromkeys(prompts.tasks))
+        scale = len(tasks) if self.sum_tasks else 1
+        balance = self.balance.weights(tasks)
+        weights = [
+            weight * scale * balance[task]
+            for weight, task in zip(task_weights(prompts.tasks), prompts.tasks, strict=True)
+        ]
+        return torch.tensor(weights, device=self.device)
+
+    def _rollout(
+        self, totals: defaultdict[str, Tensor], part: _Part, steps: Sequence[int]
+    ) -> Iterator[Transition]:
+        """The student's transitions, with gradients at the trained steps of a fused round.
+
+        Ends after the last trained step, unless this round's images are to be scored.
+        """
+        rollout = self.rollout(self.sampler, part.prompts, part.conditioning, STUDENT)
+        for step in range(self.sampler.num_steps if self._scored else steps[-1] + 1):
+            with torch.set_grad_enabled(step in steps and not self.two_pass):
+                transition = next(rollout)
+            yield transition
+            if step == self.sampler.num_steps - 1 and self._scored:
+                scores = scored(
+                    self, self.reward, self.images(transition.next_latent), part.prompts, "reward"
+                )
+                add_rewards(totals, scores, part.prompts, part.counts)
+                totals["train/cost/reward_calls"] += len(part.prompts) * num_processes()
+            # Let go of the step's activations before the next step makes its own.
+            del transition
+
+    def _visits(self, totals: defaultdict[str, Tensor], part: _Part, steps: Sequence[int]) -> Iterator[Visit]:
+        """The trained steps of a rollout without gradients."""
+        previous_clean = None
+        for transition in self._rollout(totals, part, steps):
+            if transition.step in steps:
+                velocity = transition.velocity.float()
+                yield Visit(
+                    transition.step, transition.latent, velocity, transition.next_latent, previous_clean
+                )
+            previous_clean = self.sampler.clean_history(transition)
+
+    def _again(self, part: _Part, visit: Visit) -> Transition:
+        """A stored step with the velocity the student has now."""
+        student = self.policy(part.conditioning, STUDENT, self.sampler.guidance_scale)
+        return transition_at(
+            self.sampler,
+            visit.step,
+            visit.latent,
+            student(visit.latent, self.sampler.sigma_at(visit.step, visit.latent)),
+            next_latent=visit.next_latent,
+            previous_clean=visit.previous_clean,
+        )
+
+    # The loss.
+
+    def _match(
+        self,
+        totals: defaultdict[str, Tensor],
+        part: _Part,
+        transition: Transition,
+        velocity_old: Tensor,
+        num_drawn: int,
+    ) -> None:
+        """Add one step's gradient and its share of what is logged."""
+        at = (self.model, transition.latent, transition.sigma)
+        given = (part.conditioning, self.model.unconditional())
+        target = self.teacher.mixed_velocity(*at, part.routes, *given)
+        term = self.estimator(self.loss, transition, velocity_old, target)
+        value = term.value
+        if self.regulariser.weight > 0:
+            anchor = self.regulariser(transition, self.regulariser.velocity(*at, *given))
+            value = value + self.regulariser.weight * anchor
+            share = (part.weights * anchor.detach()).sum() * self.step_weight
+            totals["train/loss/anchor"] += share / self.updates_per_round
+        losses = part.weights * value * self.step_weight
+        loss = self.add_gradient(losses, part.prompts.tasks) / self.updates_per_round
+        totals["train/loss/opd"] += loss
+        totals[f"train/step_loss/{transition.step}"] += loss / self.step_weight
+        self._add_metrics(totals, part, transition.step, term.metrics, num_drawn)
 
     def _add_metrics(
         self,
         totals: defaultdict[str, Tensor],
-        tasks: tuple[str, ...],
-        weights: Tensor,
-        counts: Mapping[str, int],
+        part: _Part,
+        step: int,
         metrics: Mapping[str, Tensor],
+        num_drawn: int,
     ) -> None:
-        """Add one step's share: the gap per task (mean over steps) and the KL in nats (sum over steps)."""
+        """Add one step's share: the gap per task and per step, the KL in nats (sum over steps), the ratio."""
+        shares = torch.tensor(task_shares(part.prompts.tasks, part.counts), device=self.device)
+        shares = shares / self.updates_per_round
         if "kl_nats" in metrics:
-            scale = 1 / len(counts) if self.sum_tasks else 1
-            totals["train/loss/kl_nats"] += (weights * metrics["kl_nats"]).sum() * scale
-        for task in dict.fromkeys(tasks):
-            rows = [row for row, name in enumerate(tasks) if name == task]
-            totals[f"train/gap/{task}"] += metrics["velocity_gap"][rows].sum() / (
-                counts[task] * len(self.train_steps)
-            )
+            totals["train/loss/kl_nats"] += (shares * metrics["kl_nats"]).sum() * self.draw_weight
+        for name, logged in (("ratio", "train/ratio"), ("clipped", "train/clip_fraction")):
+            if name in metrics:
+                totals[logged] += (shares * metrics[name]).sum() / num_drawn
+        totals[f"train/step_gap/{step}"] += (shares * metrics["velocity_gap"]).sum()
+        for task in dict.fromkeys(part.prompts.tasks):
+            rows = [row for row, name in enumerate(part.prompts.tasks) if name == task]
+            gap = metrics["velocity_gap"][rows].sum() / (part.counts[task] * num_drawn)
+            totals[f"train/gap/{task}"] += gap / self.updates_per_round
+
+    def _take_step(self, totals: defaultdict[str, Tensor], prompts: Prompts) -> None:
+        """Update with the gradients of all rows."""
+        for name, value in self.gradient_conflict().items():
+            totals[name] += value / self.updates_per_round
+        norm = self.update() / self.updates_per_round
+        totals["train/gradient_norm"] += norm
+
+    # Tasks and teachers.
+
+    def _watch_balance(self, totals: Mapping[str, Tensor], prompts: Prompts) -> None:
+        """Tell the balance how far each task's student is from its teacher, when it wants to know."""
+        if not self.balance.wants_gaps(self.round):
+            return
+        tasks = tuple(dict.fromkeys(prompts.tasks))
+        gaps = averaged(torch.stack([totals[f"train/gap/{task}"] for task in tasks])).tolist()
+        self.balance.observe(dict(zip(tasks, gaps, strict=True)))
+        self.log_dict(
+            {f"train/balance/{task}": weight for task, weight in self.balance.weights(tasks).items()},
+            sync_dist=True,
+            batch_size=len(prompts),
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what routing and balance have learned."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["distill"] = {"routing": self.routing.state_dict(), "balance": self.balance.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up again."""
+        super().on_load_checkpoint(checkpoint)
+        self.routing.load_state_dict(checkpoint["distill"]["routing"])
+        self.balance.load_state_dict(checkpoint["distill"]["balance"])
+
+
+def task_shares(tasks: Sequence[str], counts: Mapping[str, int]) -> list[float]:
+    """Weight of each row in a mean over rows within tasks, then over the tasks of ``counts``."""
+    return [1 / (len(counts) * counts[task]) for task in tasks]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -16,6 +15,7 @@ from diffopd.loss import PolicyGradient
 from diffopd.model import SD3Model
 from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches, num_processes
 from diffopd.phase.reward_learning import Judged, RewardPhase
+from diffopd.phase.visit import Visit
 from diffopd.randomness import numpy_generator, torch_generator
 from diffopd.reward.advantage import AdvantageMode, StdScope
 from diffopd.sampler import NoiseWindow, TransitionSampler, transition_at
@@ -24,23 +24,6 @@ from diffopd.types import Conditioning, Prompts, Reward
 RATIO_TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-3}
 """How far from 1 the ratio may be before the first update, by the backbone's precision: rounding alone, as
 training may see other batch shapes than the rollout. With ``reduction=sum`` it grows with the latent."""
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A stored transition of a rollout.
-
-    Attributes:
-        step: Position in the grid.
-        latent: State the step started from.
-        velocity: Velocity of the policy that took it.
-        next_latent: State that was drawn.
-    """
-
-    step: int
-    latent: Tensor
-    velocity: Tensor
-    next_latent: Tensor
 
 
 @final
@@ -192,7 +175,7 @@ class GRPOPhase(RewardPhase):
                 latent = transition.next_latent
                 if transition.step in self.train_steps and transition.stochastic:
                     visited.append(
-                        Visit(transition.step, transition.latent, transition.velocity.float(), latent)
+                        Visit(transition.step, transition.latent, transition.velocity.float(), latent, None)
                     )
             parts.append(visited)
             clean.append(latent)
@@ -202,6 +185,7 @@ class GRPOPhase(RewardPhase):
                 torch.cat([visit.latent for visit in same]),
                 torch.cat([visit.velocity for visit in same]),
                 torch.cat([visit.next_latent for visit in same]),
+                None,
             )
             for same in zip(*parts, strict=True)
         ]

@@ -1,0 +1,137 @@
+"""DMD: the student's distribution matches its teachers', by the difference of two scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from diffopd.adapter import LoRA
+from diffopd.flow import interpolate, shift_sigma
+from diffopd.loss import DMD
+from diffopd.model import SD3Model
+from diffopd.phase.adapted import OptimizerFactory
+from diffopd.phase.fake_score import FakeScorePhase, Noised, Predicted
+from diffopd.randomness import torch_generator
+from diffopd.sampler import TransitionSampler
+from diffopd.teacher import TeacherSet
+from diffopd.types import Conditioning, Prompts, Reward
+
+
+@final
+class DMDPhase(FakeScorePhase):
+    """DMD2 for a multi-step flow student, without discriminator and real images.
+
+    A round: the student rolls out to an exit step, one for all rows and processes, and predicts clean data
+    there; the prediction is noised to random levels; the difference of the scores of the task's teacher, at
+    its own guidance, and of the adapter ``fake`` is the student's gradient; ``fake`` learns the predictions.
+
+    Args:
+        model: The frozen text-to-image model.
+        adapter: Shape of the student's adapter and of ``fake``.
+        teacher: The teachers, one per task.
+        sampler: The student's sampler; its guidance scale is the student's.
+        loss: The DMD loss.
+        reward: Scores the student's samples for the log.
+        optimizer: Makes the student's optimiser.
+        fake_optimizer: Makes that of the fake score.
+        seed: Seed of every draw.
+        ema: ``decay`` and ``update_interval`` of the student's average.
+        gradient_clip: Largest gradient norm.
+        fake_updates_per_round: Updates of the fake score for one of the student.
+        first_exit_step: First step of the rollout that may be the exit, 0 = pure noise.
+        last_exit_step: Last one; null for the last but one of the grid.
+        tau_min: Smallest noise level at which scores are compared, above 0.
+        tau_max: Largest, below 1.
+        tau_shift: Shift of the uniformly drawn level towards noise; 1 for none.
+        micro_batch_size: Most rows in one forward; null for all at once.
+        score_every_n_rounds: Rounds from one scored rollout of the student to the next; 0 for never.
+        conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
+
+    Attributes:
+        supervision: What its loss learns from.
+        method: Its name in what is logged.
+
+    References:
+        Yin et al., "Improved Distribution Matching Distillation for Fast Image Synthesis", 2024,
+        arXiv:2405.14867; several teachers and the flow student are this project's.
+    """
+
+    supervision: ClassVar[str] = "distribution"
+    method: ClassVar[str] = "dmd"
+
+    def __init__(
+        self,
+        *,
+        model: SD3Model,
+        adapter: LoRA,
+        teacher: TeacherSet,
+        sampler: TransitionSampler,
+        loss: DMD,
+        reward: Reward,
+        optimizer: OptimizerFactory,
+        fake_optimizer: OptimizerFactory,
+        seed: int,
+        ema: Mapping[str, Any],
+        gradient_clip: float,
+        fake_updates_per_round: int,
+        first_exit_step: int,
+        last_exit_step: int | None,
+        tau_min: int | float,
+        tau_max: int | float,
+        tau_shift: int | float,
+        micro_batch_size: int | None,
+        score_every_n_rounds: int,
+        conflict_every_n_rounds: int,
+    ) -> None:
+        last = max(0, sampler.num_steps - 2) if last_exit_step is None else last_exit_step
+        if not 0 <= first_exit_step <= last < sampler.num_steps:
+            raise ValueError(
+                f"phase.first_exit_step={first_exit_step} and phase.last_exit_step={last_exit_step} must be "
+                f"steps of the rollout in this order, 0 to sampler.num_steps - 1 = {sampler.num_steps - 1}"
+            )
+        if not 0 < tau_min <= tau_max < 1 or not tau_shift > 0:
+            raise ValueError(
+                f"phase.tau_min={tau_min} and phase.tau_max={tau_max} must lie between 0 and 1 in this order "
+                f"(both exclusive), and phase.tau_shift={tau_shift} above 0"
+            )
+        super().__init__(
+            model=model,
+            adapter=adapter,
+            teacher=teacher,
+            sampler=sampler,
+            loss=loss,
+            reward=reward,
+            optimizer=optimizer,
+            fake_optimizer=fake_optimizer,
+            seed=seed,
+            ema=ema,
+            gradient_clip=gradient_clip,
+            fake_updates_per_round=fake_updates_per_round,
+            micro_batch_size=micro_batch_size,
+            score_every_n_rounds=score_every_n_rounds,
+            conflict_every_n_rounds=conflict_every_n_rounds,
+        )
+        self.exit_steps = range(first_exit_step, last + 1)
+        self.tau_min, self.tau_max, self.tau_shift = tau_min, tau_max, tau_shift
+
+    def exit_step(self) -> int:
+        """The step at which this round's rollout ends, the same in every process."""
+        generator = torch_generator(self.seed, "dmd/exit", self.round)
+        place = torch.randint(len(self.exit_steps), (), generator=generator)
+        return self.exit_steps[int(place)]
+
+    def state(self, prompts: Prompts, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """The student's state at the exit step."""
+        step = self.exit_step()
+        latent = self.states(prompts, conditioning, step)[step]
+        return latent, self.sampler.sigma_at(step, latent)
+
+    def noised(self, predicted: Predicted, purpose: str) -> Noised:
+        """The clean predictions, noised to levels drawn anew for each row."""
+        share = self.uniform(f"{purpose}/tau", predicted.prompts)
+        tau = shift_sigma(self.tau_min + (self.tau_max - self.tau_min) * share, self.tau_shift)
+        fresh = self.noise(f"{purpose}/noise", predicted.prompts)
+        return Noised(interpolate(predicted.clean, fresh, tau), tau, fresh)

@@ -1,0 +1,282 @@
+"""What DMD and TDM share: a second trained adapter that models the student's own distribution."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from diffopd.adapter import LoRA, set_trainable
+from diffopd.flow import velocity_to_clean, velocity_to_noise
+from diffopd.loss import velocity_gap
+from diffopd.model import SD3Model
+from diffopd.phase.adapted import (
+    AVERAGE,
+    STUDENT,
+    OptimizerFactory,
+    micro_batches,
+    num_processes,
+    task_weights,
+)
+from diffopd.phase.taught import TaughtPhase
+from diffopd.randomness import uniform_rows
+from diffopd.sampler import TransitionSampler
+from diffopd.teacher import TeacherSet
+from diffopd.types import Conditioning, LossTerm, Prompts, Reward
+
+FAKE = "fake"
+"""The adapter that models the student's distribution, of all tasks; its score is called the fake score."""
+
+
+@runtime_checkable
+class DistributionLoss(Protocol):
+    """A loss between the student's distribution and its teachers'."""
+
+    def __call__(self, clean: Tensor, clean_real: Tensor, clean_fake: Tensor) -> LossTerm:
+        """Loss of the student per sample; gradients reach ``clean`` alone."""
+        ...
+
+    def fake(self, velocity: Tensor, latent: Tensor, sigma: Tensor, clean: Tensor, fresh: Tensor) -> LossTerm:
+        """Loss of the model of the student's distribution per sample; gradients reach ``velocity`` alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A state of the student's rollout and what the student predicts there.
+
+    Attributes:
+        prompts: One row per state.
+        conditioning: Their encodings.
+        latent: The states, constants.
+        sigma: Their noise.
+        velocity: The student's velocity; carries the gradient until :meth:`detached`.
+    """
+
+    prompts: Prompts
+    conditioning: Conditioning
+    latent: Tensor
+    sigma: Tensor
+    velocity: Tensor
+
+    @property
+    def clean(self) -> Tensor:
+        """The student's clean prediction."""
+        return velocity_to_clean(self.latent, self.velocity, self.sigma)
+
+    @property
+    def noise(self) -> Tensor:
+        """The student's noise prediction."""
+        return velocity_to_noise(self.latent, self.velocity, self.sigma)
+
+    def detached(self) -> Predicted:
+        """The same without gradient."""
+        return replace(self, velocity=self.velocity.detach())
+
+
+@dataclass(frozen=True)
+class Noised:
+    """The student's predictions at random noise levels, where the two scores are compared.
+
+    Attributes:
+        latent: Noised states, constants.
+        sigma: Their noise.
+        fresh: The noise that was added.
+    """
+
+    latent: Tensor
+    sigma: Tensor
+    fresh: Tensor
+
+
+class FakeScorePhase(TaughtPhase, ABC):
+    """Base of the phases that match distributions.
+
+    A round: roll the student out to some state; predict clean data there, with gradient; noise it again;
+    compare the teacher's clean prediction with that of the adapter ``fake``, and update the student; then
+    train ``fake`` a few times on the same predictions with fresh noise.
+
+    ``global_step`` counts the student's updates alone, as in every other phase: the fake score's optimiser
+    steps without Lightning's counter.
+
+    Args:
+        model: The frozen text-to-image model.
+        adapter: Shape of the student's adapter, and of ``fake``, which starts as the student does.
+        teacher: The teachers, one per task.
+        sampler: The student's sampler; its guidance scale is the student's.
+        loss: Losses of the student and of the fake score.
+        reward: Scores the student's samples for the log.
+        optimizer: Makes the student's optimiser.
+        fake_optimizer: Makes that of the fake score.
+        seed: Seed of every draw.
+        ema: ``decay`` and ``update_interval`` of the student's average, counted in student updates.
+        gradient_clip: Largest gradient norm, of either.
+        fake_updates_per_round: Updates of the fake score for one of the student, at least 1.
+        micro_batch_size: Most rows in one forward; null for all at once.
+        score_every_n_rounds: Rounds from one scored rollout of the student to the next; 0 for never.
+        conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
+
+    Attributes:
+        method: Its name in what is logged.
+    """
+
+    method: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        model: SD3Model,
+        adapter: LoRA,
+        teacher: TeacherSet,
+        sampler: TransitionSampler,
+        loss: DistributionLoss,
+        reward: Reward,
+        optimizer: OptimizerFactory,
+        fake_optimizer: OptimizerFactory,
+        seed: int,
+        ema: Mapping[str, Any],
+        gradient_clip: float,
+        fake_updates_per_round: int,
+        micro_batch_size: int | None,
+        score_every_n_rounds: int,
+        conflict_every_n_rounds: int,
+    ) -> None:
+        if fake_updates_per_round < 1:
+            raise ValueError(
+                f"phase.fake_updates_per_round={fake_updates_per_round} must be at least 1: without "
+                "a score of the student's distribution there is nothing to compare the teacher's with"
+            )
+        super().__init__(
+            model=model,
+            adapter=adapter,
+            teacher=teacher,
+            sampler=sampler,
+            reward=reward,
+            optimizer=optimizer,
+            seed=seed,
+            ema=ema,
+            gradient_clip=gradient_clip,
+            micro_batch_size=micro_batch_size,
+            score_every_n_rounds=score_every_n_rounds,
+            conflict_every_n_rounds=conflict_every_n_rounds,
+        )
+        self.loss = loss
+        self.make_fake_optimizer = fake_optimizer
+        self.fake_updates_per_round = fake_updates_per_round
+        self.add_trained_adapter(FAKE)
+        set_trainable(model.transformer, [STUDENT, FAKE])
+
+    @property
+    def saved_adapters(self) -> tuple[str, ...]:
+        """Adapters that training changes, and checkpoints hold."""
+        return (STUDENT, AVERAGE, FAKE)
+
+    def configure_optimizers(self) -> Any:
+        """The student's optimiser, then the fake score's."""
+        return [
+            self.make_optimizer(self.parameters_of(STUDENT).values()),
+            self.make_fake_optimizer(self.parameters_of(FAKE).values()),
+        ]
+
+    # What differs between the methods.
+
+    @abstractmethod
+    def state(self, prompts: Prompts, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """A state of the student's rollout for each row, and its noise; without gradient."""
+
+    @abstractmethod
+    def noised(self, predicted: Predicted, purpose: str) -> Noised:
+        """Noise the student's predictions; ``purpose`` names the draws."""
+
+    # What does not.
+
+    def training_step(self, prompts: Prompts, batch_index: int) -> None:
+        """One round: one update of the student, a few of the fake score."""
+        totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        self.score_student(totals, prompts)
+        weights = torch.tensor(task_weights(prompts.tasks), device=self.device)
+        counts, parts = Counter(prompts.tasks), []
+        for rows in micro_batches(len(prompts), self.micro_batch_size):
+            predicted = self._predicted(prompts.select(rows))
+            losses = weights[rows] * self._compared(predicted, totals, counts)
+            totals[f"train/loss/{self.method}"] += self.add_gradient(losses, predicted.prompts.tasks)
+            parts.append((predicted.detached(), weights[rows]))
+            del predicted, losses
+        totals |= self.gradient_conflict()
+        totals["train/gradient_norm"] = self.update()
+        for number in range(self.fake_updates_per_round):
+            for predicted, share in parts:
+                self._add_fake_gradient(predicted, share, f"{self.method}/fake/{number}", totals)
+            totals["train/fake_gradient_norm"] += self._update_fake() / self.fake_updates_per_round
+        totals["train/cost/images"] += len(prompts) * num_processes()
+        self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+
+    def _predicted(self, prompts: Prompts) -> Predicted:
+        """The student's velocity at a state of its rollout, with gradient."""
+        conditioning = self.conditioning(prompts)
+        latent, sigma = self.state(prompts, conditioning)
+        velocity = self.velocity(latent, sigma, conditioning, STUDENT, self.sampler.guidance_scale)
+        return Predicted(prompts, conditioning, latent, sigma, velocity)
+
+    def _compared(
+        self, predicted: Predicted, totals: defaultdict[str, Tensor], counts: Mapping[str, int]
+    ) -> Tensor:
+        """The student's loss per row: its clean prediction against the teacher's and the fake score's."""
+        prompts, conditioning = predicted.prompts, predicted.conditioning
+        with torch.no_grad():
+            at = self.noised(predicted.detached(), f"{self.method}/student")
+            real = self.teacher_velocity(at.latent, at.sigma, prompts, conditioning)
+            fake = self.velocity(at.latent, at.sigma, conditioning, FAKE, 1.0)
+            gap = velocity_gap(fake, real, reduction="mean")
+        for task in dict.fromkeys(prompts.tasks):
+            rows = [row for row, name in enumerate(prompts.tasks) if name == task]
+            totals[f"train/gap/{task}"] += gap[rows].sum() / counts[task]
+        exact = (at.latent.double(), at.sigma.double())
+        clean_real, clean_fake = (
+            velocity_to_clean(exact[0], velocity.double(), exact[1]) for velocity in (real, fake)
+        )
+        return self.loss(predicted.clean, clean_real, clean_fake).value
+
+    def _add_fake_gradient(
+        self, predicted: Predicted, weights: Tensor, purpose: str, totals: defaultdict[str, Tensor]
+    ) -> None:
+        """Add the gradient of the fake score's loss, on this process only."""
+        at = self.noised(predicted, purpose)
+        velocity = self.velocity(at.latent, at.sigma, predicted.conditioning, FAKE, 1.0)
+        term = self.loss.fake(velocity, at.latent, at.sigma, predicted.clean, at.fresh)
+        loss = (weights * term.value).sum()
+        with self._no_gradient_sync():
+            self.manual_backward(loss)
+        totals["train/loss/fake"] += loss.detach() / self.fake_updates_per_round
+        for name, value in term.metrics.items():
+            totals[f"train/{name}"] += (weights * value).sum() / self.fake_updates_per_round
+
+    def _update_fake(self) -> Tensor:
+        """One step of the fake score's optimiser, which ``global_step`` does not count.
+
+        Returns:
+            Gradient norm before clipping.
+        """
+        norm = self.clip_adapter_gradient(FAKE)
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizers, list)
+        optimizers[1].step()
+        optimizers[1].zero_grad()
+        return norm
+
+    @torch.no_grad()
+    def states(self, prompts: Prompts, conditioning: Conditioning, num_steps: int) -> Tensor:
+        """The first states of the student's rollout, pure noise included: ``(num_steps + 1, batch, ...)``."""
+        rollout = self.rollout(self.sampler, prompts, conditioning, STUDENT)
+        later = [transition.next_latent for transition in islice(rollout, num_steps)]
+        return torch.stack([self.noise("rollout/start", prompts), *later])
+
+    def uniform(self, purpose: str, prompts: Prompts) -> Tensor:
+        """Uniform numbers in [0, 1), each row from its own generator."""
+        return uniform_rows(self.seed, purpose, self.round, prompts.indices, (1,))[:, 0].to(self.device)

@@ -1,0 +1,57 @@
+"""Any set of runs as one HTML page: ``python -m diffopd.report runs=runs/mopd_*``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig
+
+from diffopd.check import config_errors
+from diffopd.command import command
+
+
+@command("report")
+@config_errors()
+def main(cfg: DictConfig) -> None:
+    """Read the runs, test the claims, write the page."""
+    run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Make the page ``cfg`` asks for."""
+    from omegaconf import OmegaConf
+
+    from diffopd.report.claims import read_claims
+    from diffopd.report.page import PageSettings, write_page
+    from diffopd.report.runs import find_runs
+
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    if not isinstance(cfg.running_mean, int) or cfg.running_mean < 1 or cfg.running_mean % 2 == 0:
+        raise ValueError(f"running_mean={cfg.running_mean} must be an odd whole number of at least 1")
+    if not isinstance(cfg.num_images, int) or cfg.num_images < 1:
+        raise ValueError(f"num_images={cfg.num_images} must be a whole number of at least 1")
+    claims = read_claims(plain["claims"] or {})
+    runs = find_runs([plain["runs"]] if isinstance(plain["runs"], str) else plain["runs"])
+    page, verdicts = write_page(
+        runs,
+        claims,
+        Path(cfg.out),
+        PageSettings(
+            title=cfg.title,
+            labels=plain["labels"] or {},
+            benchmark=cfg.benchmark,
+            window=cfg.running_mean,
+            num_images=cfg.num_images,
+            include_unfinished=cfg.include_unfinished,
+        ),
+    )
+    for verdict in verdicts:
+        print(f"{verdict.claim.id}: {verdict.outcome} ({verdict.reason})")
+    for unfinished in (run for run in runs if not run.finished):
+        print(f"not finished: {unfinished.folder}")
+    print(f"page: {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Folders as runs leave them, written without training."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffopd.evaluation.result import EvaluationResult, TaskResult
+from diffopd.teacher import Estimate
+
+
+def write_run(
+    folder: Path,
+    name: str,
+    seed: int,
+    metrics: Mapping[str, Sequence[float | None]],
+    *,
+    seconds: float = 60.0,
+    scores: Mapping[str, float] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    planned: int | None = None,
+    finished: bool = True,
+) -> Path:
+    """A run's config, metrics, note of its end and, at guidance 1, its scores on ``mini``.
+
+    Metrics are lists with one value per round, None where nothing was logged; times come in lines of their
+    own, as Lightning logs them.
+    """
+    folder.mkdir(parents=True)
+    num_rounds = max(len(values) for values in metrics.values())
+    planned = num_rounds if planned is None else planned
+    config = {
+        "name": name,
+        "seed": seed,
+        "run_id": f"seed{seed}",
+        "phase": {"_target_": "diffopd.phase.DistillPhase", "seed": seed},
+        "sampler": {"noise_level": 0.0, "guidance_scale": 1.0},
+        "trainer": {"max_epochs": planned, "num_threads": 1},
+        **(settings or {}),
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    times = ["train/time/seconds_per_round", "train/memory/peak_rss_gib"]
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", *metrics, "epoch", *times])
+        writer.writeheader()
+        for number in range(num_rounds):
+            known = {metric: values[number] for metric, values in metrics.items()}
+            writer.writerow({"step": number, "epoch": float(number)} | known)
+            writer.writerow({"step": number, "epoch": float(number), times[0]: seconds, times[1]: 0.5})
+    if scores is not None:
+        result(scores).save(folder / "report" / "student_guidance_1.json")
+    if finished:
+        recipe = {"command": f"python -m diffopd.train +experiment={name} seed={seed}", "commit": "abc1234"}
+        (folder / "finished.json").write_text(json.dumps({"max_rounds": planned, "recipe": recipe}))
+    return folder
+
+
+def result(scores: Mapping[str, float]) -> EvaluationResult:
+    """Scores of one image for each task."""
+    tasks = {
+        task: TaskResult(
+            value=Estimate(mean=score, low=score - 0.1, high=score + 0.1, n=1),
+            tags={},
+            parts={},
+            texts=(f"a prompt of {task}",),
+            groups=(0,),
+            strata=(0,),
+            scores=(score,),
+        )
+        for task, score in scores.items()
+    }
+    return EvaluationResult(
+        benchmark="mini", seed=0, guidance_scale=1.0, adapter="student", tasks=tasks, held_out={}
+    )

@@ -1,0 +1,262 @@
+"""Runs as one page: methods and bands by hand, what it holds, what it says where something is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from run_folders import result, write_run
+
+from diffopd.configs import config_folder
+from diffopd.png import save_png
+from diffopd.report.__main__ import run as report
+from diffopd.report.bands import band_by_minutes, band_by_round
+from diffopd.report.grid import sample_grid
+from diffopd.report.method_curves import curve_families
+from diffopd.report.method_images import method_grids, split_sheet
+from diffopd.report.method_tables import cost_table, score_tables
+from diffopd.report.methods import differing_settings, group_runs
+from diffopd.report.runs import Series, find_runs
+from diffopd.report.step_curves import step_band
+
+REWARD = "train/reward/ocr"
+
+
+def methods_in(folder, *, labels=(), include_unfinished=False):
+    return group_runs(find_runs([str(folder)]), dict(labels), include_unfinished=include_unfinished)
+
+
+def test_runs_that_differ_only_in_their_seed_are_one_method(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"a{seed}", "a", seed, {REWARD: [0.5]})
+    noisy = {"sampler": {"noise_level": 0.7, "guidance_scale": 1.0}}
+    write_run(tmp_path / "noisy", "a", 0, {REWARD: [0.5]}, settings=noisy)
+    methods = methods_in(tmp_path, labels={"a, sampler.noise_level=0.7": "noisy"})
+    assert [(m.key, m.label, list(m.runs)) for m in methods] == [
+        ("a, sampler.noise_level=0.0", "a, sampler.noise_level=0.0", [0, 1]),
+        ("a, sampler.noise_level=0.7", "noisy", [0]),
+    ]
+    assert differing_settings(methods) == {"sampler.noise_level": ["0.0", "0.7"]}
+    with pytest.raises(ValueError, match="labels has b, and no run is called that; there are a, sampler"):
+        methods_in(tmp_path, labels={"b": "B"})
+
+
+def test_runs_that_do_not_count_are_kept_with_the_reason(tmp_path):
+    write_run(tmp_path / "done", "a", 0, {REWARD: [0.5]})
+    write_run(tmp_path / "again", "a", 0, {REWARD: [0.5]})
+    write_run(tmp_path / "going", "a", 1, {REWARD: [0.5]}, finished=False)
+    write_run(tmp_path / "longer", "a", 2, {REWARD: [0.5]})
+    more = {"trainer": {"max_epochs": 9}}  # went on after it had ended with one round
+    write_run(tmp_path / "more", "a", 3, {REWARD: [0.5]}, settings=more)
+    (tmp_path / "done" / "previous_1").mkdir()
+    (tmp_path / "done" / "previous_1" / "metrics.csv").write_text("step\n")
+    first, second = methods_in(tmp_path)
+    assert list(first.runs) == [0, 2]
+    assert [(run.folder.name, why) for run, why in first.left_out] == [
+        ("done", f"same method and seed as {tmp_path / 'again'}"),
+        ("going", "not finished"),
+    ]
+    assert (list(second.runs), second.left_out[0][1]) == ([], "not finished")
+    assert list(methods_in(tmp_path, include_unfinished=True)[0].runs) == [0, 1, 2]
+
+
+def test_a_cascade_is_one_run_of_all_its_stages(tmp_path):
+    place = tmp_path / "cascade_nft" / "seed0"
+    adapter = {"adapter": {"rank": 2, "start": "elsewhere"}}
+    write_run(place / "1_ocr", "teacher_ocr", 0, {REWARD: [0.1, 0.2]}, settings=adapter)
+    second = {"train/reward/aesthetic": [0.3, 0.4, 0.5]}
+    write_run(place / "2_aesthetic", "teacher_aesthetic", 0, second, settings=adapter, seconds=30)
+    (run,) = find_runs([str(tmp_path)])
+    assert (run.name, run.finished, run.num_rounds, list(run.config_texts)) == (
+        "cascade_nft",
+        True,
+        5,
+        ["1_ocr", "2_aesthetic"],
+    )
+    assert run.series["train/reward/aesthetic"] == Series([3, 4, 5], [0.3, 0.4, 0.5])
+    assert list(run.minutes.values()) == pytest.approx([1, 2, 2.5, 3, 3.5])
+
+
+def test_a_place_without_runs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"runs has .*/absent, and there is no such folder"):
+        find_runs([str(tmp_path / "absent")])
+    with pytest.raises(ValueError, match="no folder in there holds a run"):
+        find_runs([str(tmp_path)])
+
+
+def test_a_band_by_round_goes_as_far_as_every_seed():
+    short, long = Series([1, 2, 3], [0.0, 3.0, 6.0]), Series([1, 3, 4], [2.0, 2.0, 9.0])
+    band = band_by_round([short, long], window=1)
+    assert (band.x.tolist(), band.mean.tolist()) == ([1, 3], [1.0, 4.0])
+    assert (band.low.tolist(), band.high.tolist(), band.num_seeds) == ([0.0, 2.0], [2.0, 6.0], 2)
+    smooth = band_by_round([short], window=3)
+    assert smooth.mean.tolist() == [1.5, 3.0, 4.5]
+    assert band_by_round([Series([1], [0.0]), Series([2], [0.0])], window=1) is None
+
+
+def test_a_band_by_minutes_interpolates_between_rounds():
+    slow = (Series([1, 2], [0.0, 4.0]), {1: 1.0, 2: 5.0})
+    fast = (Series([1, 2, 3], [2.0, 2.0, 8.0]), {1: 0.5, 2: 2.0, 3: 3.0})
+    band = band_by_minutes([slow, fast], window=1, num_points=3)
+    assert band.x.tolist() == [1.0, 2.0, 3.0]
+    assert (band.low.tolist(), band.high.tolist()) == ([0.0, 1.0, 2.0], [2.0, 2.0, 8.0])
+    assert band.mean.tolist() == [1.0, 1.5, 5.0]
+    assert band_by_minutes([(slow[0], {})], window=1) is None
+
+
+def test_scores_and_costs_are_means_and_deviations_over_seeds(tmp_path):
+    images = {"train/cost/images": [6.0, 6.0]}
+    for seed, score in enumerate((0.4, 0.6)):
+        scores = {"ocr": score, "composition": 0.2}
+        write_run(tmp_path / str(seed), "a", seed, images, scores=scores, seconds=60 * (seed + 1))
+    base = {"name": "base", "guidance_scale": 2.0, "scores": {"ocr": {"mean": 0.1}}}
+    student = {"name": "student", "guidance_scale": 1.0, "scores": {}}
+    table = {"title": "mini: reward by task", "rows": [base, student], "gain_kept": {}}
+    (tmp_path / "0" / "report" / "table.json").write_text(json.dumps(table))
+    methods = methods_in(tmp_path)
+    (scores,) = score_tables(methods, [])
+    assert scores.columns == ["composition", "ocr", "mean of tasks"]
+    assert [(row.name, row.num_seeds, row.cells) for row in scores.rows] == [
+        ("base", None, ["-", "0.100", "-"]),
+        ("a", 2, ["0.200 ± 0.000", "0.500 ± 0.141", "0.350 ± 0.071"]),
+    ]
+    costs = cost_table(methods)
+    assert dict(zip(costs.columns, costs.rows["a"], strict=True)) == {
+        "seeds": "2",
+        "rounds": "2",
+        "minutes of training": "3.0 ± 1.4",
+        "images drawn": "12",
+        "images scored": "-",
+        "seconds per round": "90.00 ± 42.43",
+        "peak memory of the process, GiB": "0.50 ± 0.00",
+    }
+
+
+def test_a_sheet_of_samples_comes_apart_where_it_was_put_together(tmp_path):
+    columns = ("base", "teacher", "student")
+    images = [[torch.full((3, 32, 32), shade) for shade in (0.2, 0.4, 0.6)]] * 2
+    sheet = split_sheet(sample_grid(images, columns=columns, rows=[("ocr", "one"), ("ocr", "two")]))
+    assert [column.size for column in sheet.columns] == [(128, 2 * (128 + 8))] * 3
+    for column, shade in zip(sheet.columns, (51, 102, 153), strict=True):
+        assert column.crop((0, 0, 128, 128)).getcolors() == [(128 * 128, (shade, shade, shade))]
+        assert column.crop((0, 136, 128, 264)).getcolors() == [(128 * 128, (shade, shade, shade))]
+    with pytest.raises(ValueError, match="is no grid"):
+        split_sheet(Image.new("RGB", (655, 300)))
+
+
+def test_students_of_the_same_prompts_and_noise_stand_side_by_side(tmp_path):
+    def samples(folder, base, student):
+        shades = [torch.full((3, 32, 32), shade) for shade in (base, 0.4, student)]
+        sheet = sample_grid([shades], columns=("base", "teacher", "student"), rows=[("ocr", "one")])
+        save_png(sheet, folder / "report" / "samples.png")
+
+    for name, base, student in (("a", 0.2, 0.6), ("b", 0.2, 0.8), ("c", 0.0, 1.0)):
+        samples(write_run(tmp_path / "runs" / name, name, 0, {REWARD: [0.5]}), base, student)
+    write_run(tmp_path / "runs" / "d", "d", 0, {REWARD: [0.5]})
+    for name in ("e", "f"):
+        scored = write_run(tmp_path / "runs" / name, name, 0, {REWARD: [0.5]}) / "scores" / "mini_guidance_1"
+        result({"ocr": 0.5}).save(scored / "results.json")
+        save_png(torch.zeros(3, 32, 32), scored / "images" / "ocr" / "00000.png")
+    grids, without = method_grids(methods_in(tmp_path / "runs"), tmp_path, benchmark="mini", num_per_task=1)
+    with Image.open(grids[0].path) as single, Image.open(grids[1].path) as pair:
+        assert single.size[0] == 240 + 2 * 136 + 8  # e, f
+        assert pair.size[0] == 240 + 4 * 136 + 8  # base, teacher, a, b
+        centres = [pair.getpixel((240 + 136 * column + 64, pair.size[1] - 64))[0] for column in range(4)]
+    assert centres == [51, 102, 153, 204]
+    assert (len(grids), without) == (3, ["d"])
+
+
+def page_of(folder, *overrides):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        cfg = compose(
+            "report",
+            overrides=[f"runs=['{folder}']", f"out={folder / 'page'}", f"paths.run={folder}", *overrides],
+        )
+    report(cfg)
+    return (folder / "page" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path, capsys):
+    for name, level in (("mopd_ode", 0.8), ("mopd_kl_07", 0.5)):
+        for seed in range(3):
+            rewards = [level * number / 4 + 0.01 * seed for number in range(5)]
+            metrics = {
+                REWARD: rewards,
+                "train/gap/ocr": rewards,
+                "train/loss/opd": rewards,
+                "train/other": rewards,
+            }
+            settings = {"model": {"path": "https://example.org/model"}}
+            scores = {"ocr": level + 0.01 * seed**2}
+            write_run(tmp_path / name / f"seed{seed}", name, seed, metrics, scores=scores, settings=settings)
+    write_run(tmp_path / "mopd_sft", "mopd_sft", 0, {REWARD: [0.5]}, planned=7, finished=False)
+    page = page_of(tmp_path, "labels={mopd_ode: 'OPD <ODE>'}")
+    out = capsys.readouterr().out
+    assert "noise_0_over_07: not decidable" not in out
+    assert "noise_0_over_07: holds (paired, 3 seeds)" in out
+    assert f"not finished: {tmp_path / 'mopd_sft'}" in out
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:image/png;base64,|#)[^"'>]+""", page)
+    assert not re.findall(r"<script|<link|@import|url\(", page)
+    assert "OPD &lt;ODE&gt;" in page
+    for text in ("mopd_kl_07", "mopd_sft", "1 of 7 rounds", "not finished, not counted", "n = 3 seeds each"):
+        assert text in page
+    assert "python -m diffopd.train +experiment=mopd_ode seed=2" in page
+    assert "abc1234" in page
+    assert "https://example.org/model" in page  # in the config of a run, as text
+    for sentence in ("No run logged held-out rewards", "No run saved images"):
+        assert sentence in page
+    files = sorted(path.name for path in (tmp_path / "page" / "figures").iterdir())
+    ends = ("by_minutes", "by_round")
+    curves = [f"{kind}_{end}.png" for kind in ("gap", "reward") for end in ends]
+    assert files == sorted([*curves, "loss_by_round.png", "other_by_round.png", "cost.png"])
+    assert page.count("data:image/png;base64,") == len(files)
+
+
+def test_a_page_of_runs_that_left_next_to_nothing(tmp_path, capsys):
+    write_run(tmp_path / "one", "a", 0, {"train/pixel_error": [0.5]})
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text("name: b\nphase: {}\nseed: 4\n")
+    page = page_of(tmp_path, "claims=none")
+    for sentence in (
+        "No claims were given",
+        "No run holds benchmark scores",
+        "No run logged rewards",
+        "No run logged a gap to teachers",
+        "1 is not finished",
+        "seed 4, 0 rounds",
+    ):
+        assert sentence in re.sub(r"\s+", " ", page)
+
+
+def test_settings_of_the_page_are_checked(tmp_path):
+    write_run(tmp_path / "one", "a", 0, {REWARD: [0.5]})
+    with pytest.raises(ValueError, match="running_mean=4 must be an odd whole number"):
+        page_of(tmp_path, "running_mean=4")
+    with pytest.raises(ValueError, match="num_images=0 must be a whole number of at least 1"):
+        page_of(tmp_path, "num_images=0")
+
+
+def test_steps_are_the_mean_of_the_last_rounds_by_seed(tmp_path):
+    for seed, offset in ((0, 0.0), (1, 1.0)):
+        values = {f"train/step_gap/{step}": [9.0] * 18 + [step + offset] * 2 for step in (0, 10, 2)}
+        write_run(tmp_path / f"a{seed}", "a", seed, values)
+    (method,) = methods_in(tmp_path)
+    band = step_band(method, "train/step_gap")
+    assert band is not None
+    assert [list(values) for values in (band.x, band.mean, band.low, band.high)] == [
+        [0, 2, 10],
+        [0.5, 2.5, 10.5],
+        [0, 2, 10],
+        [1, 3, 11],
+    ]
+    assert step_band(method, "train/step_loss") is None
+    assert not [name for family in curve_families([method]) for name in [family.title] if "Other" in name]

@@ -1,0 +1,134 @@
+"""Ablation files: every cell composes, what is shared runs once, as a program and as Hydra's own sweep."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+sys.path.insert(0, str(Path(__file__).parent / "phase"))
+
+import programs
+from tiny_runs import make_world
+
+from diffopd.cells import ablation_names, index_of, jobs_of, read_cells
+from diffopd.check import ConfigError
+from diffopd.configs import config_folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("ablations"))
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """``cells(*overrides)`` of ``conf/ablations.yaml``."""
+
+    def read(*overrides):
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            return read_cells(compose("ablations", overrides=list(overrides)), tmp_path)
+
+    return read
+
+
+@pytest.mark.parametrize("name", ablation_names())
+def test_every_cell_of_a_file_can_be_run(cells, name):
+    found = cells(f"ablations=[{name}]", "seeds=1")
+    assert found
+    assert len({cell.label for cell in found}) == len({cell.folder for cell in found}) == len(found)
+
+
+def test_what_two_files_ask_for_is_trained_once(cells, tmp_path):
+    found = cells("ablations=[method,formulation,schedule]", "seeds=2")
+    of_opd = {
+        cell.folder
+        for cell in found
+        if cell.seed == 0 and cell.label in ("variant=mopd_ode", "data.schedule=accumulate")
+    }
+    assert len(of_opd) == 1
+    jobs = jobs_of(found, {}, tmp_path)
+    assert len(jobs) == len({cell.folder for cell in found}) == 2 * (4 + 3 + 1)
+    index = index_of(found)
+    opd = "variant=mopd_ode,seed=1"
+    assert index["method"][opd] == index["formulation"][opd] != index["method"]["variant=mopd_ode,seed=0"]
+
+
+def test_a_training_that_others_need_runs_before_them(cells, tmp_path):
+    found = cells("ablations=[teacher_quality]", "seeds=1")
+    first = {name: ["+experiment=teacher_ocr"] for name in found[0].first}
+    assert {"composition_25", "ocr_50"} <= set(first)
+    jobs = {job.name: job for job in jobs_of(found, first, tmp_path)}
+    assert list(jobs)[:6] == list(first)
+    assert all(set(job.needs) == (set() if name in first else set(first)) for name, job in jobs.items())
+    assert [*next(jobs["ocr_25"].commands())] == [
+        "diffopd.train",
+        "+experiment=teacher_ocr",
+        "if_finished=skip",
+    ]
+
+
+def test_the_first_seed_of_every_file_comes_first(cells):
+    seeds = [cell.seed for cell in cells("ablations=[schedule,guidance]")]
+    assert seeds == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_setting_makes_another_training_and_a_name_does_not(cells):
+    def folders(*overrides):
+        return {cell.folder.name for cell in cells("ablations=[guidance]", "seeds=1", *overrides)}
+
+    assert folders() == folders("overrides=[name=other,run_id=another]")
+    assert not folders() & folders("overrides=[trainer.max_epochs=7]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["ablations=[state]"], "ablations has state, and conf/experiment/ablation has"),
+        (["ablations=[states]", "overrides=[sampler.num_steps=4]"], "ablations.states: states.first=0 to"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(cells, overrides, message):
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        cells(*overrides)
+
+
+@pytest.mark.slow
+def test_trainings_run_once_and_are_reported(world, tmp_path):
+    small = [
+        f'"{override}"' for override in world.overrides("mopd_ode") if "trainer.num_threads" not in override
+    ]
+    few = [f'"benchmark.tasks.{task}.num_prompts=2"' for task in ("composition", "ocr", "aesthetic")]
+    given = ",".join([*small, *few, "benchmark.sampler.num_steps=2"])
+    arguments = ["ablations=[schedule,guidance]", "seeds=1", f"overrides=[{given}]"]
+    first = programs.run(tmp_path, "ablations", *arguments)
+    assert first.returncode == 0, first.stdout + first.stderr
+    folder = tmp_path / "runs" / "ablations" / "default"
+    assert "3 trainings for 2 ablations" in first.stdout
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/adapter/*.safetensors")}
+    assert len(before) == 3
+    page = (folder / "report" / "schedule" / "index.html").read_text()
+    assert "data.schedule=accumulate" in page
+    assert "data.schedule=alternate" in page
+    assert (folder / "report" / "all" / "index.html").is_file()
+    index = json.loads((folder / "index.json").read_text())
+    assert (
+        index["schedule"]["data.schedule=accumulate,seed=0"]
+        == index["guidance"]["sampler.guidance_scale=1,seed=0"]
+    )
+
+    again = programs.run(tmp_path, "ablations", *arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.slow
+def test_a_file_is_an_ordinary_sweep(world, tmp_path):
+    overrides = [*world.overrides("mopd_ode"), "~report", "seed=0"]
+    swept = programs.run(tmp_path, "train", "+experiment=ablation/schedule", *overrides)
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    folders = sorted(path.parent.name for path in tmp_path.glob("runs/ablation_schedule/*/finished.json"))
+    assert folders == ["seed0data.schedule=accumulate", "seed0data.schedule=alternate"]

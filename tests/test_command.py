@@ -106,7 +106,10 @@ def test_the_papers_noise_sweep_composes_three_jobs(train, monkeypatch):
     assert levels == [0, 0.3, 0.7]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "sample"])
+PROGRAMS = ["train", "evaluate", "sample", "cascade", "table", "ablations", "report"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_help_shows_examples_and_every_group_with_its_choices(monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:

@@ -26,7 +26,7 @@ def run(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     from diffopd.launch import TrainingFailedError
-    from diffopd.report import report_cascade
+    from diffopd.report.cascade import report_cascade
     from diffopd.stages import check_stage, read_stages, train_stage
 
     folder = Path(cfg.paths.run)

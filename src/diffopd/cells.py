@@ -71,13 +71,14 @@ def read_cells(cfg: DictConfig, folder: Path) -> list[Cell]:
     cells = [
         cell
         for name in names
-        for cell in _cells(name, shared, folder / "cells", list(cfg.first.get(name, {})))
-        if cell.seed < cfg.seeds
+        for cell in _cells(name, shared, folder / "cells", list(cfg.first.get(name, {})), cfg.seeds)
     ]
     return sorted(cells, key=lambda cell: cell.seed)
 
 
-def _cells(name: str, shared: Sequence[str], folder: Path, first: Sequence[str]) -> Iterator[Cell]:
+def _cells(
+    name: str, shared: Sequence[str], folder: Path, first: Sequence[str], seeds: int
+) -> Iterator[Cell]:
     experiment = f"+experiment=ablation/{name}"
     swept = compose("train", overrides=[experiment], return_hydra_config=True).hydra.sweeper.params or {}
     for choices in itertools.product(*(_choices(key, value) for key, value in swept.items())):
@@ -85,16 +86,19 @@ def _cells(name: str, shared: Sequence[str], folder: Path, first: Sequence[str])
         varied = [choice.removeprefix("+") for choice in choices if not choice.startswith("seed=")]
         label = ",".join(varied)
         run_name = label.removeprefix("variant=") if "variant=" in label else f"{name}_{label}"
-        place = folder / _key(overrides)
-        if not first:  # else it may name what is not there yet, and is checked when its turn comes
-            check_composed("train", overrides, place, setting=f"ablations.{name}")
+        seed = int(next((choice.removeprefix("seed=") for choice in choices if "seed=" in choice), 0))
+        if seed >= seeds:
+            continue
+        # What needs another training may name what is not there yet, and is checked when its turn comes.
+        if seed == 0 and not first:
+            check_composed("train", overrides, folder, setting=f"ablations.{name}")
         yield Cell(
             ablation=name,
             label=label,
             name=re.sub(r"[^\w.]+", "_", run_name).strip("_"),
-            seed=compose("train", overrides=overrides).seed,
+            seed=seed,
             overrides=overrides,
-            folder=place,
+            folder=folder / _key(overrides),
             first=first,
         )
 

@@ -15,7 +15,7 @@ from diffopd.check import check_composed
 from diffopd.evaluation import EvaluationResult
 from diffopd.files import atomic_write_json, sha256_of
 from diffopd.launch import Job, training_command
-from diffopd.report import ComparedRow, Cost
+from diffopd.report.compared import ComparedRow, Cost
 from diffopd.resume import FINISHED
 
 COMMANDS = ("train", "cascade")

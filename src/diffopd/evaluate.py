@@ -28,7 +28,8 @@ def run(cfg: DictConfig) -> None:
 
     from diffopd.evaluation import Benchmark, evaluate
     from diffopd.inference import load_model, trial_step
-    from diffopd.report import ImageCollector, results_table
+    from diffopd.report.images import ImageCollector
+    from diffopd.report.results import results_table
     from diffopd.reward.failed_sample import failures_saved
     from diffopd.threads import choose_num_threads
 

@@ -26,7 +26,8 @@ def run(cfg: DictConfig) -> None:
 
     from diffopd.evaluation import generate
     from diffopd.inference import load_model
-    from diffopd.report import image_sheet, save_png
+    from diffopd.png import save_png
+    from diffopd.report.grid import image_sheet
     from diffopd.types import Prompts
 
     prompt, count, folder = str(cfg.prompt), int(cfg.num_images), Path(cfg.paths.run)

@@ -26,7 +26,7 @@ def run(cfg: DictConfig) -> None:
     from diffopd.comparison import check_rows, collect, jobs_of, read_rows
     from diffopd.launch import TrainingFailedError, run_jobs
     from diffopd.progress_lines import ProgressLines
-    from diffopd.report import write_comparison
+    from diffopd.report.comparison import write_comparison
 
     folder = Path(cfg.paths.run)
     rows = read_rows(cfg, folder)

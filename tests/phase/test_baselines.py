@@ -246,7 +246,9 @@ def test_what_is_logged(two_rounds):
         expected |= {"train/loss/fake", "train/fake_gradient_norm"}
     if method == "tdm":
         expected.add("train/importance_weight")
-    found = {name for name in run.metrics if not name.startswith("train/conflict/")}
+    found = {
+        name for name in run.metrics if not name.startswith(("train/conflict/", "train/gradient_share/"))
+    }
     assert found == expected
     assert all(math.isfinite(value) for value in run.metrics.values())
     assert run.metrics["train/cost/images"] == run.metrics["train/cost/reward_calls"] == 6

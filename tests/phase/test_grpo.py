@@ -199,6 +199,9 @@ def test_tasks_conflict_is_measured_in_the_rounds_that_are_due(world, tmp_path):
         "train/conflict/ocr_aesthetic",
     }
     assert all(-1 <= run.metrics[name] <= 1 for name in names)
+    shares = [run.metrics[f"train/gradient_share/{task}"] for task in ("composition", "ocr", "aesthetic")]
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares) > 0
     never = run_rounds(world.build("mopd_ode", tmp_path / "b", "phase.conflict_every_n_rounds=0"))
     assert not any(name.startswith("train/conflict/") for name in never.metrics)
     assert relative_distance(run.flat_gradient(0), never.flat_gradient(0)) < 1e-5

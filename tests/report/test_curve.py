@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffopd.report import reward_curve
-from diffopd.report.curve import RewardHistory, _interpolate, _running_mean
+from diffopd.report.curve import RewardHistory, _interpolate, _running_mean, reward_curve
 
 
 def read(path):

@@ -18,8 +18,7 @@ from diffopd.evaluation import Benchmark, BenchmarkTask, EvaluationResult
 from diffopd.files import atomic_write_json
 from diffopd.metric.reward_mean import RewardMean
 from diffopd.model import SD3Model
-from diffopd.report import report_distillation
-from diffopd.report.distillation import base_scores
+from diffopd.report.distillation import base_scores, report_distillation
 from diffopd.sampler import FlowSampler
 from diffopd.teacher import Estimate, Recipe, TeacherCard, TeacherSet
 from diffopd.types import Scores

@@ -214,14 +214,20 @@ class AdaptedPhase(lightning.LightningModule):
             before = after
 
     def gradient_conflict(self) -> dict[str, Tensor]:
-        """Cosine of every two tasks' gradients since the last call, in rounds that measure it."""
+        """How the tasks' gradients since the last call compare, in rounds that measure it.
+
+        Returns:
+            The cosine of every two, ``train/conflict/<a>_<b>``, and each one's share of the sum of their
+            norms, ``train/gradient_share/<task>``.
+        """
         if not self._task_gradients:
             return {}
         names = list(self._task_gradients)
         gradients = averaged(torch.stack(list(self._task_gradients.values())))
         self._task_gradients = dict.fromkeys(names, torch.zeros_like(gradients[0]))
-        unit = torch.nn.functional.normalize(gradients, dim=1)
-        return {
+        unit, norms = torch.nn.functional.normalize(gradients, dim=1), gradients.norm(dim=1)
+        shares = norms / norms.sum().clamp_min(torch.finfo(norms.dtype).tiny)
+        return {f"train/gradient_share/{task}": share for task, share in zip(names, shares, strict=True)} | {
             f"train/conflict/{names[a]}_{names[b]}": (unit[a] * unit[b]).sum()
             for a in range(len(names))
             for b in range(a + 1, len(names))

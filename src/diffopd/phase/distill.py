@@ -176,7 +176,7 @@ class DistillPhase(AdaptedPhase):
                 for part, visits in stored:
                     for visit in visits:
                         self._match(totals, part, self._again(part, visit), visit.velocity, len(steps))
-                self._take_step(totals, prompts)
+                self._take_step(totals)
         else:
             for part in parts:
                 for transition in self._rollout(totals, part, steps):
@@ -184,7 +184,7 @@ class DistillPhase(AdaptedPhase):
                         old = transition.velocity.detach()
                         self._match(totals, part, transition, old, len(steps))
                     del transition
-            self._take_step(totals, prompts)
+            self._take_step(totals)
         totals["train/cost/images"] += len(prompts) * num_processes()
         self._watch_balance(totals, prompts)
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
@@ -315,12 +315,11 @@ class DistillPhase(AdaptedPhase):
             gap = metrics["velocity_gap"][rows].sum() / (part.counts[task] * num_drawn)
             totals[f"train/gap/{task}"] += gap / self.updates_per_round
 
-    def _take_step(self, totals: defaultdict[str, Tensor], prompts: Prompts) -> None:
+    def _take_step(self, totals: defaultdict[str, Tensor]) -> None:
         """Update with the gradients of all rows."""
         for name, value in self.gradient_conflict().items():
             totals[name] += value / self.updates_per_round
-        norm = self.update() / self.updates_per_round
-        totals["train/gradient_norm"] += norm
+        totals["train/gradient_norm"] += self.update() / self.updates_per_round
 
     # Tasks and teachers.
 

@@ -80,15 +80,15 @@ def test_a_setting_makes_another_training_and_a_name_does_not(cells):
     def folders(*overrides):
         return {cell.folder.name for cell in cells("ablations=[guidance]", "seeds=1", *overrides)}
 
-    assert folders() == folders("overrides=[name=other,run_id=another]")
-    assert not folders() & folders("overrides=[trainer.max_epochs=7]")
+    assert folders() == folders('overrides=["name=other","run_id=another"]')
+    assert not folders() & folders('overrides=["trainer.max_epochs=7"]')
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["ablations=[state]"], "ablations has state, and conf/experiment/ablation has"),
-        (["ablations=[states]", "overrides=[sampler.num_steps=4]"], "ablations.states: states.first=0 to"),
+        (["ablations=[states]", 'overrides=["sampler.num_steps=4"]'], "ablations.states: states.first=0 to"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(cells, overrides, message):

@@ -116,7 +116,7 @@ def test_settings_that_are_refused(composed, overrides, message):
         ([ODE, "states=subset", "states.size=12"], "states.size=12 is more than the 9 steps from"),
         ([ODE, "regulariser=anchor", "loss@regulariser.loss=reverse_kl"],
          "loss@regulariser.loss=reverse_kl is a KL divergence"),
-        ([ODE, "routing=mixture", "routing.weights.ocr={sings: 1}"],
+        ([ODE, "routing=mixture", "+routing.weights.ocr.sings=1"],
          "routing.weights.ocr.sings is for a teacher that is not there; teacher.teachers has composition"),
         ([ODE, "phase.updates_per_round=2"],
          "phase.updates_per_round=2 needs phase.round=two_pass: a fused round takes the loss while it rolls "

@@ -102,7 +102,7 @@ def test_trainings_run_once_and_are_reported(world, tmp_path):
         f'"{override}"' for override in world.overrides("mopd_ode") if "trainer.num_threads" not in override
     ]
     few = [f'"benchmark.tasks.{task}.num_prompts=2"' for task in ("composition", "ocr", "aesthetic")]
-    given = ",".join([*small, *few, "benchmark.sampler.num_steps=2"])
+    given = ",".join([*small, *few, '"benchmark.sampler.num_steps=2"'])
     arguments = ["ablations=[schedule,guidance]", "seeds=1", f"overrides=[{given}]"]
     first = programs.run(tmp_path, "ablations", *arguments)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -130,5 +130,6 @@ def test_a_file_is_an_ordinary_sweep(world, tmp_path):
     overrides = [*world.overrides("mopd_ode"), "~report", "seed=0"]
     swept = programs.run(tmp_path, "train", "+experiment=ablation/schedule", *overrides)
     assert swept.returncode == 0, swept.stdout + swept.stderr
-    folders = sorted(path.parent.name for path in tmp_path.glob("runs/ablation_schedule/*/finished.json"))
-    assert folders == ["seed0data.schedule=accumulate", "seed0data.schedule=alternate"]
+    folder = tmp_path / "runs" / "ablation_schedule"
+    finished = [str(path.relative_to(folder)) for path in sorted(folder.rglob("finished.json"))]
+    assert [path.split("data.schedule=")[1].split(",")[0] for path in finished] == ["accumulate", "alternate"]

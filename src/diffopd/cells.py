@@ -24,6 +24,10 @@ NAMES = ("name", "run_id", "paths", "resume", "if_finished", "debug", "logger")
 """What does not make another training."""
 
 
+SINGLE = "hydra.mode=RUN"
+"""A file of an ablation sweeps; a cell is one training of it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One training as one ablation asks for it; another may ask for the same.
@@ -158,7 +162,7 @@ def jobs_of(cells: Sequence[Cell], first: Mapping[str, Sequence[str]], folder: P
                 name=f"{cell.ablation}: {cell.label or 'one run'}, seed {cell.seed}",
                 needs=cell.first,
                 commands=lambda cell=cell: iter(
-                    [training_command(cell.folder, [*cell.overrides, f"name={cell.name}"])]
+                    [training_command(cell.folder, [*cell.overrides, f"name={cell.name}", SINGLE])]
                 ),
                 log=cell.folder.with_suffix(".log"),
             )

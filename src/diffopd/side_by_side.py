@@ -1,12 +1,37 @@
-"""What jobs running side by side are doing, a line each now and then."""
+"""Run the jobs of a command to their end, saying now and then what they are doing."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffopd.launch import Job
+from diffopd.launch import Job, TrainingFailedError, run_jobs
+
+INTERRUPTED = 1
+"""Exit code of a command that was stopped before its last job was done."""
+
+
+def finish(jobs: Sequence[Job], *, num_processes: int, seconds_per_line: float) -> None:
+    """Run all jobs, with lines of progress.
+
+    Args:
+        jobs: In the order to start them.
+        num_processes: How many run at once.
+        seconds_per_line: Least time between two lines.
+
+    Raises:
+        SystemExit: If one failed, with its exit code, or if the command was asked to end before.
+    """
+    try:
+        done = run_jobs(jobs, num_processes=num_processes, watch=ProgressLines(jobs, seconds_per_line))
+    except TrainingFailedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.code)
+    if not done:
+        print("stopped; the same command goes on from there", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 class ProgressLines:

@@ -36,7 +36,12 @@ class StopCascade(Callback):
             time.sleep(0.01)
 '''
 WITH_STOPPER = "+callbacks.stopper={_target_: stopper.StopCascade}"
-STAGES = {"first": "teacher_composition", "second": "teacher_aesthetic"}
+STAGES = {"first": "teacher_composition", "second": "teacher_own"}
+OWN = """
+# @package _global_
+defaults:
+  - teacher_aesthetic
+"""
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +58,7 @@ def start(world, tmp_path):
             name: {
                 "experiment": experiment,
                 "overrides": [
-                    *world.overrides(experiment),
+                    *world.overrides(experiment.replace("own", "aesthetic")),
                     *(f"benchmark.tasks.{task}.num_prompts=2" for task in SMALL),
                     "benchmark.sampler.num_steps=2",
                     f"trainer.max_epochs={rounds}",
@@ -62,7 +67,9 @@ def start(world, tmp_path):
             }
             for name, experiment in STAGES.items()
         }
-        (tmp_path / "own" / "stages").mkdir(parents=True, exist_ok=True)
+        for group in ("stages", "experiment"):
+            (tmp_path / "own" / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / "experiment" / "teacher_own.yaml").write_text(OWN.lstrip())
         (tmp_path / "own" / "stages" / "tiny.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
         return programs.start(tmp_path, "cascade", "--config-dir", "own", "stages=tiny", *arguments)
 
@@ -79,7 +86,7 @@ def finish(process):
 def test_stages_run_once_and_leave_one_adapter_with_one_card(start, tmp_path):
     printed = finish(start())
     folder = tmp_path / "runs" / "cascade_tiny" / "seed0"
-    assert "stage 2 of 2: second, teacher_aesthetic" in printed
+    assert "stage 2 of 2: second, teacher_own" in printed
     assert (folder / "adapter" / WEIGHTS).read_bytes() == (
         folder / "2_second" / "adapter" / WEIGHTS
     ).read_bytes()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from hydra.core.hydra_config import HydraConfig
+
 from diffopd.arguments import quoted
 from diffopd.resume import FINISHED
 
@@ -187,13 +189,23 @@ class _Running:
             self._process.kill()
 
     def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        line = [sys.executable, "-m", *command]
+        module, *arguments = command
+        line = [sys.executable, "-m", module, *own_config_folder(), *arguments]
         # In a session of its own it hears of Ctrl-C from us alone, once.
         if self.job.log is None:
             return subprocess.Popen(line, start_new_session=True)
         self.job.log.parent.mkdir(parents=True, exist_ok=True)
         with self.job.log.open("ab") as log:
             return subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def own_config_folder() -> list[str]:
+    """``--config-dir`` as this command was given it, so that those it starts find the same files."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    given = [source.path for source in sources if source.provider == "command-line"]
+    return ["--config-dir", *given] if given else []
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffopd.sampler import FlowSampler, TransitionSampler, revisit, sample, transition_at
+from diffopd.sampler import FlowSampler, TransitionSampler, sample, transition_at
 
 MakeSampler = Callable[..., TransitionSampler]
 STOCHASTIC = [("flow", 0.7), ("ddim", 1.0), ("cps", 0.6), ("dance", 0.3)]
@@ -130,7 +130,17 @@ def test_fused_and_two_pass_rounds_give_equal_gradients(
         loss.backward()
         fused_losses.append(loss.item())
     trajectory = sample(sampler, two_pass, start(), fresh)
-    for transition in revisit(sampler, trajectory, two_pass):
+    previous_clean = None
+    for step, latent in enumerate(trajectory.latents[:-1]):
+        transition = transition_at(
+            sampler,
+            step,
+            latent,
+            two_pass(latent, sampler.sigma_at(step, latent)),
+            next_latent=trajectory.latents[step + 1],
+            previous_clean=previous_clean,
+        )
+        previous_clean = sampler.clean_history(transition)
         assert torch.equal(transition.next_latent, trajectory.latents[transition.step + 1])
         loss = transition.mean.square().mean()
         loss.backward()
@@ -174,7 +184,8 @@ def test_sample_keeps_no_graph(make_sampler: MakeSampler):
 
 def test_history_must_come_along(make_sampler: MakeSampler):
     with pytest.raises(
-        ValueError, match=r"DPM2Sampler needs previous_clean .* at step 3; use rollout or revisit"
+        ValueError,
+        match=r"DPM2Sampler needs previous_clean .* at step 3; use rollout, which carries it along",
     ):
         transition_at(make_sampler("dpm2"), 3, start(), start())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor, distributed
+from torch import Tensor
 
 from diffopd.adapter import (
     EMA,
@@ -24,9 +23,10 @@ from diffopd.adapter import (
     set_trainable,
 )
 from diffopd.model import SD3Model, guided_velocity
+from diffopd.phase.processes import average_gradients, averaged, flat_gradient
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
-from diffopd.types import Conditioning, Prompts, Scores, Transition, VelocityFunction
+from diffopd.types import Conditioning, Prompts, Transition, VelocityFunction
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,10 @@ class AdaptedPhase(lightning.LightningModule):
         """The round in progress, 0 at first."""
         return self.current_epoch
 
+    def due(self, every_n_rounds: int) -> bool:
+        """Whether something that is done every so many rounds is done in this one; 0 for never."""
+        return every_n_rounds > 0 and self.round % every_n_rounds == 0
+
     def add_trained_adapter(self, name: str) -> None:
         """Add an adapter that starts as ``adapter.start`` or ``adapter.merge`` says, or as the base model."""
         if self.adapter.merge is not None:
@@ -130,9 +134,10 @@ class AdaptedPhase(lightning.LightningModule):
             del self._encoded[next(iter(self._encoded))]
         return result
 
-    def noise(self, purpose: str, prompts: Prompts) -> Tensor:
-        """Standard normal latents, each row from its own generator."""
-        rows = normal_rows(self.seed, purpose, self.round, prompts.indices, self.model.latent_shape)
+    def noise(self, purpose: str, prompts: Prompts, round_index: int | None = None) -> Tensor:
+        """Standard normal latents, each row from its own generator; of this round unless one is named."""
+        number = self.round if round_index is None else round_index
+        rows = normal_rows(self.seed, purpose, number, prompts.indices, self.model.latent_shape)
         return rows.to(self.device)
 
     def velocity(
@@ -195,9 +200,9 @@ class AdaptedPhase(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Prompts, batch_index: int) -> None:
         """Decide whether this round measures the conflict of its tasks' gradients."""
-        every, tasks = self.conflict_every_n_rounds, dict.fromkeys(batch.tasks)
+        tasks = dict.fromkeys(batch.tasks)
         self._task_gradients = {}
-        if every > 0 and self.round % every == 0 and len(tasks) > 1:
+        if self.due(self.conflict_every_n_rounds) and len(tasks) > 1:
             nothing = torch.zeros_like(flat_gradient(list(self.parameters_of(STUDENT).values())))
             self._task_gradients = dict.fromkeys(tasks, nothing)
 
@@ -281,60 +286,6 @@ class AdaptedPhase(lightning.LightningModule):
         self.model.velocity(latent, sigma, conditioning, STUDENT).square().mean().backward()
         for parameter in self.parameters_of(STUDENT).values():
             parameter.grad = None
-
-
-def num_processes() -> int:
-    """How many processes train together."""
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if ready else 1
-
-
-def averaged(values: Tensor) -> Tensor:
-    """Mean of a tensor over all processes."""
-    if num_processes() == 1:
-        return values
-    distributed.all_reduce(values)
-    return values / num_processes()
-
-
-def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
-    """A copy of all gradients as one vector; zeros where there is none."""
-    return torch.cat(
-        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
-    )
-
-
-def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Average gradients over all processes in one transfer; does nothing in a single process."""
-    if num_processes() == 1:
-        return
-    flat = averaged(flat_gradient(parameters))
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter).clone()
-
-
-def task_weights(tasks: Sequence[str]) -> list[float]:
-    """Weight of each row so that rows are averaged within their task, and tasks among themselves."""
-    counts = {task: tasks.count(task) for task in dict.fromkeys(tasks)}
-    return [1 / (len(counts) * counts[task]) for task in tasks]
-
-
-def add_rewards(
-    totals: defaultdict[str, Tensor], scores: Scores, prompts: Prompts, counts: Mapping[str, int]
-) -> None:
-    """Add these rows' share of every task's mean reward to ``train/reward/<task>``.
-
-    Args:
-        totals: What the round logs; new entries are zeros on the training device.
-        scores: Rewards of these rows.
-        prompts: These rows.
-        counts: Rows of each task in the whole round on this process.
-    """
-    for task in dict.fromkeys(prompts.tasks):
-        rows = [row for row, name in enumerate(prompts.tasks) if name == task]
-        share = scores.value[rows].sum() / counts[task]
-        name = f"train/reward/{task}"
-        totals[name] = totals[name] + share.to(totals[name])
 
 
 def micro_batches(num_rows: int, size: int | None) -> list[list[int]]:

@@ -14,18 +14,11 @@ from diffopd.adapter import LoRA
 from diffopd.estimator import Estimator
 from diffopd.loss import TransitionMatching
 from diffopd.model import SD3Model
-from diffopd.phase.adapted import (
-    STUDENT,
-    AdaptedPhase,
-    OptimizerFactory,
-    add_rewards,
-    averaged,
-    micro_batches,
-    num_processes,
-    task_weights,
-)
+from diffopd.phase.adapted import STUDENT, AdaptedPhase, OptimizerFactory, micro_batches
 from diffopd.phase.balance import Balance
+from diffopd.phase.by_task import add_by_task, add_rewards, task_weights
 from diffopd.phase.measure import measure_teachers
+from diffopd.phase.processes import averaged, num_processes
 from diffopd.phase.scoring import scored
 from diffopd.phase.visit import Visit
 from diffopd.randomness import torch_generator
@@ -201,7 +194,7 @@ class DistillPhase(AdaptedPhase):
     @property
     def _scored(self) -> bool:
         """Whether this round's images are scored for the log."""
-        return self.score_every_n_rounds > 0 and self.round % self.score_every_n_rounds == 0
+        return self.due(self.score_every_n_rounds)
 
     def _parts(self, prompts: Prompts) -> Iterator[_Part]:
         """The round's rows, at most so many at once."""
@@ -302,7 +295,7 @@ class DistillPhase(AdaptedPhase):
         num_drawn: int,
     ) -> None:
         """Add one step's share: the gap per task and per step, the KL in nats (sum over steps), the ratio."""
-        shares = torch.tensor(task_shares(part.prompts.tasks, part.counts), device=self.device)
+        shares = torch.tensor(task_weights(part.prompts.tasks, part.counts), device=self.device)
         shares = shares / self.updates_per_round
         if "kl_nats" in metrics:
             totals["train/loss/kl_nats"] += (shares * metrics["kl_nats"]).sum() * self.draw_weight
@@ -310,10 +303,8 @@ class DistillPhase(AdaptedPhase):
             if name in metrics:
                 totals[logged] += (shares * metrics[name]).sum() / num_drawn
         totals[f"train/step_gap/{step}"] += (shares * metrics["velocity_gap"]).sum()
-        for task in dict.fromkeys(part.prompts.tasks):
-            rows = [row for row, name in enumerate(part.prompts.tasks) if name == task]
-            gap = metrics["velocity_gap"][rows].sum() / (part.counts[task] * num_drawn)
-            totals[f"train/gap/{task}"] += gap / self.updates_per_round
+        gap = metrics["velocity_gap"] / (num_drawn * self.updates_per_round)
+        add_by_task(totals, "train/gap", gap, part.prompts.tasks, part.counts)
 
     def _take_step(self, totals: defaultdict[str, Tensor]) -> None:
         """Update with the gradients of all rows."""
@@ -346,8 +337,3 @@ class DistillPhase(AdaptedPhase):
         super().on_load_checkpoint(checkpoint)
         self.routing.load_state_dict(checkpoint["distill"]["routing"])
         self.balance.load_state_dict(checkpoint["distill"]["balance"])
-
-
-def task_shares(tasks: Sequence[str], counts: Mapping[str, int]) -> list[float]:
-    """Weight of each row in a mean over rows within tasks, then over the tasks of ``counts``."""
-    return [1 / (len(counts) * counts[task]) for task in tasks]

@@ -16,14 +16,9 @@ from diffopd.adapter import LoRA, set_trainable
 from diffopd.flow import velocity_to_clean, velocity_to_noise
 from diffopd.loss import velocity_gap
 from diffopd.model import SD3Model
-from diffopd.phase.adapted import (
-    AVERAGE,
-    STUDENT,
-    OptimizerFactory,
-    micro_batches,
-    num_processes,
-    task_weights,
-)
+from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches
+from diffopd.phase.by_task import add_by_task, task_weights
+from diffopd.phase.processes import num_processes
 from diffopd.phase.taught import TaughtPhase
 from diffopd.randomness import uniform_rows
 from diffopd.sampler import TransitionSampler
@@ -234,9 +229,7 @@ class FakeScorePhase(TaughtPhase, ABC):
             real = self.teacher_velocity(at.latent, at.sigma, prompts, conditioning)
             fake = self.velocity(at.latent, at.sigma, conditioning, FAKE, 1.0)
             gap = velocity_gap(fake, real, reduction="mean")
-        for task in dict.fromkeys(prompts.tasks):
-            rows = [row for row, name in enumerate(prompts.tasks) if name == task]
-            totals[f"train/gap/{task}"] += gap[rows].sum() / counts[task]
+        add_by_task(totals, "train/gap", gap, prompts.tasks, counts)
         exact = (at.latent.double(), at.sigma.double())
         clean_real, clean_fake = (
             velocity_to_clean(exact[0], velocity.double(), exact[1]) for velocity in (real, fake)

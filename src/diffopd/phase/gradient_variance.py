@@ -15,8 +15,9 @@ from diffopd.adapter import LoRA
 from diffopd.estimator import Estimator, GradientMoments
 from diffopd.loss import ReverseKL
 from diffopd.model import SD3Model
-from diffopd.phase.adapted import STUDENT, AdaptedPhase, num_processes, task_weights
-from diffopd.randomness import normal_rows
+from diffopd.phase.adapted import STUDENT, AdaptedPhase
+from diffopd.phase.by_task import task_weights
+from diffopd.phase.processes import num_processes
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts, TransitionLoss
@@ -177,8 +178,7 @@ class GradientVariancePhase(AdaptedPhase):
 
     def _fixed_noise(self, purpose: str, prompts: Prompts) -> Tensor:
         """The first round's noise, at every noise level."""
-        rows = normal_rows(self.seed, purpose, 0, prompts.indices, self.model.latent_shape)
-        return rows.to(self.device)
+        return self.noise(purpose, prompts, 0)
 
     def _action_noise(self, prompts: Prompts, step: int, draw: int) -> Tensor:
         """Fresh noise of one draw."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from diffopd.adapter import LoRA
 from diffopd.loss import PolicyGradient
 from diffopd.model import SD3Model
-from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches, num_processes
+from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
+from diffopd.phase.processes import num_processes
 from diffopd.phase.reward_learning import Judged, RewardPhase
 from diffopd.phase.visit import Visit
 from diffopd.randomness import numpy_generator, torch_generator

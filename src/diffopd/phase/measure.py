@@ -7,10 +7,10 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from diffopd.phase.adapted import AdaptedPhase, micro_batches, num_processes
+from diffopd.phase.adapted import AdaptedPhase, micro_batches
+from diffopd.phase.processes import num_processes
 from diffopd.phase.reward_learning import gathered
 from diffopd.phase.scoring import scored
-from diffopd.randomness import normal_rows
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts, Reward
@@ -73,8 +73,7 @@ def _clean(
     """Latents of one teacher's samples."""
 
     def noise(purpose: str) -> Tensor:
-        shape = phase.model.latent_shape
-        return normal_rows(phase.seed, purpose, 0, prompts.indices, shape).to(phase.device)
+        return phase.noise(purpose, prompts, 0)
 
     policy = phase.policy(phase.conditioning(prompts), teacher.adapter(name), teacher.guidance_scales[name])
     latent = noise("routing/start")

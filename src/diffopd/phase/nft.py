@@ -13,7 +13,8 @@ from diffopd.adapter import LoRA, blend, old_policy_decay, ramp_decay
 from diffopd.flow import interpolate
 from diffopd.loss import DiffusionNFT
 from diffopd.model import SD3Model
-from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches, task_weights
+from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches
+from diffopd.phase.by_task import task_weights
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.randomness import torch_generator
 from diffopd.reward.advantage import AdvantageMode, StdScope

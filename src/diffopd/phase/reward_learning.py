@@ -13,7 +13,9 @@ from torch import Tensor, distributed
 from diffopd.adapter import LoRA
 from diffopd.metric.drift import drift_signals
 from diffopd.model import SD3Model
-from diffopd.phase.adapted import AdaptedPhase, OptimizerFactory, add_rewards, num_processes
+from diffopd.phase.adapted import AdaptedPhase, OptimizerFactory
+from diffopd.phase.by_task import add_rewards
+from diffopd.phase.processes import num_processes
 from diffopd.phase.scoring import scored, warn_of_constant
 from diffopd.reward.advantage import AdvantageMode, StdScope, advantages, clip_advantages
 from diffopd.reward.checked import Sample

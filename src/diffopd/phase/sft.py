@@ -13,7 +13,9 @@ from diffopd.adapter import LoRA
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import FlowMatching, velocity_gap
 from diffopd.model import SD3Model
-from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches, num_processes, task_weights
+from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
+from diffopd.phase.by_task import add_by_task, task_weights
+from diffopd.phase.processes import num_processes
 from diffopd.phase.scoring import scored
 from diffopd.phase.taught import TaughtPhase
 from diffopd.randomness import normal_rows, uniform_rows
@@ -116,10 +118,8 @@ class SFTPhase(TaughtPhase):
         """One round: the teachers' samples, then one update on them."""
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         self.score_student(totals, prompts)
-        weights, counts = (
-            torch.tensor(task_weights(prompts.tasks), device=self.device),
-            Counter(prompts.tasks),
-        )
+        weights = torch.tensor(task_weights(prompts.tasks), device=self.device)
+        counts = Counter(prompts.tasks)
         for rows in micro_batches(len(prompts), self.micro_batch_size):
             part = prompts.select(rows)
             conditioning = self.conditioning(part)
@@ -186,9 +186,7 @@ class SFTPhase(TaughtPhase):
             totals["train/loss/kl_reference"] += kl.detach().sum()
             losses = losses + self.kl_weight * kl
         gap = velocity_gap(velocity.detach(), noise - clean, reduction="mean")
-        for task in dict.fromkeys(prompts.tasks):
-            rows = [row for row, name in enumerate(prompts.tasks) if name == task]
-            totals[f"train/gap/{task}"] += gap[rows].sum() / (counts[task] * self.num_timesteps)
+        add_by_task(totals, "train/gap", gap / self.num_timesteps, prompts.tasks, counts)
         return losses
 
     def sigmas(self, number: int, prompts: Prompts) -> Tensor:

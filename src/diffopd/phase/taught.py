@@ -11,14 +11,9 @@ from torch import Tensor
 
 from diffopd.adapter import LoRA
 from diffopd.model import SD3Model
-from diffopd.phase.adapted import (
-    STUDENT,
-    AdaptedPhase,
-    OptimizerFactory,
-    add_rewards,
-    micro_batches,
-    num_processes,
-)
+from diffopd.phase.adapted import STUDENT, AdaptedPhase, OptimizerFactory, micro_batches
+from diffopd.phase.by_task import add_rewards
+from diffopd.phase.processes import num_processes
 from diffopd.phase.scoring import scored
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import TeacherSet
@@ -88,7 +83,7 @@ class TaughtPhase(AdaptedPhase):
 
         The rollout is for the log alone and is no part of ``train/cost/images``.
         """
-        if self.score_every_n_rounds == 0 or self.round % self.score_every_n_rounds:
+        if not self.due(self.score_every_n_rounds):
             return
         counts = Counter(prompts.tasks)
         for rows in micro_batches(len(prompts), self.micro_batch_size):

@@ -7,7 +7,7 @@ from diffopd.sampler.ddim import DDIMSampler
 from diffopd.sampler.dpm1 import DPM1Sampler
 from diffopd.sampler.dpm2 import DPM2Sampler
 from diffopd.sampler.flow import FlowSampler
-from diffopd.sampler.trajectory import revisit, sample, transition_at
+from diffopd.sampler.trajectory import sample, transition_at
 from diffopd.sampler.window import NoiseWindow
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "FlowSampler",
     "NoiseWindow",
     "TransitionSampler",
-    "revisit",
     "sample",
     "transition_at",
 ]

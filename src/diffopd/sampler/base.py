@@ -142,7 +142,7 @@ class TransitionSampler(ABC):
         if self.uses_history and step > 0 and previous_clean is None:
             raise ValueError(
                 f"{type(self).__name__} needs previous_clean (the clean prediction of step {step - 1}) at "
-                f"step {step}; use rollout or revisit, which carry it along"
+                f"step {step}; use rollout, which carries it along"
             )
         solved = self.solve(step, latent, velocity, previous_clean)
         if next_latent is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -52,34 +50,3 @@ def transition_at(
         previous_clean: Clean prediction of the step before, for ``dpm2`` after step 0.
     """
     return sampler.transition(step, latent, velocity, next_latent=next_latent, previous_clean=previous_clean)
-
-
-def revisit(
-    sampler: TransitionSampler, trajectory: Trajectory, velocity: VelocityFunction
-) -> Iterator[Transition]:
-    """Yield the transitions of a stored trajectory again, with velocities computed now.
-
-    The second pass of the two-pass round: same interface as ``sampler.rollout``, no fresh noise, and with the
-    model that made the trajectory the same transitions.
-
-    Args:
-        sampler: The sampler that made the trajectory.
-        trajectory: The stored states.
-        velocity: The model; runs under the caller's grad mode of the moment.
-    """
-    previous_clean = None
-    for step in range(sampler.num_steps):
-        latent = trajectory.latents[step]
-        prediction = velocity(latent, sampler.sigma_at(step, latent))
-        transition = transition_at(
-            sampler,
-            step,
-            latent,
-            prediction,
-            next_latent=trajectory.latents[step + 1],
-            previous_clean=previous_clean,
-        )
-        previous_clean = sampler.clean_history(transition)
-        del prediction
-        yield transition
-        del transition

@@ -1,0 +1,51 @@
+"""Means over the rows of each task: weights of rows, and what is logged by task."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from diffopd.types import Prompts, Scores
+
+
+def task_weights(tasks: Sequence[str], counts: Mapping[str, int] | None = None) -> list[float]:
+    """Weight of each row so that rows are averaged within their task, and tasks among themselves.
+
+    Args:
+        tasks: Task of each row.
+        counts: Rows of each task in the whole, if ``tasks`` are some of its rows; None if they are all.
+    """
+    counts = Counter(tasks) if counts is None else counts
+    return [1 / (len(counts) * counts[task]) for task in tasks]
+
+
+def add_by_task(
+    totals: defaultdict[str, Tensor],
+    prefix: str,
+    values: Float[Tensor, " batch"],
+    tasks: Sequence[str],
+    counts: Mapping[str, int],
+) -> None:
+    """Add these rows' share of every task's mean to ``<prefix>/<task>``.
+
+    Args:
+        totals: What the round logs; new entries are zeros on the training device.
+        prefix: E.g. ``train/gap``.
+        values: One per row.
+        tasks: Task of each row.
+        counts: Rows of each task in the whole round on this process.
+    """
+    for task in dict.fromkeys(tasks):
+        rows = [row for row, name in enumerate(tasks) if name == task]
+        name = f"{prefix}/{task}"
+        totals[name] = totals[name] + (values[rows].sum() / counts[task]).to(totals[name])
+
+
+def add_rewards(
+    totals: defaultdict[str, Tensor], scores: Scores, prompts: Prompts, counts: Mapping[str, int]
+) -> None:
+    """Add these rows' share of every task's mean reward to ``train/reward/<task>``."""
+    add_by_task(totals, "train/reward", scores.value, prompts.tasks, counts)

@@ -21,7 +21,8 @@ class CompositionReward:
     """GenEval's scores of what a detector finds; ``parts`` holds all four of them.
 
     Args:
-        detector: Images to objects; another detector makes the same reward judge another kind of image.
+        detector: Images to objects; another detector makes the same reward judge another kind of image. Its
+            ``note``, if it has one, is said with every score.
         score: Which of the four is the value to maximise.
     """
 
@@ -46,4 +47,5 @@ class CompositionReward:
             name: torch.tensor([float(getattr(r, name)) for r in results], device=images.device)
             for name in _SCALES
         }
-        return Scores(parts[self.score], parts, _SCALES[self.score])
+        note = getattr(self.detector, "note", None)
+        return Scores(parts[self.score], parts, "; ".join(filter(None, (_SCALES[self.score], note))))

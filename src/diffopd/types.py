@@ -156,6 +156,19 @@ class Scores:
     parts: Mapping[str, Float[Tensor, " batch"]]
     scale: str
 
+    @staticmethod
+    def concat(pieces: Sequence[Scores]) -> Scores:
+        """All rows of ``pieces``, in order; a part that a piece lacks is NaN on its rows."""
+        names = dict.fromkeys(name for piece in pieces for name in piece.parts)
+        lacking = [torch.full_like(piece.value, torch.nan) for piece in pieces]
+        parts = {
+            name: torch.cat([p.parts.get(name, nan) for p, nan in zip(pieces, lacking, strict=True)])
+            for name in names
+        }
+        # Pieces of a mixed batch may name other tasks.
+        scales = dict.fromkeys(text for piece in pieces for text in piece.scale.split("; "))
+        return Scores(torch.cat([piece.value for piece in pieces]), parts, "; ".join(scales))
+
 
 VelocityFunction = Callable[[Tensor, Tensor], Tensor]
 """``(latent (batch, *latent), sigma (batch,)) -> velocity (batch, *latent)``."""

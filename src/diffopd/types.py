@@ -252,6 +252,32 @@ class Reward(Protocol):
 
 
 @dataclass(frozen=True)
+class KnownPair:
+    """Two images of which one is better beyond doubt: what a scorer has to get right before it is trusted.
+
+    Attributes:
+        better: In [0, 1].
+        worse: In [0, 1]; its size may be another.
+        prompt: What both are judged for; one row.
+    """
+
+    better: Float[Tensor, " 3 height width"]
+    worse: Float[Tensor, " 3 other_height other_width"]
+    prompt: Prompts
+
+    @staticmethod
+    def of(
+        better: Tensor,
+        worse: Tensor,
+        text: str,
+        task: str = "known_pair",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> KnownPair:
+        """A pair judged for ``text``."""
+        return KnownPair(better, worse, Prompts((text,), (task,), (metadata or {},), (0,), (0,)))
+
+
+@dataclass(frozen=True)
 class Detection:
     """One object a detector saw in an image.
 

@@ -345,8 +345,8 @@ def test_a_sample_the_scorer_fails_at_is_named():
     with server(fragile) as running, pytest.raises(RewardError) as refused:
         score_checked(client(running.address), images(4), prompts(4), "reward")
     assert str(refused.value) == (
-        f"reward.address={running.address} (RemoteReward) answers 422: reward (fragile) raised OSError: unreadable, "
-        "for sample 2 (task 't', prompt 'prompt 2')"
+        f"reward.address={running.address} (RemoteReward) answers 422: reward (fragile) raised OSError: "
+        "unreadable, for sample 2 (task 't', prompt 'prompt 2')"
     )
     assert torch.equal(refused.value.sample.image, images(4)[2])
 

@@ -130,8 +130,8 @@ def test_a_reply_without_a_mark_is_quoted():
         with pytest.raises(RewardError) as refused:
             score_checked(reward(address, concurrency=1), IMAGES, PROMPTS, "reward")
     assert str(refused.value) == (
-        f"reward.address={address}/v1 (UnifiedReward) holds no mark: 'A fine picture.', asked 3 times for sample 40 "
-        "(task 't', prompt 'prompt 0'); it must say 'Final Score: <1 to 5>'"
+        f"reward.address={address}/v1 (UnifiedReward) holds no mark: 'A fine picture.', asked 3 times for "
+        "sample 40 (task 't', prompt 'prompt 0'); it must say 'Final Score: <1 to 5>'"
     )
     assert torch.equal(refused.value.sample.image, IMAGES[0])
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.reward.geneval import score_detections
-from diffopd.types import Detector, Prompts, Scores
+from diffopd.types import Detector, KnownPair, Prompts, Scores
 
 _SCALES: dict[str, str] = {
     "dense": "[0, 1], 1 = exactly the asked counts, colours and relations",
@@ -49,3 +49,8 @@ class CompositionReward:
         }
         note = getattr(self.detector, "note", None)
         return Scores(parts[self.score], parts, "; ".join(filter(None, (_SCALES[self.score], note))))
+
+    def known_pair(self) -> KnownPair | None:
+        """The pair the detector knows, as pictures differ with it; None if it knows none."""
+        find = getattr(self.detector, "known_pair", None)
+        return None if find is None else find()

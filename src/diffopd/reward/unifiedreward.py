@@ -20,7 +20,8 @@ from torch import Tensor
 from diffopd.png import to_picture
 from diffopd.reward.checked import RewardError, Sample
 from diffopd.reward.http_json import Server, ServerError
-from diffopd.types import Prompts, Scores
+from diffopd.reward.sunset import sunset_and_noise
+from diffopd.types import KnownPair, Prompts, Scores
 
 MARK = re.compile(r"Final Score:\s*([1-5](?:\.\d+)?)")
 HIGHEST = 5.0
@@ -91,6 +92,10 @@ class UnifiedReward:
         return Scores(
             mark / HIGHEST if self.scale == "training" else mark, {"mark": mark}, _SCALES[self.scale]
         )
+
+    def known_pair(self) -> KnownPair:
+        """A sunset over the sea, and the same buried in noise."""
+        return sunset_and_noise()
 
     def _mark(self, sample: Sample) -> float:
         """One image's mark."""

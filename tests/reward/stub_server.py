@@ -26,8 +26,9 @@ def serving(answer: Answer) -> Iterator[str]:
             self.send_header("Content-Length", str(len(data)))
             if status == 302:
                 self.send_header("Location", "/elsewhere")
-            self.end_headers()
-            self.wfile.write(data)
+            with contextlib.suppress(OSError):  # a client that waits no longer
+                self.end_headers()
+                self.wfile.write(data)
 
         def log_message(self, format, *args):
             pass

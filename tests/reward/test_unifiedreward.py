@@ -22,9 +22,9 @@ PROMPTS = Prompts(
 IMAGES = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 8, 6) / 4
 
 
-def reward(address, **changes):
+def reward(at, **changes):
     settings = {key: value for key, value in CONFIG.items() if key != "_target_"}
-    return UnifiedReward(**{**settings, "address": f"{address}/v1", "backoff": 0.0, "retries": 2, **changes})
+    return UnifiedReward(**{**settings, "address": f"{at}/v1", "backoff": 0.0, "retries": 2, **changes})
 
 
 def completion(text):

@@ -83,8 +83,8 @@ def check_scorer(reward: Reward, path: str, pair: KnownPair | None = None) -> It
     if not better > worse:
         raise UntrustedError(
             f"{scorer} gives {better:.4g} to an image known to be better for {pair.prompt.texts[0]!r}, and "
-            f"{worse:.4g} to one known to be worse, so it cannot be trusted; check its weights and settings, or "
-            "leave the check out with check_scorers=false"
+            f"{worse:.4g} to one known to be worse, so it cannot be trusted; check its weights and settings, "
+            "or leave the check out with check_scorers=false"
         )
     yield f"{scorer}: {better:.4g} for a better image, {worse:.4g} for a worse one"
 

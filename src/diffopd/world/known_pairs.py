@@ -26,8 +26,8 @@ def right_and_wrong_shapes() -> KnownPair:
 
 
 def right_and_wrong_sign() -> KnownPair:
-    """Signs that say CAT and DOG, where CAT is asked for; 256 pixels."""
-    better, worse = (_enlarged(_pixels(Scene("snow", 0, sign=Sign(word, 0)))) for word in ("CAT", "DOG"))
+    """Signs that say CAT and MEN, where CAT is asked for; 256 pixels."""
+    better, worse = (_enlarged(_pixels(Scene("snow", 0, sign=Sign(word, 0)))) for word in ("CAT", "MEN"))
     return KnownPair.of(better, worse, caption(Request("sign", word="CAT")))
 
 

@@ -21,12 +21,16 @@ def run(cfg: DictConfig) -> None:
     """Serve as ``cfg`` asks."""
     from hydra.utils import instantiate
 
+    from diffopd.evaluation import check_scorer
     from diffopd.reward.batching import Batcher
     from diffopd.reward.serving import RewardServer
     from diffopd.reward.wire import Limits
 
     with config_errors():
         reward = instantiate(cfg.reward)
+        if cfg.check_scorers:  # before the port is open: whoever gets an answer may trust it
+            for line in check_scorer(reward, "reward"):
+                print(f"scorer {line}", flush=True)
         batcher = Batcher(
             reward, max_images=cfg.batch_images, max_wait=cfg.batch_wait, max_waiting=cfg.max_waiting
         )

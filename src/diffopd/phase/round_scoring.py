@@ -53,12 +53,8 @@ class RoundScoring:
         self._parts: list[Future[Mapping[str, Scores]]] = []
         self._pool: ThreadPoolExecutor | None = None
         if in_background:
-            on_gpu = device.type == "cuda"
             self._pool = ThreadPoolExecutor(
-                1,
-                thread_name_prefix="scoring",
-                initializer=torch.cuda.set_device if on_gpu else None,
-                initargs=(device,) if on_gpu else (),
+                1, thread_name_prefix="scoring", initializer=_use, initargs=(device,)
             )
 
     def __enter__(self) -> RoundScoring:
@@ -115,3 +111,9 @@ class RoundScoring:
         done: Future[Mapping[str, Scores]] = Future()
         done.set_result(self._score(images, prompts))
         return done
+
+
+def _use(device: torch.device) -> None:
+    """Make a GPU the current one, which every thread has to do for itself."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

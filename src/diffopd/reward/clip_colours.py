@@ -111,8 +111,9 @@ class ClipColours:
                 CLIPModel, self.path, revision=self.revision, device=device, dtype=self.dtype, setting=setting
             )
             try:
-                tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision)
-                processor = CLIPImageProcessorPil.from_pretrained(self.path, revision=self.revision)
+                pinned: dict[str, Any] = {"revision": self.revision}
+                tokenizer = AutoTokenizer.from_pretrained(self.path, **pinned)
+                processor = CLIPImageProcessorPil.from_pretrained(self.path, **pinned)
             except (OSError, ValueError) as error:
                 raise ValueError(
                     f"{setting}={self.path} lacks a tokenizer or an image processor: {error}"

@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "diffopd", ""
 
     def setup(self) -> None:
-        self.timeout = self.server.client_timeout
+        self.request.settimeout(self.server.client_timeout)
         super().setup()
 
     def do_GET(self) -> None:

@@ -79,7 +79,7 @@ def test_sample_writes_each_image_and_a_sheet(tiny, tmp_path, capsys):
 
 
 def test_an_adapter_that_is_absent_is_refused_before_weights_load(tiny, tmp_path):
-    with pytest.raises(ValueError, match=r"adapter=.*absent: there is no adapter_config\.json"):
+    with pytest.raises(ValueError, match=r"adapter=.*absent: there is no such folder or file"):
         sample.run(config("sample", tiny, tmp_path, "prompt=x", f"adapter_path={tmp_path / 'absent'}"))
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffopd.model.backbones import Backbones, answered_by_backbones
 from diffopd.model.loading import load_pipeline, parse_dtype, pipeline_identity
 from diffopd.model.routing import AdapterRouter, Route
 from diffopd.types import Conditioning
@@ -30,6 +31,7 @@ class SD3Model(nn.Module):
         text_encoder_2: The second.
         text_encoder_3: T5, or None.
         pipeline: The stock pipeline over the same modules.
+        backbones: Whole transformers beside ``transformer``, for teachers that are no adapters.
         shift: Timestep shift of the scheduler.
         guidance_scale: Guidance at which the base model is used.
         text_length: Tokens of the T5 slot; a sampler elsewhere needs the same ``max_sequence_length``.
@@ -92,6 +94,7 @@ class SD3Model(nn.Module):
         self._check_settings()
         self._clock = float(self.pipeline.scheduler.config.num_train_timesteps)
         self._router = AdapterRouter(self.transformer)
+        self.backbones = Backbones()
         self._empty: Conditioning | None = None
         if gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing(self._router.checkpoint)
@@ -149,6 +152,7 @@ class SD3Model(nn.Module):
         device = self.device
         return Conditioning(self._empty.embeds.to(device), self._empty.pooled.to(device))
 
+    @answered_by_backbones
     def velocity(
         self,
         latent: Float[Tensor, " batch channel height width"],
@@ -163,6 +167,7 @@ class SD3Model(nn.Module):
             sigma: Their noise, in [0, 1].
             conditioning: One row per state.
             adapters: One adapter for all rows, one per row (``"__base__"`` = none), or None for the backbone.
+                A name of ``backbones`` stands for that whole transformer.
 
         Returns:
             Velocities in fp32.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -38,7 +40,7 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]
     model: SD3Model = instantiate(cfg.model)
     if cfg.adapter_path is None:
         return model.to(device), None
-    load_frozen(model, ADAPTER, cfg.adapter_path, setting="adapter")
+    load_frozen(cast(Any, model), ADAPTER, cfg.adapter_path, setting="adapter")
     _compare_with_card(cfg.adapter_path, model, cfg.guidance_scale, console)
     return model.to(device), ADAPTER
 

@@ -8,11 +8,24 @@ import re
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+    StableDiffusion3Pipeline,
+    ZImageTransformer2DModel,
+)
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from diffopd.adapter import LoRA, check_adapter, check_start, load_adapter
+from diffopd.adapter import (
+    LoRA,
+    adapter_parameters,
+    adapter_strength,
+    check_adapter,
+    check_start,
+    load_adapter,
+)
 from diffopd.model import read_transformer_config
 
 PROJECTIONS = (
@@ -207,6 +220,78 @@ def test_a_kohya_file_of_flux_goes_through_diffusers_converter(tmp_path):
     torch.testing.assert_close(ours(**given).sample, theirs(**given).sample, rtol=0, atol=2e-5)
     ours.disable_adapters()
     assert (ours(**given).sample - theirs(**given).sample).abs().max() > 1e-3
+
+
+def flux2():
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        timestep_guidance_channels=8,
+        axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=False,
+    )
+
+
+def z_image():
+    sizes = {"n_layers": 1, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 8}
+    return ZImageTransformer2DModel(
+        in_channels=4, dim=16, axes_dims=[4, 2, 2], axes_lens=[128, 16, 16], **sizes
+    )
+
+
+def qwen_image():
+    sizes = {"attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 8}
+    return QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, axes_dims_rope=(2, 2, 4), **sizes
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "stem", "ends", "alpha", "layers"),
+    [
+        (
+            flux2,
+            "diffusion_model.double_blocks.0.img_attn.qkv",
+            ("lora_A", "lora_B"),
+            None,
+            [f"transformer_blocks.0.attn.to_{part}" for part in "qkv"],
+        ),
+        (
+            z_image,
+            "lora_unet_layers_0_attention_to_q",
+            ("lora_down", "lora_up"),
+            6.0,
+            ["layers.0.attention.to_q"],
+        ),
+        (
+            qwen_image,
+            "diffusion_model.transformer_blocks.0.attn.to_q",
+            ("lora_A", "lora_B"),
+            6.0,
+            ["transformer_blocks.0.attn.to_q"],
+        ),
+    ],
+)
+def test_keys_of_other_families_go_through_their_converters(tmp_path, build, stem, ends, alpha, layers):
+    """Each layer gains ``alpha / rank * B A``; fused layers have their share of the rows of ``B``."""
+    transformer = build()
+    width = 16 * len(layers)
+    down, up = torch.randn(4, 16), torch.randn(width, 4)
+    tensors = {f"{stem}.{ends[0]}.weight": down, f"{stem}.{ends[1]}.weight": up}
+    if alpha is not None:
+        tensors[f"{stem}.alpha"] = torch.tensor(alpha)
+    save_file(tensors, tmp_path / "x.safetensors")
+    load_adapter(transformer, "teacher", tmp_path)
+    found = adapter_parameters(transformer, "teacher")
+    assert {key.rpartition(".lora_")[0] for key in found} == set(layers)
+    strength = adapter_strength(transformer, "teacher")
+    for layer, rows in zip(layers, up.chunk(len(layers)), strict=True):
+        added = strength * found[f"{layer}.lora_B.weight"] @ found[f"{layer}.lora_A.weight"]
+        torch.testing.assert_close(added.detach(), (alpha or 4.0) / 4 * rows @ down)
 
 
 # What is refused.

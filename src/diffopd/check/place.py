@@ -35,6 +35,9 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _adapter_place(f"{setting}.path", entry["path"])
         if entry["guidance_scale"] is None:
             yield from _card(f"{setting}.path", entry["path"], f"{setting}.guidance_scale")
+    anchor = (values.get("regulariser") or {}).get("path") if phase_takes(values, "regulariser") else None
+    if isinstance(anchor, str):
+        yield from _adapter_place("regulariser.path", anchor)
     adapter = (values.get("adapter") or {}) if phase_takes(values, "adapter") else {}
     if isinstance(adapter.get("start"), str):
         yield from _adapter_place("adapter.start", adapter["start"])

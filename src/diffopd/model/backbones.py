@@ -85,12 +85,12 @@ def answered_by_backbones(velocity: Velocity) -> Velocity:
         own = [row for row, used in enumerate(names) if used not in chosen]
         if own:
             rows = torch.tensor(own).to(latent.device, non_blocking=True)
-            given = (latent[rows], sigma[rows], conditioning.select(rows), [names[row] for row in own])
+            given = (latent[rows], sigma[rows], conditioning.select(own), [names[row] for row in own])
             answer = answer.index_copy(0, rows, velocity(model, *given))
         for name, places in parts.items():
             rows = torch.tensor(places).to(latent.device, non_blocking=True)
             with held.in_place_of_own(model, name):
-                part = velocity(model, latent[rows], sigma[rows], conditioning.select(rows), None)
+                part = velocity(model, latent[rows], sigma[rows], conditioning.select(places), None)
             answer = answer.index_copy(0, rows, part)
         return answer
 

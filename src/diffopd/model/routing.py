@@ -120,11 +120,11 @@ class AdapterRouter:
         """Gradient checkpointing that recomputes with the runs of the forward.
 
         The recomputation happens in ``backward``, after the :meth:`route` block has ended; without this it
-        would run with no adapter or with another one.
+        would run with no adapter or with another one. Several backwards through one graph recompute as often.
         """
-        recompute = partial(self._applying, self._runs)
+        recompute = _Reopened(partial(self._applying, self._runs))
         return checkpoint(
-            function, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), recompute())
+            function, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), recompute)
         )
 
     @contextlib.contextmanager
@@ -159,6 +159,21 @@ class AdapterRouter:
         rows = zip(self._runs, args[0].split(sizes), output.split(sizes), strict=True)
         parts = [_adapted(layer, name, inputs, base) for (name, _), inputs, base in rows]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class _Reopened(contextlib.AbstractContextManager[None]):
+    """A context that may be entered any number of times, opened anew each time."""
+
+    def __init__(self, open_context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self._open = open_context
+        self._entered: list[contextlib.AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        self._entered.append(self._open())
+        self._entered[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._entered.pop().__exit__(*error)
 
 
 def _adapted(layer: Any, name: str, inputs: Tensor, base: Tensor) -> Tensor:

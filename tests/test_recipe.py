@@ -19,6 +19,7 @@ from tiny_pipelines import TinyPipeline, with_t5
 
 from diffopd.build import build
 from diffopd.check import ConfigError, check_config
+from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
 from diffopd.export import __main__ as export
 from diffopd.model import SD3Model
 
@@ -88,15 +89,34 @@ def test_a_teacher_whose_guidance_nobody_says_is_refused(published):
         check_config(composed("teacher.teachers.ocr.guidance_scale=null"))
 
 
-def test_the_recipe_trains_and_exports(published, tiny, capsys):
+SMALL = ["model.image_size=16", "model.text_length=6", "model.dtype=fp32", "model.text_dtype=fp32"]
+SMALL += [f"data.tasks.{task}.prompts_per_round=2" for task in ("composition", "ocr", "aesthetic")]
+SMALL += ["trainer.accelerator=cpu", "trainer.num_threads=1", "logger=csv"]
+
+
+def test_the_recipe_trains_and_exports(published, capsys):
     """Two rounds on a model of the same class, then the page's two exports."""
-    small = ["model.image_size=16", "model.text_length=6", "model.dtype=fp32", "model.text_dtype=fp32"]
-    sizes = [f"data.tasks.{task}.prompts_per_round=2" for task in ("composition", "ocr", "aesthetic")]
-    run = ["trainer.accelerator=cpu", "trainer.num_threads=1", "trainer.max_epochs=2", "logger=csv"]
-    build(composed(*small, *sizes, *run)).run()
+    build(composed(*SMALL, "trainer.max_epochs=2")).run()
     for written_as in ("diffusers", "comfyui"):
         arguments = [f"run={Path.cwd() / 'run'}", f"format={written_as}", f"to={Path.cwd() / written_as}"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             export.run(compose("export", overrides=[*arguments, "device=cpu"]))
         assert "read back: largest difference" in capsys.readouterr().out
         assert "| ocr | `teachers/ocr` | 4.5 | `" in (Path.cwd() / written_as / "README.md").read_text()
+
+
+def test_a_whole_transformer_may_be_one_of_the_teachers(published, tiny):
+    """It is asked in every round, and no checkpoint holds it."""
+    whole = tiny.load_stock().transformer
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    whole.save_pretrained("teachers/whole/transformer")
+    run = build(composed(*SMALL, "trainer.max_epochs=1", "teacher.teachers.ocr.path=teachers/whole"))
+    run.fit()
+    gaps = {key: float(value) for key, value in run.trainer.callback_metrics.items() if "train/gap/" in key}
+    assert gaps["train/gap/ocr"] > 0
+    saved = read_checkpoint(latest_valid_checkpoint(Path.cwd() / "run" / "checkpoints"))
+    assert saved["state_dict"]
+    assert not [key for key in saved["state_dict"] if "backbones" in key]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from diffopd.adapter import check_adapter, load_adapter
 from diffopd.files import resolve_path
-from diffopd.model import SD3Model, read_transformer_config
+from diffopd.model import PipelineModel, read_transformer_config
 from diffopd.quiet import silence_known_noise
 from diffopd.teacher import CARD, TeacherCard
 
@@ -19,7 +19,7 @@ ADAPTER = "student"
 """Name under which the adapter lies on the model."""
 
 
-def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]:
+def load_model(cfg: DictConfig, console: Console) -> tuple[PipelineModel, str | None]:
     """The model on its device, and the name of the adapter on it.
 
     Args:
@@ -37,7 +37,7 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]
     if cfg.adapter_path is not None:
         folder = Path(resolve_path(cfg.adapter_path))
         check_adapter(folder, read_transformer_config(cfg.model.path, cfg.model.revision), setting="adapter")
-    model: SD3Model = instantiate(cfg.model)
+    model: PipelineModel = instantiate(cfg.model)
     if cfg.adapter_path is None:
         return model.to(device), None
     load_adapter(model.transformer, ADAPTER, cfg.adapter_path, setting="adapter")
@@ -46,7 +46,7 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]
 
 
 @torch.no_grad()
-def trial_step(model: SD3Model, batch_size: int = 32) -> None:
+def trial_step(model: PipelineModel, batch_size: int = 32) -> None:
     """A forward of the backbone without effects, to time."""
     latent = torch.zeros(batch_size, *model.latent_shape, device=model.device)
     conditioning = model.encode([""] * batch_size)

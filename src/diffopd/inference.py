@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffopd.adapter import find_card
-from diffopd.model import SD3Model, read_transformer_config
+from diffopd.model import PipelineModel, read_transformer_config
 from diffopd.quiet import silence_known_noise
 from diffopd.teacher import TeacherCard, check_frozen, load_frozen
 
@@ -18,7 +18,7 @@ ADAPTER = "student"
 """Name under which the adapter lies on the model."""
 
 
-def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]:
+def load_model(cfg: DictConfig, console: Console) -> tuple[PipelineModel, str | None]:
     """The model on its device, and the name of the adapter on it.
 
     Args:
@@ -37,7 +37,7 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]
     if cfg.adapter_path is not None:
         base_config = read_transformer_config(cfg.model.path, cfg.model.revision)
         check_frozen(cfg.adapter_path, base_config, setting="adapter")
-    model: SD3Model = instantiate(cfg.model)
+    model: PipelineModel = instantiate(cfg.model)
     if cfg.adapter_path is None:
         return model.to(device), None
     load_frozen(cast(Any, model), ADAPTER, cfg.adapter_path, setting="adapter")
@@ -46,7 +46,7 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[SD3Model, str | None]
 
 
 @torch.no_grad()
-def trial_step(model: SD3Model, batch_size: int = 32) -> None:
+def trial_step(model: PipelineModel, batch_size: int = 32) -> None:
     """A forward of the backbone without effects, to time."""
     latent = torch.zeros(batch_size, *model.latent_shape, device=model.device)
     conditioning = model.encode([""] * batch_size)
@@ -65,7 +65,7 @@ def chosen_device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _compare_with_card(path: str, model: SD3Model, guidance_scale: float, console: Console) -> None:
+def _compare_with_card(path: str, model: PipelineModel, guidance_scale: float, console: Console) -> None:
     place = find_card(path)
     if place is None:
         return

@@ -89,7 +89,9 @@ def add_merged_adapter(transformer: Any, name: str, config: LoRA) -> MergeError:
 
 
 def export_lora(transformer: Any, name: str, folder: str | PathLike[str]) -> Path:
-    """Write an adapter as the file ``StableDiffusion3Pipeline.load_lora_weights`` loads.
+    """Write an adapter as the file that the ``load_lora_weights`` of its stock pipeline loads.
+
+    All families of :mod:`diffopd.model` name a backbone's adapter alike, so one class writes for all.
 
     The PEFT config goes into the header: without it diffusers takes the rank for alpha, and images differ.
 

@@ -96,6 +96,13 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
             f"adapter.target_modules={list(parts['adapter'].target_modules)} match no layer of "
             f"model.path={cfg.model.path}"
         )
+    scales = parts["teacher"].guidance_scales if "teacher" in parts else {}
+    for name, scale in scales.items():
+        if cfg.model.step_distilled and scale != 1:
+            raise ConfigError(
+                f"teacher {name} is asked at guidance {scale:g}, but model.step_distilled=true: such a model "
+                f"has its guidance in its weights; set teacher.teachers.{name}.guidance_scale=1"
+            )
     try:
         if "adapter" in parts:
             check_start(parts["adapter"], base)

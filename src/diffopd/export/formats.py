@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffopd.adapter import adapter_parameters, adapter_strength, export_lora, save_adapter
 from diffopd.files import atomic_save_safetensors
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 
 COMFYUI_FILE = "lora_comfyui.safetensors"
 COMFYUI_PREFIX = "transformer."
@@ -46,7 +46,7 @@ class Format(ABC):
     )
 
     @abstractmethod
-    def write(self, model: SD3Model, name: str, base: Path, folder: Path) -> list[Path]:
+    def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
         """Write the adapter.
 
         Args:
@@ -60,7 +60,7 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def read(self, model: SD3Model, base: Path, folder: Path) -> nn.Module:
+    def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """A transformer of the base model with what ``folder`` holds, not by this package's own reader."""
 
 
@@ -73,11 +73,11 @@ class Peft(Format):
     usage = 'pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, "<this folder>")'
     keeps_card = True
 
-    def write(self, model: SD3Model, name: str, base: Path, folder: Path) -> list[Path]:
+    def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
         """``adapter_model.safetensors`` and ``adapter_config.json``."""
         return sorted(save_adapter(model.transformer, name, folder).glob("*.safetensors"))
 
-    def read(self, model: SD3Model, base: Path, folder: Path) -> nn.Module:
+    def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """By PEFT's own class."""
         return PeftModel.from_pretrained(cast(Any, fresh_transformer(model, base)), str(folder))
 
@@ -90,11 +90,11 @@ class Diffusers(Format):
     library = "diffusers"
     usage = 'pipeline.load_lora_weights("<this folder>")'
 
-    def write(self, model: SD3Model, name: str, base: Path, folder: Path) -> list[Path]:
+    def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
         """``pytorch_lora_weights.safetensors``."""
         return [export_lora(model.transformer, name, folder)]
 
-    def read(self, model: SD3Model, base: Path, folder: Path) -> nn.Module:
+    def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """By the pipeline's own ``load_lora_weights``."""
         stock: Any = model.pipeline
         transformer = fresh_transformer(model, base)
@@ -111,13 +111,13 @@ class ComfyUI(Format):
     library = "diffusers"
     usage = f"put {COMFYUI_FILE} into ComfyUI's models/loras and choose it in a LoraLoader node"
 
-    def write(self, model: SD3Model, name: str, base: Path, folder: Path) -> list[Path]:
+    def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
         """``transformer.<layer>.lora_A.weight``, ``.lora_B.weight`` and ``.alpha`` of each layer."""
         path = folder / COMFYUI_FILE
         atomic_save_safetensors(path, comfyui_tensors(model.transformer, name))
         return [path]
 
-    def read(self, model: SD3Model, base: Path, folder: Path) -> nn.Module:
+    def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """By ComfyUI's rule, written out: ``weight + alpha / rank * B A``."""
         transformer, tensors = fresh_transformer(model, base), load_file(folder / COMFYUI_FILE)
         for key in tensors:
@@ -150,7 +150,7 @@ class Merged(Format):
         """
         self.whole_pipeline = whole_pipeline
 
-    def write(self, model: SD3Model, name: str, base: Path, folder: Path) -> list[Path]:
+    def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
         """``transformer/``, and copies of the base's other components."""
         transformer: Any = fresh_transformer(model, base)
         strength, factors = (
@@ -170,7 +170,7 @@ class Merged(Format):
                     shutil.copytree(base / component, folder / component)
         return sorted((folder / TRANSFORMER).glob("*.safetensors"))
 
-    def read(self, model: SD3Model, base: Path, folder: Path) -> nn.Module:
+    def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """By diffusers' ``from_pretrained``."""
         return fresh_transformer(model, folder)
 
@@ -204,7 +204,7 @@ def comfyui_tensors(transformer: nn.Module, name: str) -> dict[str, Tensor]:
     return tensors
 
 
-def fresh_transformer(model: SD3Model, folder: Path) -> nn.Module:
+def fresh_transformer(model: PipelineModel, folder: Path) -> nn.Module:
     """The transformer in a pipeline's folder, as it is on disk, on the model's device in its precision."""
     own: Any = model.transformer
     transformer = type(own).from_pretrained(

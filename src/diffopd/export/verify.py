@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.randomness import normal_rows
 
 SIGMAS = (0.95, 0.6, 0.2)
@@ -44,7 +44,7 @@ class Verification:
 
 
 @torch.no_grad()
-def verify(model: SD3Model, name: str, read_back: nn.Module) -> Verification:
+def verify(model: PipelineModel, name: str, read_back: nn.Module) -> Verification:
     """Compare a transformer with an adapter on the model.
 
     Args:

@@ -11,7 +11,7 @@ from diffopd.export.model_card import SAMPLES, CardFacts, hashes, model_card
 from diffopd.export.source import Source
 from diffopd.export.verify import Verification, verify
 from diffopd.files import replacing
-from diffopd.model import SD3Model, pipeline_folder
+from diffopd.model import PipelineModel, pipeline_folder
 
 ADAPTER = "exported"
 """Name of the adapter on the model."""
@@ -28,7 +28,7 @@ def check_target(to: Path) -> None:
 
 
 def export(
-    model: SD3Model, source: Source, written_as: Format, to: Path, *, tolerance: float
+    model: PipelineModel, source: Source, written_as: Format, to: Path, *, tolerance: float
 ) -> Verification:
     """Export an adapter.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffopd.evaluation import Benchmark, EvaluationResult, evaluate, generate
 from diffopd.files import replacing, resolve_path
-from diffopd.model import BASE, SD3Model
+from diffopd.model import BASE, PipelineModel
 from diffopd.png import save_png
 from diffopd.report.curve import reward_curve
 from diffopd.report.grid import sample_grid
@@ -44,7 +44,7 @@ class ReportFiles:
 
 def report_distillation(
     *,
-    model: SD3Model,
+    model: PipelineModel,
     teachers: TeacherSet,
     student: str,
     student_guidance: float,
@@ -147,7 +147,7 @@ def base_scores(model_path: str, benchmark: str, guidance_scale: float) -> dict[
 
 
 def _base_scores(
-    model: SD3Model,
+    model: PipelineModel,
     benchmark: Benchmark,
     scale: float,
     score: Callable[[str | None, float, str], EvaluationResult],
@@ -202,7 +202,7 @@ def _table(
 
 
 def _grid(
-    model: SD3Model,
+    model: PipelineModel,
     teachers: TeacherSet,
     student: str,
     student_guidance: float,

@@ -62,7 +62,7 @@ class TeacherCard:
         name: The teacher's name.
         task: The task it was trained for.
         guidance_scale: The guidance it was trained for, and is queried at.
-        base: Identity of the base model (``SD3Model.identity``).
+        base: Identity of the base model (``PipelineModel.identity``).
         rank: Rank of the adapter.
         alpha: Its strength.
         scores: benchmark -> task -> estimate.

@@ -171,8 +171,8 @@ class TeacherSet:
             latent[rows],
             sigma[rows],
             [name for _, name in pairs],
-            conditioning.select(rows),
-            unconditional if len(unconditional) == 1 else unconditional.select(rows),
+            conditioning.select([row for row, _ in pairs]),
+            unconditional if len(unconditional) == 1 else unconditional.select([row for row, _ in pairs]),
         )
         weights = torch.tensor([weight for entry in chosen for _, weight in entry])
         weighted = velocities * per_row(weights.to(velocities), velocities)

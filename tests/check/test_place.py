@@ -184,3 +184,10 @@ def test_a_start_of_another_shape(composed, on_disk, teacher_folders, setting, m
 def test_a_start_that_is_not_there(composed, on_disk, tmp_path):
     with pytest.raises(ConfigError, match=r"adapter.start=.*/none: there is no such folder"):
         check_config(composed(ODE, *on_disk, f"adapter.start={tmp_path}/none"))
+
+
+def test_teachers_of_guidance_for_a_model_that_has_none(composed, on_disk):
+    guided = ("model.step_distilled=true", "model.guidance_scale=1", "teacher.teachers.ocr.guidance_scale=3")
+    cfg = composed(ODE, *on_disk, *guided)
+    with pytest.raises(ConfigError, match=r"teacher ocr is asked at guidance 3, .*ocr\.guidance_scale=1"):
+        check_fit(cfg, parts_of(cfg))

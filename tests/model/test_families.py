@@ -8,11 +8,15 @@ import pytest
 import torch
 from diffusers import FluxPipeline, QwenImagePipeline
 from family_models import TEXTS, add_noisy_adapter, composed, load, states
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from PIL import Image
 from tiny_families import FAMILIES, IMAGE_SIZE, Family, make_family
 
+from diffopd import evaluate, sample
 from diffopd.adapter import adapter_parameters, check_adapter, export_lora, save_adapter, set_trainable
-from diffopd.evaluation import generate
+from diffopd.configs import config_folder
+from diffopd.evaluation import EvaluationResult, generate
 from diffopd.model import BASE, PipelineModel, guided_velocity, read_transformer_config
 from diffopd.randomness import normal_rows
 from diffopd.types import Prompts
@@ -164,3 +168,21 @@ def test_checkpointing_changes_no_gradient(family):
         gradients.append(torch.cat([p.grad.flatten() for p in both if p.grad is not None]))
     assert gradients[0].norm() > 0
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+
+
+def test_sample_and_evaluate_draw_with_every_family(family, model, tmp_path, capsys):
+    """The commands know no family: an adapter on its base, images, scores."""
+    add_noisy_adapter(model, "student", 1)
+    adapter = save_adapter(model.transformer, "student", tmp_path / "adapter")
+    given = [f"adapter_path={adapter}", "device=cpu", f"paths.run={tmp_path / 'run'}"]
+    sample.run(composed(family, *given, "prompt=a red cat", "num_images=2"))
+    with Image.open(tmp_path / "run" / "000.png") as first:
+        assert first.size == (IMAGE_SIZE, IMAGE_SIZE)
+    (tmp_path / "prompts.txt").write_text("a red barn\na blue door on the right\n")
+    benchmark = ["benchmark=drawbench", f"benchmark.path={tmp_path / 'prompts.txt'}", "num_threads=1"]
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        settings = [*family.overrides, *given, *benchmark, "benchmark.sampler.num_steps=2"]
+        evaluate.run(compose("evaluate", overrides=settings))
+    result = EvaluationResult.load(tmp_path / "run" / "results.json")
+    assert result.tasks["aesthetic"].texts == ("a red barn", "a blue door on the right")
+    capsys.readouterr()

@@ -81,7 +81,7 @@ def test_offloaded_encoders_stay_behind_and_encode_alike(family, model):
 def test_attention_backends_are_those_of_diffusers(family, model):
     if family.name.startswith("sd3"):
         with pytest.raises(
-            ValueError, match=r"model\.attention_backend=native, but SD3Transformer2DModel calls"
+            InstantiationException, match=r"model\.attention_backend=native, but SD3Transformer2DModel calls"
         ):
             load(family, "model.attention_backend=native")
         return

@@ -98,7 +98,7 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
         )
     scales = parts["teacher"].guidance_scales if "teacher" in parts else {}
     for name, scale in scales.items():
-        if cfg.model.step_distilled and scale != 1:
+        if cfg.model.get("step_distilled") and scale != 1:
             raise ConfigError(
                 f"teacher {name} is asked at guidance {scale:g}, but model.step_distilled=true: such a model "
                 f"has its guidance in its weights; set teacher.teachers.{name}.guidance_scale=1"

@@ -25,6 +25,7 @@ from diffopd.adapter import (
     check_adapter,
     check_start,
     load_adapter,
+    weightless,
 )
 from diffopd.model import read_transformer_config
 
@@ -303,12 +304,12 @@ def base_config(tiny):
 
 
 @pytest.fixture
-def comfy(model, tmp_path):
+def comfy(base_config, tmp_path):
     """Write a file of ``transformer.<layer>`` keys, changed by the test."""
 
     def write(change=lambda tensors: None, name="x.safetensors"):
         tensors = {}
-        for layer, (down, up) in factors_of(model.transformer).items():
+        for layer, (down, up) in factors_of(weightless(base_config)).items():
             tensors[f"transformer.{layer}.lora_A.weight"] = down
             tensors[f"transformer.{layer}.lora_B.weight"] = up
         change(tensors)

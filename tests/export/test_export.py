@@ -243,6 +243,16 @@ def test_half_precision_that_swallows_the_adapter_is_told(tiny, run, tmp_path):
     exported(*given, "model.dtype=fp32", f"to={tmp_path / 'fp32'}")
 
 
+def test_a_base_in_half_precision_is_compared_without_its_rounding(tiny, run, tmp_path):
+    given = [f"run={run}", "model_dtype=bf16", "tolerance=1e-3"]
+    exported(*given, "format=diffusers", f"to={tmp_path / 'exact'}")
+    with pytest.raises(ValueError, match=r"is above tolerance=0\.001"):
+        exported(*given, "format=diffusers", "compare_in_fp32=false", f"to={tmp_path / 'rounded'}")
+    exported(*given[:2], "format=merged", f"to={tmp_path / 'merged'}")
+    weights = load_file(tmp_path / "merged" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -60,6 +60,7 @@ LIMITS: Mapping[str, Rule] = {
     "guidance_scale": AT_LEAST_0,
     "format": one_of("peft", "diffusers", "comfyui", "merged"),
     "whole_pipeline": one_of(True, False),
+    "compare_in_fp32": one_of(True, False),
     "tolerance": ABOVE_0,
     "model_dtype": ("one of fp32, bf16, fp16, or null", lambda value: value is None or PRECISION[1](value)),
     "trainer.num_threads": whole_or(1, "auto"),

@@ -27,14 +27,19 @@ def run(cfg: DictConfig) -> None:
     from diffopd.export.source import read_source
     from diffopd.export.write import check_target, export
     from diffopd.inference import chosen_device
+    from diffopd.model.loading import parse_dtype
     from diffopd.quiet import silence_known_noise
 
     silence_known_noise()
     to = Path(cfg.to).expanduser()
     check_target(to)
     source = read_source(cfg)
-    written_as = format_of(cfg.format, whole_pipeline=cfg.whole_pipeline)
-    model = instantiate(source.model).to(chosen_device(cfg.device))
+    dtype = parse_dtype(source.model.dtype, "model.dtype")
+    written_as = format_of(cfg.format, dtype=dtype, whole_pipeline=cfg.whole_pipeline)
+    model = instantiate(source.model)
+    if cfg.compare_in_fp32:
+        model.transformer.float()
+    model = model.to(chosen_device(cfg.device))
     verification = export(model, source, written_as, to, tolerance=cfg.tolerance)
     print(f"read back: {verification}")
     print(f"{cfg.format}: {to}")

@@ -45,6 +45,14 @@ class Format(ABC):
         "This is a fault of diffopd or of the library that read it; please report it"
     )
 
+    def __init__(self, *, dtype: torch.dtype) -> None:
+        """Say how the base is stored.
+
+        Args:
+            dtype: Precision that the base has in use, and merged weights are written in.
+        """
+        self.dtype = dtype
+
     @abstractmethod
     def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
         """Write the adapter.
@@ -63,6 +71,14 @@ class Format(ABC):
     def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """A transformer of the base model with what ``folder`` holds, not by this package's own reader."""
 
+    def fresh_transformer(self, model: SD3Model, folder: Path) -> nn.Module:
+        """The transformer in a pipeline's folder: in the base's precision, then in that of the comparison."""
+        own: Any = model.transformer
+        transformer = type(own).from_pretrained(
+            folder / TRANSFORMER, local_files_only=True, use_safetensors=True, dtype=self.dtype
+        )
+        return transformer.to(own.device, own.dtype)
+
 
 @final
 class Peft(Format):
@@ -79,7 +95,7 @@ class Peft(Format):
 
     def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """By PEFT's own class."""
-        return PeftModel.from_pretrained(cast(Any, fresh_transformer(model, base)), str(folder))
+        return PeftModel.from_pretrained(cast(Any, self.fresh_transformer(model, base)), str(folder))
 
 
 @final
@@ -97,7 +113,7 @@ class Diffusers(Format):
     def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """By the pipeline's own ``load_lora_weights``."""
         stock: Any = model.pipeline
-        transformer = fresh_transformer(model, base)
+        transformer = self.fresh_transformer(model, base)
         pipeline = type(stock)(**{**stock.components, TRANSFORMER: transformer})
         pipeline.load_lora_weights(str(folder))
         return transformer
@@ -119,7 +135,7 @@ class ComfyUI(Format):
 
     def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """By ComfyUI's rule, written out: ``weight + alpha / rank * B A``."""
-        transformer, tensors = fresh_transformer(model, base), load_file(folder / COMFYUI_FILE)
+        transformer, tensors = self.fresh_transformer(model, base), load_file(folder / COMFYUI_FILE)
         for key in tensors:
             if key.endswith(_ALPHA):
                 stem = key.removesuffix(_ALPHA)
@@ -142,17 +158,19 @@ class Merged(Format):
         "model_dtype=fp32), which makes files of twice the size, or export the adapter by itself"
     )
 
-    def __init__(self, *, whole_pipeline: bool) -> None:
+    def __init__(self, *, dtype: torch.dtype, whole_pipeline: bool) -> None:
         """Choose how much is written.
 
         Args:
+            dtype: Precision of the weights.
             whole_pipeline: All components of the base pipeline; otherwise ``transformer/`` alone.
         """
+        super().__init__(dtype=dtype)
         self.whole_pipeline = whole_pipeline
 
     def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
         """``transformer/``, and copies of the base's other components."""
-        transformer: Any = fresh_transformer(model, base)
+        transformer: Any = self.fresh_transformer(model, base)
         strength, factors = (
             adapter_strength(model.transformer, name),
             adapter_parameters(model.transformer, name),
@@ -161,7 +179,7 @@ class Merged(Format):
             if key.endswith(_A):
                 layer = key.removesuffix(_A)
                 add_product(transformer, layer, factors[key], factors[layer + _B], strength)
-        transformer.save_pretrained(folder / TRANSFORMER, safe_serialization=True)
+        transformer.to(self.dtype).save_pretrained(folder / TRANSFORMER, safe_serialization=True)
         if self.whole_pipeline:
             index = json.loads((base / INDEX).read_text(encoding="utf-8"))
             shutil.copyfile(base / INDEX, folder / INDEX)
@@ -172,24 +190,24 @@ class Merged(Format):
 
     def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """By diffusers' ``from_pretrained``."""
-        return fresh_transformer(model, folder)
+        return self.fresh_transformer(model, folder)
 
 
 FORMATS = ("peft", "diffusers", "comfyui", "merged")
 
 
-def format_of(name: str, *, whole_pipeline: bool) -> Format:
+def format_of(name: str, *, dtype: torch.dtype, whole_pipeline: bool) -> Format:
     """The format called ``name``.
 
     Raises:
         ValueError: If there is none.
     """
     if name == "merged":
-        return Merged(whole_pipeline=whole_pipeline)
+        return Merged(dtype=dtype, whole_pipeline=whole_pipeline)
     formats: dict[str, type[Format]] = {"peft": Peft, "diffusers": Diffusers, "comfyui": ComfyUI}
     if name not in formats:
         raise ValueError(f"format={name} is not known; choose one of {', '.join(FORMATS)}")
-    return formats[name]()
+    return formats[name](dtype=dtype)
 
 
 def comfyui_tensors(transformer: nn.Module, name: str) -> dict[str, Tensor]:
@@ -204,18 +222,9 @@ def comfyui_tensors(transformer: nn.Module, name: str) -> dict[str, Tensor]:
     return tensors
 
 
-def fresh_transformer(model: PipelineModel, folder: Path) -> nn.Module:
-    """The transformer in a pipeline's folder, as it is on disk, on the model's device in its precision."""
-    own: Any = model.transformer
-    transformer = type(own).from_pretrained(
-        folder / TRANSFORMER, local_files_only=True, use_safetensors=True, dtype=own.dtype
-    )
-    return transformer.to(own.device)
-
-
 @torch.no_grad()
 def add_product(transformer: nn.Module, layer: str, down: Tensor, up: Tensor, strength: float) -> None:
-    """``weight += strength * up @ down`` in fp32, rounded once to the weight's precision."""
+    """``weight += strength * up @ down``, computed in fp32."""
     weight = cast(Tensor, transformer.get_submodule(layer).weight)
     product = strength * (up.float() @ down.float())
     weight.copy_((weight.float() + product.to(weight.device)).to(weight.dtype))

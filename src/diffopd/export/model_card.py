@@ -64,8 +64,8 @@ def model_card(source: Source, facts: CardFacts) -> str:
     parts.append(
         _section(
             "Files",
-            f"| File | SHA-256 |\n|---|---|\n{files}\n\nRead back and compared with the adapter in training "
-            f"precision: {facts.verification}.",
+            f"| File | SHA-256 |\n|---|---|\n{files}\n\nRead back and compared with the adapter: "
+            f"{facts.verification}.",
         )
     )
     parts.append(

@@ -71,7 +71,7 @@ class Format(ABC):
     def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """A transformer of the base model with what ``folder`` holds, not by this package's own reader."""
 
-    def fresh_transformer(self, model: SD3Model, folder: Path) -> nn.Module:
+    def fresh_transformer(self, model: PipelineModel, folder: Path) -> nn.Module:
         """The transformer in a pipeline's folder: in the base's precision, then in that of the comparison."""
         own: Any = model.transformer
         transformer = type(own).from_pretrained(

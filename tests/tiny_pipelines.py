@@ -51,10 +51,17 @@ def _settings(folder: Path, *, image_size: int, text_length: int) -> dict[str, A
         "text_length": text_length,
         "shift": 3.0,
         "guidance_scale": 2.0,
+        "embedded_guidance": None,
+        "step_distilled": False,
+        "lora_modules": ["attn.to_q", "attn.to_v"],
         "dtype": "fp32",
         "text_dtype": "fp32",
         "vae_dtype": "fp32",
         "gradient_checkpointing": False,
+        "attention_backend": None,
+        "compile": False,
+        "vae_tiling": False,
+        "offload_text_encoders": False,
     }
 
 

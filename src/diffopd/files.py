@@ -38,6 +38,20 @@ def resolve_path(path: str | PathLike[str]) -> str:
     return os.path.expanduser(text)
 
 
+def is_hub_path(path: str) -> bool:
+    """Whether a path that is not there may mean ``owner/name`` on the hub, with or without a folder in it.
+
+    A path whose first part is a folder here is taken for one that was mistyped.
+
+    Examples:
+        >>> is_hub_path("someone/teachers/ocr"), is_hub_path("/teachers/ocr"), is_hub_path("ocr")
+        (True, False, False)
+    """
+    first, _, rest = path.partition("/")
+    local = path.startswith((".", "/", "~", PACKAGE_PREFIX)) or "\\" in path
+    return not local and bool(first) and bool(rest.strip("/")) and not Path(first).is_dir()
+
+
 @contextlib.contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path to write; when the block ends well it takes the place of ``path``.

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,63 @@ class Prompts:
 class Conditioning:
     """Encoded prompts.
 
+    A backbone fills what it reads: not all have a pooled vector, and not all prompts are of one length.
+
     Attributes:
-        embeds: Token embeddings.
-        pooled: One vector per prompt.
+        embeds: Token embeddings. Where prompts differ in length, the tokens of each come first and the rest
+            of its row says nothing.
+        pooled: One vector per prompt, or None.
+        lengths: Number of tokens of each prompt, as numbers, so that reading them never waits for a device;
+            None = all of ``embeds`` counts.
     """
 
     embeds: Float[Tensor, " batch token width"]
-    pooled: Float[Tensor, " batch pooled"]
+    pooled: Float[Tensor, " batch pooled"] | None = None
+    lengths: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
 
     def select(self, rows: Sequence[int] | Tensor) -> Conditioning:
-        """The given rows, in the given order."""
-        index = torch.as_tensor(rows, device=self.embeds.device)
-        return Conditioning(self.embeds[index], self.pooled[index])
+        """The given rows, in the given order, as long as the longest of them."""
+        index = torch.as_tensor(rows).to(self.embeds.device, non_blocking=True)
+        pooled = None if self.pooled is None else self.pooled[index]
+        if self.lengths is None:
+            return Conditioning(self.embeds[index], pooled)
+        chosen = rows.tolist() if isinstance(rows, Tensor) else rows
+        lengths = tuple(self.lengths[row] for row in chosen)
+        return Conditioning(self.embeds[:, : max(lengths, default=0)][index], pooled, lengths)
+
+    def expand(self, batch: int) -> Conditioning:
+        """One row repeated ``batch`` times, without copying it.
+
+        Raises:
+            ValueError: If there is more than one row.
+        """
+        if len(self) != 1:
+            raise ValueError(f"only a single row can be repeated, this has {len(self)}")
+        return Conditioning(
+            self.embeds.expand(batch, -1, -1),
+            None if self.pooled is None else self.pooled.expand(batch, -1),
+            None if self.lengths is None else self.lengths * batch,
+        )
+
+    def to(self, device: torch.device) -> Conditioning:
+        """The same on ``device``."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return Conditioning(self.embeds.to(device), pooled, self.lengths)
 
     @staticmethod
     def concat(parts: Sequence[Conditioning]) -> Conditioning:
-        """All rows of ``parts``, in order."""
-        return Conditioning(torch.cat([p.embeds for p in parts]), torch.cat([p.pooled for p in parts]))
+        """All rows of ``parts``, in order, as long as the longest of them."""
+        embeds, pooled, lengths = [p.embeds for p in parts], None, None
+        if all(p.pooled is not None for p in parts):
+            pooled = torch.cat([p.pooled for p in parts if p.pooled is not None])
+        if all(p.lengths is not None for p in parts):
+            lengths = tuple(length for p in parts for length in p.lengths or ())
+            tokens = max(part.shape[1] for part in embeds)
+            embeds = [nn.functional.pad(part, (0, 0, 0, tokens - part.shape[1])) for part in embeds]
+        return Conditioning(torch.cat(embeds), pooled, lengths)
 
 
 @dataclass(frozen=True)

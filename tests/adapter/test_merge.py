@@ -196,14 +196,14 @@ def test_a_merge_that_does_not_fit_is_refused_before_weights_load(tiny, folders)
         check_start(lora(4, 2, folders), base)
     with pytest.raises(ValueError, match=r"adapter.merge.folders.0=.* lies on other layers"):
         check_start(lora(5, 2.5, folders, targets=("attn.to_k",)), base)
-    with pytest.raises(ValueError, match=r"adapter.merge.folders.1=nowhere: there is no adapter_config.json"):
+    with pytest.raises(ValueError, match=r"adapter.merge.folders.1=nowhere: there is no such folder or file"):
         check_start(lora(5, 2.5, [folders[0], "nowhere"]), base)
 
 
 @pytest.mark.parametrize("choice", ["merged_exact", "merged_svd", "merged_elementwise"])
 def test_the_choices_fit_the_shipped_teachers(conf_dir, choice):
     with initialize_config_dir(str(conf_dir), version_base="1.3"):
-        adapter = instantiate(compose(f"adapter/{choice}").adapter)
+        adapter = instantiate(compose("train", overrides=[f"adapter={choice}"]).adapter)
     assert choice == f"merged_{adapter.merge_plan.method}"
     check_start(adapter, read_transformer_config("package://assets/mini_sd3"))
 

@@ -45,6 +45,27 @@ def test_the_other_commands_pass(composed):
     assert problems(composed("prompt=a circle", config_name="sample"), "sample") == []
 
 
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "model").glob("*.yaml")))
+def test_every_model_passes_by_its_name_alone(composed, name):
+    assert problems(composed(ODE, f"model={name}")) == []
+    assert problems(composed("prompt=x", f"model={name}", config_name="sample"), "sample") == []
+
+
+def test_a_model_distilled_to_few_steps_is_not_guided(composed):
+    expected = (
+        "guidance_scale=4, but model.step_distilled=true: such a model has its guidance in its weights; set "
+        "guidance_scale=1, or load its base model with model.step_distilled=false"
+    )
+    for name in ("z_image_turbo", "flux2_klein"):
+        cfg = composed(f"model={name}", "guidance_scale=4", config_name="evaluate")
+        assert problems(cfg, "evaluate") == [expected]
+        assert problems(composed(ODE, f"model={name}", "sampler.guidance_scale=4")) == [
+            expected.replace("guidance_scale=4", "sampler.guidance_scale=4").replace(
+                "set guidance_scale", "set sampler.guidance_scale"
+            )
+        ]
+
+
 @pytest.mark.parametrize("noise_level", ["0", "0.3", "0.7"])
 def test_the_papers_noise_sweep_passes(composed, noise_level):
     assert problems(composed(ODE, f"sampler.noise_level={noise_level}")) == []
@@ -63,6 +84,11 @@ def test_the_papers_noise_sweep_passes(composed, noise_level):
         (["+optimiser.lr=3"], "optimiser is not a setting of train; did you mean optimizer?"),
         (["teacher.teachers.ocr=x"], "teacher.teachers.ocr=x must be a mapping with path, guidance_scale"),
         (["~phase.round"], "phase.round is missing; diffopd.phase.DistillPhase needs it"),
+        (["model=flux1_dev", "+model.shift.last=1"],
+         "model.shift.last is not a setting of diffopd.flow.ResolutionShift"),
+        (["model=flux1_dev", "model.shift.terminal=none"],
+         "model.shift.terminal=none must be a number or null"),
+        (["model.compile=yes please"], "model.compile=yes please must be true or false"),
         (["~sampler.shift"], "sampler.shift is missing; diffopd.sampler.FlowSampler needs it"),
         (["~phase.ema.decay"], "phase.ema.decay is missing"),
         (["trainer.max_epochs=???"], "is required and has no value; give it as trainer.max_epochs="),

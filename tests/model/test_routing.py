@@ -152,6 +152,23 @@ def test_checkpointing_recomputes_with_the_forwards_adapters(tiny):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
 
 
+def test_checkpointing_allows_a_backward_for_each_task(tiny):
+    """Several backwards through one graph, as measuring the conflict of gradients takes."""
+    gradients = []
+    for checkpointing in (False, True):
+        model = SD3Model(**{**tiny.settings, "gradient_checkpointing": checkpointing})
+        add_noisy_adapter(model, "a", seed=0)
+        set_trainable(model.transformer, ["a"])
+        latent, sigma, conditioning = batch_of(model, 3)
+        losses = model.velocity(latent, sigma, conditioning, "a").square().flatten(1).sum(1)
+        losses[:1].sum().backward(retain_graph=True)
+        losses[1:].sum().backward()
+        parameters = adapter_parameters(model.transformer, "a").values()
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
+    assert gradients[0].norm() > 0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+
+
 def test_adapters_added_later_are_seen(model):
     latent, sigma, conditioning = batch_of(model, 2)
     add_noisy_adapter(model, "a", seed=0)
@@ -200,3 +217,38 @@ def test_conditioning_rows_follow_their_states(model):
         flipped = Conditioning(conditioning.embeds.flip(0), conditioning.pooled.flip(0))
         backward = model.velocity(latent.flip(0), sigma.flip(0), flipped, ["a", "b", "a"])
     torch.testing.assert_close(backward.flip(0), forward, rtol=0, atol=ONE_BY_ONE)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_side_by_side_adapters_give_the_same_velocities_and_gradients(tiny, checkpointing):
+    """As compiled blocks compute them: every adapter for every row, one of them let through."""
+    gradients, velocities = [], []
+    for side_by_side in (False, True):
+        model = SD3Model(**{**tiny.settings, "gradient_checkpointing": checkpointing})
+        model._router.side_by_side = side_by_side
+        for seed, name in enumerate(("a", "b")):
+            add_noisy_adapter(model, name, seed, rank=2 + seed)
+        fewer = LoRA(rank=1, alpha=1, target_modules=["attn.to_q"], init="gaussian", start=None)
+        add_adapter(model.transformer, "c", fewer, torch.Generator())
+        set_trainable(model.transformer, ["a", "b"])
+        latent, sigma, conditioning = batch_of(model, 4)
+        velocity = model.velocity(latent, sigma, conditioning, ["b", "a", "c", BASE])
+        with torch.no_grad():
+            model.velocity(latent, sigma, conditioning, "a")
+        velocity.square().sum().backward()
+        both = [p for name in "ab" for p in adapter_parameters(model.transformer, name).values()]
+        gradients.append(torch.cat([p.grad.flatten() for p in both if p.grad is not None]))
+        velocities.append(velocity.detach())
+    assert gradients[0].norm() > 0
+    torch.testing.assert_close(velocities[1], velocities[0], rtol=0, atol=ONE_BY_ONE)
+    assert (gradients[1] - gradients[0]).norm() < 1e-5 * gradients[0].norm()
+
+
+def test_an_adapter_where_rows_are_joined_is_refused(model):
+    """Some backbones put all rows' tokens in one long list before their first layers."""
+    add_noisy_adapter(model, "a", seed=0)
+    layer = model.transformer.transformer_blocks[0].attn.to_q
+    joined = torch.ones(6, layer.in_features)
+    message = "sees 6 rows where the batch has 2: the backbone has joined its rows"
+    with model._router.route(Route.plan("a", 2)), pytest.raises(ValueError, match=message):
+        layer(joined)

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 
 from diffopd.adapter import LoRA
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 
 
 def composed(conf_dir, choice):
@@ -36,7 +36,8 @@ def test_teacher_choices_name_their_tasks(conf_dir, choice, tasks):
 
 @pytest.mark.parametrize(("choice", "rank", "alpha"), [("lora", 32, 64), ("lora_small", 16, 32)])
 def test_adapter_choices(conf_dir, choice, rank, alpha):
-    adapter = instantiate(composed(conf_dir, f"adapter/{choice}"), _convert_="all")
+    with initialize_config_dir(str(conf_dir), version_base="1.3"):
+        adapter = instantiate(compose("train", overrides=[f"adapter={choice}"]).adapter, _convert_="all")
     assert isinstance(adapter, LoRA)
     assert (adapter.rank, adapter.alpha, adapter.init, len(adapter.target_modules)) == (
         rank,
@@ -47,9 +48,13 @@ def test_adapter_choices(conf_dir, choice, rank, alpha):
 
 
 def test_model_choices_give_every_setting_and_differ_in_few(conf_dir):
-    mini, medium = (composed(conf_dir, f"model/{name}") for name in ("mini_sd3", "sd3_5_medium"))
-    for node in (mini, medium):
-        assert get_class(node._target_) is SD3Model
-        assert set(node) - {"_target_"} == set(inspect.signature(SD3Model).parameters)
+    names = sorted(path.stem for path in (conf_dir / "model").glob("*.yaml"))
+    nodes = {name: composed(conf_dir, f"model/{name}") for name in names}
+    for node in nodes.values():
+        kind = get_class(node._target_)
+        assert issubclass(kind, PipelineModel)
+        assert set(node) - {"_target_"} == set(inspect.signature(kind).parameters)
+    mini, medium, large = (nodes[name] for name in ("mini_sd3", "sd3_5_medium", "sd3_5_large"))
+    assert {key for key in medium if medium[key] != large[key]} == {"path"}
     different = {key for key in mini if mini[key] != medium[key]}
     assert different == {"path", "image_size", "text_length", "guidance_scale", "dtype", "text_dtype"}

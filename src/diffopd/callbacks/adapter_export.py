@@ -25,7 +25,7 @@ class AdapterExport(Callback):
         Args:
             adapter: Which adapter: ``average``, the moving average, or ``student``, the last weights.
             peft_folder: Folder for PEFT, and for ``adapter=`` and ``teacher=`` here.
-            lora_folder: Folder for ``StableDiffusion3Pipeline.load_lora_weights``.
+            lora_folder: Folder for the stock pipeline's ``load_lora_weights``.
         """
         self.adapter = adapter
         self.peft_folder = Path(peft_folder)

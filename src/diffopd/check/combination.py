@@ -15,6 +15,7 @@ from diffopd.check.source import read_target
 
 def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Choices that are sound on their own and not together, as one sentence each."""
+    yield from _guidance(values)
     if not isinstance(values.get("phase"), Mapping):
         return
     yield from _trained_steps(values)
@@ -23,6 +24,27 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _timesteps(values)
     yield from _tasks(values)
     yield from _processes(values)
+
+
+def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
+    """A model that is distilled to few steps has its guidance in its weights."""
+    model = values.get("model")
+    if not isinstance(model, Mapping) or model.get("step_distilled") is not True:
+        return
+    if not phase_takes(values, "model"):
+        return
+    sampler = values.get("sampler") if phase_takes(values, "sampler") else None
+    given = {
+        "model.guidance_scale": model.get("guidance_scale"),
+        "sampler.guidance_scale": (sampler or {}).get("guidance_scale"),
+        "guidance_scale": values.get("guidance_scale"),
+    }
+    for place, scale in given.items():
+        if isinstance(scale, int | float) and scale != 1:
+            yield (
+                f"{place}={scale:g}, but model.step_distilled=true: such a model has its guidance in its "
+                f"weights; set {place}=1, or load its base model with model.step_distilled=false"
+            )
 
 
 def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:

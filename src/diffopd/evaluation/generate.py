@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffopd.model import guided_velocity
 from diffopd.randomness import normal_rows
-from diffopd.types import Conditioning, Prompts, Sampler, VelocityModel
+from diffopd.types import Prompts, Sampler, VelocityModel
 
 
 def generate(
@@ -85,9 +85,7 @@ def _images(
     conditioning = model.encode(prompts.texts)
     device = conditioning.embeds.device
     unguided = guidance_scale == 1
-    unconditional = (
-        Conditioning(conditioning.embeds[:1], conditioning.pooled[:1]) if unguided else model.encode([""])
-    )
+    unconditional = conditioning.select([0]) if unguided else model.encode([""])
 
     def velocity(latent: Tensor, sigma: Tensor) -> Tensor:
         return guided_velocity(model, latent, sigma, conditioning, unconditional, guidance_scale, adapters)

@@ -2,6 +2,7 @@
 
 from diffopd.flow.broadcast import per_row
 from diffopd.flow.density import log_prob, log_prob_cps_released, transition_kl
+from diffopd.flow.grid import ConstantShift, EmpiricalShift, ResolutionShift, SigmaGrid
 from diffopd.flow.guidance import guide
 from diffopd.flow.interpolation import (
     clean_to_velocity,
@@ -17,6 +18,10 @@ from diffopd.flow.schedule import shift_sigma, sigma_grid
 from diffopd.flow.step import Step, cps, dance, ddim, dpm1, euler, flow_sde
 
 __all__ = [
+    "ConstantShift",
+    "EmpiricalShift",
+    "ResolutionShift",
+    "SigmaGrid",
     "Step",
     "clean_to_velocity",
     "cps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -80,8 +81,15 @@ def fresh_pipeline(
 
 def load_pipeline(*, path: str) -> Pipeline:
     """Load a saved pipeline folder without T5, to go on training all of it."""
-    if not (Path(path) / "model_index.json").is_file():
+    index = Path(path) / "model_index.json"
+    if not index.is_file():
         raise ValueError(f"pipeline.path must be a pipeline folder with a model_index.json, got {path!r}")
+    kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    if kind != StableDiffusion3Pipeline.__name__:
+        raise ValueError(
+            f"pipeline.path={path} holds a {kind}; only a StableDiffusion3Pipeline is trained whole, others "
+            "get an adapter (phase=distill, nft, grpo, ...)"
+        )
     return StableDiffusion3Pipeline.from_pretrained(
         path, local_files_only=True, text_encoder_3=None, tokenizer_3=None, use_safetensors=True
     )

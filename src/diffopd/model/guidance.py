@@ -23,7 +23,8 @@ def guided_velocity(
 ) -> Float[Tensor, " batch *latent"]:
     """Velocity under classifier-free guidance, gradients reaching both sides.
 
-    Rows whose scale is 1 have no unconditional side, so they cost one row of the forward instead of two.
+    Rows whose scale is 1 have no unconditional side, so they cost one row of the forward instead of two. A
+    model with a rule of its own for combining both sides names it ``guide``.
 
     Args:
         model: Answers the velocity of each row.
@@ -39,13 +40,19 @@ def guided_velocity(
         Guided velocities in fp32.
 
     Raises:
-        ValueError: If there is not one scale per row, or scales lie on a device.
+        ValueError: If there is not one scale per row, scales lie on a device, or the model cannot be guided.
     """
     batch = latent.shape[0]
     scales = row_scales(scale, batch)
     guided = [row for row, value in enumerate(scales) if value != 1]
     if not guided:
         return model.velocity(latent, sigma, conditioning, adapters)
+    if getattr(model, "step_distilled", False):
+        raise ValueError(
+            f"a guidance scale of {scales[guided[0]]:g} is asked for, but model.step_distilled=true: this "
+            "model has its guidance in its weights; set guidance scales to 1, or load its base model with "
+            "model.step_distilled=false"
+        )
 
     every = len(guided) == batch
     index = torch.tensor(guided).to(latent.device, non_blocking=True)
@@ -54,6 +61,7 @@ def guided_velocity(
         return tensor if every else tensor[index]
 
     empty = _one_row_per_state(unconditional, batch)
+    empty = empty if every else empty.select(guided)
     names = (
         adapters
         if adapters is None or isinstance(adapters, str)
@@ -62,7 +70,7 @@ def guided_velocity(
     both = model.velocity(
         torch.cat([latent, pick(latent)]),
         torch.cat([sigma, pick(sigma)]),
-        Conditioning.concat([conditioning, Conditioning(pick(empty.embeds), pick(empty.pooled))]),
+        Conditioning.concat([conditioning, empty]),
         names,
     )
     conditional, without_prompt = both.split([batch, len(guided)])
@@ -70,7 +78,8 @@ def guided_velocity(
     strength: float | Tensor = guided_scales[0]
     if len(set(guided_scales)) > 1:
         strength = torch.tensor(guided_scales, dtype=both.dtype).to(latent.device, non_blocking=True)
-    rows = guide(without_prompt, pick(conditional), strength)
+    combine = getattr(model, "guide", guide)
+    rows = combine(without_prompt, pick(conditional), strength)
     return rows if every else conditional.index_copy(0, index, rows)
 
 
@@ -102,4 +111,4 @@ def _one_row_per_state(conditioning: Conditioning, batch: int) -> Conditioning:
         raise ValueError(
             f"unconditional must have one row or one per state ({batch}), it has {len(conditioning)}"
         )
-    return Conditioning(conditioning.embeds.expand(batch, -1, -1), conditioning.pooled.expand(batch, -1))
+    return conditioning.expand(batch)

@@ -1,16 +1,16 @@
-"""Find and load a Stable Diffusion 3 pipeline from a folder, the package or the hub."""
+"""Find and load a diffusers pipeline from a folder, the package or the hub."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
 from transformers.utils import logging as transformers_logging
@@ -20,7 +20,6 @@ from diffopd.files import resolve_path, sha256_of
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _INDEX = "model_index.json"
-_IDENTITY_COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "transformer", "vae")
 _IDENTITY_CONFIGS = ("config.json", "scheduler_config.json")
 
 
@@ -31,13 +30,19 @@ def parse_dtype(name: str, setting: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def pipeline_folder(path: str, revision: str | None = None, without: tuple[str, ...] = ()) -> Path:
+def pipeline_folder(
+    path: str,
+    revision: str | None = None,
+    without: tuple[str, ...] = (),
+    kind: type[DiffusionPipeline] = DiffusionPipeline,
+) -> Path:
     """The local folder of a pipeline; a hub id is downloaded first (safetensors only).
 
     Args:
         path: A folder, ``package://...`` or a hub id such as ``stabilityai/stable-diffusion-3.5-medium``.
         revision: Branch, tag or commit on the hub; None = its main branch.
         without: Components not to download.
+        kind: Class of the pipeline, which says what belongs to it.
 
     Raises:
         ValueError: If there is no such folder and the hub does not deliver it either.
@@ -54,9 +59,7 @@ def pipeline_folder(path: str, revision: str | None = None, without: tuple[str, 
         raise ValueError(f"model.path={path}: no such folder ({place.absolute()})")
     skipped: dict[str, Any] = dict.fromkeys(without)
     try:
-        return Path(
-            StableDiffusion3Pipeline.download(path, revision=revision, use_safetensors=True, **skipped)
-        )
+        return Path(kind.download(path, revision=revision, use_safetensors=True, **skipped))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
@@ -66,14 +69,16 @@ def pipeline_folder(path: str, revision: str | None = None, without: tuple[str, 
 def load_pipeline(
     path: str,
     *,
+    kind: type[DiffusionPipeline],
     revision: str | None,
     dtypes: Mapping[str, torch.dtype],
     without: tuple[str, ...] = (),
-) -> tuple[StableDiffusion3Pipeline, Path]:
+) -> tuple[Any, Path]:
     """Load a pipeline and say where it lies.
 
     Args:
         path: As in :func:`pipeline_folder`.
+        kind: Class that the pipeline must have.
         revision: As in :func:`pipeline_folder`.
         dtypes: Precision of each component; ``default`` for the others.
         without: Components to leave out beside those the pipeline itself was saved without.
@@ -82,19 +87,20 @@ def load_pipeline(
         The pipeline on the CPU, and its folder.
 
     Raises:
-        ValueError: If there is none, or it is not a Stable Diffusion 3 pipeline.
+        ValueError: If there is none, or it is of another class.
     """
-    folder = pipeline_folder(path, revision, without)
+    folder = pipeline_folder(path, revision, without, kind)
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-    if index.get("_class_name") != StableDiffusion3Pipeline.__name__:
+    if index.get("_class_name") != kind.__name__:
         raise ValueError(
-            f"model.path={path} holds a {index.get('_class_name')}; a StableDiffusion3Pipeline is needed"
+            f"model.path={path} holds a {index.get('_class_name')}; a {kind.__name__} is needed. "
+            "Choose the model that fits it, model=..."
         )
     # diffusers asks for each component the pipeline was saved without to be passed as None.
     absent = {name: None for name, entry in index.items() if entry == [None, None]}
     absent.update(dict.fromkeys(without))
     with _without_progress_bars():
-        pipeline = StableDiffusion3Pipeline.from_pretrained(
+        pipeline = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=dict(dtypes), **absent
         )
     pipeline.set_progress_bar_config(disable=True)
@@ -134,14 +140,17 @@ def read_transformer_config(path: str, revision: str | None = None) -> dict[str,
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def pipeline_identity(folder: Path) -> str:
+def pipeline_identity(folder: Path, components: Sequence[str]) -> str:
     """SHA-256 over the configs and safetensors files that make up a base model.
 
-    T5 is left out (it is large, optional and never trained), and so are variants such as
-    ``model.fp16.safetensors``, which a folder may or may not hold.
+    Variants such as ``model.fp16.safetensors``, which a folder may or may not hold, are left out.
+
+    Args:
+        folder: The pipeline's.
+        components: Folders in it that count, in the order they are read.
     """
     digest = hashlib.sha256()
-    for component in _IDENTITY_COMPONENTS:
+    for component in components:
         for file in sorted((folder / component).glob("*")):
             is_weights = file.suffix == ".safetensors" and "." not in file.stem
             if is_weights or file.name in _IDENTITY_CONFIGS:

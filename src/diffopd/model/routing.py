@@ -3,6 +3,10 @@
 PEFT keeps activity in its layers, and choosing an adapter there also changes what is trainable. Here a
 forward inside :meth:`AdapterRouter.route` computes the bare backbone, and a hook on each LoRA layer adds the
 low-rank part of each row's own adapter. Nothing in the layers changes, so there is nothing to restore.
+
+Compiled blocks must not depend on names: compiling anew for each choice of adapters would take minutes. There
+the low-rank parts of all adapters are computed side by side for every row, and a tensor of zeros and ones
+lets each row's own through.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 BASE = "__base__"
@@ -87,11 +92,15 @@ class AdapterRouter:
 
     Attributes:
         transformer: The backbone; adapters may be added to it at any time.
+        side_by_side: Compute all adapters for all rows and let each row's own through, as compiled blocks
+            need it.
     """
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer
+        self.side_by_side = False
         self._runs: tuple[tuple[str, int], ...] | None = None
+        self._gates: Tensor | None = None
         self._known: tuple[str, ...] = ()
         self._hooked: set[int] = set()
 
@@ -120,20 +129,29 @@ class AdapterRouter:
         """Gradient checkpointing that recomputes with the runs of the forward.
 
         The recomputation happens in ``backward``, after the :meth:`route` block has ended; without this it
-        would run with no adapter or with another one.
+        would run with no adapter or with another one. Several backwards through one graph recompute as often.
         """
-        recompute = partial(self._applying, self._runs)
+        recompute = _Reopened(partial(self._applying, self._runs))
         return checkpoint(
-            function, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), recompute())
+            function, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), recompute)
         )
 
     @contextlib.contextmanager
     def _applying(self, runs: tuple[tuple[str, int], ...] | None) -> Iterator[None]:
-        outer, self._runs = self._runs, runs
+        outer = self._runs, self._gates
+        self._runs, self._gates = runs, self._gates_of(runs) if self.side_by_side else None
         try:
             yield
         finally:
-            self._runs = outer
+            self._runs, self._gates = outer
+
+    def _gates_of(self, runs: tuple[tuple[str, int], ...] | None) -> Tensor | None:
+        """1 for each row's own adapter, 0 for the others; shape (rows, adapters)."""
+        if runs is None:
+            return None
+        names = [name for name, size in runs for _ in range(size)]
+        gates = torch.tensor([[float(known == name) for known in self._known] for name in names])
+        return gates.to(next(self.transformer.parameters()).device, non_blocking=True)
 
     def _hook_new_layers(self) -> None:
         if self.adapters == self._known:
@@ -146,19 +164,55 @@ class AdapterRouter:
                 self._hooked.add(id(module))
         self._known = self.adapters
 
-    def _bare(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _bare(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Have PEFT compute the base layer alone, whatever its own state."""
-        if self._runs is None:
+        idle = self._gates is None if self.side_by_side else self._runs is None
+        if idle or not layer.active_adapters:
             return None
         return args, {**kwargs, "adapter_names": [BASE] * len(args[0])}
 
     def _add(self, layer: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if self.side_by_side:  # nothing below may read names or runs that change from call to call
+            return None if self._gates is None else self._gated(layer, args[0], output)
         if self._runs is None or all(name not in layer.lora_A for name, _ in self._runs):
             return None
         sizes = [size for _, size in self._runs]
+        if len(args[0]) != sum(sizes):
+            raise ValueError(
+                f"a layer with an adapter sees {len(args[0])} rows where the batch has {sum(sizes)}: the "
+                "backbone has joined its rows there; take this layer out of adapter.target_modules"
+            )
         rows = zip(self._runs, args[0].split(sizes), output.split(sizes), strict=True)
         parts = [_adapted(layer, name, inputs, base) for (name, _), inputs, base in rows]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _gated(self, layer: Any, inputs: Tensor, base: Tensor) -> Tensor:
+        """``base`` plus the low-rank parts of all the layer's adapters, each times its gate."""
+        assert self._gates is not None
+        held = [(place, name) for place, name in enumerate(self._known) if name in layer.lora_A]
+        down = torch.cat([layer.lora_A[name].weight for _, name in held])
+        up = torch.cat([layer.lora_B[name].weight * layer.scaling[name] for _, name in held], dim=1)
+        ranks = [layer.lora_A[name].weight.shape[0] for _, name in held]
+        columns = zip(held, ranks, strict=True)
+        gates = torch.cat([self._gates[:, [place]].expand(-1, rank) for (place, _), rank in columns], dim=1)
+        gates = gates.reshape(gates.shape[0], *[1] * (inputs.ndim - 2), gates.shape[1])
+        hidden = functional.linear(inputs.to(down.dtype), down) * gates
+        return (base + functional.linear(hidden, up)).to(base.dtype)
+
+
+class _Reopened(contextlib.AbstractContextManager[None]):
+    """A context that may be entered any number of times, opened anew each time."""
+
+    def __init__(self, open_context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self._open = open_context
+        self._entered: list[contextlib.AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        self._entered.append(self._open())
+        self._entered[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._entered.pop().__exit__(*error)
 
 
 def _adapted(layer: Any, name: str, inputs: Tensor, base: Tensor) -> Tensor:

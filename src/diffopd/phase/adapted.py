@@ -22,7 +22,7 @@ from diffopd.adapter import (
     load_adapter,
     set_trainable,
 )
-from diffopd.model import SD3Model, guided_velocity
+from diffopd.model import PipelineModel, guided_velocity
 from diffopd.phase.processes import average_gradients, averaged, flat_gradient
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
@@ -60,7 +60,7 @@ class AdaptedPhase(lightning.LightningModule):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         optimizer: OptimizerFactory,
         seed: int,

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffopd.adapter import LoRA
 from diffopd.estimator import Estimator
 from diffopd.loss import TransitionMatching
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, AdaptedPhase, OptimizerFactory, micro_batches
 from diffopd.phase.balance import Balance
 from diffopd.phase.by_task import add_by_task, add_rewards, task_weights
@@ -95,7 +95,7 @@ class DistillPhase(AdaptedPhase):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         teacher: TeacherSet,
         routing: Routing,

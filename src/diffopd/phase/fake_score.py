@@ -15,7 +15,7 @@ from torch import Tensor
 from diffopd.adapter import LoRA, set_trainable
 from diffopd.flow import velocity_to_clean, velocity_to_noise
 from diffopd.loss import velocity_gap
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches
 from diffopd.phase.by_task import add_by_task, task_weights
 from diffopd.phase.processes import num_processes
@@ -126,7 +126,7 @@ class FakeScorePhase(TaughtPhase, ABC):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         teacher: TeacherSet,
         sampler: TransitionSampler,

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffopd.adapter import LoRA
 from diffopd.estimator import Estimator, GradientMoments
 from diffopd.loss import ReverseKL
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, AdaptedPhase
 from diffopd.phase.by_task import task_weights
 from diffopd.phase.processes import num_processes
@@ -76,7 +76,7 @@ class GradientVariancePhase(AdaptedPhase):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         teacher: TeacherSet,
         sampler: TransitionSampler,

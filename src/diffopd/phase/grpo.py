@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffopd.adapter import LoRA
 from diffopd.loss import PolicyGradient
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
 from diffopd.phase.processes import num_processes
 from diffopd.phase.reward_learning import Judged, RewardPhase
@@ -69,7 +69,7 @@ class GRPOPhase(RewardPhase):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         sampler: TransitionSampler,
         loss: PolicyGradient,

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffopd.adapter import LoRA, blend, old_policy_decay, ramp_decay
 from diffopd.flow import interpolate
 from diffopd.loss import DiffusionNFT
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches
 from diffopd.phase.by_task import task_weights
 from diffopd.phase.reward_learning import RewardPhase
@@ -66,7 +66,7 @@ class NFTPhase(RewardPhase):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         sampler: TransitionSampler,
         loss: DiffusionNFT,

@@ -12,7 +12,7 @@ from torch import Tensor, distributed
 
 from diffopd.adapter import LoRA
 from diffopd.metric.drift import drift_signals
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.phase.adapted import AdaptedPhase, OptimizerFactory
 from diffopd.phase.by_task import add_rewards
 from diffopd.phase.processes import num_processes
@@ -74,7 +74,7 @@ class RewardPhase(AdaptedPhase):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         sampler: TransitionSampler,
         reward: Reward,

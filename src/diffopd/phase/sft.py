@@ -12,7 +12,7 @@ from torch import Tensor
 from diffopd.adapter import LoRA
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import FlowMatching, velocity_gap
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
 from diffopd.phase.by_task import add_by_task, task_weights
 from diffopd.phase.processes import num_processes
@@ -68,7 +68,7 @@ class SFTPhase(TaughtPhase):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         teacher: TeacherSet,
         sampler: TransitionSampler,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffopd.adapter import LoRA
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, AdaptedPhase, OptimizerFactory, micro_batches
 from diffopd.phase.by_task import add_rewards
 from diffopd.phase.processes import num_processes
@@ -41,7 +41,7 @@ class TaughtPhase(AdaptedPhase):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         teacher: TeacherSet,
         sampler: TransitionSampler,

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffopd.adapter import LoRA
 from diffopd.flow import interpolate
 from diffopd.loss import TDM, renoise
-from diffopd.model import SD3Model
+from diffopd.model import PipelineModel
 from diffopd.phase.adapted import OptimizerFactory
 from diffopd.phase.fake_score import FakeScorePhase, Noised, Predicted
 from diffopd.randomness import torch_generator
@@ -67,7 +67,7 @@ class TDMPhase(FakeScorePhase):
     def __init__(
         self,
         *,
-        model: SD3Model,
+        model: PipelineModel,
         adapter: LoRA,
         teacher: TeacherSet,
         sampler: TransitionSampler,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffopd.evaluation import Benchmark, EvaluationResult, evaluate, generate
 from diffopd.files import replacing, resolve_path
-from diffopd.model import BASE, SD3Model
+from diffopd.model import BASE, PipelineModel
 from diffopd.png import save_png
 from diffopd.report.curve import reward_curve
 from diffopd.report.grid import sample_grid
@@ -44,7 +44,7 @@ class ReportFiles:
 
 def report_distillation(
     *,
-    model: SD3Model,
+    model: PipelineModel,
     teachers: TeacherSet,
     student: str,
     student_guidance: float,
@@ -147,7 +147,7 @@ def base_scores(model_path: str, benchmark: str, guidance_scale: float) -> dict[
 
 
 def _base_scores(
-    model: SD3Model,
+    model: PipelineModel,
     benchmark: Benchmark,
     scale: float,
     score: Callable[[str | None, float, str], EvaluationResult],
@@ -167,9 +167,9 @@ def _taught_scores(
     """Each teacher's scores, from its card if that has all of the benchmark's tasks."""
     taught: dict[str, Scores] = {}
     for task in teachers.tasks:
-        known = teachers.cards[task].scores.get(benchmark.name, {})
-        scale = teachers.guidance_scales[task]
-        if not benchmark.scored_tasks <= set(known) or scale != teachers.cards[task].guidance_scale:
+        card, scale = teachers.cards.get(task), teachers.guidance_scales[task]
+        known = card.scores.get(benchmark.name, {}) if card and card.guidance_scale == scale else {}
+        if not benchmark.scored_tasks <= set(known):
             known = score(teachers.adapter(task), scale, f"scoring the {task} teacher").estimates
         taught[task] = known
     return taught
@@ -202,7 +202,7 @@ def _table(
 
 
 def _grid(
-    model: SD3Model,
+    model: PipelineModel,
     teachers: TeacherSet,
     student: str,
     student_guidance: float,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.flow import Step, per_row, sigma_grid, velocity_to_clean
+from diffopd.flow import SigmaGrid, Step, per_row, sigma_grid, velocity_to_clean
 from diffopd.types import NoiseFunction, Transition, VelocityFunction
 
 
@@ -26,6 +26,8 @@ class TransitionSampler(ABC):
         max_noise_level: Largest allowed ``noise_level``; 0 for solvers that are ODEs by nature.
         noiseless_end: True if the last step has no noise although the sampler is stochastic.
         uses_history: True if a step needs the clean prediction of the step before.
+        grid: What the levels were laid out by, a shift or a rule.
+        shift: The shift of the grid's levels.
     """
 
     max_noise_level: ClassVar[float]
@@ -33,14 +35,19 @@ class TransitionSampler(ABC):
     uses_history: ClassVar[bool]
 
     def __init__(
-        self, *, num_steps: int, noise_level: int | float, shift: int | float, guidance_scale: int | float
+        self,
+        *,
+        num_steps: int,
+        noise_level: int | float,
+        shift: int | float | SigmaGrid,
+        guidance_scale: int | float,
     ) -> None:
         """Check the settings and lay out the grid.
 
         Args:
             num_steps: Number of steps, at least 1.
             noise_level: Amount of fresh noise per step, from 0 (ODE) to ``max_noise_level``.
-            shift: Shift of the sigma grid, above 0.
+            shift: Shift of Stable Diffusion 3's sigma grid, above 0; or another rule for the grid.
             guidance_scale: Classifier-free guidance of the velocities, 1 = none. The sampler only carries it:
                 whoever builds the velocity function applies it.
 
@@ -50,8 +57,11 @@ class TransitionSampler(ABC):
         if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
             raise ValueError(f"sampler.num_steps must be a whole number of at least 1, got {num_steps!r}")
         level = self._checked_noise_level(noise_level)
-        if not 0 < shift < math.inf:
-            raise ValueError(f"sampler.shift must be a finite number above 0, got {shift}; 1 = no shift")
+        if not isinstance(shift, SigmaGrid) and not (isinstance(shift, int | float) and 0 < shift < math.inf):
+            raise ValueError(
+                f"sampler.shift must be a finite number above 0, got {shift}; 1 = no shift. Or a rule with a "
+                "_target_, as sampler.shift=${model.shift} of some models"
+            )
         if not 0 <= guidance_scale < math.inf:
             raise ValueError(
                 f"sampler.guidance_scale must be a finite number of at least 0, got {guidance_scale}; "
@@ -59,9 +69,13 @@ class TransitionSampler(ABC):
             )
         self.num_steps = num_steps
         self.noise_level = level
-        self.shift = float(shift)
+        self.grid = shift
         self.guidance_scale = float(guidance_scale)
-        self._levels: tuple[float, ...] = tuple(sigma_grid(num_steps, shift).tolist())
+        if isinstance(shift, SigmaGrid):
+            self.shift, levels = shift.shift(num_steps), shift.levels(num_steps)
+        else:
+            self.shift, levels = float(shift), sigma_grid(num_steps, shift)
+        self._levels: tuple[float, ...] = tuple(levels.tolist())
 
     def _checked_noise_level(self, noise_level: int | float) -> float:
         if not 0 <= noise_level <= self.max_noise_level or math.isinf(noise_level):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, final, get_args
 
 from torch import Tensor
 
-from diffopd.flow import Step, ddim, dpm2
+from diffopd.flow import SigmaGrid, Step, ddim, dpm2
 from diffopd.sampler.base import TransitionSampler
 
 LossCoefficient = Literal["taken", "first_order"]
@@ -24,7 +24,7 @@ class DPM2Sampler(TransitionSampler):
     Args:
         num_steps: See ``TransitionSampler``, as for the other settings.
         noise_level: Only 0.
-        shift: Shift of the sigma grid.
+        shift: Shift of the sigma grid, or another rule for it.
         guidance_scale: Guidance of the velocities.
         loss_coefficient: Slope that a transition carries for the distillation losses; the rollout is the
             same. ``taken`` is that of the step taken, ``d mean / d velocity``: the losses then compare the
@@ -42,7 +42,7 @@ class DPM2Sampler(TransitionSampler):
         *,
         num_steps: int,
         noise_level: int | float,
-        shift: int | float,
+        shift: int | float | SigmaGrid,
         guidance_scale: int | float,
         loss_coefficient: LossCoefficient,
     ) -> None:

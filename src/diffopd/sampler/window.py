@@ -36,7 +36,7 @@ class NoiseWindow(TransitionSampler):
         super().__init__(
             num_steps=sampler.num_steps,
             noise_level=sampler.noise_level,
-            shift=sampler.shift,
+            shift=sampler.grid,
             guidance_scale=sampler.guidance_scale,
         )
         self.noisy, self.quiet = sampler, sampler.at_noise_level(0)

@@ -1,0 +1,99 @@
+"""FLUX.2 [klein] as a velocity model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast, final
+
+import torch
+from diffusers import Flux2KleinPipeline
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+from torch import Tensor
+
+from diffopd.model.library_grid import check_grid
+from diffopd.model.pipeline_model import PipelineModel
+from diffopd.types import Conditioning
+
+
+@final
+class Flux2KleinModel(PipelineModel):
+    """FLUX.2 [klein]: Qwen3 tokens; distilled to few steps without guidance, or a base model with it.
+
+    Its latents are whole patches: squares of 2 x 2 cells of the autoencoder, each channel normalised by the
+    statistics that the autoencoder carries.
+    """
+
+    kind: ClassVar[Any] = Flux2KleinPipeline
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    text_lengths: ClassVar[tuple[int, int]] = (1, 512)
+    identity_components: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "transformer", "vae")
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one latent."""
+        side = self.image_size // (2 * self.pipeline.vae_scale_factor)
+        return (self.transformer.config.in_channels, side, side)
+
+    def check_settings(self) -> None:
+        """Is it distilled, as the config says? Does the grid move as it should?"""
+        distilled = bool(self.pipeline.config.is_distilled)
+        if distilled != self.step_distilled:
+            answer = "true model.guidance_scale=1" if distilled else "false"
+            raise ValueError(
+                f"model.step_distilled={str(self.step_distilled).lower()}, but {self.path} says is_distilled="
+                f"{str(distilled).lower()}; set model.step_distilled={answer}"
+            )
+        self.check_image_size(2 * self.pipeline.vae_scale_factor, None)
+        _, height, width = self.latent_shape
+
+        def mu(num_steps: int) -> float:
+            return compute_empirical_mu(image_seq_len=height * width, num_steps=num_steps)
+
+        check_grid(self.shift, self.pipeline.scheduler, mu, self.path)
+
+    def encode_prompts(self, texts: list[str]) -> Conditioning:
+        """Three layers of the language model side by side; padding counts, as in the stock pipeline."""
+        embeds, _ = cast(Any, self.pipeline).encode_prompt(
+            prompt=texts, device=self.device, max_sequence_length=self.text_length
+        )
+        return Conditioning(embeds)
+
+    def predict(self, latent: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        """Image tokens are placed by row and column, text tokens by their position."""
+        device, (_, _, height, width) = latent.device, latent.shape
+        tokens = self.transformer(
+            hidden_states=latent.flatten(2).transpose(1, 2),
+            timestep=sigma,
+            guidance=None,
+            encoder_hidden_states=conditioning.embeds.to(latent.dtype),
+            txt_ids=_places((1, 1, 1, conditioning.embeds.shape[1]), device),
+            img_ids=_places((1, height, width, 1), device),
+            return_dict=False,
+        )[0]
+        return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+    def to_vae(self, latents: Tensor) -> Tensor:
+        """Normalisation undone, patches taken apart."""
+        mean, std = self._statistics(latents)
+        patches = latents * std + mean
+        batch, channels, height, width = patches.shape
+        cells = patches.reshape(batch, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+        return cells.reshape(batch, channels // 4, 2 * height, 2 * width)
+
+    def from_vae(self, raw: Tensor) -> Tensor:
+        """Cells brought together in patches, then normalised."""
+        batch, channels, height, width = raw.shape
+        cells = raw.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+        patches = cells.reshape(batch, 4 * channels, height // 2, width // 2)
+        mean, std = self._statistics(patches)
+        return (patches - mean) / std
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel."""
+        norm = self.vae.bn
+        std = torch.sqrt(norm.running_var.view(1, -1, 1, 1) + self.vae_config.batch_norm_eps)
+        return norm.running_mean.view(1, -1, 1, 1).to(like), std.to(like)
+
+
+def _places(sizes: tuple[int, int, int, int], device: torch.device) -> Tensor:
+    """Frame, row, column and text position of each token."""
+    return torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from diffopd.arguments import hydra_arguments
 from diffopd.check import config_errors
 from diffopd.command import command
+
+TERMS: dict[str, Any] = {"short": {"reward": "reward_name"}, "whole": ("from", "to", "tokenizer")}
+"""``reward`` is a config group too, so the setting has another name; places are taken as they are."""
 
 
 @command("convert")
@@ -32,5 +36,5 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = hydra_arguments(sys.argv[1:], short={"reward": "reward_name"}, whole=("from", "to"))
+    sys.argv[1:] = hydra_arguments(sys.argv[1:], **TERMS)
     main()

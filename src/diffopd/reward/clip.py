@@ -148,10 +148,10 @@ def check_tokenizer(clip: CLIPConfig, tokenizer: CLIPTokenizer, setting: str) ->
         ValueError: If they do not belong together.
     """
     config: Any = clip.text_config
-    if len(tokenizer) != config.vocab_size:
+    if not tokenizer.vocab_size == len(tokenizer) == config.vocab_size:  # len: with those a loader added
         raise ValueError(
             f"{setting}: the text encoder knows {config.vocab_size} tokens, the tokenizer has "
-            f"{len(tokenizer)}; give the one it was trained with"
+            f"{tokenizer.vocab_size}; give the one it was trained with"
         )
     end = tokenizer.eos_token_id
     # 2 stands in old configs for "the largest token id of the text", wherever that is.

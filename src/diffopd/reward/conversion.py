@@ -130,9 +130,9 @@ def _tokenizer(reward: str, path: str, config: Any) -> CLIPTokenizer | BertToken
     bert = BertTokenizer.from_pretrained(folder, local_files_only=True)
     bert.add_tokens(["[DEC]", "[ENC]"], special_tokens=True)  # BLIP's two, at the end of the vocabulary
     known = config.text_config.vocab_size
-    if len(bert) != known:
+    if not bert.vocab_size + 2 == len(bert) == known:  # a loader adds the special tokens that a file lacks
         raise ValueError(
-            f"tokenizer={path} has {len(bert)} tokens with [DEC] and [ENC], the text encoder knows {known}; "
+            f"tokenizer={path} has {bert.vocab_size} tokens, BERT's for this text encoder has {known - 2}; "
             f"give the one published as {TOKENIZERS[reward]}"
         )
     return bert

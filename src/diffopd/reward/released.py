@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def read_released(file: Path, *, setting: str) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{setting}={file} is not a safetensors file: {error}") from error
     try:
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles that torch did not write
+            found: Any = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(

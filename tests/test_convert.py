@@ -65,6 +65,19 @@ def test_commands_of_the_page_run(downloads, monkeypatch, capsys, arguments):
     assert (downloads / target / "model.safetensors").is_file()
 
 
+def test_a_converted_folder_is_used_as_the_page_says(conf_dir):
+    trained, measured = re.findall(r"Then `(.*?)` trains on it, and\n`(.*?)` measures it", PAGE)[0]
+    with initialize_config_dir(str(conf_dir), version_base="1.3"):
+        cfg = compose("train", overrides=["+experiment=teacher_aesthetic", *trained.split()])
+        assert list(setting_problems(plain_values(cfg), "train")) == []
+        assert (cfg.reward.path, cfg.reward.scale) == ("models/hpsv2", "training")
+        overrides = ["benchmark=prompts", "benchmark.path=prompts.txt", *measured.split()]
+        cfg = compose("evaluate", overrides=overrides)
+        assert list(setting_problems(plain_values(cfg), "evaluate")) == []
+        reward = cfg.benchmark.metric.reward
+        assert (reward.path, reward.scale) == ("models/hpsv2", "table")
+
+
 def test_places_are_taken_as_they_are():
     cfg = composed(["reward=hpsv2", "from=a, (b)/x=y.pt", "to={c} 'd'"])
     assert cfg["from"] == "a, (b)/x=y.pt"

@@ -97,10 +97,10 @@ class Clip:
     ) -> Float[Tensor, " batch embedding"]:
         """Unit vectors in fp32, on the network's device."""
         network = self._frozen.network
-        side = network.config.vision_config.image_size
+        config: Any = network.config.vision_config
         found = []
         for batch in images.split(self.batch_size):
-            pixels = prepare(batch, side).to(self._frozen.device, self._frozen.dtype)
+            pixels = prepare(batch, config.image_size).to(self._frozen.device, self._frozen.dtype)
             pooled = network.vision_model(pixel_values=pixels).pooler_output
             found.append(network.visual_projection(pooled).float())
         return normalize(torch.cat(found), dim=1)
@@ -110,14 +110,14 @@ class Clip:
         """Unit vectors in fp32, on the network's device."""
         assert self.tokenizer is not None, "this CLIP was made without a tokenizer"
         network = self._frozen.network
-        length = network.config.text_config.max_position_embeddings
+        config: Any = network.config.text_config
         found = []
         for first in range(0, len(texts), self.batch_size):
             tokens = self.tokenizer(
                 list(texts[first : first + self.batch_size]),
                 padding=True,
                 truncation=True,
-                max_length=length,
+                max_length=config.max_position_embeddings,
                 return_tensors="pt",
             ).to(self._frozen.device)
             pooled = network.text_model(

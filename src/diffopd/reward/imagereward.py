@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -41,13 +42,15 @@ class ImageRewardNetwork(PreTrainedModel):
 
     config_class = BlipConfig
     main_input_name = "pixel_values"
-    _keep_in_fp32_modules_strict = ("head",)
+    _keep_in_fp32_modules_strict = ["head"]  # noqa: RUF012 - as transformers declares it
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__(config)
-        self.vision_model = BlipVisionModel(config.vision_config)
-        self.text_encoder = BlipTextModel(config.text_config, add_pooling_layer=False)
-        self.head = LinearHead(config.text_config.hidden_size)
+        vision: Any = config.vision_config
+        text: Any = config.text_config
+        self.vision_model = BlipVisionModel(vision)
+        self.text_encoder = BlipTextModel(text, add_pooling_layer=False)
+        self.head = LinearHead(text.hidden_size)
         self.post_init()
 
     def forward(

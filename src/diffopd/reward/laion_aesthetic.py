@@ -69,10 +69,10 @@ class LaionAestheticReward:
         prepare = functools.partial(cut_by_pil, offset="floor")
         embeddings = self.clip.image_embeddings(images, prepare)
         head = self.head.network
-        if embeddings.shape[1] != head.layers[0].weight.shape[1]:
+        if embeddings.shape[1] != head.width:
             raise ValueError(
                 f"reward.clip_path: its image embeddings have {embeddings.shape[1]} numbers, the head of "
-                f"reward.path takes {head.layers[0].weight.shape[1]}; give OpenAI's CLIP ViT-L/14"
+                f"reward.path takes {head.width}; give OpenAI's CLIP ViT-L/14"
             )
         with torch.no_grad():
             raw = head(embeddings).to(images.device)

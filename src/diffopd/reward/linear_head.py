@@ -21,11 +21,12 @@ class LinearHead(nn.Module):
     """From an embedding to one number.
 
     Args:
-        width: Of the embedding.
+        width: Of the embedding; kept as an attribute.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         inputs = (width, *WIDTHS[:-1])
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(inputs, WIDTHS, strict=True))
 

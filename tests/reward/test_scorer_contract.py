@@ -176,3 +176,11 @@ def test_no_tokenizer_is_an_error(build_scorer, scorers, tmp_path):
         shutil.copy(Path(scorers["pickscore"]["path"]) / file, tmp_path)
     with pytest.raises(Exception, match=r"reward\.path=.* holds no tokenizer\.json, vocab\.json or"):
         build_scorer("pickscore", path=str(tmp_path))
+
+
+@every_scorer
+def test_a_known_pair_differs_only_by_noise_and_is_scored(build_scorer, name):
+    reward = build_scorer(name)
+    pair = reward.known_pair()
+    scores = [float(reward(image[None], pair.prompt).value) for image in (pair.better, pair.worse)]
+    assert scores[0] != scores[1]  # which is higher, a random network does not know

@@ -45,7 +45,7 @@ class Clip:
         self.batch_size = checked_batch_size(batch_size)
         self.tokenizer = tokenizer
         load = functools.partial(_load, folder, tokenizer, setting)
-        self._frozen: Frozen[CLIPModel] = Frozen(load, dtype=dtype, device=device)
+        self._frozen: Frozen[CLIPModel] = Frozen(load, dtype=dtype, device=device, setting="reward")
 
     @staticmethod
     def with_texts(

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from diffopd.reward.frozen_model import chosen_device, chosen_dtype, load_frozen, weights_place
+from diffopd.reward.frozen import chosen_device, chosen_dtype, load_pretrained
+from diffopd.reward.weights import local_folder, weights_folder
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 TEMPLATES = (
@@ -53,7 +54,8 @@ class ClipColours:
     setting = "reward.detector.colours"
 
     def __init__(self, *, path: str, revision: str | None, batch_size: int, device: str, dtype: str) -> None:
-        self.path = weights_place(path, f"{self.setting}.path")
+        local_folder(path, f"{self.setting}.path")
+        self.path = path
         self.revision = revision
         self.batch_size = batch_size
         self.device = device
@@ -107,13 +109,12 @@ class ClipColours:
         if self._loaded is None:
             device = chosen_device(self.device, f"{self.setting}.device")
             setting = f"{self.setting}.path"
-            model = load_frozen(
-                CLIPModel, self.path, revision=self.revision, device=device, dtype=self.dtype, setting=setting
-            )
+            folder = weights_folder(self.path, self.revision, reward=None, setting=setting)
+            model = load_pretrained(CLIPModel, folder, self.dtype, setting=setting)
+            model = model.requires_grad_(False).eval().to(device)
             try:
-                pinned: dict[str, Any] = {"revision": self.revision}
-                tokenizer = AutoTokenizer.from_pretrained(self.path, **pinned)
-                processor = CLIPImageProcessorPil.from_pretrained(self.path, **pinned)
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
             except (OSError, ValueError) as error:
                 raise ValueError(
                     f"{setting}={self.path} lacks a tokenizer or an image processor: {error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -29,13 +29,14 @@ class Frozen(Generic[Network]):
         load: Called once, with the precision.
         dtype: Precision of the network: fp32, bf16 or fp16.
         device: ``"auto"`` = a GPU if there is one; or cpu, cuda, cuda:1, mps.
+        setting: Config path of the scorer, for messages.
     """
 
-    def __init__(self, load: Callable[[torch.dtype], Network], *, dtype: str, device: str) -> None:
-        if dtype not in get_args(Precision):
-            raise ValueError(f"reward.dtype={dtype} must be one of {', '.join(get_args(Precision))}")
-        self.dtype = DTYPES[dtype]
-        self.device = _device(device)
+    def __init__(
+        self, load: Callable[[torch.dtype], Network], *, dtype: str, device: str, setting: str
+    ) -> None:
+        self.dtype = chosen_dtype(dtype, f"{setting}.dtype")
+        self.device = chosen_device(device, f"{setting}.device")
         self._load = load
         self._network: Network | None = None
 
@@ -91,13 +92,31 @@ def checked_batch_size(batch_size: int) -> int:
     return batch_size
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str, setting: str) -> torch.device:
+    """The device of a setting; ``auto`` is this process's GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"reward.device={name} is not a device: {error}") from error
+        raise ValueError(f"{setting}={name} is not a device: {error}") from error
+
+
+def chosen_dtype(name: str, setting: str) -> torch.dtype:
+    """The precision of a setting.
+
+    Raises:
+        ValueError: If there is no such precision.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"{setting}={name} must be one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 @contextlib.contextmanager

@@ -19,8 +19,9 @@ from diffopd.reward.frozen import Frozen, Precision, checked_batch_size, load_pr
 from diffopd.reward.linear_head import LinearHead
 from diffopd.reward.pixels import cut_by_pil
 from diffopd.reward.scale import Scale, checked_scale
+from diffopd.reward.sunset import sunset_and_noise
 from diffopd.reward.weights import tokenizer_folder, weights_folder
-from diffopd.types import Prompts, Scores
+from diffopd.types import KnownPair, Prompts, Scores
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the head's output over the authors' images; the published score is standardised with them."""
@@ -96,9 +97,13 @@ class ImageRewardReward:
         place = tokenizer_folder(str(folder), setting="reward.path")
         self.tokenizer = BertTokenizer.from_pretrained(place, local_files_only=True)
         load = functools.partial(_load, folder, len(self.tokenizer))
-        self._frozen: Frozen[ImageRewardNetwork] = Frozen(load, dtype=dtype, device=device)
+        self._frozen: Frozen[ImageRewardNetwork] = Frozen(load, dtype=dtype, device=device, setting="reward")
         self.batch_size = checked_batch_size(batch_size)
         self.scale = checked_scale(scale)
+
+    def known_pair(self) -> KnownPair:
+        """A sunset over the sea, and the same buried in noise."""
+        return sunset_and_noise()
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:

@@ -20,8 +20,9 @@ from diffopd.reward.frozen import Frozen, Precision
 from diffopd.reward.linear_head import LinearHead
 from diffopd.reward.pixels import cut_by_pil
 from diffopd.reward.scale import Scale, checked_scale
+from diffopd.reward.sunset import sunset_and_noise
 from diffopd.reward.weights import WEIGHTS, weights_folder
-from diffopd.types import Prompts, Scores
+from diffopd.types import KnownPair, Prompts, Scores
 
 DESCRIPTION = "LAION aesthetic score, 1 to 10 as people rated"
 
@@ -61,8 +62,12 @@ class LaionAestheticReward:
         self.clip = Clip(
             clip, None, setting="reward.clip_path", batch_size=batch_size, dtype=dtype, device=device
         )
-        self.head = Frozen(functools.partial(_load_head, head), dtype="fp32", device=device)
+        self.head = Frozen(functools.partial(_load_head, head), dtype="fp32", device=device, setting="reward")
         self.scale = checked_scale(scale)
+
+    def known_pair(self) -> KnownPair:
+        """A sunset over the sea, and the same buried in noise."""
+        return sunset_and_noise()
 
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score each image; no gradient."""

@@ -24,9 +24,10 @@ from transformers import Mask2FormerForUniversalSegmentation
 from diffopd.png import to_picture
 from diffopd.reward.clip_colours import on_grey
 from diffopd.reward.coco import COCO_NAMES, check_labels
-from diffopd.reward.frozen_model import chosen_device, chosen_dtype, load_frozen, weights_place
+from diffopd.reward.frozen import chosen_device, chosen_dtype, load_pretrained
 from diffopd.reward.geneval import MIN_CONFIDENCE
 from diffopd.reward.instances import Frame, Instance, find_instances
+from diffopd.reward.weights import local_folder, weights_folder
 from diffopd.types import Detection
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,7 +76,8 @@ class PhotoDetector:
         dtype: str,
         colours: ColourNamer,
     ) -> None:
-        self.path = weights_place(path, f"{self.setting}.path")
+        local_folder(path, f"{self.setting}.path")
+        self.path = path
         self.revision = revision
         self.short_side = short_side
         self.long_side = long_side
@@ -95,16 +97,11 @@ class PhotoDetector:
         """
         if self._model is None:
             device = chosen_device(self.device, f"{self.setting}.device")
-            model = load_frozen(
-                Mask2FormerForUniversalSegmentation,
-                self.path,
-                revision=self.revision,
-                device=device,
-                dtype=self.dtype,
-                setting=f"{self.setting}.path",
-            )
-            check_labels(model.config.id2label, f"{self.setting}.path={self.path}")
-            self._model = model
+            setting = f"{self.setting}.path"
+            folder = weights_folder(self.path, self.revision, reward=None, setting=setting)
+            model = load_pretrained(Mask2FormerForUniversalSegmentation, folder, self.dtype, setting=setting)
+            check_labels(model.config.id2label, f"{setting}={self.path}")
+            self._model = model.requires_grad_(False).eval().to(device)
         return self._model
 
     def __getstate__(self) -> dict[str, Any]:

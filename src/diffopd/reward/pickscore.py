@@ -15,7 +15,8 @@ from diffopd.reward.clip import Clip
 from diffopd.reward.frozen import Precision
 from diffopd.reward.pixels import cut_by_pil
 from diffopd.reward.scale import Scale, checked_scale
-from diffopd.types import Prompts, Scores
+from diffopd.reward.sunset import sunset_and_noise
+from diffopd.types import KnownPair, Prompts, Scores
 
 TRAINING_DIVISOR = 26.0
 """Flow-GRPO and DiffusionNFT train on PickScore over this; tables print it undivided."""
@@ -58,6 +59,10 @@ class PickScoreReward:
             device=device,
         )
         self.scale = checked_scale(scale)
+
+    def known_pair(self) -> KnownPair:
+        """A sunset over the sea, and the same buried in noise."""
+        return sunset_and_noise()
 
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score each image against its prompt; no gradient."""

@@ -85,11 +85,15 @@ def test_attention_backends_are_those_of_diffusers(family, model):
         ):
             load(family, "model.attention_backend=native")
         return
-    chosen = load(family, "model.attention_backend=_native_math")
     latent, sigma, conditioning = states(model)
     with torch.no_grad():
-        ours = chosen.velocity(latent, sigma, conditioning)
         expected = model.velocity(latent, sigma, conditioning)
+        chosen = load(family, "model.attention_backend=_native_math")
+        ours = chosen.velocity(latent, sigma, conditioning)
+    processors = [getattr(module, "processor", None) for module in chosen.transformer.modules()]
+    backends = {p._attention_backend.value for p in processors if hasattr(p, "_attention_backend")}
+    chosen.transformer.set_attention_backend("native")  # diffusers keeps the choice for later models, too
+    assert backends == {"_native_math"}
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
     with pytest.raises(InstantiationException, match=r"model\.attention_backend=fast cannot be used here"):
         load(family, "model.attention_backend=fast")

@@ -110,8 +110,8 @@ class ClipColours:
             device = chosen_device(self.device, f"{self.setting}.device")
             setting = f"{self.setting}.path"
             folder = weights_folder(self.path, self.revision, reward=None, setting=setting)
-            model = load_pretrained(CLIPModel, folder, self.dtype, setting=setting)
-            model = model.requires_grad_(False).eval().to(device)
+            model: Any = load_pretrained(CLIPModel, folder, self.dtype, setting=setting)
+            model.requires_grad_(False).eval().to(device)
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
                 processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)

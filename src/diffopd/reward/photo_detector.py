@@ -99,7 +99,9 @@ class PhotoDetector:
             device = chosen_device(self.device, f"{self.setting}.device")
             setting = f"{self.setting}.path"
             folder = weights_folder(self.path, self.revision, reward=None, setting=setting)
-            model = load_pretrained(Mask2FormerForUniversalSegmentation, folder, self.dtype, setting=setting)
+            model: Any = load_pretrained(
+                Mask2FormerForUniversalSegmentation, folder, self.dtype, setting=setting
+            )
             check_labels(model.config.id2label, f"{setting}={self.path}")
             self._model = model.requires_grad_(False).eval().to(device)
         return self._model

@@ -88,6 +88,6 @@ def test_the_full_size_architecture_is_the_published_one(full_size):
     with torch.device("meta"):
         cfg = full_size.composed("pipeline/sd3_5_medium_untrained", ["+seed=0"]).pipeline
         transformer = SD3Transformer2DModel(**cfg.transformer)
-    # The released file holds the position table too, a buffer in diffusers: 5.11 GB in half precision with 84 M of VAE.
+    # The released file holds the position table too, a buffer in diffusers: 5.11 GB in bf16 with 84 M of VAE.
     held = [*transformer.parameters(), *transformer.buffers()]
     assert sum(tensor.numel() for tensor in held) == pytest.approx(2.47e9, rel=0.01)

@@ -94,7 +94,15 @@ def test_a_sweep_runs_once_for_each_value(train, tmp_path):
     rates, values = [], "optimizer.lr=1e-3,2e-3"
     train("-m", "+experiment=mini_autoencoder", values, step=lambda cfg: rates.append(cfg.optimizer.lr))
     assert rates == [1e-3, 2e-3]
-    assert len({file.parents[1] for file in tmp_path.rglob(".hydra/config.yaml")}) == 2
+    folders = {str(file.parents[1].relative_to(tmp_path)) for file in tmp_path.rglob(".hydra/config.yaml")}
+    runs = "runs/mini_autoencoder/optimizer.lr="
+    assert folders == {f"{runs}0.001/seed0", f"{runs}0.002/seed0"}
+
+
+def test_a_sweep_over_seeds_finds_the_runs_of_single_commands(train, tmp_path):
+    train("-m", "+experiment=mini_autoencoder", "seed=0,1", step=lambda cfg: None)
+    folders = {str(file.parents[1].relative_to(tmp_path)) for file in tmp_path.rglob(".hydra/config.yaml")}
+    assert folders == {"runs/mini_autoencoder/seed0", "runs/mini_autoencoder/seed1"}
 
 
 def test_the_papers_noise_sweep_composes_three_jobs(train, monkeypatch):
@@ -106,7 +114,7 @@ def test_the_papers_noise_sweep_composes_three_jobs(train, monkeypatch):
     assert levels == [0, 0.3, 0.7]
 
 
-PROGRAMS = ["train", "evaluate", "sample", "cascade", "table", "ablations", "report"]
+PROGRAMS = ["train", "evaluate", "sample", "cascade", "table", "ablations", "report", "export"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

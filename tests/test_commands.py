@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -79,8 +81,31 @@ def test_sample_writes_each_image_and_a_sheet(tiny, tmp_path, capsys):
 
 
 def test_an_adapter_that_is_absent_is_refused_before_weights_load(tiny, tmp_path):
-    with pytest.raises(ValueError, match=r"adapter=.*absent: there is no adapter_config\.json"):
+    with pytest.raises(ValueError, match=r"adapter=.*absent: there is no such folder or file"):
         sample.run(config("sample", tiny, tmp_path, "prompt=x", f"adapter_path={tmp_path / 'absent'}"))
+
+
+def test_sample_takes_a_whole_transformer_and_a_single_lora_file(tiny, tmp_path):
+    """Neither has a card; both move the picture, each to another one."""
+    transformer = tiny.load_stock().transformer
+    layer = "transformer_blocks.0.attn.to_q"
+    save_file(
+        {
+            f"transformer.{layer}.lora_A.weight": torch.ones(2, 16),
+            f"transformer.{layer}.lora_B.weight": torch.ones(16, 2),
+        },
+        tmp_path / "lora.safetensors",
+    )
+    with torch.no_grad():
+        transformer.proj_out.weight *= 3
+    transformer.save_pretrained(tmp_path / "whole")
+    pictures = set()
+    for path in ("null", tmp_path / "lora.safetensors", tmp_path / "whole"):
+        run = tmp_path / f"run{len(pictures)}"
+        overrides = ["prompt=a barn", "sampler.num_steps=2", f"adapter_path={path}"]
+        sample.run(config("sample", tiny, run, *overrides))
+        pictures.add((run / "000.png").read_bytes())
+    assert len(pictures) == 3
 
 
 @pytest.mark.parametrize(

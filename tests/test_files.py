@@ -8,7 +8,14 @@ import torch
 from safetensors import safe_open
 
 import diffopd
-from diffopd.files import atomic_save_safetensors, atomic_write_json, replacing, resolve_path, sha256_of
+from diffopd.files import (
+    atomic_save_safetensors,
+    atomic_write_json,
+    new_folder,
+    replacing,
+    resolve_path,
+    sha256_of,
+)
 
 
 def write_half(path):
@@ -24,6 +31,31 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_half(path)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def write_half_of(path):
+    with new_folder(path) as folder:
+        (folder / "file").write_text("half")
+        raise RuntimeError("half way")
+
+
+def test_a_new_folder_appears_whole(tmp_path):
+    with new_folder(tmp_path / "deep" / "new") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_text("all")
+        assert not (tmp_path / "deep" / "new").exists()
+    assert (tmp_path / "deep" / "new" / "inner" / "file").read_text() == "all"
+    assert [entry.name for entry in (tmp_path / "deep").iterdir()] == ["new"]
+    assert (tmp_path / "deep" / "new").stat().st_mode == (tmp_path / "deep").stat().st_mode
+
+
+def test_a_new_folder_that_fails_leaves_nothing_and_replaces_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half_of(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileExistsError, match="there exists already; remove it"):
+        write_half_of(tmp_path / "there")
 
 
 def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path):

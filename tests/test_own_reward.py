@@ -16,12 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 import programs
 from tiny_runs import make_world, run_rounds
 
+import diffopd.types
 from diffopd.arguments import hydra_arguments
 from diffopd.check.combination import combination_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
 from diffopd.configs import config_folder
-from diffopd.evaluation import EvaluationResult
+from diffopd.evaluation import EvaluationResult, check_scorer
 from diffopd.teacher import TeacherCard
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own_reward.md").read_text(encoding="utf-8")
@@ -70,6 +71,14 @@ def test_the_file_trains_a_specialist_for_two_rounds(world, folder):
     assert len(run.gradients) == 8  # two rounds of four updates
     assert abs(run.metrics["train/reward/aesthetic"]) > 1e-4
     assert run.metrics["train/advantage/zero_share"] < 0.5
+
+
+def test_the_pair_by_which_it_may_be_checked():
+    (method,) = re.findall(r"```python\n(    def known_pair.*?)```", PAGE, flags=re.DOTALL)
+    names = {"torch": torch, "diffopd": diffopd}
+    exec(f"{FILES['my_reward.py']}\n{method}", names)
+    (line,) = check_scorer(names["Redness"](), "reward")
+    assert line == "reward (Redness): 1 for a better image, 0 for a worse one"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
 from tiny_runs import make_world
 
-from diffopd.resume import CONFIG, FINISHED, is_finished
+from diffopd.resume import CONFIG, FINISHED, is_finished, mark_finished
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +65,19 @@ def test_students_count_rollouts_and_only_the_rewards_they_asked_for(world, tmp_
     recipe = json.loads((tmp_path / "run" / FINISHED).read_text())["recipe"]
     assert recipe["images"] == 2 * 3 * 2  # rounds, tasks, prompts
     assert recipe["reward_calls"] == 3 * 2
+
+
+def test_where_and_when_a_reward_is_computed_may_change(tmp_path):
+    before = {"resume": "auto", "trainer": {"max_epochs": 2}, "phase": {"score_in_background": False}}
+    before["reward"] = {"rewards": {"ocr": {"address": "http://a", "timeout": 1.0, "scale": "table"}}}
+    OmegaConf.save(OmegaConf.create(before), tmp_path / "config.yaml")
+    mark_finished(tmp_path, 2, {})
+
+    def changed(*settings):
+        return OmegaConf.merge(before, OmegaConf.from_dotlist(list(settings)))
+
+    moved = changed("reward.rewards.ocr.address=http://b", "reward.rewards.ocr.timeout=2.0")
+    assert is_finished(moved, tmp_path)
+    assert is_finished(changed("phase.score_in_background=true"), tmp_path)
+    with pytest.raises(ValueError, match=r"  reward\.rewards\.ocr\.scale: table -> training\n"):
+        is_finished(changed("reward.rewards.ocr.scale=training"), tmp_path)

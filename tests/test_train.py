@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
@@ -45,7 +46,7 @@ def train(world, tmp_path):
 
 
 def test_the_command_trains_and_leaves_what_a_run_leaves(train, tmp_path):
-    printed = train("teacher_aesthetic", "trainer.max_epochs=1")
+    printed = train("teacher_aesthetic", "trainer.max_epochs=1", "logger=default")
     assert "round 1/1" in printed
     folder = tmp_path / "runs" / "teacher_aesthetic" / "seed0"
     made = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -58,6 +59,8 @@ def test_the_command_trains_and_leaves_what_a_run_leaves(train, tmp_path):
         "lora/pytorch_lora_weights.safetensors",
     }
     assert expected <= made
+    logged = OmegaConf.load(folder / "tensorboard" / "hparams.yaml")
+    assert logged == OmegaConf.load(folder / "config.yaml")
 
 
 @pytest.mark.slow

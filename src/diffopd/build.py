@@ -14,7 +14,7 @@ import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.accelerators import CPUAccelerator
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check import check_config, check_fit, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO
@@ -116,6 +116,8 @@ def build(cfg: DictConfig) -> Experiment:
         plugins=[SafetensorsCheckpointIO()],
         reload_dataloaders_every_n_epochs=1,
     )
+    for logger in trainer.loggers:
+        logger.log_hyperparams(cast(Any, OmegaConf.to_container(cfg, resolve=True)))
     parts |= {group: instantiate(cfg[group]) for group in HEAVY_GROUPS if group in wanted}
     phase = instantiate(cfg.phase)(**parts)
     return Experiment(

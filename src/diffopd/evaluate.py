@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -26,7 +27,7 @@ def run(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from diffopd.evaluation import Benchmark, evaluate
+    from diffopd.evaluation import Benchmark, check_benchmark, evaluate
     from diffopd.inference import load_model, trial_step
     from diffopd.report.images import ImageCollector
     from diffopd.report.results import results_table
@@ -38,6 +39,11 @@ def run(cfg: DictConfig) -> None:
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     benchmark: Benchmark = instantiate(cfg.benchmark)
     benchmark.prompts()  # a missing file is told before weights load
+    if cfg.check_scorers:
+        with failures_saved(folder, "check"):
+            pairs: Any = OmegaConf.to_container(cfg.scorer_pairs, resolve=True)
+            for line in check_benchmark(benchmark, pairs):
+                print(f"scorer {line}")
     model, adapter = load_model(cfg, console)
     if model.device.type == "cpu":
         choose_num_threads(lambda: trial_step(model), cfg.num_threads)

@@ -7,6 +7,7 @@ import hashlib
 import importlib.resources
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
@@ -38,6 +39,20 @@ def resolve_path(path: str | PathLike[str]) -> str:
     return os.path.expanduser(text)
 
 
+def is_hub_path(path: str) -> bool:
+    """Whether a path that is not there may mean ``owner/name`` on the hub, with or without a folder in it.
+
+    A path whose first part is a folder here is taken for one that was mistyped.
+
+    Examples:
+        >>> is_hub_path("someone/teachers/ocr"), is_hub_path("/teachers/ocr"), is_hub_path("ocr")
+        (True, False, False)
+    """
+    first, _, rest = path.partition("/")
+    local = path.startswith((".", "/", "~", PACKAGE_PREFIX)) or "\\" in path
+    return not local and bool(first) and bool(rest.strip("/")) and not Path(first).is_dir()
+
+
 @contextlib.contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path to write; when the block ends well it takes the place of ``path``.
@@ -61,6 +76,34 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder to fill; when the block ends well, all on disk, it becomes ``path``.
+
+    If the block raises, nothing is left.
+
+    Args:
+        path: The folder to make; there must be nothing of that name.
+
+    Raises:
+        FileExistsError: If there is.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already; remove it, or choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".writing"))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
+        for file in (*(entry for entry in temporary.rglob("*") if entry.is_file()), temporary):
+            _flush(file)
+        temporary.rename(path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def atomic_write_json(path: str | PathLike[str], value: Any) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any, cast
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffopd.adapter import check_adapter, load_adapter
-from diffopd.files import resolve_path
+from diffopd.adapter import find_card
 from diffopd.model import PipelineModel, read_transformer_config
 from diffopd.quiet import silence_known_noise
-from diffopd.teacher import CARD, TeacherCard
+from diffopd.teacher import TeacherCard, check_frozen, load_frozen
 
 ADAPTER = "student"
 """Name under which the adapter lies on the model."""
@@ -23,7 +22,8 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[PipelineModel, str | 
     """The model on its device, and the name of the adapter on it.
 
     Args:
-        cfg: Has ``model``, ``adapter_path`` (a folder or null), ``device`` and ``guidance_scale``.
+        cfg: Has ``model``, ``adapter_path`` (a LoRA or a whole transformer, or null), ``device`` and
+            ``guidance_scale``.
         console: Where to say that an adapter was trained for other settings than these.
 
     Returns:
@@ -33,15 +33,15 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[PipelineModel, str | 
         ValueError: If the adapter does not fit; this is found before weights load.
     """
     silence_known_noise()
-    device = _device(cfg.device)
+    device = chosen_device(cfg.device)
     if cfg.adapter_path is not None:
-        folder = Path(resolve_path(cfg.adapter_path))
-        check_adapter(folder, read_transformer_config(cfg.model.path, cfg.model.revision), setting="adapter")
+        base_config = read_transformer_config(cfg.model.path, cfg.model.revision)
+        check_frozen(cfg.adapter_path, base_config, setting="adapter")
     model: PipelineModel = instantiate(cfg.model)
     if cfg.adapter_path is None:
         return model.to(device), None
-    load_adapter(model.transformer, ADAPTER, cfg.adapter_path, setting="adapter")
-    _compare_with_card(Path(resolve_path(cfg.adapter_path)), model.identity, cfg.guidance_scale, console)
+    load_frozen(cast(Any, model), ADAPTER, cfg.adapter_path, setting="adapter")
+    _compare_with_card(cfg.adapter_path, model, cfg.guidance_scale, console)
     return model.to(device), ADAPTER
 
 
@@ -53,7 +53,8 @@ def trial_step(model: PipelineModel, batch_size: int = 32) -> None:
     model.velocity(latent, torch.ones(batch_size, device=model.device), conditioning)
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """The device that a setting ``device`` names; ``auto`` is a GPU if there is one."""
     if name != "auto":
         try:
             return torch.device(name)
@@ -64,14 +65,15 @@ def _device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _compare_with_card(folder: Path, identity: str, guidance_scale: float, console: Console) -> None:
-    if not (folder / CARD).is_file():
+def _compare_with_card(path: str, model: PipelineModel, guidance_scale: float, console: Console) -> None:
+    place = find_card(path)
+    if place is None:
         return
-    card = TeacherCard.load(folder, setting="adapter")
-    if card.base != identity:
+    card = TeacherCard.load(place.parent, setting="adapter")
+    if card.base != model.identity:
         console.print(
-            f"note: adapter={folder} was trained on another base model ({card.base[:12]}, this one is "
-            f"{identity[:12]}); expect poor images"
+            f"note: adapter={path} was trained on another base model ({card.base[:12]}, this one is "
+            f"{model.identity[:12]}); expect poor images"
         )
     if card.guidance_scale != guidance_scale:
         console.print(

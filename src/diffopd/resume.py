@@ -31,6 +31,17 @@ _HARMLESS = (
     "run_id",
     "name",
 )
+_HARMLESS_SETTINGS = ("phase.score_in_background",)
+_HOW_TO_ASK = (
+    "address",
+    "token_variable",
+    "timeout",
+    "retries",
+    "backoff",
+    "concurrency",
+    "images_per_request",
+)
+"""Settings of a reward that a server computes: a server that moves is still the same scorer."""
 _KEPT_ASIDE = (
     "checkpoints",
     "metrics.csv",
@@ -127,8 +138,13 @@ def _settings(cfg: Any) -> dict[str, Any]:
     """What affects the result, flat: config path -> value."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    flat = dict(_flat({k: v for k, v in plain.items() if k not in _HARMLESS}))
-    return {key: value for key, value in flat.items() if key not in _REPEATED}
+    kept = _flat({k: v for k, v in plain.items() if k not in _HARMLESS})
+    return {path: value for path, value in kept if not _is_harmless(path) and path not in _REPEATED}
+
+
+def _is_harmless(path: str) -> bool:
+    of_reward = path.startswith(("reward.", "phase.held_out."))
+    return path in _HARMLESS_SETTINGS or (of_reward and path.rpartition(".")[2] in _HOW_TO_ASK)
 
 
 def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -193,6 +193,19 @@ class Scores:
     parts: Mapping[str, Float[Tensor, " batch"]]
     scale: str
 
+    @staticmethod
+    def concat(pieces: Sequence[Scores]) -> Scores:
+        """All rows of ``pieces``, in order; a part that a piece lacks is NaN on its rows."""
+        names = dict.fromkeys(name for piece in pieces for name in piece.parts)
+        lacking = [torch.full_like(piece.value, torch.nan) for piece in pieces]
+        parts = {
+            name: torch.cat([p.parts.get(name, nan) for p, nan in zip(pieces, lacking, strict=True)])
+            for name in names
+        }
+        # Pieces of a mixed batch may name other tasks.
+        scales = dict.fromkeys(text for piece in pieces for text in piece.scale.split("; "))
+        return Scores(torch.cat([piece.value for piece in pieces]), parts, "; ".join(scales))
+
 
 VelocityFunction = Callable[[Tensor, Tensor], Tensor]
 """``(latent (batch, *latent), sigma (batch,)) -> velocity (batch, *latent)``."""
@@ -273,6 +286,32 @@ class Reward(Protocol):
         Raises rather than guesses when a sample cannot be scored.
         """
         ...
+
+
+@dataclass(frozen=True)
+class KnownPair:
+    """Two images of which one is better beyond doubt: what a scorer has to get right before it is trusted.
+
+    Attributes:
+        better: In [0, 1].
+        worse: In [0, 1]; its size may be another.
+        prompt: What both are judged for; one row.
+    """
+
+    better: Float[Tensor, " 3 height width"]
+    worse: Float[Tensor, " 3 other_height other_width"]
+    prompt: Prompts
+
+    @staticmethod
+    def of(
+        better: Tensor,
+        worse: Tensor,
+        text: str,
+        task: str = "known_pair",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> KnownPair:
+        """A pair judged for ``text``."""
+        return KnownPair(better, worse, Prompts((text,), (task,), (metadata or {},), (0,), (0,)))
 
 
 @dataclass(frozen=True)

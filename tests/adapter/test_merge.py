@@ -196,7 +196,7 @@ def test_a_merge_that_does_not_fit_is_refused_before_weights_load(tiny, folders)
         check_start(lora(4, 2, folders), base)
     with pytest.raises(ValueError, match=r"adapter.merge.folders.0=.* lies on other layers"):
         check_start(lora(5, 2.5, folders, targets=("attn.to_k",)), base)
-    with pytest.raises(ValueError, match=r"adapter.merge.folders.1=nowhere: there is no adapter_config.json"):
+    with pytest.raises(ValueError, match=r"adapter.merge.folders.1=nowhere: there is no such folder or file"):
         check_start(lora(5, 2.5, [folders[0], "nowhere"]), base)
 
 

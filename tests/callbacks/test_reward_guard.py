@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
 
 from tiny_runs import make_world
 
-from diffopd.adapter.check import PREFIX
+from diffopd.adapter.layout import PREFIX
 from diffopd.callbacks import RewardGuard, RoundCheckpoint
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values

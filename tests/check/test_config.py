@@ -17,6 +17,14 @@ from diffopd.check.values import plain_values
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 ODE = "+experiment=mopd_ode"
+GIVEN = {
+    "reward=custom": ["reward._target_=diffopd.reward.by_task.RewardByTask", "+reward.rewards={}"],
+    "reward=hpsv2": ["reward.path=models/hpsv2"],
+    "reward=laion_aesthetic": ["reward.path=models/laion_aesthetic"],
+    "reward=imagereward": ["reward.path=models/imagereward"],
+    "reward=pick_clip_hps": ["reward.rewards.hpsv2.path=models/hpsv2"],
+}
+"""Choices that need something of the user -> what."""
 
 
 def problems(cfg, config_name="train"):
@@ -34,8 +42,7 @@ def test_every_experiment_passes(composed, name):
 )
 def test_every_choice_of_a_group_has_known_settings(composed, group):
     for file in sorted((CONF / group).glob("*.yaml")):
-        own = ["reward._target_=diffopd.reward.by_task.RewardByTask", "+reward.rewards={}"]
-        values = plain_values(composed(ODE, f"{group}={file.stem}", *(own if file.stem == "custom" else [])))
+        values = plain_values(composed(ODE, f"{group}={file.stem}", *GIVEN.get(f"{group}={file.stem}", [])))
         assert list(setting_problems(values, "train")) == [], file
 
 
@@ -43,6 +50,8 @@ def test_the_other_commands_pass(composed):
     for benchmark in ("mini", "mini_large", "mini_ood"):
         assert problems(composed(f"benchmark={benchmark}", config_name="evaluate"), "evaluate") == []
     assert problems(composed("prompt=a circle", config_name="sample"), "sample") == []
+    files = ("reward_name=hpsv2", "from=HPS_v2.1_compressed.pt", "to=models/hpsv2")
+    assert problems(composed(*files, config_name="convert"), "convert") == []
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "model").glob("*.yaml")))

@@ -60,6 +60,48 @@ def test_an_adapter_folder_of_an_evaluation(composed, on_disk, tmp_path):
         )
 
 
+def test_a_teacher_without_a_card_is_fine_where_the_config_says_its_guidance(
+    composed, on_disk, teacher_folders, tmp_path
+):
+    shutil.copy(teacher_folders / "ocr" / "adapter_model.safetensors", tmp_path / "ocr.safetensors")
+    path = f"teacher.teachers.ocr.path={tmp_path / 'ocr.safetensors'}"
+    with pytest.raises(
+        ConfigError, match=r"ocr.safetensors holds no card.json, .* teacher.teachers.ocr.guidanc"
+    ):
+        check_config(composed(ODE, *on_disk, path))
+    cfg = composed(ODE, *on_disk, path, "teacher.teachers.ocr.guidance_scale=4.5")
+    check_config(cfg)
+    check_fit(cfg, parts_of(cfg))
+
+
+def test_hub_paths_are_left_to_the_hub(composed, on_disk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_config(
+        composed(
+            ODE,
+            *on_disk,
+            "teacher.teachers.ocr.path=someone/teachers/ocr",
+            "regulariser=anchor",
+            "regulariser.path=someone/anchor",
+            "adapter.start=someone/start",
+        )
+    )
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(ConfigError) as refused:
+        check_config(composed(ODE, *on_disk, "regulariser=anchor", "regulariser.path=runs/misspelt"))
+    assert str(refused.value).startswith("regulariser.path=runs/misspelt: there is no such folder or file")
+
+
+def test_a_pickle_is_refused_before_weights_load(composed, on_disk, tmp_path):
+    (tmp_path / "ocr.bin").write_bytes(b"x")
+    path = f"teacher.teachers.ocr.path={tmp_path / 'ocr.bin'}"
+    cfg = composed(ODE, *on_disk, path, "teacher.teachers.ocr.guidance_scale=1")
+    with pytest.raises(
+        ConfigError, match=r"teacher.teachers.ocr.path=.*ocr.bin is a pickle, which can run code"
+    ):
+        check_fit(cfg, parts_of(cfg))
+
+
 def test_a_teacher_of_another_rank_than_its_config_says(composed, on_disk, teacher_folders, tmp_path):
     shutil.copytree(teacher_folders / "ocr", tmp_path / "ocr")
     file = tmp_path / "ocr" / "adapter_config.json"

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -5,20 +6,49 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny_scorers import scorer_settings
+
 from diffopd.metric.clean_drawings import clean_drawings
 from diffopd.types import Prompts
 
 CONF = Path(__file__).parents[2] / "conf"
-METRICS = sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
-REWARDS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
+ELSEWHERE = {"geneval", "remote", "unifiedreward"}
+"""Need weights or a server; tested on their own in tests/reward."""
+METRICS = sorted({path.stem for path in (CONF / "metric").glob("*.yaml")} - ELSEWHERE)
+REWARDS = sorted({path.stem for path in (CONF / "reward").glob("*.yaml")} - ELSEWHERE)
 OWN = ("._target_=diffopd.reward.contrast.ContrastReward", ".best_rms=0.14", ".texture=0.1")
 """Stands for a user's class where a choice asks for one."""
 COMPOSITION = {"tag": "single_object", "include": [{"class": "circle", "count": 1}]}
 
 
-def build(group, name):
-    reward = "metric.reward" if group == "metric" else "reward"
-    own = [f"++{reward}{setting}" for setting in OWN] if name == "custom" else []
+@pytest.fixture(scope="session")
+def scorers(tmp_path_factory):
+    """Settings of every learned scorer on a small random model."""
+    return scorer_settings(tmp_path_factory.mktemp("scorers"))
+
+
+@pytest.fixture
+def build(scorers):
+    """``build(group, name)``: the choice of a group, with what only a user can give."""
+    mixture = {f".rewards.{name}": scorers[name] for name in ("pickscore", "clipscore", "hpsv2")}
+    weights = {name: {"": settings} for name, settings in scorers.items()} | {"pick_clip_hps": mixture}
+
+    def make(group, name):
+        reward = "metric.reward" if group == "metric" else "reward"
+        own = [f"++{reward}{setting}" for setting in OWN] if name == "custom" else []
+        for place, settings in weights.get(name, {}).items():
+            own += [
+                f"{reward}{place}.{key}={'null' if value is None else value}"
+                for key, value in settings.items()
+            ]
+        return composed_and_built(group, name, own)
+
+    return make
+
+
+def composed_and_built(group, name, own):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return instantiate(compose(overrides=[f"+{group}={name}", *own])[group])
 
@@ -30,7 +60,7 @@ def batch(task):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_builds_and_reports(name):
+def test_every_metric_builds_and_reports(build, name):
     metric = build("metric", name)
     metric.update(*batch("composition"))
     result = metric.compute()
@@ -40,7 +70,7 @@ def test_every_metric_builds_and_reports(name):
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_every_reward_meets_the_protocol(name):
+def test_every_reward_meets_the_protocol(build, name):
     images, prompts = batch("aesthetic")
     scores = build("reward", name)(images, prompts)
     assert scores.value.shape == (4,)
@@ -50,7 +80,7 @@ def test_every_reward_meets_the_protocol(name):
     assert torch.equal(scores.value, build("reward", name)(images, prompts).value)
 
 
-def test_the_mixed_set_scores_three_tasks_at_once():
+def test_the_mixed_set_scores_three_tasks_at_once(build):
     images, prompts = batch("composition")
     tasks = ("composition", "ocr", "aesthetic", "ocr")
     mixed = Prompts(prompts.texts, tasks, prompts.metadata, prompts.indices, prompts.groups)

@@ -152,6 +152,23 @@ def test_checkpointing_recomputes_with_the_forwards_adapters(tiny):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
 
 
+def test_checkpointing_allows_a_backward_for_each_task(tiny):
+    """Several backwards through one graph, as measuring the conflict of gradients takes."""
+    gradients = []
+    for checkpointing in (False, True):
+        model = SD3Model(**{**tiny.settings, "gradient_checkpointing": checkpointing})
+        add_noisy_adapter(model, "a", seed=0)
+        set_trainable(model.transformer, ["a"])
+        latent, sigma, conditioning = batch_of(model, 3)
+        losses = model.velocity(latent, sigma, conditioning, "a").square().flatten(1).sum(1)
+        losses[:1].sum().backward(retain_graph=True)
+        losses[1:].sum().backward()
+        parameters = adapter_parameters(model.transformer, "a").values()
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
+    assert gradients[0].norm() > 0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+
+
 def test_adapters_added_later_are_seen(model):
     latent, sigma, conditioning = batch_of(model, 2)
     add_noisy_adapter(model, "a", seed=0)

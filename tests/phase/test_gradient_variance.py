@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import TASKS, randomise
 
-from diffopd.phase.gradient_variance import ALL_STEPS
+from diffopd.phase.variance_entry import ALL_STEPS
 
 SMALL = (
     "phase.noise_levels=[0.3,1.0]",

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffopd.adapter import WEIGHTS
-from diffopd.adapter.check import PREFIX
+from diffopd.adapter.layout import PREFIX
 from diffopd.check import ConfigError
 
 MERGED = ("composition", "ocr", "aesthetic")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffopd.adapter import WEIGHTS
-from diffopd.adapter.check import PREFIX
+from diffopd.adapter.layout import PREFIX
 
 
 @pytest.mark.parametrize("name", ["teacher_aesthetic", "guard_aesthetic", "mopd_ode"])

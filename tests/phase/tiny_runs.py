@@ -55,6 +55,8 @@ class TinyWorld:
             sizes = [f"data.tasks.{task}.group_size=3" for task in tasks]
         else:
             sizes = [f"teacher.teachers.{task}.path={self.teachers[task]}" for task in tasks]
+            if experiment.startswith("absorb"):
+                adapter = ["adapter.rank=3", "adapter.alpha=6", f"adapter.start={self.teachers[tasks[0]]}"]
             if experiment.startswith("flow_opd"):
                 adapter = ["adapter.rank=3", "adapter.alpha=6"]  # the teachers', as it starts from their mean
                 sizes += [f"adapter.merge.folders=[{','.join(str(self.teachers[task]) for task in tasks)}]"]

@@ -1,9 +1,18 @@
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny_scorers import scorer_settings
 
 from diffopd.types import Prompts
 from diffopd.world.draw import draw
@@ -33,3 +42,34 @@ def drawings() -> Drawings:
         return pixels, Prompts(tuple(texts), (task,) * number, tuple(lines), rows, rows)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def scorer_root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("scorers")
+
+
+@pytest.fixture(scope="session")
+def scorers(scorer_root) -> dict[str, dict[str, str | None]]:
+    """Settings of every learned scorer on a small random model of its architecture."""
+    return scorer_settings(scorer_root)
+
+
+@pytest.fixture
+def build_scorer(scorers, conf_dir):
+    """``build_scorer(name, **changes)`` from its config file."""
+
+    def build(name: str, **changes):
+        config = OmegaConf.load(conf_dir / "reward" / f"{name}.yaml")
+        return instantiate(config, **{"device": "cpu", **scorers[name], **changes})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def samples() -> tuple[Tensor, Prompts]:
+    """Six images that are not square, and prompts of different lengths, one of them twice."""
+    images = torch.rand(6, 3, 40, 29, generator=torch.Generator().manual_seed(0))
+    texts = ("cat", "a dog on a mat", "b", "cat", "far too long for twelve tokens", "x, y; z")
+    rows = tuple(range(6))
+    return images, Prompts(texts, ("t",) * 6, ({},) * 6, rows, rows)

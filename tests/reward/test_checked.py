@@ -136,7 +136,9 @@ def test_a_reward_that_fails_only_on_the_batch_says_so():
 
 
 def test_the_place_in_the_config_is_told_through_all_rewards_on_the_way():
-    inner = MixtureReward(rewards={"faulty": Judge(torch.full((1,), torch.nan))}, weights={"faulty": 1.0})
+    inner = MixtureReward(
+        rewards={"faulty": Judge(torch.full((1,), torch.nan))}, weights={"faulty": 1.0}, normalize="none"
+    )
     error = refusal(RewardByTask(rewards={"t": inner}), IMAGES[2:], PROMPTS.select([2]))
     assert str(error).startswith(
         "reward.rewards.t.rewards.faulty (Judge) returned 'value' = nan for sample 42"

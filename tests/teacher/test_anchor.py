@@ -138,7 +138,7 @@ def test_no_anchor_weighs_nothing_and_loads_nothing(model):
         ({"weight": 0}, r"regulariser.weight=0 must be a finite number above 0; .*set regulariser=none"),
         ({"guidance_scale": None}, r"regulariser.guidance_scale is null, but the base model has no card"),
         ({"guidance_scale": 0.5}, r"regulariser.guidance_scale=0.5; at least 1"),
-        ({"path": "nowhere"}, r"regulariser.path=nowhere: there is no card.json"),
+        ({"path": "nowhere", "guidance_scale": None}, r"regulariser.path=nowhere: there is no card.json"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

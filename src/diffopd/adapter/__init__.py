@@ -1,28 +1,34 @@
 """Low-rank adapters: add, choose what is trained, average, save, load, export."""
 
-from diffopd.adapter.check import WEIGHTS, check_adapter, check_start, read_adapter_config
+from diffopd.adapter.check import check_adapter, check_start, weightless
 from diffopd.adapter.ema import EMA, blend, ema_decay, old_policy_decay, ramp_decay
 from diffopd.adapter.io import add_merged_adapter, export_lora, load_adapter, save_adapter
 from diffopd.adapter.lora import (
     LoRA,
     adapter_names,
     adapter_parameters,
+    adapter_strength,
     add_adapter,
     copy_adapter,
     set_trainable,
     trainable_adapters,
 )
 from diffopd.adapter.merge import MergeError, MergePart, MergePlan, merge_adapters, merge_error
+from diffopd.adapter.place import CARD_FILE, WEIGHTS, Place, find_card, find_place
+from diffopd.adapter.safe_file import read_shapes
 
 __all__ = [
+    "CARD_FILE",
     "EMA",
     "WEIGHTS",
     "LoRA",
     "MergeError",
     "MergePart",
     "MergePlan",
+    "Place",
     "adapter_names",
     "adapter_parameters",
+    "adapter_strength",
     "add_adapter",
     "add_merged_adapter",
     "blend",
@@ -31,13 +37,16 @@ __all__ = [
     "copy_adapter",
     "ema_decay",
     "export_lora",
+    "find_card",
+    "find_place",
     "load_adapter",
     "merge_adapters",
     "merge_error",
     "old_policy_decay",
     "ramp_decay",
-    "read_adapter_config",
+    "read_shapes",
     "save_adapter",
     "set_trainable",
     "trainable_adapters",
+    "weightless",
 ]

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from diffusers import StableDiffusion3Pipeline
 from peft import get_peft_model_state_dict
-from safetensors.torch import load_file
 
-from diffopd.adapter.check import CONFIG, PREFIX, WEIGHTS, check_adapter, check_merge, strength_of
+from diffopd.adapter.check import check_merge, read_fitting, strength_of
+from diffopd.adapter.layout import PREFIX
 from diffopd.adapter.lora import LoRA, adapter_parameters, inject
 from diffopd.adapter.merge import MergeError, MergePart, merge_adapters
-from diffopd.files import atomic_produce, atomic_save_safetensors, atomic_write_json, resolve_path
-
-LORA_FILE = "pytorch_lora_weights.safetensors"
+from diffopd.adapter.place import CONFIG, LORA_FILE, WEIGHTS
+from diffopd.files import atomic_produce, atomic_save_safetensors, atomic_write_json
 
 
 def save_adapter(transformer: Any, name: str, folder: str | PathLike[str]) -> Path:
@@ -39,28 +38,24 @@ def save_adapter(transformer: Any, name: str, folder: str | PathLike[str]) -> Pa
     return folder
 
 
-def load_adapter(
-    transformer: Any, name: str, folder: str | PathLike[str], *, setting: str = "adapter.path"
-) -> None:
-    """Add the adapter in a PEFT folder under ``name``, frozen.
+def load_adapter(transformer: Any, name: str, path: str | Path, *, setting: str = "adapter.path") -> None:
+    """Add a saved LoRA of any layout under ``name``, frozen.
 
     Args:
         transformer: The backbone.
         name: Its name from here on.
-        folder: May be ``package://...``.
-        setting: Where the folder is named in the config, for messages.
+        path: As in :func:`~diffopd.adapter.place.find_place`.
+        setting: Where it is named in the config, for messages.
 
     Raises:
-        ValueError: If it does not fit.
+        ValueError: If it cannot be read or does not fit.
     """
-    place = Path(resolve_path(folder))
     base_config = {**transformer.config, "_class_name": type(transformer).__name__}
-    config = check_adapter(place, base_config, setting=setting)
-    inject(transformer, name, config)
-    values = load_file(place / WEIGHTS)
+    saved = read_fitting(path, base_config, setting=setting)
+    inject(transformer, name, saved.config)
     with torch.no_grad():
         for key, parameter in adapter_parameters(transformer, name).items():
-            parameter.copy_(values[PREFIX + key])
+            parameter.copy_(saved.factors[key])
 
 
 def add_merged_adapter(transformer: Any, name: str, config: LoRA) -> MergeError:
@@ -81,19 +76,16 @@ def add_merged_adapter(transformer: Any, name: str, config: LoRA) -> MergeError:
     if plan is None:
         raise ValueError("adapter.merge is null; name the adapters to merge, as in adapter=merged_exact")
     base_config = {**transformer.config, "_class_name": type(transformer).__name__}
-    parts = []
-    found = check_merge(config, plan, base_config)
-    for saved, folder, share in zip(found, plan.folders, plan.shares, strict=True):
-        factors = load_file(Path(resolve_path(folder)) / WEIGHTS)
-        parts.append(MergePart(factors=factors, strength=strength_of(saved), share=share))
+    parts = [
+        MergePart(factors=saved.factors, strength=strength_of(saved.config), share=share)
+        for saved, share in zip(check_merge(config, plan, base_config), plan.shares, strict=True)
+    ]
     values, error = merge_adapters(plan.method, parts, rank=config.rank, strength=config.strength)
     inject(transformer, name, config.peft_config())
     with torch.no_grad():
         for key, parameter in adapter_parameters(transformer, name).items():
-            parameter.copy_(values[PREFIX + key])
-    return MergeError(
-        layers={key.removeprefix(PREFIX): value for key, value in error.layers.items()}, overall=error.overall
-    )
+            parameter.copy_(values[key])
+    return error
 
 
 def export_lora(transformer: Any, name: str, folder: str | PathLike[str]) -> Path:

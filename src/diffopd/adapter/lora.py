@@ -163,7 +163,7 @@ def copy_adapter(transformer: nn.Module, source: str, target: str) -> None:
     """
     values, places = adapter_parameters(transformer, source), adapter_parameters(transformer, target)
     shapes = [{key: tuple(p.shape) for key, p in side.items()} for side in (values, places)]
-    strengths = [_strength(transformer, name) for name in (source, target)]
+    strengths = [adapter_strength(transformer, name) for name in (source, target)]
     if shapes[0] != shapes[1] or strengths[0] != strengths[1]:
         raise ValueError(
             f"adapters {source} and {target} differ in layers, rank or alpha; "
@@ -198,6 +198,7 @@ def trainable_adapters(transformer: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _strength(transformer: Any, name: str) -> float:
+def adapter_strength(transformer: Any, name: str) -> float:
+    """What an adapter's product ``B A`` is scaled by."""
     config = transformer.peft_config[name]
-    return config.lora_alpha / config.r
+    return config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)

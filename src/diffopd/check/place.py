@@ -11,9 +11,11 @@ from omegaconf import DictConfig
 from diffopd.check.error import ConfigError
 from diffopd.check.setting import phase_takes
 
+CARD = "card.json"
+
 
 def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Folders that are named and not there, as one sentence each."""
+    """Folders and files that are named and not there, as one sentence each."""
     from diffopd.files import resolve_path  # brings torch, so only for a config that is sound otherwise
 
     model = values.get("model")
@@ -29,27 +31,44 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"model.path={path}: there is no such folder ({place.absolute()})"
     teachers = (values.get("teacher") or {}).get("teachers") if phase_takes(values, "teacher") else None
     for task, entry in (teachers or {}).items():
-        yield from _adapter_folder(
-            f"teacher.teachers.{task}.path", entry["path"], ("adapter_config.json", "card.json")
-        )
-    start = (values.get("adapter") or {}).get("start") if phase_takes(values, "adapter") else None
-    if isinstance(start, str):
-        yield from _adapter_folder("adapter.start", start, ("adapter_config.json",))
+        setting = f"teacher.teachers.{task}"
+        yield from _adapter_place(f"{setting}.path", entry["path"])
+        if entry["guidance_scale"] is None:
+            yield from _card(f"{setting}.path", entry["path"], f"{setting}.guidance_scale")
+    anchor = (values.get("regulariser") or {}).get("path") if phase_takes(values, "regulariser") else None
+    if isinstance(anchor, str):
+        yield from _adapter_place("regulariser.path", anchor)
+    adapter = (values.get("adapter") or {}) if phase_takes(values, "adapter") else {}
+    if isinstance(adapter.get("start"), str):
+        yield from _adapter_place("adapter.start", adapter["start"])
+    for number, path in enumerate((adapter.get("merge") or {}).get("folders") or ()):
+        yield from _adapter_place(f"adapter.merge.folders.{number}", path)
     if isinstance(values.get("adapter_path"), str):
-        yield from _adapter_folder("adapter_path", values["adapter_path"], ("adapter_config.json",))
+        yield from _adapter_place("adapter_path", values["adapter_path"])
 
 
-def _adapter_folder(setting: str, path: str, needed: tuple[str, ...]) -> Iterator[str]:
+def _adapter_place(setting: str, path: str) -> Iterator[str]:
+    """Is there a folder or file, or may the hub have one? What is in it is looked at when it is read."""
+    from diffopd.files import is_hub_path, resolve_path
+
+    place = Path(resolve_path(path))
+    if not place.exists() and not is_hub_path(path):
+        yield (
+            f"{setting}={path}: there is no such folder or file ({place.absolute()}); give a PEFT folder, a "
+            ".safetensors file, the folder of a whole transformer, or owner/name on the hub"
+        )
+
+
+def _card(setting: str, path: str, guidance: str) -> Iterator[str]:
+    """Weights whose guidance the config does not say have a card that does."""
     from diffopd.files import resolve_path
 
-    folder = Path(resolve_path(path))
-    if not folder.is_dir():
-        yield f"{setting}={path}: there is no such folder ({folder.absolute()}); give one in PEFT's format"
-        return
-    for name in needed:
-        if not (folder / name).is_file():
-            why = "which states a teacher's task and guidance" if name == "card.json" else "as PEFT writes it"
-            yield f"{setting}={path}: {folder} holds no {name}, {why}"
+    place = Path(resolve_path(path))
+    if place.exists() and not (place / CARD).is_file():
+        yield (
+            f"{setting}={path}: {place} holds no {CARD}, which states a teacher's task and guidance; say the "
+            f"guidance it was trained for in {guidance}, as in {guidance}=4.5 (1 = none)"
+        )
 
 
 def _looks_like_hub_id(path: str) -> bool:

@@ -26,6 +26,7 @@ KEYS: Mapping[str, Sequence[str]] = {
     "phase.ema": ("decay", "update_interval"),
     "phase.old_policy": ("decay_type", "start", "rate", "cap"),
     "teacher.teachers.*": ("path", "guidance_scale"),
+    "scorer_pairs.*": ("better", "worse", "prompt", "metadata"),
     "rows.*": ("command", "arguments", "teachers", "seeds", "guidance", "note"),
     "stages.*": ("experiment", "overrides"),
     "data.tasks.*": ("path", "prompts_per_round", "group_size"),

@@ -42,6 +42,7 @@ class GradientMoments:
 
     Attributes:
         count: Draws so far.
+        group_sizes: Consecutive draws that are averaged, as given.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class GradientMoments:
             group_sizes: Consecutive draws that are averaged for :meth:`variance`; 1 = single draws.
         """
         self.count = 0
+        self.group_sizes = tuple(group_sizes)
         self._expected = expected.double()
         self._unit = direction.double() / direction.double().square().sum().clamp_min(1e-300)
         self._sum = torch.zeros_like(self._expected)

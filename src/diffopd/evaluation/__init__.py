@@ -5,6 +5,7 @@ from diffopd.evaluation.generate import generate, generate_batches
 from diffopd.evaluation.progress import ImageProgress
 from diffopd.evaluation.result import EvaluationResult, TaskResult
 from diffopd.evaluation.scoring import evaluate
+from diffopd.evaluation.trust import UntrustedError, check_benchmark, check_scorer
 
 __all__ = [
     "Benchmark",
@@ -12,6 +13,9 @@ __all__ = [
     "EvaluationResult",
     "ImageProgress",
     "TaskResult",
+    "UntrustedError",
+    "check_benchmark",
+    "check_scorer",
     "evaluate",
     "file_benchmark",
     "generate",

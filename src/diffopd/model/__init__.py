@@ -1,9 +1,10 @@
 """Velocity networks behind one call."""
 
+from diffopd.model.backbones import Backbones
 from diffopd.model.flux import FluxModel
 from diffopd.model.flux2_klein import Flux2KleinModel
 from diffopd.model.guidance import guided_velocity
-from diffopd.model.loading import load_pipeline, read_transformer_config
+from diffopd.model.loading import load_pipeline, pipeline_folder, read_transformer_config
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.model.qwen_image import QwenImageModel
 from diffopd.model.routing import BASE, AdapterRouter, Route
@@ -13,6 +14,7 @@ from diffopd.model.z_image import ZImageModel
 __all__ = [
     "BASE",
     "AdapterRouter",
+    "Backbones",
     "Flux2KleinModel",
     "FluxModel",
     "PipelineModel",
@@ -22,5 +24,6 @@ __all__ = [
     "ZImageModel",
     "guided_velocity",
     "load_pipeline",
+    "pipeline_folder",
     "read_transformer_config",
 ]

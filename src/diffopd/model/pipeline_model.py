@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffopd.flow import SigmaGrid
+from diffopd.model.backbones import Backbones, answered_by_backbones
 from diffopd.model.fit import check_guidance, choose_attention_backend
 from diffopd.model.loading import load_pipeline, parse_dtype, pipeline_identity
 from diffopd.model.routing import AdapterRouter, Route
@@ -38,6 +39,7 @@ class PipelineModel(nn.Module, ABC):
         transformer: The backbone, where adapters go.
         vae: The autoencoder.
         pipeline: The stock pipeline over the same modules.
+        backbones: Whole transformers beside ``transformer``, for teachers that are no adapters.
         shift: Shift of the sigma grid, or the grid's rule.
         guidance_scale: Guidance at which the base model is used.
         step_distilled: True if the model has its guidance in its weights and cannot be guided.
@@ -144,6 +146,7 @@ class PipelineModel(nn.Module, ABC):
         )
         self.check_settings()
         self._router = AdapterRouter(self.transformer)
+        self.backbones = Backbones()
         self._empty: Conditioning | None = None
         if gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing(self._router.checkpoint)
@@ -236,6 +239,7 @@ class PipelineModel(nn.Module, ABC):
             self._empty = self.encode([""])
         return self._empty.to(self.device)
 
+    @answered_by_backbones
     def velocity(
         self,
         latent: Float[Tensor, " batch channel height width"],
@@ -250,6 +254,7 @@ class PipelineModel(nn.Module, ABC):
             sigma: Their noise, in [0, 1].
             conditioning: One row per state.
             adapters: One adapter for all rows, one per row (``"__base__"`` = none), or None for the backbone.
+                A name of ``backbones`` stands for that whole transformer.
 
         Returns:
             Velocities in fp32.

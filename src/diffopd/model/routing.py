@@ -129,11 +129,11 @@ class AdapterRouter:
         """Gradient checkpointing that recomputes with the runs of the forward.
 
         The recomputation happens in ``backward``, after the :meth:`route` block has ended; without this it
-        would run with no adapter or with another one.
+        would run with no adapter or with another one. Several backwards through one graph recompute as often.
         """
-        recompute = partial(self._applying, self._runs)
+        recompute = _Reopened(partial(self._applying, self._runs))
         return checkpoint(
-            function, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), recompute())
+            function, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), recompute)
         )
 
     @contextlib.contextmanager
@@ -198,6 +198,21 @@ class AdapterRouter:
         gates = gates.reshape(gates.shape[0], *[1] * (inputs.ndim - 2), gates.shape[1])
         hidden = functional.linear(inputs.to(down.dtype), down) * gates
         return (base + functional.linear(hidden, up)).to(base.dtype)
+
+
+class _Reopened(contextlib.AbstractContextManager[None]):
+    """A context that may be entered any number of times, opened anew each time."""
+
+    def __init__(self, open_context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self._open = open_context
+        self._entered: list[contextlib.AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        self._entered.append(self._open())
+        self._entered[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._entered.pop().__exit__(*error)
 
 
 def _adapted(layer: Any, name: str, inputs: Tensor, base: Tensor) -> Tensor:

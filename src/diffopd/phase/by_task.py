@@ -47,5 +47,16 @@ def add_by_task(
 def add_rewards(
     totals: defaultdict[str, Tensor], scores: Scores, prompts: Prompts, counts: Mapping[str, int]
 ) -> None:
-    """Add these rows' share of every task's mean reward to ``train/reward/<task>``."""
+    """Add these rows' share of every task's mean reward to ``train/reward/<task>``.
+
+    Each part's mean goes to ``train/reward_part/<task>/<part>``, in the part's own scale, whatever a mixture
+    makes of it.
+    """
     add_by_task(totals, "train/reward", scores.value, prompts.tasks, counts)
+    for name, values in scores.parts.items():
+        of_task, _, part = name.rpartition("/")
+        for task in dict.fromkeys(prompts.tasks):
+            if of_task in ("", task):  # a part of another task is NaN on these rows
+                rows = [row for row, at in enumerate(prompts.tasks) if at == task]
+                total = f"train/reward_part/{task}/{part}"
+                totals[total] = totals[total] + (values[rows].sum() / counts[task]).to(totals[total])

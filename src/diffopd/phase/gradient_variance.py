@@ -18,12 +18,10 @@ from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, AdaptedPhase
 from diffopd.phase.by_task import task_weights
 from diffopd.phase.processes import num_processes
+from diffopd.phase.variance_entry import ALL_STEPS, headline, squared_norm, variance_entry
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts, TransitionLoss
-
-ALL_STEPS = "all"
-"""Key of what is measured for all chosen steps together."""
 
 
 @dataclass(frozen=True)
@@ -257,60 +255,27 @@ class GradientVariancePhase(AdaptedPhase):
         moments: Mapping[str, Mapping[str, GradientMoments]],
     ) -> dict[str, Any]:
         """One noise level's numbers."""
+        size = math.prod(self.model.latent_shape)
         return {
             "noise_level": sampler.noise_level,
             "num_draws": self.num_draws,
             "num_rows": len(prompts),
-            "latent_size": math.prod(self.model.latent_shape),
+            "latent_size": size,
             "num_parameters": len(exact[ALL_STEPS]),
             "kl_nats": dict(kl),
             "squared_gradient": {step: squared_norm(gradient) for step, gradient in exact.items()},
             "estimators": {
                 name: {
-                    step: self._entry(self.estimators[name], squared_norm(exact[step]), found)
+                    step: variance_entry(self.estimators[name], size, squared_norm(exact[step]), found)
                     for step, found in by_step.items()
                 }
                 for name, by_step in moments.items()
             },
         }
 
-    def _entry(self, estimator: Estimator, squared_exact: float, found: GradientMoments) -> dict[str, Any]:
-        """One estimator's numbers at one step."""
-        scale = estimator.expected_scale(math.prod(self.model.latent_shape))
-        own = scale or 1.0  # a gradient of mean 0 is compared with the closed form's
-        share, distance = found.share(), found.squared_distance()
-        variances = {str(size): found.variance(size) for size in self.group_sizes}
-        return {
-            "log_prob_reduction": getattr(estimator, "log_prob_reduction", None),
-            "expected_scale": scale,
-            "variance": variances,
-            "relative_variance": {
-                size: ratio(variance, own**2 * squared_exact) for size, variance in variances.items()
-            },
-            "squared_mean": found.squared_mean(),
-            "squared_distance": distance.value,
-            "squared_distance_error": distance.error,
-            "distance_z": finite(distance.z),
-            "share": (scale + share.value) / own,
-            "share_expected": scale / own,
-            "share_error": share.error / own,
-            "share_z": finite(share.z),
-        }
-
     def _log(self, level: Mapping[str, Any], num_rows: int) -> None:
         """Log the numbers of all steps together."""
-        logged = {
-            "noise_level": level["noise_level"],
-            "kl_nats": level["kl_nats"][ALL_STEPS],
-            "squared_gradient": level["squared_gradient"][ALL_STEPS],
-        }
-        for name, by_step in level["estimators"].items():
-            entry = by_step[ALL_STEPS]
-            for size in entry["variance"]:
-                logged[f"{name}/variance_{size}"] = entry["variance"][size]
-                logged[f"{name}/relative_variance_{size}"] = entry["relative_variance"][size]
-            for key in ("squared_mean", "share", "share_z", "distance_z"):
-                logged[f"{name}/{key}"] = entry[key]
+        logged = headline(level)
         known = {
             f"train/gradient_variance/{key}": value for key, value in logged.items() if value is not None
         }
@@ -324,21 +289,6 @@ class GradientVariancePhase(AdaptedPhase):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on after the noise levels that are done."""
         self.levels = list(checkpoint["gradient_variance"])
-
-
-def squared_norm(vector: Tensor) -> float:
-    """Squared Euclidean norm, summed in float64."""
-    return float(vector.double().square().sum())
-
-
-def ratio(value: float, unit: float) -> float | None:
-    """``value / unit``; None where the unit is 0."""
-    return value / unit if unit > 0 else None
-
-
-def finite(value: float) -> float | None:
-    """``value``, or None if it is infinite, which JSON cannot hold."""
-    return value if math.isfinite(value) else None
 
 
 def _check_loss(loss: TransitionLoss) -> None:

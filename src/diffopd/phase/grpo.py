@@ -16,6 +16,7 @@ from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
 from diffopd.phase.processes import num_processes
 from diffopd.phase.reward_learning import Judged, RewardPhase
+from diffopd.phase.round_scoring import RoundScoring
 from diffopd.phase.visit import Visit
 from diffopd.randomness import numpy_generator, torch_generator
 from diffopd.reward.advantage import AdvantageMode, StdScope
@@ -55,6 +56,7 @@ class GRPOPhase(RewardPhase):
             trained.
         updates_per_round: Optimiser steps in a round; the samples are shared among them.
         micro_batch_size: Most rows in one forward; null for all at once.
+        score_in_background: Score a micro-batch while the next is sampled; the round's results are the same.
         conflict_every_n_rounds: Rounds from one measurement of the cosines between the tasks' gradients to
             the next; 0 for never.
 
@@ -83,6 +85,7 @@ class GRPOPhase(RewardPhase):
         noise_window: Mapping[str, Any],
         updates_per_round: int,
         micro_batch_size: int | None,
+        score_in_background: bool,
         conflict_every_n_rounds: int,
     ) -> None:
         super().__init__(
@@ -99,6 +102,7 @@ class GRPOPhase(RewardPhase):
             advantage_clip=loss.advantage_clip,
             held_out=held_out,
             micro_batch_size=micro_batch_size,
+            score_in_background=score_in_background,
             conflict_every_n_rounds=conflict_every_n_rounds,
         )
         self.loss = loss
@@ -117,8 +121,10 @@ class GRPOPhase(RewardPhase):
         """One round of policy gradient."""
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         conditioning, sampler = self.conditioning(prompts), self._round_sampler()
-        visits, clean = self._rollout(sampler, prompts, conditioning)
-        judged = self.judge(totals, clean, prompts)
+        with self.scoring(prompts) as scoring:
+            visits, clean = self._rollout(sampler, prompts, conditioning, scoring)
+            found = scoring.result()
+        judged = self.judge(totals, clean, prompts, found)
         totals["train/advantage/dropped"] += (judged.advantages == 0).sum()
         advantage = judged.of(prompts).to(self.device)
 
@@ -165,9 +171,13 @@ class GRPOPhase(RewardPhase):
 
     @torch.no_grad()
     def _rollout(
-        self, sampler: TransitionSampler, prompts: Prompts, conditioning: Conditioning
+        self,
+        sampler: TransitionSampler,
+        prompts: Prompts,
+        conditioning: Conditioning,
+        scoring: RoundScoring,
     ) -> tuple[list[Visit], Tensor]:
-        """The trained transitions of all rows, and the clean latents."""
+        """The trained transitions of all rows, and the clean latents; their images are given to be scored."""
         parts: list[list[Visit]] = []
         clean = []
         for rows in micro_batches(len(prompts), self.micro_batch_size):
@@ -180,6 +190,7 @@ class GRPOPhase(RewardPhase):
                     )
             parts.append(visited)
             clean.append(latent)
+            scoring.add(self.images(latent))
         visits = [
             Visit(
                 same[0].step,

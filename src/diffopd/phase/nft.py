@@ -16,6 +16,7 @@ from diffopd.model import PipelineModel
 from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches
 from diffopd.phase.by_task import task_weights
 from diffopd.phase.reward_learning import RewardPhase
+from diffopd.phase.round_scoring import RoundScoring
 from diffopd.randomness import torch_generator
 from diffopd.reward.advantage import AdvantageMode, StdScope
 from diffopd.sampler import TransitionSampler
@@ -52,6 +53,7 @@ class NFTPhase(RewardPhase):
         num_timesteps: Noise levels each sample is trained at; null for all but the last of the grid.
         updates_per_round: Optimiser steps in a round; the noise levels are shared among them.
         micro_batch_size: Most rows in one forward; null for all at once.
+        score_in_background: Score a micro-batch while the next is sampled; the round's results are the same.
         conflict_every_n_rounds: Rounds from one measurement of the cosines between the tasks' gradients to
             the next; 0 for never.
 
@@ -80,6 +82,7 @@ class NFTPhase(RewardPhase):
         num_timesteps: int | None,
         updates_per_round: int,
         micro_batch_size: int | None,
+        score_in_background: bool,
         conflict_every_n_rounds: int,
     ) -> None:
         super().__init__(
@@ -96,6 +99,7 @@ class NFTPhase(RewardPhase):
             advantage_clip=loss.advantage_clip,
             held_out=held_out,
             micro_batch_size=micro_batch_size,
+            score_in_background=score_in_background,
             conflict_every_n_rounds=conflict_every_n_rounds,
         )
         self.add_trained_adapter(OLD)
@@ -118,8 +122,10 @@ class NFTPhase(RewardPhase):
         """One round of DiffusionNFT."""
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         conditioning = self.conditioning(prompts)
-        clean = self._samples(prompts, conditioning)
-        advantage = self.judge(totals, clean, prompts).of(prompts).to(self.device)
+        with self.scoring(prompts) as scoring:
+            clean = self._samples(prompts, conditioning, scoring)
+            found = scoring.result()
+        advantage = self.judge(totals, clean, prompts, found).of(prompts).to(self.device)
         weights = torch.tensor(task_weights(prompts.tasks), device=self.device)
 
         steps_of_rows = self._timesteps(prompts)
@@ -142,12 +148,13 @@ class NFTPhase(RewardPhase):
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
 
     @torch.no_grad()
-    def _samples(self, prompts: Prompts, conditioning: Conditioning) -> Tensor:
-        """Clean latents made by the old policy."""
+    def _samples(self, prompts: Prompts, conditioning: Conditioning, scoring: RoundScoring) -> Tensor:
+        """Clean latents made by the old policy; their images are given to be scored."""
         parts = []
         for rows in micro_batches(len(prompts), self.micro_batch_size):
             *_, last = self.rollout(self.sampler, prompts.select(rows), conditioning.select(rows), OLD)
             parts.append(last.next_latent)
+            scoring.add(self.images(last.next_latent))
         return torch.cat(parts)
 
     def _timesteps(self, prompts: Prompts) -> Tensor:

@@ -16,11 +16,15 @@ from diffopd.model import PipelineModel
 from diffopd.phase.adapted import AdaptedPhase, OptimizerFactory
 from diffopd.phase.by_task import add_rewards
 from diffopd.phase.processes import num_processes
+from diffopd.phase.round_scoring import RoundScoring, Scored
 from diffopd.phase.scoring import scored, warn_of_constant
 from diffopd.reward.advantage import AdvantageMode, StdScope, advantages, clip_advantages
 from diffopd.reward.checked import Sample
 from diffopd.sampler import TransitionSampler
-from diffopd.types import Prompts, Reward
+from diffopd.types import Prompts, Reward, Scores
+
+REWARD = "reward"
+"""Name of the trained reward among those of a round, and its place in the config."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class RewardPhase(AdaptedPhase):
         advantage_clip: Largest magnitude of an advantage.
         held_out: Rewards that are logged and never trained on.
         micro_batch_size: Most rows in one forward; null for all at once.
+        score_in_background: Score a micro-batch while the next is sampled; the round's results are the same.
         conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
     """
 
@@ -82,6 +87,7 @@ class RewardPhase(AdaptedPhase):
         advantage_clip: float,
         held_out: Mapping[str, Reward],
         micro_batch_size: int | None,
+        score_in_background: bool,
         conflict_every_n_rounds: int,
     ) -> None:
         super().__init__(
@@ -100,26 +106,41 @@ class RewardPhase(AdaptedPhase):
         self.advantage_clip = advantage_clip
         self.held_out = dict(held_out)
         self.micro_batch_size = micro_batch_size
+        self.score_in_background = score_in_background
+
+    def scoring(self, prompts: Prompts) -> RoundScoring:
+        """Takes the round's images and scores them, by the reward and those held out."""
+        return RoundScoring(prompts, self._score, in_background=self.score_in_background, device=self.device)
+
+    def _score(self, images: Tensor, prompts: Prompts) -> dict[str, Scores]:
+        """Scores by the reward, named ``reward``, and by those held out, named by their places."""
+        scores = {REWARD: scored(self, self.reward, images, prompts, REWARD)}
+        for name, reward in self.held_out.items():
+            path = f"phase.held_out.{name}"
+            scores[path] = scored(self, reward, images, prompts, path)
+        return scores
 
     @torch.no_grad()
-    def judge(self, totals: defaultdict[str, Tensor], clean: Tensor, prompts: Prompts) -> Judged:
-        """Score samples, log what was seen, and compare every sample with its group.
+    def judge(
+        self, totals: defaultdict[str, Tensor], clean: Tensor, prompts: Prompts, found: Scored
+    ) -> Judged:
+        """Log what was seen, and compare every sample with its group.
 
         Args:
             totals: What the round logs.
             clean: The samples' latents.
             prompts: Their prompts.
+            found: The samples' images and scores.
 
         Returns:
             Advantages of the samples on all processes.
         """
-        images, counts = self.images(clean, self.micro_batch_size), Counter(prompts.tasks)
-        scores = scored(self, self.reward, images, prompts, "reward")
+        images, scores, counts = found.images, found.scores[REWARD], Counter(prompts.tasks)
         add_rewards(totals, scores, prompts, counts)
         totals["train/cost/images"] += len(prompts) * num_processes()
         totals["train/cost/reward_calls"] += len(prompts) * num_processes()
-        for name, reward in self.held_out.items():
-            held_out = scored(self, reward, images, prompts, f"phase.held_out.{name}")
+        for name in self.held_out:
+            held_out = found.scores[f"phase.held_out.{name}"]
             totals[f"train/held_out/{name}"] += held_out.value.mean().to(self.device)
         for name, value in drift_signals(clean.cpu(), images, prompts.groups).items():
             totals[f"train/drift/{name}"] += value.to(self.device)

@@ -167,9 +167,9 @@ def _taught_scores(
     """Each teacher's scores, from its card if that has all of the benchmark's tasks."""
     taught: dict[str, Scores] = {}
     for task in teachers.tasks:
-        known = teachers.cards[task].scores.get(benchmark.name, {})
-        scale = teachers.guidance_scales[task]
-        if not benchmark.scored_tasks <= set(known) or scale != teachers.cards[task].guidance_scale:
+        card, scale = teachers.cards.get(task), teachers.guidance_scales[task]
+        known = card.scores.get(benchmark.name, {}) if card and card.guidance_scale == scale else {}
+        if not benchmark.scored_tasks <= set(known):
             known = score(teachers.adapter(task), scale, f"scoring the {task} teacher").estimates
         taught[task] = known
     return taught

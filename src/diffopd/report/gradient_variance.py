@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from diffopd.evaluation import Benchmark
 from diffopd.files import atomic_write_json, replacing
-from diffopd.phase.gradient_variance import ALL_STEPS, GradientVariancePhase
+from diffopd.phase.gradient_variance import GradientVariancePhase
+from diffopd.phase.variance_entry import ALL_STEPS
 from diffopd.report.at_end import RunFiles
 from diffopd.report.figure import save_figure
 

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.reward.picture import from_afar
-from diffopd.types import Prompts, Scores
+from diffopd.types import KnownPair, Prompts, Scores
+from diffopd.world.known_pairs import accent_and_noise
 
 _TINY = 1e-12
 
@@ -29,6 +30,10 @@ class BalanceReward:
         """Score each image; prompts play no part."""
         value = balance(images.float(), centre_width=self.centre_width, least_weight=self.least_weight)
         return Scores(value, {}, "[0, 1], 1 = a focus in the middle, equal weight left and right")
+
+    def known_pair(self) -> KnownPair:
+        """A clean drawing with one accent in its middle, and noise."""
+        return accent_and_noise()
 
 
 def balance(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.reward.geneval import score_detections
-from diffopd.types import Detector, Prompts, Scores
+from diffopd.types import Detector, KnownPair, Prompts, Scores
 
 _SCALES: dict[str, str] = {
     "dense": "[0, 1], 1 = exactly the asked counts, colours and relations",
@@ -21,7 +21,8 @@ class CompositionReward:
     """GenEval's scores of what a detector finds; ``parts`` holds all four of them.
 
     Args:
-        detector: Images to objects; another detector makes the same reward judge another kind of image.
+        detector: Images to objects; another detector makes the same reward judge another kind of image. Its
+            ``note``, if it has one, is said with every score.
         score: Which of the four is the value to maximise.
     """
 
@@ -46,4 +47,10 @@ class CompositionReward:
             name: torch.tensor([float(getattr(r, name)) for r in results], device=images.device)
             for name in _SCALES
         }
-        return Scores(parts[self.score], parts, _SCALES[self.score])
+        note = getattr(self.detector, "note", None)
+        return Scores(parts[self.score], parts, "; ".join(filter(None, (_SCALES[self.score], note))))
+
+    def known_pair(self) -> KnownPair | None:
+        """The pair the detector knows, as pictures differ with it; None if it knows none."""
+        find = getattr(self.detector, "known_pair", None)
+        return None if find is None else find()

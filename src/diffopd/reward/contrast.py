@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.reward.picture import from_afar, luminance
-from diffopd.types import Prompts, Scores
+from diffopd.types import KnownPair, Prompts, Scores
+from diffopd.world.known_pairs import accent_and_noise
 
 _TINY = 1e-6
 
@@ -27,6 +28,10 @@ class ContrastReward:
         """Score each image; prompts play no part."""
         value = contrast(images.float(), best_rms=self.best_rms, texture=self.texture)
         return Scores(value, {}, "[0, 1], 1 = large areas of the best RMS contrast")
+
+    def known_pair(self) -> KnownPair:
+        """A clean drawing with one accent in its middle, and noise."""
+        return accent_and_noise()
 
 
 def contrast(

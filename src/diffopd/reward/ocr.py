@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.types import Prompts, Scores
+from diffopd.types import KnownPair, Prompts, Scores
+from diffopd.world.known_pairs import right_and_wrong_sign
 
 TextRecognizer = Callable[[Float[Tensor, " batch 3 height width"]], Sequence[str]]
 """Images in [0, 1] to the text read in each, ``""`` for none."""
@@ -35,6 +36,10 @@ class OcrReward:
         rewards = [ocr_reward(prompt, text) for prompt, text in zip(prompts.texts, texts, strict=True)]
         value = torch.tensor(rewards, dtype=torch.float32, device=images.device)
         return Scores(value, {"exact": (value == 1).float()}, "[0, 1], 1 = the quoted text is in the image")
+
+    def known_pair(self) -> KnownPair:
+        """A sign with the asked word, and one with another."""
+        return right_and_wrong_sign()
 
 
 def ocr_reward(prompt: str, recognised: str) -> float:

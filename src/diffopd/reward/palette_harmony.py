@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.reward.picture import chroma_vector, from_afar
-from diffopd.types import Prompts, Scores
+from diffopd.types import KnownPair, Prompts, Scores
+from diffopd.world.known_pairs import accent_and_noise
 
 _TINY = 1e-6
 
@@ -27,6 +28,10 @@ class PaletteHarmonyReward:
         """Score each image; prompts play no part."""
         value = palette_harmony(images.float(), accent_std=self.accent_std, grey_chroma=self.grey_chroma)
         return Scores(value, {}, "[0, 1], 1 = one hue or two complementary ones, as accents")
+
+    def known_pair(self) -> KnownPair:
+        """A clean drawing with one accent in its middle, and noise."""
+        return accent_and_noise()
 
 
 def palette_harmony(

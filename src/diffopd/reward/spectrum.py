@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from diffopd.reward.picture import SIDE
-from diffopd.types import Prompts, Scores
+from diffopd.types import KnownPair, Prompts, Scores
+from diffopd.world.known_pairs import accent_and_noise
 
 
 class SpectrumReward:
@@ -35,6 +36,10 @@ class SpectrumReward:
         energies = band_energies(images.float())
         finest = energies[:, 0] / energies.sum(1).clamp_min(1e-12)
         return Scores(value, {"finest_share": finest}, "[0, 1], 1 = detail on the scales of clean drawings")
+
+    def known_pair(self) -> KnownPair:
+        """A clean drawing with one accent in its middle, and noise."""
+        return accent_and_noise()
 
 
 NUM_BANDS = 4

@@ -2,11 +2,13 @@
 
 from diffopd.teacher.anchor import Anchor, NoAnchor, Regulariser
 from diffopd.teacher.card import CARD, Estimate, Recipe, TeacherCard
+from diffopd.teacher.frozen import AdaptedModel, check_frozen, load_frozen
 from diffopd.teacher.routing import Automatic, ByTask, Mixture, Routing
 from diffopd.teacher.teacher_set import TeacherSet
 
 __all__ = [
     "CARD",
+    "AdaptedModel",
     "Anchor",
     "Automatic",
     "ByTask",
@@ -18,4 +20,6 @@ __all__ = [
     "Routing",
     "TeacherCard",
     "TeacherSet",
+    "check_frozen",
+    "load_frozen",
 ]

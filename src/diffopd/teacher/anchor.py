@@ -6,19 +6,16 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.adapter import check_adapter, load_adapter
-from diffopd.files import resolve_path
 from diffopd.loss.velocity_matching import TransitionMatching
 from diffopd.model import guided_velocity
-from diffopd.teacher.card import TeacherCard
-from diffopd.teacher.teacher_set import AdaptedModel, check_base_of
+from diffopd.teacher.card import card_or_guidance
+from diffopd.teacher.frozen import AdaptedModel, check_base_of, check_frozen, load_frozen
 from diffopd.types import Conditioning, Transition, VelocityModel
 
 ANCHOR = "anchor"
@@ -103,7 +100,7 @@ class Anchor(Regulariser):
     """Adds ``weight * loss(student, anchor)`` on the rows of all tasks.
 
     Attributes:
-        path: The anchor's PEFT folder; None for the base model.
+        path: Where the anchor's weights lie; None for the base model.
         guidance_scale: Guidance at which it is queried.
         loss: Weight of a step's squared velocity gap to it.
 
@@ -124,7 +121,7 @@ class Anchor(Regulariser):
         """Read the card, where there is one; weights wait for :meth:`load`.
 
         Args:
-            path: PEFT folder with a ``card.json``; null for the base model.
+            path: A LoRA or a whole transformer, as for a teacher; null for the base model.
             guidance_scale: Guidance of the anchor; null for what its card says.
             check_base: Refuse an anchor whose card names another base model.
             weight: Weight of the term, above 0.
@@ -145,14 +142,15 @@ class Anchor(Regulariser):
             )
         if guidance_scale is not None and not 1 <= guidance_scale < math.inf:
             raise ValueError(f"regulariser.guidance_scale={guidance_scale}; at least 1 is allowed, or null")
-        self.path = None if path is None else Path(resolve_path(path))
+        self.path = path
         self.weight = float(weight)
         self.loss = loss
         self.check_base = check_base
-        self.card = None if self.path is None else TeacherCard.load(self.path, setting="regulariser.path")
-        scale = (
-            guidance_scale if self.card is None or guidance_scale is not None else self.card.guidance_scale
-        )
+        self.card, scale = None, guidance_scale
+        if path is not None:
+            self.card, scale = card_or_guidance(
+                path, guidance_scale, setting="regulariser.path", guidance="regulariser.guidance_scale"
+            )
         assert scale is not None
         self.guidance_scale = float(scale)
 
@@ -166,7 +164,7 @@ class Anchor(Regulariser):
             ValueError: If it does not fit.
         """
         if self.path is not None:
-            check_adapter(self.path, base_config, setting="regulariser.path")
+            check_frozen(self.path, base_config, setting="regulariser.path")
 
     def load(self, model: AdaptedModel) -> None:
         """Add the anchor to ``model``, frozen, unless it is the base model.
@@ -174,11 +172,12 @@ class Anchor(Regulariser):
         Raises:
             ValueError: If it does not fit, or was trained on another base and ``check_base`` is on.
         """
-        if self.path is None or self.card is None:
+        if self.path is None:
             return
         if self.check_base:
-            check_base_of(self.card, model, f"regulariser.path={self.path}", "regulariser.check_base")
-        load_adapter(model.transformer, ANCHOR, self.path, setting="regulariser.path")
+            given = f"regulariser.path={self.path}"
+            check_base_of(self.card, model, given, "regulariser.check_base")
+        load_frozen(model, ANCHOR, self.path, setting="regulariser.path")
 
     def over(self, transitions: Sequence[Transition]) -> Anchor:
         """The same with a loss that knows its steps, which one with ``normalize`` must.

@@ -10,9 +10,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from diffopd.adapter import CARD_FILE, find_card
 from diffopd.files import atomic_write_json
 
-CARD = "card.json"
+CARD = CARD_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,32 @@ class TeacherCard:
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             needed = ", ".join(field.name for field in dataclasses.fields(TeacherCard))
             raise ValueError(f"{setting}: {path} is not a card ({error}); it needs {needed}") from error
+
+
+def card_or_guidance(
+    path: str, guidance_scale: int | float | None, *, setting: str, guidance: str
+) -> tuple[TeacherCard | None, float]:
+    """The card of saved weights, where there is one, and the guidance to query them at.
+
+    Args:
+        path: As in :func:`~diffopd.adapter.find_place`.
+        guidance_scale: What the config says; None for what the card says.
+        setting: Where the config names the path.
+        guidance: Where the config has the guidance scale.
+
+    Raises:
+        ValueError: If nothing says the guidance, or the card is not complete.
+    """
+    place = find_card(path)
+    if place is not None:
+        card = TeacherCard.load(place.parent, setting=setting)
+        return card, card.guidance_scale if guidance_scale is None else float(guidance_scale)
+    if guidance_scale is None:
+        raise ValueError(
+            f"{setting}={path}: there is no {CARD}, which would say the guidance it was trained for; say "
+            f"it in {guidance}, as in {guidance}=4.5 (1 = none). Weights released by others have no card"
+        )
+    return None, float(guidance_scale)
 
 
 def _from_json(raw: Mapping[str, Any]) -> TeacherCard:

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.adapter import check_adapter, load_adapter
-from diffopd.files import resolve_path
 from diffopd.flow import per_row
 from diffopd.model import guided_velocity
-from diffopd.teacher.card import TeacherCard
+from diffopd.teacher.card import TeacherCard, card_or_guidance
+from diffopd.teacher.frozen import AdaptedModel, check_base_of, check_frozen, load_frozen
 from diffopd.types import Conditioning, VelocityModel
-
-
-class AdaptedModel(VelocityModel, Protocol):
-    """A velocity model with room for adapters."""
-
-    transformer: Any
-
-    @property
-    def identity(self) -> str:
-        """Hash of the base model."""
-        ...
 
 
 @final
 class TeacherSet:
-    """Any number of teachers, as frozen adapters on the one backbone.
+    """Any number of teachers: frozen adapters on the one backbone, or whole transformers beside it.
 
     Names are tasks where a prompt learns from its task's teacher (:class:`~diffopd.teacher.ByTask`); other
     routings may also use teachers that are named as no task.
 
     Attributes:
         tasks: Names of the teachers, in the config's order.
-        cards: name -> card.
+        cards: name -> card, of those that have one.
         guidance_scales: name -> guidance at which the teacher is queried.
     """
 
@@ -46,34 +33,36 @@ class TeacherSet:
         """Read the cards; weights wait for :meth:`load`.
 
         Args:
-            teachers: name -> ``{path, guidance_scale}``; a null guidance scale is taken from the card.
+            teachers: name -> ``{path, guidance_scale}``; a null guidance scale is taken from the card, and a
+                teacher without one needs a scale here.
             check_base: Refuse a teacher whose card names another base model.
 
         Raises:
-            ValueError: If there is no teacher, or one has no complete card.
+            ValueError: If there is no teacher, or one has neither a complete card nor a guidance scale.
         """
         if not teachers:
             raise ValueError("teacher.teachers is empty; name at least one task, as in teacher=ocr")
         self.check_base = check_base
-        self._folders: dict[str, Path] = {}
+        self._paths: dict[str, str] = {}
         self.cards: dict[str, TeacherCard] = {}
         self.guidance_scales: dict[str, float] = {}
         for task, entry in teachers.items():
             allowed = {"path", "guidance_scale"}
             if set(entry) != allowed:
                 raise ValueError(f"{_at(task)} has keys {sorted(entry)}, it needs {sorted(allowed)}")
-            folder = Path(resolve_path(entry["path"]))
-            self._folders[task] = folder
-            self.cards[task] = TeacherCard.load(folder, setting=_at(task, "path"))
-            scale = entry["guidance_scale"]
+            self._paths[task], scale = str(entry["path"]), entry["guidance_scale"]
             if scale is not None and not scale >= 1:
                 raise ValueError(f"{_at(task, 'guidance_scale')}={scale}; at least 1 is allowed, or null")
-            self.guidance_scales[task] = self.cards[task].guidance_scale if scale is None else float(scale)
+            card, self.guidance_scales[task] = card_or_guidance(
+                self._paths[task], scale, setting=_at(task, "path"), guidance=_at(task, "guidance_scale")
+            )
+            if card is not None:
+                self.cards[task] = card
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the teachers."""
-        return tuple(self._folders)
+        return tuple(self._paths)
 
     def check(self, base_config: Mapping[str, Any]) -> None:
         """Compare every teacher's rank and layers with the backbone, before weights load.
@@ -84,8 +73,8 @@ class TeacherSet:
         Raises:
             ValueError: If one does not fit.
         """
-        for task, folder in self._folders.items():
-            check_adapter(folder, base_config, setting=_at(task, "path"))
+        for task, path in self._paths.items():
+            check_frozen(path, base_config, setting=_at(task, "path"))
 
     def load(self, model: AdaptedModel) -> None:
         """Add every teacher to ``model``, frozen, under ``teacher_<task>``.
@@ -93,19 +82,19 @@ class TeacherSet:
         Raises:
             ValueError: If one does not fit, or was trained on another base and ``check_base`` is on.
         """
-        for task, folder in self._folders.items():
-            card = self.cards[task]
+        for task, path in self._paths.items():
             if self.check_base:
-                check_base_of(card, model, f"{_at(task, 'path')}={folder}", "teacher.check_base")
-            load_adapter(model.transformer, self.adapter(task), folder, setting=_at(task, "path"))
+                given = f"{_at(task, 'path')}={path}"
+                check_base_of(self.cards.get(task), model, given, "teacher.check_base")
+            load_frozen(model, self.adapter(task), path, setting=_at(task, "path"))
 
     def adapter(self, task: str) -> str:
-        """Name of the adapter that teaches ``task``.
+        """Name of the adapter, or whole transformer, that teaches ``task``.
 
         Raises:
             ValueError: If no teacher does.
         """
-        if task not in self._folders:
+        if task not in self._paths:
             raise ValueError(f"no teacher for task {task}; teacher.teachers has {', '.join(self.tasks)}")
         return f"teacher_{task}"
 
@@ -188,25 +177,6 @@ class TeacherSet:
         weights = torch.tensor([weight for entry in chosen for _, weight in entry])
         weighted = velocities * per_row(weights.to(velocities), velocities)
         return torch.stack([part.sum(0) for part in weighted.split([len(entry) for entry in chosen])])
-
-
-def check_base_of(card: TeacherCard, model: AdaptedModel, given: str, switch: str) -> None:
-    """Refuse an adapter that was trained on another base model.
-
-    Args:
-        card: The adapter's card.
-        model: The model it is to lie on.
-        given: Where the config names it and as what, for the message.
-        switch: The setting that switches this check off.
-
-    Raises:
-        ValueError: If the card names another base.
-    """
-    if card.base != model.identity:
-        raise ValueError(
-            f"{given} was trained on base {card.base[:12]}, this model is {model.identity[:12]}; "
-            f"use that base, retrain the teacher, or set {switch}=false"
-        )
 
 
 def _at(task: str, key: str | None = None) -> str:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from diffopd.types import Detection
+from diffopd.types import Detection, KnownPair
 from diffopd.world.colours import COLOURS
+from diffopd.world.known_pairs import right_and_wrong_shapes
 from diffopd.world.shapes import SHAPES, shape_mask
 
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
@@ -56,6 +57,10 @@ class ShapeDetector:
         """The shapes in each image in [0, 1]."""
         pixels = (images.detach().float().cpu().clamp(0, 1) * 255).permute(0, 2, 3, 1).numpy()
         return [self.detect(image) for image in pixels]
+
+    def known_pair(self) -> KnownPair:
+        """The asked shapes, and others."""
+        return right_and_wrong_shapes()
 
     def detect(self, image: NDArray[np.number]) -> list[Detection]:
         """The shapes in one image of shape (height, width, 3), 8-bit units."""

@@ -1,0 +1,82 @@
+"""Weights from elsewhere: whole safetensors files are read, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+"""Endings of files that would run code of their author when loaded."""
+_ZIP, _PICKLE = b"PK", b"\x80"
+_HEADER_AT = 8
+"""A safetensors file begins with the length of its header in 8 bytes; the header is JSON."""
+
+
+def read_tensors(file: Path, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a safetensors file on the CPU, and the strings of its header.
+
+    Raises:
+        ValueError: If it is a pickle, empty, cut short or no safetensors file.
+    """
+    check_safe(file, where)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}, dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise _broken(file, where, error) from error
+
+
+def read_shapes(file: Path, where: str) -> dict[str, tuple[int, ...]]:
+    """Key and shape of every tensor, from the header alone.
+
+    Raises:
+        ValueError: As :func:`read_tensors`.
+    """
+    check_safe(file, where)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}
+    except SafetensorError as error:
+        raise _broken(file, where, error) from error
+
+
+def check_safe(file: Path, where: str) -> None:
+    """Refuse a file that is not safetensors, by its ending and by its first bytes, without reading the rest.
+
+    Args:
+        file: The file, which is there.
+        where: Where it is named in the config and as what, for the message.
+
+    Raises:
+        ValueError: If it is a pickle, empty, or something else.
+    """
+    if file.suffix in PICKLES:
+        raise ValueError(
+            f"{where}: {file.name} is a pickle, which can run code of its author when loaded; only "
+            ".safetensors files are read. Ask for one, or convert it where nothing can be harmed"
+        )
+    with file.open("rb") as opened:
+        head = opened.read(_HEADER_AT + 1)
+    if not head:
+        raise ValueError(f"{where}: {file.name} is empty (0 bytes); fetch or copy it again")
+    if head[_HEADER_AT:] == b"{":
+        return
+    if head.startswith((_ZIP, _PICKLE)):
+        raise ValueError(
+            f"{where}: {file.name} is a pickle under another name (written by torch.save), which can run "
+            "code of its author when loaded; only true safetensors files are read"
+        )
+    raise ValueError(
+        f"{where}: {file.name} is no safetensors file (it begins with {head[:8]!r}); a page saved in its "
+        "place, or a pointer of Git LFS, looks so: fetch the file itself"
+    )
+
+
+def _broken(file: Path, where: str, error: SafetensorError) -> ValueError:
+    size = file.stat().st_size
+    return ValueError(
+        f"{where}: {file.name} ({size} bytes) is not a whole safetensors file: {error}; it was cut short or "
+        "damaged on its way, fetch or copy it again"
+    )

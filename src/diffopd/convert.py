@@ -1,0 +1,40 @@
+"""Released weights as a folder: ``python -m diffopd.convert reward=<name> from=<file> to=<folder>``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from diffopd.arguments import hydra_arguments
+from diffopd.check import config_errors
+from diffopd.command import command
+
+TERMS: dict[str, Any] = {"short": {"reward": "reward_name"}, "whole": ("from", "to", "tokenizer")}
+"""``reward`` is a config group too, so the setting has another name; places are taken as they are."""
+
+
+@command("convert")
+@config_errors()
+def main(cfg: DictConfig) -> None:
+    """Read, rename, write."""
+    run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Convert as ``cfg`` asks, and say how the folder is used."""
+    from diffopd.files import resolve_path
+    from diffopd.quiet import silence_known_noise
+    from diffopd.reward.conversion import convert
+
+    silence_known_noise()
+    source, target = (Path(resolve_path(cfg[key])) for key in ("from", "to"))
+    folder = convert(cfg.reward_name, source, target, tokenizer=cfg.tokenizer)
+    print(f"{folder}\nuse it with reward={cfg.reward_name} reward.path={folder}")
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = hydra_arguments(sys.argv[1:], **TERMS)
+    main()

@@ -1,0 +1,112 @@
+"""Scorers have to tell a known better image from a known worse one before anything is measured with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from diffopd.evaluation.benchmark import Benchmark
+from diffopd.metric.reward_mean import RewardMean
+from diffopd.reward.by_task import RewardByTask
+from diffopd.reward.checked import name_of, score_checked
+from diffopd.reward.mixture import MixtureReward
+from diffopd.types import KnownPair, Reward
+
+
+class UntrustedError(ValueError):
+    """A scorer that does not tell better from worse."""
+
+
+def check_benchmark(benchmark: Benchmark, pairs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Check every scorer of a benchmark.
+
+    Args:
+        benchmark: Its metrics' rewards are checked.
+        pairs: Task or held-out metric -> the user's pair: files ``better`` and ``worse``, ``prompt``,
+            ``metadata``. Others use the pair their reward knows.
+
+    Yields:
+        A line about each scorer: its two values, or that nothing is known to check it with.
+
+    Raises:
+        UntrustedError: If a scorer does not give the better image more.
+        RewardError: If a scorer fails.
+        ValueError: If ``pairs`` names what is not there, or a file cannot be read.
+    """
+    metrics = {task: entry.metric for task, entry in benchmark.tasks.items()} | dict(benchmark.held_out)
+    rewards = {name: metric.reward for name, metric in metrics.items() if isinstance(metric, RewardMean)}
+    if unknown := sorted(set(pairs) - set(rewards)):
+        raise ValueError(f"scorer_pairs has {unknown}; the benchmark's scorers are {sorted(rewards)}")
+    for name, reward in rewards.items():
+        given = read_pair(pairs[name], name) if name in pairs else None
+        yield from check_scorer(reward, name, given)
+
+
+def check_scorer(reward: Reward, path: str, pair: KnownPair | None = None) -> Iterator[str]:
+    """Check one scorer; of a mixture without a pair of its own, each member.
+
+    A reward of anyone's takes part by a method ``known_pair()`` that returns a :class:`KnownPair` or None.
+
+    Args:
+        reward: The scorer.
+        path: What it is called in messages.
+        pair: The images; None = those the reward knows.
+
+    Yields:
+        As :func:`check_benchmark`.
+
+    Raises:
+        UntrustedError: If it does not give the better image more.
+        RewardError: If it fails.
+    """
+    know = getattr(reward, "known_pair", None)
+    pair = know() if pair is None and know is not None else pair
+    if pair is None and isinstance(reward, (MixtureReward, RewardByTask)):
+        for name, member in reward.rewards.items():
+            yield from check_scorer(member, f"{path}.rewards.{name}")
+        return
+    scorer = f"{path} ({name_of(reward)})"
+    if pair is None:
+        yield f"{scorer}: not checked, as it knows no pair of a better and a worse image"
+        return
+    better, worse = (
+        score_checked(reward, image[None], pair.prompt, path).value.item()
+        for image in (pair.better, pair.worse)
+    )
+    if not better > worse:
+        raise UntrustedError(
+            f"{scorer} gives {better:.4g} to an image known to be better for {pair.prompt.texts[0]!r}, and "
+            f"{worse:.4g} to one known to be worse, so it cannot be trusted; check its weights and settings, "
+            "or leave the check out with check_scorers=false"
+        )
+    yield f"{scorer}: {better:.4g} for a better image, {worse:.4g} for a worse one"
+
+
+def read_pair(entry: Mapping[str, Any], task: str) -> KnownPair:
+    """A pair from files.
+
+    Args:
+        entry: ``better``, ``worse``, ``prompt`` and ``metadata``.
+        task: The task of its prompt.
+
+    Raises:
+        ValueError: If a file is no image.
+    """
+    better, worse = (_read_image(entry[key], f"scorer_pairs.{task}.{key}") for key in ("better", "worse"))
+    return KnownPair.of(better, worse, entry["prompt"], task, entry["metadata"])
+
+
+def _read_image(path: str, setting: str) -> Float[Tensor, " 3 height width"]:
+    try:
+        with Image.open(Path(path).expanduser()) as picture:
+            pixels = np.array(picture.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{setting}={path} cannot be read as an image: {error}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

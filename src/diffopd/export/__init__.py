@@ -1,0 +1,1 @@
+"""A trained adapter in the formats of other tools, each read back and compared."""

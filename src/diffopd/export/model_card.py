@@ -1,0 +1,168 @@
+"""The README.md of exported weights: what they are, what they were made of, how they did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffopd.adapter import find_place
+from diffopd.export.formats import Format
+from diffopd.export.source import Source
+from diffopd.export.verify import Verification
+from diffopd.files import is_hub_path, sha256_of
+from diffopd.teacher import TeacherCard
+
+TABLE = Path("report/table.md")
+SAMPLES = Path("report/samples.png")
+_UNIMPORTANT = ("paths", "callbacks", "logger", "report", "debug", "resume", "if_finished", "hydra")
+"""Parts of a run's config that say nothing of the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a model card states beside its source.
+
+    Attributes:
+        written_as: The format.
+        files: Name and SHA-256 of each file of weights.
+        base_identity: Hash of the base model.
+        verification: How the files compared after they were read back.
+        has_samples: Whether ``samples.png`` lies beside the card.
+    """
+
+    written_as: Format
+    files: Mapping[str, str]
+    base_identity: str
+    verification: Verification
+    has_samples: bool
+
+
+def model_card(source: Source, facts: CardFacts) -> str:
+    """The card as Markdown, with the front matter that the hub reads."""
+    base = str(source.model.path)
+    name = base if is_hub_path(base) else Path(base).name
+    parts = [
+        _front_matter(name if is_hub_path(base) else None, facts.written_as),
+        f"# {_title(source)}\n\nA {facts.written_as.title}, exported by diffopd.",
+        _section("Use", f"```\n{facts.written_as.usage}\n```\n\n{_sampling(source)}"),
+        _section("Base model", f"`{name}`, SHA-256 of its configs and weights `{facts.base_identity}`."),
+    ]
+    teachers = _teachers(source)
+    if teachers:
+        parts.append(_section("Teachers", teachers))
+    if source.recipe:
+        parts.append(_section("Training", _recipe(source.recipe)))
+    parts.append(_section("Scores", _scores(source)))
+    if facts.has_samples:
+        parts.append(_section("Samples", "![Base, teacher and student, same prompts and noise](samples.png)"))
+    files = "\n".join(f"| `{file}` | `{digest}` |" for file, digest in facts.files.items())
+    parts.append(
+        _section(
+            "Files",
+            f"| File | SHA-256 |\n|---|---|\n{files}\n\nRead back and compared with the adapter: "
+            f"{facts.verification}.",
+        )
+    )
+    parts.append(
+        _section(
+            "Licence",
+            f"These weights derive from `{name}`"
+            + (" and from the teachers above" if teachers else "")
+            + ". Their licences hold for them, too; read these before sharing or selling anything made with "
+            "them, and state yours here.",
+        )
+    )
+    if source.settings:
+        parts.append(_section("Settings", f"```yaml\n{_settings(source.settings)}```"))
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(base: str | None, written_as: Format) -> str:
+    fields: dict[str, Any] = {"base_model": base} if base else {}
+    fields |= {"library_name": written_as.library, "pipeline_tag": "text-to-image"}
+    tags = ["text-to-image", "diffopd"] + ([] if written_as.whole_model else ["lora"])
+    return f"---\n{yaml.safe_dump({**fields, 'tags': tags}, sort_keys=False)}---"
+
+
+def _title(source: Source) -> str:
+    if source.run is not None:
+        return str(source.settings.get("name", source.run.name))
+    return Path(source.adapter).stem
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}"
+
+
+def _sampling(source: Source) -> str:
+    """Guidance and text length, without which images differ from those in training."""
+    lines = [f"`height=width={source.model.image_size}`"]
+    if "text_length" in source.model:
+        lines.append(f"`max_sequence_length={source.model.text_length}`")
+    guidance = (source.settings.get("sampler") or {}).get("guidance_scale")
+    if guidance is None and source.card is not None:
+        guidance = TeacherCard.load(source.card.parent).guidance_scale
+    if guidance is not None:
+        lines.append(f"`guidance_scale={guidance:g}` in training (1 = none)")
+    return "Settings it was trained with: " + ", ".join(lines) + "."
+
+
+def _teachers(source: Source) -> str:
+    """Every teacher with the hashes of its files as they are now."""
+    teachers = (source.settings.get("teacher") or {}).get("teachers") or {}
+    rows = []
+    for task, entry in teachers.items():
+        try:
+            files = find_place(entry["path"], setting=f"teacher.teachers.{task}.path").weights
+            digest = ", ".join(f"`{sha256_of(file)}`" for file in files)
+        except (ValueError, OSError):
+            digest = "not there any more when this was exported"
+        scale = entry["guidance_scale"]
+        asked = "as its card says" if scale is None else f"{scale:g}"
+        rows.append(f"| {task} | `{_short(str(entry['path']))}` | {asked} | {digest} |")
+    header = "| Task | Weights | Guidance | SHA-256 |\n|---|---|---|---|\n"
+    return header + "\n".join(rows) if rows else ""
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    return (
+        f"`{_short(str(recipe['command']))}`, seed {recipe['seed']}, commit {recipe['commit']}: "
+        f"{recipe['minutes']} minutes, {recipe['images']} images sampled, {recipe['reward_calls']} scored."
+    )
+
+
+def _scores(source: Source) -> str:
+    """The run's table, or else the adapter's card."""
+    if source.run is not None and (source.run / TABLE).is_file():
+        return (source.run / TABLE).read_text(encoding="utf-8").strip()
+    if source.card is None:
+        return "None were measured with diffopd."
+    card = TeacherCard.load(source.card.parent)
+    lines = [
+        f"| {benchmark} | {task} | {value.mean:.3f} | {value.low:.3f} to {value.high:.3f} | {value.n} |"
+        for benchmark, tasks in card.scores.items()
+        for task, value in tasks.items()
+    ]
+    return "| Benchmark | Task | Reward | 95 % interval | Images |\n|---|---|---|---|---|\n" + "\n".join(
+        lines
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    told = {key: value for key, value in settings.items() if key not in _UNIMPORTANT}
+    return _short(yaml.safe_dump(json.loads(json.dumps(told)), sort_keys=False))
+
+
+def _short(text: str) -> str:
+    """``text`` without the name of the user's own folder."""
+    return text.replace(str(Path.home()), "~")
+
+
+def hashes(files: Sequence[Path], folder: Path) -> dict[str, str]:
+    """Path within ``folder`` and SHA-256 of each file."""
+    return {str(file.relative_to(folder)): sha256_of(file) for file in files}

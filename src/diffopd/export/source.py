@@ -1,0 +1,86 @@
+"""What is exported: a run's adapter with the settings it was trained with, or an adapter by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffopd.adapter import find_card
+from diffopd.resume import CONFIG, FINISHED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An adapter and what is known of it.
+
+    Attributes:
+        adapter: Where it lies.
+        model: Config of the model it lies on.
+        card: Its ``card.json``, if it has one.
+        run: Folder of its run, if it is a run's.
+        settings: The run's config; empty without a run.
+        recipe: How the run was made and what it cost; empty if nothing says it.
+    """
+
+    adapter: str
+    model: DictConfig
+    card: Path | None
+    run: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_source(cfg: DictConfig) -> Source:
+    """The source that ``run`` or ``adapter_path`` names.
+
+    Of a run, its ``config.yaml`` and ``adapter/`` are read, never a checkpoint: those hold the optimiser's
+    state, too, and may be gone.
+
+    Raises:
+        ValueError: If neither or both are given, or the run's files are not there.
+    """
+    if (cfg.run is None) == (cfg.adapter_path is None):
+        both = f"run={cfg.run} and adapter={cfg.adapter_path}" if cfg.run else "neither run nor adapter"
+        raise ValueError(
+            f"{both} given; give one: run=<folder of a finished run>, or adapter=<folder or file>"
+        )
+    if cfg.run is None:
+        for key in ("path", "dtype"):
+            if (value := cfg[f"model_{key}"]) is not None:
+                raise ValueError(
+                    f"model_{key}={value} is for run=...; with adapter=... set model.{key}={value}"
+                )
+        return Source(adapter=cfg.adapter_path, model=cfg.model, card=find_card(cfg.adapter_path))
+    run = Path(cfg.run).expanduser()
+    if not (run / CONFIG).is_file():
+        raise ValueError(f"run={cfg.run}: {run.absolute()} holds no {CONFIG}; give the folder of a training")
+    adapter = run / "adapter"
+    if not adapter.is_dir():
+        raise ValueError(
+            f"run={cfg.run} has no adapter folder yet, which a training writes when it ends; let it end (the "
+            "same command goes on from its checkpoint), or give adapter=..."
+        )
+    settings = OmegaConf.load(run / CONFIG)
+    if "model" not in settings:
+        raise ValueError(
+            f"run={cfg.run} trained a whole pipeline, not an adapter; it is in its pipeline folder"
+        )
+    model = cast(DictConfig, settings.model)
+    changes = {"path": cfg.model_path, "dtype": cfg.model_dtype}
+    changed = {key: value for key, value in changes.items() if value is not None}
+    model = cast(DictConfig, OmegaConf.merge(model, changed))
+    finished = run / FINISHED
+    recipe = json.loads(finished.read_text(encoding="utf-8"))["recipe"] if finished.is_file() else {}
+    return Source(
+        adapter=str(adapter),
+        model=model,
+        card=find_card(adapter),
+        run=run,
+        settings=cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True)),
+        recipe=recipe,
+    )

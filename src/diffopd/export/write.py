@@ -1,0 +1,85 @@
+"""Write, read back, compare, describe; only what passed appears where it was asked for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from diffopd.adapter import load_adapter
+from diffopd.export.formats import Format
+from diffopd.export.model_card import SAMPLES, CardFacts, hashes, model_card
+from diffopd.export.source import Source
+from diffopd.export.verify import Verification, verify
+from diffopd.files import replacing
+from diffopd.model import PipelineModel, pipeline_folder
+
+ADAPTER = "exported"
+"""Name of the adapter on the model."""
+
+
+def check_target(to: Path) -> None:
+    """Refuse a place that holds something already.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if to.is_file() or (to.is_dir() and any(to.iterdir())):
+        raise ValueError(f"to={to} is not empty; give a folder that is not there yet")
+
+
+def export(
+    model: PipelineModel, source: Source, written_as: Format, to: Path, *, tolerance: float
+) -> Verification:
+    """Export an adapter.
+
+    Everything is written beside ``to`` and moved there in one step at the end, so an export that fails leaves
+    nothing.
+
+    Args:
+        model: The base model, without the adapter.
+        source: What is exported.
+        written_as: The format.
+        to: The folder to make.
+        tolerance: Largest difference of velocities after reading back, as a share of the adapter's effect.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ValueError: If the adapter does not fit, ``to`` is not empty, or what was read back differs.
+    """
+    check_target(to)
+    load_adapter(model.transformer, ADAPTER, source.adapter, setting="run" if source.run else "adapter")
+    base = pipeline_folder(source.model.path, source.model.revision)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    aside = to.with_name(f".{to.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        files = written_as.write(model, ADAPTER, base, aside)
+        verification = verify(model, ADAPTER, written_as.read(model, base, aside))
+        if not verification.ratio <= tolerance:
+            raise ValueError(
+                f"the export was read back and differs: {verification}; the share {verification.ratio:.2g} "
+                f"is above tolerance={tolerance:g}. {written_as.if_different}"
+            )
+        has_samples = source.run is not None and (source.run / SAMPLES).is_file()
+        if source.run is not None and has_samples:
+            shutil.copyfile(source.run / SAMPLES, aside / SAMPLES.name)
+        if source.card is not None and written_as.keeps_card:
+            shutil.copyfile(source.card, aside / source.card.name)
+        facts = CardFacts(
+            written_as=written_as,
+            files=hashes(files, aside),
+            base_identity=model.identity,
+            verification=verification,
+            has_samples=has_samples,
+        )
+        with replacing(aside / "README.md") as temporary:
+            temporary.write_text(model_card(source, facts), encoding="utf-8")
+        if to.is_dir():
+            to.rmdir()
+        aside.rename(to)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return verification

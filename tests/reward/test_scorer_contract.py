@@ -1,0 +1,186 @@
+"""What every learned scorer promises, on a small random model of its architecture."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffopd.reward.checked import RewardError, score_checked
+
+NAMES = ("pickscore", "clipscore", "hpsv2", "laion_aesthetic", "imagereward")
+every_scorer = pytest.mark.parametrize("name", NAMES)
+
+
+@every_scorer
+def test_batched_equals_one_by_one(build_scorer, samples, name):
+    images, prompts = samples
+    together = score_checked(build_scorer(name, batch_size=6), images, prompts, "reward").value
+    in_fours = build_scorer(name, batch_size=4)(images, prompts).value
+    reward = build_scorer(name, batch_size=1)
+    alone = torch.cat([reward(images[i : i + 1], prompts.select([i])).value for i in range(6)])
+    assert together.shape == (6,)
+    assert together.dtype == torch.float32
+    torch.testing.assert_close(together, in_fours, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@every_scorer
+def test_weights_are_frozen_and_no_gradient_flows(build_scorer, samples, name):
+    images, prompts = samples
+    reward = build_scorer(name)
+    scores = reward(images.clone().requires_grad_(), prompts)
+    assert not scores.value.requires_grad
+    network = (reward.clip._frozen if hasattr(reward, "clip") else reward._frozen).network
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@every_scorer
+def test_half_precision_is_near(build_scorer, samples, name):
+    full = build_scorer(name)(*samples).value
+    half = build_scorer(name, dtype="bf16")(*samples).value
+    assert half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    # Steps of bfloat16 are 1/128 of a number; the random heads here add thousands of products.
+    assert (full - half).abs().max() < 0.1 * full.abs().max()
+
+
+@every_scorer
+def test_both_scales_are_one_but_for_pickscore(build_scorer, samples, name):
+    training = build_scorer(name, scale="training")(*samples).value
+    table = build_scorer(name, scale="table")(*samples).value
+    torch.testing.assert_close(table, training * (26 if name == "pickscore" else 1))
+
+
+@every_scorer
+def test_weights_load_at_the_first_image_and_stay_behind_in_a_copy(build_scorer, samples, name):
+    reward = build_scorer(name)
+    frozen = reward.clip._frozen if hasattr(reward, "clip") else reward._frozen
+    assert frozen._network is None
+    first = reward(*samples).value
+    assert frozen.network is frozen.network
+    copied = copy.deepcopy(reward)
+    assert (copied.clip._frozen if hasattr(copied, "clip") else copied._frozen)._network is None
+    assert torch.equal(copied(*samples).value, first)
+
+
+@every_scorer
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"scale": "raw"}, r"reward\.scale=raw must be one of training, table"),
+        ({"dtype": "fp64"}, r"reward\.dtype=fp64 must be one of fp32, bf16, fp16"),
+        ({"device": "gpu"}, r"reward\.device=gpu is not a device"),
+        ({"batch_size": 0}, r"reward\.batch_size=0 must be a whole number of at least 1"),
+        ({"path": "absent/at/all"}, r"reward\.path=absent/at/all: there is no such folder"),
+    ],
+)
+def test_settings_are_refused_before_weights_load(build_scorer, name, setting, message):
+    with pytest.raises(Exception, match=message):
+        build_scorer(name, **setting)
+
+
+@every_scorer
+@pytest.mark.parametrize("pickle", ["pytorch_model.bin", "weights.pt", "head.pth"])
+def test_a_folder_of_pickles_is_refused_with_the_command_that_converts(build_scorer, tmp_path, name, pickle):
+    (tmp_path / pickle).write_bytes(b"anything")
+    command = f"python -m diffopd.convert reward={name} from=<file> to=<folder>"
+    with pytest.raises(Exception, match=rf"holds no model\.safetensors, but {pickle}.*`{command}`"):
+        build_scorer(name, path=str(tmp_path))
+    with pytest.raises(Exception, match=rf"is a file; a folder .*`{command}`"):
+        build_scorer(name, path=str(tmp_path / pickle))
+
+
+@every_scorer
+def test_weights_that_are_no_numbers_are_an_error_that_names_the_sample(
+    build_scorer, samples, scorers, tmp_path, name
+):
+    folder = tmp_path / "broken"
+    shutil.copytree(scorers[name]["path"], folder)
+    tensors = load_file(folder / "model.safetensors")
+    broken = {key: torch.full_like(value, torch.nan) for key, value in tensors.items()}
+    save_file(broken, folder / "model.safetensors", {"format": "pt"})
+    reward = build_scorer(name, path=str(folder))
+    with pytest.raises(RewardError, match=r"returned 'value' = nan for sample 0 \(task 't', prompt 'cat'\)"):
+        score_checked(reward, *samples, "reward")
+
+
+@pytest.mark.parametrize("name", ["pickscore", "clipscore", "hpsv2", "imagereward"])
+def test_weights_of_which_some_are_missing_are_refused(build_scorer, samples, scorers, tmp_path, name):
+    folder = tmp_path / "partial"
+    shutil.copytree(scorers[name]["path"], folder)
+    tensors = load_file(folder / "model.safetensors")
+    left_out = next(key for key in sorted(tensors) if "layer_norm1.weight" in key)
+    kept = {key: value for key, value in tensors.items() if key != left_out}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"lacks 1 of the weights of a \w+ \({left_out}\)"):
+        build_scorer(name, path=str(folder))(*samples)
+
+
+@pytest.mark.parametrize("name", ["pickscore", "clipscore", "hpsv2"])
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("eos_token_id", 5, r"texts would be pooled at token 5, but the tokenizer ends them with 83"),
+        ("eos_token_id", 2, None),  # the old configs' word for the largest token of the text, here 83
+    ],
+)
+def test_texts_are_pooled_at_the_tokenizers_own_end(
+    build_scorer, samples, scorers, tmp_path, name, setting, value, message
+):
+    folder = tmp_path / "pooled"
+    shutil.copytree(scorers[name]["path"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"][setting] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    reward = build_scorer(name, path=str(folder))
+    if message is None:
+        assert torch.equal(reward(*samples).value, build_scorer(name)(*samples).value)
+    else:
+        with pytest.raises(ValueError, match=message):
+            reward(*samples)
+
+
+def test_a_hub_id_is_downloaded_without_its_pickles(build_scorer, scorers, monkeypatch, samples):
+    asked = []
+
+    def download(repository, *, revision, allow_patterns):
+        asked.append((repository, revision, allow_patterns))
+        return scorers["pickscore"]["path"]
+
+    monkeypatch.setattr("diffopd.reward.weights.snapshot_download", download)
+    reward = build_scorer("pickscore", path="someone/PickScore", revision="v1", tokenizer_path="laion/words")
+    assert torch.equal(reward(*samples).value, build_scorer("pickscore")(*samples).value)
+    (weights, revision, patterns), (words, _, word_patterns) = asked
+    assert (weights, revision, words) == ("someone/PickScore", "v1", "laion/words")
+    assert not [p for p in (*patterns, *word_patterns) if not p.endswith((".json", ".txt", ".safetensors"))]
+    assert not [p for p in word_patterns if p.endswith(".safetensors")]
+
+
+def test_a_hub_that_does_not_deliver_is_a_config_error(build_scorer, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError("offline")
+
+    monkeypatch.setattr("diffopd.reward.weights.snapshot_download", refuse)
+    with pytest.raises(Exception, match=r"path=some/one is neither a folder here nor .* delivers: offline"):
+        build_scorer("pickscore", path="some/one")
+
+
+def test_no_tokenizer_is_an_error(build_scorer, scorers, tmp_path):
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(Path(scorers["pickscore"]["path"]) / file, tmp_path)
+    with pytest.raises(Exception, match=r"reward\.path=.* holds no tokenizer\.json, vocab\.json or"):
+        build_scorer("pickscore", path=str(tmp_path))
+
+
+@every_scorer
+def test_a_known_pair_differs_only_by_noise_and_is_scored(build_scorer, name):
+    reward = build_scorer(name)
+    pair = reward.known_pair()
+    scores = [float(reward(image[None], pair.prompt).value) for image in (pair.better, pair.worse)]
+    assert scores[0] != scores[1]  # which is higher, a random network does not know

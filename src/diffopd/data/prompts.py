@@ -77,9 +77,7 @@ class PromptData(lightning.LightningDataModule):
     @property
     def texts(self) -> list[str]:
         """The different prompts of all tasks."""
-        return list(
-            dict.fromkeys(entry.text for prompts in self.tasks.values() for entry in prompts.entries)
-        )
+        return list(dict.fromkeys(entry.text for prompts in self.tasks.values() for entry in prompts.entries))
 
     def setup(self, stage: str | None = None) -> None:
         """Check that the processes can share every task's groups.

@@ -226,7 +226,7 @@ def _checksum(parts: Mapping[str, Tensor]) -> int:
     """CRC-32 over the bytes of a row."""
     value = 0
     for part in parts.values():
-        value = zlib.crc32(part.flatten().view(torch.uint8).numpy(), value)
+        value = zlib.crc32(part.flatten().view(torch.uint8).numpy().data, value)
     return value
 
 

@@ -50,7 +50,7 @@ def train(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name is required; start from an experiment, +experiment=... (dance_opd, flow_opd, "),
+        ([], "name is required; start from an experiment, +experiment=... (absorb_composition, dance_opd, "),
         (["+experiment=mopd_od"], "experiment=mopd_od: there is no such choice; did you mean experiment="),
         ([ODE, "loss=opdd"], "loss=opdd: there is no such choice; did you mean loss=opd?\nloss has"),
         ([ODE, "phase.rond=fused"], "phase.rond is not a setting of phase; did you mean phase.round?"),

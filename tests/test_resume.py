@@ -79,5 +79,6 @@ def test_where_and_when_a_reward_is_computed_may_change(tmp_path):
     moved = changed("reward.rewards.ocr.address=http://b", "reward.rewards.ocr.timeout=2.0")
     assert is_finished(moved, tmp_path)
     assert is_finished(changed("phase.score_in_background=true"), tmp_path)
+    assert is_finished(changed("model.prompt_cache=elsewhere"), tmp_path)
     with pytest.raises(ValueError, match=r"  reward\.rewards\.ocr\.scale: table -> training\n"):
         is_finished(changed("reward.rewards.ocr.scale=training"), tmp_path)

@@ -62,6 +62,7 @@ def _settings(folder: Path, *, image_size: int, text_length: int) -> dict[str, A
         "compile": False,
         "vae_tiling": False,
         "offload_text_encoders": False,
+        "prompt_cache": None,
     }
 
 

@@ -28,10 +28,11 @@ _HARMLESS = (
     "if_finished",
     "debug",
     "trainer",
+    "hardware",  # what it sets counts where it is set
     "run_id",
     "name",
 )
-_HARMLESS_SETTINGS = ("phase.score_in_background",)
+_HARMLESS_SETTINGS = ("phase.score_in_background", "model.prompt_cache")
 _HOW_TO_ASK = (
     "address",
     "token_variable",

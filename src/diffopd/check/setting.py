@@ -21,6 +21,7 @@ from diffopd.configs import config_folder
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 KEYS: Mapping[str, Sequence[str]] = {
+    "hardware": ("micro_batch_size",),
     "adapter.merge": ("method", "folders", "weights"),
     "paths": ("root", "run", "checkpoints"),
     "phase.ema": ("decay", "update_interval"),

@@ -74,6 +74,11 @@ class PromptData(lightning.LightningDataModule):
         self.seed, self.schedule = seed, schedule
         self.tasks = {task: _task_prompts(task, settings) for task, settings in tasks.items()}
 
+    @property
+    def texts(self) -> list[str]:
+        """The different prompts of all tasks."""
+        return list(dict.fromkeys(entry.text for prompts in self.tasks.values() for entry in prompts.entries))
+
     def setup(self, stage: str | None = None) -> None:
         """Check that the processes can share every task's groups.
 

@@ -73,6 +73,7 @@ def read_source(cfg: DictConfig) -> Source:
     model = cast(DictConfig, settings.model)
     changes = {"path": cfg.model_path, "dtype": cfg.model_dtype}
     changed = {key: value for key, value in changes.items() if value is not None}
+    changed |= {"prompt_cache": None}  # a single prompt is encoded, maybe where the run's folder is not
     model = cast(DictConfig, OmegaConf.merge(model, changed))
     finished = run / FINISHED
     recipe = json.loads(finished.read_text(encoding="utf-8"))["recipe"] if finished.is_file() else {}

@@ -156,3 +156,18 @@ def pipeline_identity(folder: Path, components: Sequence[str]) -> str:
             if is_weights or file.name in _IDENTITY_CONFIGS:
                 digest.update(f"{component}/{file.name} {sha256_of(file)}\n".encode())
     return digest.hexdigest()
+
+
+def encoding_identity(folder: Path, encoders: Sequence[str]) -> str:
+    """SHA-256 over the text encoders' configs and weights, and all files of their tokenizers.
+
+    Args:
+        folder: The pipeline's.
+        encoders: Names of its text encoders; the tokenizer of ``text_encoder_2`` is ``tokenizer_2``.
+    """
+    digest = hashlib.sha256(pipeline_identity(folder, encoders).encode())
+    for encoder in encoders:
+        tokenizer = folder / encoder.replace("text_encoder", "tokenizer")
+        for file in sorted(file for file in tokenizer.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(folder)} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 from diffopd.flow import SigmaGrid
 from diffopd.model.backbones import Backbones, answered_by_backbones
 from diffopd.model.fit import check_guidance, choose_attention_backend
-from diffopd.model.loading import load_pipeline, parse_dtype, pipeline_identity
+from diffopd.model.loading import encoding_identity, load_pipeline, parse_dtype, pipeline_identity
+from diffopd.model.prompt_cache import PromptCache
 from diffopd.model.routing import AdapterRouter, Route
 from diffopd.types import Conditioning
 
@@ -47,6 +50,7 @@ class PipelineModel(nn.Module, ABC):
         lora_modules: Ends of the names of the layers that adapters of this family go to.
         text_length: Longest prompt in tokens; a sampler elsewhere needs the same ``max_sequence_length``.
         image_size: Height and width in pixels.
+        prompt_cache: Encoded prompts on disk, or None.
     """
 
     kind: ClassVar[type[DiffusionPipeline]]
@@ -76,6 +80,7 @@ class PipelineModel(nn.Module, ABC):
         compile: bool,
         vae_tiling: bool,
         offload_text_encoders: bool,
+        prompt_cache: str | None,
     ) -> None:
         """Load the pipeline and freeze it.
 
@@ -97,6 +102,7 @@ class PipelineModel(nn.Module, ABC):
             compile: Compile the backbone's repeated blocks at their first call.
             vae_tiling: Decode large pictures in tiles.
             offload_text_encoders: Keep the text encoders on the CPU except while they encode.
+            prompt_cache: Folder of encoded prompts; offloads the text encoders, too. None = encode anew.
 
         Raises:
             ValueError: If the pipeline is absent or these settings do not fit it.
@@ -122,6 +128,7 @@ class PipelineModel(nn.Module, ABC):
         )
         self.transformer: Any = self.pipeline.transformer
         self.vae: Any = self.pipeline.vae
+        offload_text_encoders = offload_text_encoders or prompt_cache is not None
         for name in self.encoders:
             encoder = getattr(self.pipeline, name)
             if encoder is not None:
@@ -156,6 +163,9 @@ class PipelineModel(nn.Module, ABC):
             self.vae.enable_tiling()
         if compile:
             self.compile_blocks()
+        self.prompt_cache: PromptCache | None = None
+        if prompt_cache is not None:
+            self.prompt_cache = PromptCache(prompt_cache, self._encoding(text_dtype))
 
     # What a family answers.
 
@@ -217,18 +227,54 @@ class PipelineModel(nn.Module, ABC):
     def encode(self, texts: Sequence[str], *, grad: bool = False) -> Conditioning:
         """Encode prompts exactly as the stock pipeline does; each different text once.
 
+        With a prompt cache, those on disk are read instead, and the others kept there.
+
         Args:
             texts: The prompts; ``""`` is the empty prompt, whatever the family writes for it.
-            grad: Let gradients reach the text encoders.
+            grad: Let gradients reach the text encoders, which no cache can.
         """
         given = [text or self.empty_prompt for text in texts]
         unique = list(dict.fromkeys(given))
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()), self._encoders_at_hand():
-            conditioning = self.encode_prompts(unique)
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            if self.prompt_cache is not None and not grad:
+                conditioning = self.prompt_cache.conditioning(unique, self._encode_each).to(self.device)
+            else:
+                with self._encoders_at_hand():
+                    conditioning = self.encode_prompts(unique)
             if len(unique) == len(given):
                 return conditioning
             row = {text: place for place, text in enumerate(unique)}
             return conditioning.select([row[text] for text in given])
+
+    def encode_ahead(self, texts: Sequence[str], rank: int, num_processes: int) -> None:
+        """Encode this process's share of many prompts, and the empty one, into the prompt cache.
+
+        Args:
+            texts: All prompts of a training, the same on all processes.
+            rank: Number of this process.
+            num_processes: How many there are.
+        """
+        assert self.prompt_cache is not None
+        given = [text or self.empty_prompt for text in ("", *texts)]
+        self.prompt_cache.fill(given, self._encode_each, rank=rank, num_processes=num_processes)
+
+    @torch.no_grad()
+    def _encode_each(self, texts: Sequence[str]) -> Iterator[Conditioning]:
+        """Encode prompts one by one, with one visit of the text encoders to the backbone's device."""
+        with self._encoders_at_hand():
+            for text in texts:
+                yield self.encode_prompts([text]).select([0]).to(torch.device("cpu"))
+
+    def _encoding(self, text_dtype: str) -> dict[str, Any]:
+        """What an encoding depends on beside its prompt."""
+        present = [name for name in self.encoders if getattr(self, name) is not None]
+        return {
+            "pipeline": self.kind.__name__,
+            "encoders": encoding_identity(self._folder, present),
+            "text_length": self.text_length,
+            "text_dtype": text_dtype,
+            "libraries": {"diffusers": diffusers.__version__, "transformers": transformers.__version__},
+        }
 
     def unconditional(self) -> Conditioning:
         """The encoding of the empty prompt, one row, computed once.

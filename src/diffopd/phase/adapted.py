@@ -22,6 +22,7 @@ from diffopd.adapter import (
     load_adapter,
     set_trainable,
 )
+from diffopd.data.prompts import PromptData
 from diffopd.model import PipelineModel, guided_velocity
 from diffopd.phase.processes import average_gradients, averaged, flat_gradient
 from diffopd.randomness import normal_rows, torch_generator
@@ -120,10 +121,24 @@ class AdaptedPhase(lightning.LightningModule):
         """The optimiser of the trained adapter, chosen by name."""
         return self.make_optimizer(self.parameters_of(STUDENT).values())
 
+    def on_fit_start(self) -> None:
+        """Have all prompts of the data encoded before the first round, if there is a cache for them."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.model.prompt_cache is None or not isinstance(data, PromptData):
+            return
+        self.model.encode_ahead(data.texts, self.trainer.global_rank, self.trainer.world_size)
+        self.trainer.strategy.barrier("prompt cache")
+        self.model.prompt_cache.refresh()
+
     # What a round is made of.
 
     def conditioning(self, prompts: Prompts) -> Conditioning:
-        """Encode prompts, each distinct text once as long as it stays among the latest ``MAX_ENCODED``."""
+        """Encode prompts, each distinct text once as long as it stays among the latest ``MAX_ENCODED``.
+
+        With a prompt cache on disk, none are kept in memory.
+        """
+        if self.model.prompt_cache is not None:
+            return self.model.encode(prompts.texts)
         new = [text for text in dict.fromkeys(prompts.texts) if text not in self._encoded]
         if new:
             encoded = self.model.encode(new)

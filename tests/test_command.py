@@ -114,7 +114,7 @@ def test_the_papers_noise_sweep_composes_three_jobs(train, monkeypatch):
     assert levels == [0, 0.3, 0.7]
 
 
-PROGRAMS = ["train", "evaluate", "sample", "cascade", "table", "ablations", "report", "export"]
+PROGRAMS = ["train", "evaluate", "sample", "cascade", "table", "ablations", "report", "export", "doctor"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -1,5 +1,6 @@
 """The whole examination: its exit codes, and that it leaves nothing."""
 
+import io
 import tempfile
 from pathlib import Path
 
@@ -25,11 +26,11 @@ def examined(world, tmp_path, monkeypatch):
         cfg = world.config(experiment, tmp_path / "run", *overrides)
         OmegaConf.set_struct(cfg, False)
         cfg.scorer_pairs = pairs or {}
-        console = Console(width=300, record=True, quiet=True)
-        code = examine(cfg, console)
+        printed = io.StringIO()
+        code = examine(cfg, Console(width=300, file=printed))
         assert list(tmp_path.iterdir()) == [temporary], "the run's folder was made"
         assert not list(temporary.iterdir()), "the temporary folder was left"
-        return code, console.export_text()
+        return code, printed.getvalue()
 
     return run
 
@@ -93,6 +94,7 @@ def test_a_scorer_in_the_wrong_order_or_without_difference_ends_in_2(
     own = ("reward=custom", "reward._target_=my_reward.Mine", "trainer.max_epochs=1")
     code, printed = examined("teacher_aesthetic", *own, "~benchmark", "~report")
     assert code == 2
+    assert "prediction" not in printed, "no round is measured with such a scorer"
     assert "reward (Mine) gives" in printed
     assert "cannot be trusted" in printed
     assert "check_scorers" not in printed

@@ -77,7 +77,10 @@ def _measured(
     with trial(cfg, plan) as experiment:
         scorers = configured_scorers(experiment, learns_from_rewards(plan.values))
         yield from length_findings(plan, experiment.phase)
-        yield from scorer_findings(scorers, pairs)
+        found = list(scorer_findings(scorers, pairs))
+        yield from found
+        if exit_code(found) == 2:
+            return
         prediction = Prediction.of(plan, measure(experiment, plan))
     console.print(prediction.to_rich())
     yield from prediction.findings()

@@ -50,7 +50,7 @@ def test_a_sound_training_is_fine_and_its_rounds_are_real(examined, monkeypatch)
     kept = []
     real = measure.measure
     monkeypatch.setattr("diffopd.doctor.examine.measure", lambda *a: kept.append(real(*a)) or kept[0])
-    code, printed = examined("mopd_ode", *SMALL, "trainer.max_epochs=9")
+    code, printed = examined("mopd_ode", *SMALL, "phase.score_every_n_rounds=4", "trainer.max_epochs=9")
     assert code == 0, printed
     for told in (
         "DistillPhase",

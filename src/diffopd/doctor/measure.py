@@ -181,7 +181,8 @@ class _Watch(Callback):
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make it a round of the wanted kind; the first is what it is."""
-        kind, phase = self._kinds[len(self.rounds)], pl_module
+        kind = self._kinds[len(self.rounds)]
+        phase: Any = pl_module
         if kind != FIRST and hasattr(phase, "due"):
             phase.due = lambda every_n_rounds: kind == FULLER and every_n_rounds > 0
         self._stopwatch.seconds.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from transformers import CLIPTokenizer, CLIPTokenizerFast
+from transformers import CLIPTokenizer
 
 from diffopd.model.pipeline_model import PipelineModel
 
@@ -31,8 +31,8 @@ def most_tokens(model: PipelineModel) -> int:
 def _readers(model: PipelineModel) -> Iterator[tuple[Any, int]]:
     """The tokenizers, each with the most tokens it passes on: CLIP's by its size, others by the config."""
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-        tokenizer = getattr(model.pipeline, name, None)
-        if isinstance(tokenizer, CLIPTokenizer | CLIPTokenizerFast):
+        tokenizer: Any = getattr(model.pipeline, name, None)
+        if isinstance(tokenizer, CLIPTokenizer):
             yield tokenizer, tokenizer.model_max_length
         elif tokenizer is not None and model.text_length:
             yield tokenizer, model.text_length

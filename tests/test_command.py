@@ -1,5 +1,6 @@
 """What a user sees of a refused command line: one message and exit code 2; a traceback only on request."""
 
+import errno
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from diffopd.check import ConfigError
-from diffopd.command import REFUSED, command
+from diffopd.command import REFUSED, STOPPED, command
 
 CONF = Path(__file__).parents[1] / "conf"
 ODE = "+experiment=mopd_ode"
@@ -83,6 +84,31 @@ def test_errors_while_running_keep_their_traceback(train):
         train("+experiment=mini_autoencoder", step=fail)
 
 
+def test_a_full_disk_ends_in_a_message(train, capsys):
+    def fail(cfg):
+        raise OSError(errno.ENOSPC, "No space left on device", "checkpoints")
+
+    with pytest.raises(SystemExit) as end:
+        train("+experiment=mini_autoencoder", step=fail)
+    assert end.value.code == STOPPED
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        "stopped: no space left on the disk ([Errno 28] No space left on device: 'checkpoints')"
+    )
+    assert "the same command goes on from the newest checkpoint" in shown
+    assert "Traceback" not in shown
+    with pytest.raises(OSError, match="No space left"):
+        train("+experiment=mini_autoencoder", "debug=true", step=fail)
+
+
+def test_a_folder_that_cannot_be_made_ends_in_a_message(train, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as end:
+        train("+experiment=mini_autoencoder", "paths.root=file", step=lambda cfg: pytest.fail("it ran"))
+    assert end.value.code == REFUSED
+    assert capsys.readouterr().err.startswith("config error: the run's folder cannot be made: ")
+
+
 def test_the_job_has_the_commands_name_and_the_environment_is_as_before(train):
     before, names = dict(os.environ), []
     train("+experiment=mini_autoencoder", step=lambda cfg: names.append(HydraConfig.get().job.name))
@@ -114,7 +140,7 @@ def test_the_papers_noise_sweep_composes_three_jobs(train, monkeypatch):
     assert levels == [0, 0.3, 0.7]
 
 
-PROGRAMS = ["train", "evaluate", "sample", "cascade", "table", "ablations", "report", "export"]
+PROGRAMS = ["train", "evaluate", "sample", "cascade", "table", "ablations", "report", "export", "doctor"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 import diffopd
 from diffopd.files import (
     atomic_save_safetensors,
     atomic_write_json,
+    is_full_disk,
     new_folder,
     replacing,
     resolve_path,
@@ -86,3 +88,13 @@ def test_package_paths_lie_in_the_installed_package():
         resolve_path("stabilityai/stable-diffusion-3.5-medium") == "stabilityai/stable-diffusion-3.5-medium"
     )
     assert resolve_path("~/x") == str(Path.home() / "x")
+
+
+def test_a_full_disk_is_told_from_other_mishaps():
+    assert is_full_disk(OSError(errno.ENOSPC, "No space left on device"))
+    assert is_full_disk(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+    assert is_full_disk(SafetensorError(words))
+    assert not is_full_disk(SafetensorError("Error while serializing: I/O error: File too large"))
+    assert not is_full_disk(OSError(errno.EACCES, "Permission denied"))
+    assert not is_full_disk(RuntimeError(words))

@@ -16,7 +16,7 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.accelerators import CPUAccelerator
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.check import check_config, check_fit, config_errors
+from diffopd.check import check_config, check_fit, check_prompts, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO
 from diffopd.evaluation import Benchmark
 from diffopd.quiet import silence_known_noise
@@ -108,6 +108,7 @@ def build(cfg: DictConfig) -> Experiment:
     parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
     check_fit(cfg, parts)
     data = instantiate(cfg.data)
+    check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), parts.get("reward"))
     settings = {key: value for key, value in cfg.trainer.items() if key != "num_threads"}
     trainer = instantiate(
         settings,

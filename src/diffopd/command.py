@@ -18,6 +18,8 @@ from diffopd.quiet import silence_known_noise
 
 REFUSED = 2
 """Exit code of a refused configuration."""
+STOPPED = 1
+"""Exit code of a run that its surroundings stopped, such as a full disk."""
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -45,6 +47,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 if cfg.get("debug"):
                     raise
                 refuse(str(error))
+            except Exception as error:
+                if cfg.get("debug") or not _is_full_disk(error):
+                    raise
+                _stop(f"no space left on the disk ({error})")
 
         main = hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)
 
@@ -60,6 +66,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                     raise
                 overrides = [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]
                 refuse(explain_composition(error, config_name, overrides))
+            except OSError as error:  # Hydra makes the run's folder
+                if started or "debug=true" in sys.argv:
+                    raise
+                refuse(f"the run's folder cannot be made: {error}; choose another place with paths.root=...")
             finally:
                 for name in ("HYDRA_FULL_ERROR", "HYDRA_MAIN_MODULE"):
                     os.environ.pop(name)
@@ -69,6 +79,22 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return program
 
     return decorate
+
+
+def _is_full_disk(error: Exception) -> bool:
+    from diffopd.files import is_full_disk  # brings torch, which is there when anything was written
+
+    return is_full_disk(error)
+
+
+def _stop(message: str) -> None:
+    """Print why a run could not go on, and end the program."""
+    print(
+        f"stopped: {message}. What was saved before is intact; free some space, and the same command goes on "
+        "from the newest checkpoint\n(debug=true shows the traceback)",
+        file=sys.stderr,
+    )
+    sys.exit(STOPPED)
 
 
 def refuse(message: str) -> None:

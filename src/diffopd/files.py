@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.resources
 import json
@@ -14,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -51,6 +53,31 @@ def is_hub_path(path: str) -> bool:
     first, _, rest = path.partition("/")
     local = path.startswith((".", "/", "~", PACKAGE_PREFIX)) or "\\" in path
     return not local and bool(first) and bool(rest.strip("/")) and not Path(first).is_dir()
+
+
+def existing_parent(path: str | PathLike[str]) -> Path:
+    """``path`` itself, or the nearest folder above it that is there."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
+def why_not_writable(folder: str | PathLike[str]) -> str | None:
+    """Why no file can be made in ``folder``, which need not be there yet; None if one can."""
+    place = existing_parent(folder)
+    if not place.is_dir():
+        return f"{place} is a file, where a folder is needed"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"no permission to write in {place}, or it is read-only"
+    return None
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a write failed for want of space; safetensors says it in words alone."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return isinstance(error, SafetensorError) and "No space left on device" in str(error)
 
 
 @contextlib.contextmanager

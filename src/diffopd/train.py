@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,11 +10,14 @@ from omegaconf import DictConfig
 from diffopd.check import config_errors
 from diffopd.command import command
 
+log = logging.getLogger(__name__)
+
 
 @command("train")
 def main(cfg: DictConfig) -> None:
-    """Compose, check, build, train, report."""
+    """Compose, check, build, warn, train, report."""
     from diffopd.build import build  # heavy imports wait until the command line is known to be right
+    from diffopd.doctor import Level, cheap_findings
     from diffopd.resume import is_finished
 
     with config_errors():
@@ -21,7 +25,12 @@ def main(cfg: DictConfig) -> None:
     if finished and cfg.if_finished == "skip":
         print(f"finished already: {cfg.paths.run}")
         return
-    build(cfg).run()
+    experiment = build(cfg)
+    if experiment.trainer.is_global_zero:
+        for finding in cheap_findings(cfg, experiment.phase):
+            if finding.level >= Level.WARNING:
+                log.warning("%s: %s", finding.about, finding.text)
+    experiment.run()
 
 
 if __name__ == "__main__":

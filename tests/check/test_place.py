@@ -38,6 +38,15 @@ def test_a_folder_that_is_no_pipeline(composed, on_disk, tmp_path):
         check_config(composed(ODE, *on_disk, f"model.path={tmp_path}"))
 
 
+def test_a_run_folder_that_cannot_be_written(composed, on_disk, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"^paths.run=.*: .*file is a file, where a folder is needed"):
+        check_config(composed(ODE, *on_disk, f"paths.run={tmp_path}/file/run"))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"^paths.run=.*: no permission to write in .*paths.root"):
+        check_config(composed(ODE, *on_disk, f"paths.run={tmp_path}/run"))
+
+
 def test_a_hub_id_is_left_to_the_hub(composed, on_disk):
     check_config(composed(ODE, *on_disk, "model.path=someone/something"))
 

@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 
@@ -123,3 +124,18 @@ def test_absent_checkpoint(tmp_path):
 def test_remove(tmp_path):
     remove_checkpoint(write_checkpoint(state(1.0), tmp_path / "round_000001"))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_leaves_no_part_of_what_it_could_not_hold(tmp_path, monkeypatch):
+    target = write_checkpoint(state(1.0), tmp_path / "round_000001")
+
+    def fail(tensors, path):
+        path.write_bytes(b"as much as there was room for")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folder_module, "save_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(state(2.0), tmp_path / "round_000002")
+    assert os.listdir(tmp_path) == ["round_000001"]
+    assert latest_valid_checkpoint(tmp_path) == target
+    assert_state(target, 1.0)

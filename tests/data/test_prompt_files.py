@@ -60,3 +60,21 @@ def test_files_that_cannot_be_read_are_named_by_their_setting(tmp_path):
 
 def test_the_package_s_own_files():
     assert len(read_prompts("package://assets/prompts/ocr/test.txt", "ocr")) == 120
+
+
+def test_lines_know_their_number(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\none\n\ntwo\n")
+    assert [entry.line for entry in read_prompts(file, "ocr")] == [2, 4]
+
+
+def test_a_file_one_may_not_read(tmp_path, monkeypatch):
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\n")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)  # as root one may read anything
+    with pytest.raises(ValueError, match=r"^data.tasks.ocr.path=.*cannot be read \(Permission denied\)"):
+        read_prompts(file, "ocr", setting="data.tasks.ocr.path")

@@ -5,12 +5,14 @@ from diffopd.check.config import check_config
 from diffopd.check.error import ConfigError, config_errors, did_you_mean
 from diffopd.check.override import explain_composition
 from diffopd.check.place import check_fit
+from diffopd.check.prompts import check_prompts
 
 __all__ = [
     "ConfigError",
     "check_composed",
     "check_config",
     "check_fit",
+    "check_prompts",
     "config_errors",
     "did_you_mean",
     "explain_composition",

@@ -16,7 +16,12 @@ CARD = "card.json"
 
 def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Folders and files that are named and not there, as one sentence each."""
-    from diffopd.files import resolve_path  # brings torch, so only for a config that is sound otherwise
+    # These bring torch, so only for a config that is sound otherwise.
+    from diffopd.files import resolve_path, why_not_writable
+
+    run = (values.get("paths") or {}).get("run")
+    if isinstance(run, str) and (why := why_not_writable(run)):
+        yield f"paths.run={run}: {why}; choose another place with paths.root=..."
 
     model = values.get("model")
     if isinstance(model, Mapping) and isinstance(model.get("path"), str) and phase_takes(values, "model"):

@@ -74,8 +74,7 @@ def setting_problems(values: Mapping[str, Any], config_name: str) -> Iterator[st
         config_name: The primary config it was composed from, e.g. ``train``.
     """
     groups = Groups.read()
-    primary = OmegaConf.load(Path(config_folder()) / f"{config_name}.yaml")
-    known = {*groups.choices, *(str(key) for key in primary)} - {"defaults", "experiment", "hydra"}
+    known = {*groups.choices, *_keys_of_primary(config_name)} - {"defaults", "experiment", "hydra"}
     for key, value in values.items():
         if key not in known:
             yield f"{key} is not a setting of {config_name}{did_you_mean(key, known)}"
@@ -87,6 +86,15 @@ def setting_problems(values: Mapping[str, Any], config_name: str) -> Iterator[st
         else:
             yield from limit_problems(key, value)
     yield from _phase_problems(values, groups)
+
+
+def _keys_of_primary(config_name: str) -> Iterator[str]:
+    """Keys of a primary config and of those it is made from, as ``doctor`` is from ``train``."""
+    primary = OmegaConf.load(Path(config_folder()) / f"{config_name}.yaml")
+    yield from (str(key) for key in primary)
+    for entry in primary.get("defaults", ()):
+        if isinstance(entry, str) and entry != "_self_":
+            yield from _keys_of_primary(entry)
 
 
 def _node_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:

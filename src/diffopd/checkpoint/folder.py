@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from diffopd.checkpoint.tree import decode_tree, encode_tree
 from diffopd.files import sha256_of
@@ -51,12 +53,11 @@ def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
     _remove(temporary)  # what an earlier, killed writer left
     _remove(replaced)
     temporary.mkdir()
-    save_file(tensors, temporary / TENSORS)
-    (temporary / STATE).write_text(text)
-    manifest = {"version": _VERSION, "files": {n: _fingerprint(temporary / n) for n in (TENSORS, STATE)}}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (*temporary.iterdir(), temporary):
-        _flush(path)
+    try:
+        _fill(temporary, tensors, text)
+    except Exception:
+        _remove(temporary)  # a full disk needs the room
+        raise
 
     if folder.exists():
         os.rename(folder, replaced)
@@ -64,6 +65,16 @@ def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
     _flush(folder.parent)
     _remove(replaced)
     return folder
+
+
+def _fill(folder: Path, tensors: Mapping[str, Tensor], text: str) -> None:
+    """Write a checkpoint's files, and have them reach the disk."""
+    save_file(dict(tensors), folder / TENSORS)
+    (folder / STATE).write_text(text)
+    manifest = {"version": _VERSION, "files": {n: _fingerprint(folder / n) for n in (TENSORS, STATE)}}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (*folder.iterdir(), folder):
+        _flush(path)
 
 
 def read_checkpoint(folder: str | PathLike[str], device: str = "cpu") -> Any:

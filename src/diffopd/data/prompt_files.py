@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,11 +23,13 @@ class PromptEntry:
         text: The prompt.
         task: The task it is used for.
         metadata: The rest of its JSON line, ``prompt`` included; empty for a text line.
+        line: Number of its line in the file, from 1.
     """
 
     text: str
     task: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    line: int = field(default=0, compare=False)
 
 
 def read_prompts(path: str | PathLike[str], task: str, *, setting: str = "path") -> list[PromptEntry]:
@@ -55,9 +58,11 @@ def read_prompts(path: str | PathLike[str], task: str, *, setting: str = "path")
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: the file is not UTF-8 ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise ValueError(f"{where}: the file cannot be read ({error.strerror}); may you read it?") from error
     read_line = _json_line if file.suffix == ".jsonl" else _text_line
     entries = [
-        read_line(line.strip(), task, f"{file}, line {number}")
+        dataclasses.replace(read_line(line.strip(), task, f"{file}, line {number}"), line=number)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]

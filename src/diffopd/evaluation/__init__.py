@@ -5,7 +5,7 @@ from diffopd.evaluation.generate import generate, generate_batches
 from diffopd.evaluation.progress import ImageProgress
 from diffopd.evaluation.result import EvaluationResult, TaskResult
 from diffopd.evaluation.scoring import evaluate
-from diffopd.evaluation.trust import UntrustedError, check_benchmark, check_scorer
+from diffopd.evaluation.trust import UntrustedError, check_benchmark, check_scorer, read_pair, scorers_of
 
 __all__ = [
     "Benchmark",
@@ -20,4 +20,6 @@ __all__ = [
     "file_benchmark",
     "generate",
     "generate_batches",
+    "read_pair",
+    "scorers_of",
 ]

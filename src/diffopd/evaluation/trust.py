@@ -40,8 +40,7 @@ def check_benchmark(benchmark: Benchmark, pairs: Mapping[str, Mapping[str, Any]]
         RewardError: If a scorer fails.
         ValueError: If ``pairs`` names what is not there, or a file cannot be read.
     """
-    metrics = {task: entry.metric for task, entry in benchmark.tasks.items()} | dict(benchmark.held_out)
-    rewards = {name: metric.reward for name, metric in metrics.items() if isinstance(metric, RewardMean)}
+    rewards = scorers_of(benchmark)
     if unknown := sorted(set(pairs) - set(rewards)):
         raise ValueError(f"scorer_pairs has {unknown}; the benchmark's scorers are {sorted(rewards)}")
     for name, reward in rewards.items():
@@ -49,7 +48,19 @@ def check_benchmark(benchmark: Benchmark, pairs: Mapping[str, Mapping[str, Any]]
         yield from check_scorer(reward, name, given)
 
 
-def check_scorer(reward: Reward, path: str, pair: KnownPair | None = None) -> Iterator[str]:
+def scorers_of(benchmark: Benchmark) -> dict[str, Reward]:
+    """Task or held-out metric -> the reward it takes means of; other metrics have none."""
+    metrics = {task: entry.metric for task, entry in benchmark.tasks.items()} | dict(benchmark.held_out)
+    return {name: metric.reward for name, metric in metrics.items() if isinstance(metric, RewardMean)}
+
+
+def check_scorer(
+    reward: Reward,
+    path: str,
+    pair: KnownPair | None = None,
+    *,
+    otherwise: str = ", or leave the check out with check_scorers=false",
+) -> Iterator[str]:
     """Check one scorer; of a mixture without a pair of its own, each member.
 
     A reward of anyone's takes part by a method ``known_pair()`` that returns a :class:`KnownPair` or None.
@@ -58,6 +69,7 @@ def check_scorer(reward: Reward, path: str, pair: KnownPair | None = None) -> It
         reward: The scorer.
         path: What it is called in messages.
         pair: The images; None = those the reward knows.
+        otherwise: What else the user of an untrusted scorer can do.
 
     Yields:
         As :func:`check_benchmark`.
@@ -70,7 +82,7 @@ def check_scorer(reward: Reward, path: str, pair: KnownPair | None = None) -> It
     pair = know() if pair is None and know is not None else pair
     if pair is None and isinstance(reward, (MixtureReward, RewardByTask)):
         for name, member in reward.rewards.items():
-            yield from check_scorer(member, f"{path}.rewards.{name}")
+            yield from check_scorer(member, f"{path}.rewards.{name}", otherwise=otherwise)
         return
     scorer = f"{path} ({name_of(reward)})"
     if pair is None:
@@ -83,8 +95,8 @@ def check_scorer(reward: Reward, path: str, pair: KnownPair | None = None) -> It
     if not better > worse:
         raise UntrustedError(
             f"{scorer} gives {better:.4g} to an image known to be better for {pair.prompt.texts[0]!r}, and "
-            f"{worse:.4g} to one known to be worse, so it cannot be trusted; check its weights and settings, "
-            "or leave the check out with check_scorers=false"
+            f"{worse:.4g} to one known to be worse, so it cannot be trusted; check its weights and "
+            f"settings{otherwise}"
         )
     yield f"{scorer}: {better:.4g} for a better image, {worse:.4g} for a worse one"
 

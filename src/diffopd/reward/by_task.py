@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.reward.checked import score_checked
+from diffopd.reward.checked import check_prompt, score_checked
 from diffopd.types import Prompts, Reward, Scores
 
 
@@ -35,6 +35,14 @@ class RewardByTask:
         return Scores(
             value, parts, "; ".join(f"{task}: {scores.scale}" for task, (_, scores) in scored.items())
         )
+
+    def check_prompt(self, prompt: Prompts) -> None:
+        """Have the reward of the prompt's task refuse it, if it would.
+
+        Raises:
+            ValueError: If it does.
+        """
+        check_prompt(self.rewards.get(prompt.tasks[0]), prompt)
 
     def by_task(self, images: Tensor, prompts: Prompts) -> dict[str, tuple[list[int], Scores]]:
         """For each task in the batch, its row numbers and their scores.

@@ -111,6 +111,21 @@ def score_checked(reward: Reward, images: Tensor, prompts: Prompts, path: str) -
     return given
 
 
+def check_prompt(reward: Any, prompt: Prompts) -> None:
+    """Have a reward refuse a prompt that it could score no image for, if it has a method ``check_prompt``.
+
+    Args:
+        reward: Any scorer, ours or a user's.
+        prompt: One row.
+
+    Raises:
+        ValueError: If it refuses.
+    """
+    check = getattr(reward, "check_prompt", None)
+    if check is not None:
+        check(prompt)
+
+
 def name_of(reward: Reward) -> str:
     """Name of a reward's class, or of the function it is."""
     called = reward.func if isinstance(reward, functools.partial) else reward

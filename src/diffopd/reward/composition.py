@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.reward.geneval import score_detections
+from diffopd.reward.geneval import check_clauses, score_detections
 from diffopd.types import Detector, KnownPair, Prompts, Scores
 
 _SCALES: dict[str, str] = {
@@ -49,6 +49,14 @@ class CompositionReward:
         }
         note = getattr(self.detector, "note", None)
         return Scores(parts[self.score], parts, "; ".join(filter(None, (_SCALES[self.score], note))))
+
+    def check_prompt(self, prompt: Prompts) -> None:
+        """Refuse a prompt without sound GenEval clauses.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        check_clauses(prompt.metadata[0])
 
     def known_pair(self) -> KnownPair | None:
         """The pair the detector knows, as pictures differ with it; None if it knows none."""

@@ -21,6 +21,7 @@ MIN_CONFIDENCE_COUNTING = 0.9
 MAX_PER_CLASS = 16
 POSITION_SLACK = 0.1
 POSITION_DIRECTION = 0.5
+RELATIONS = ("left of", "right of", "above", "below")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,43 @@ def score_detections(detections: Sequence[Detection], metadata: Mapping[str, Any
     dense_released, _ = _dense(found, clauses, released=True)
     official = _official(found, clauses, metadata.get("exclude") or ())
     return GenevalScore(official, strict, dense, dense_released)
+
+
+def check_clauses(metadata: Mapping[str, Any]) -> None:
+    """Refuse metadata that :func:`score_detections` could not use.
+
+    Args:
+        metadata: ``include`` and ``exclude`` clauses in GenEval's format.
+
+    Raises:
+        ValueError: If there is no ``include`` clause, or a clause lacks what every clause has.
+    """
+    include, exclude = metadata.get("include"), metadata.get("exclude") or []
+    if not isinstance(include, list) or not include or not isinstance(exclude, list):
+        raise ValueError(
+            "a GenEval line needs 'include', a list of at least one clause {class, count}, and may have "
+            f"'exclude', another; it has the keys {sorted(metadata)}"
+        )
+    for clause in [*include, *exclude]:
+        if not isinstance(clause, Mapping) or not {"class", "count"} <= set(clause):
+            raise ValueError(f"a GenEval clause needs 'class' and 'count', got {clause!r}")
+        if isinstance(clause["count"], bool) or not isinstance(clause["count"], int) or clause["count"] < 1:
+            raise ValueError(
+                f"'count' of a GenEval clause must be a whole number of at least 1, got {clause!r}"
+            )
+    for place, clause in enumerate(include):
+        position = clause.get("position")
+        if position is not None and not _is_position(position, place):
+            raise ValueError(
+                f"'position' of a GenEval clause must be [relation, an earlier clause], got {clause!r}"
+            )
+
+
+def _is_position(position: Any, place: int) -> bool:
+    if not isinstance(position, list) or len(position) != 2:
+        return False
+    relation, target = position
+    return relation in RELATIONS and isinstance(target, int) and 0 <= target < place
 
 
 def confident_objects(detections: Sequence[Detection], tag: str) -> dict[str, list[Detection]]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.reward.advantage import group_advantages
-from diffopd.reward.checked import RewardError, Sample, score_checked
+from diffopd.reward.checked import RewardError, Sample, check_prompt, score_checked
 from diffopd.types import Prompts, Reward, Scores
 
 Normalize = Literal["none", "per_group"]
@@ -67,6 +67,15 @@ class MixtureReward:
         total = sum(self.weights.values())
         value = torch.stack([weighed[n] * (w / total) for n, w in self.weights.items()]).sum(0)
         return Scores(value, parts, scale)
+
+    def check_prompt(self, prompt: Prompts) -> None:
+        """Have each member refuse the prompt, if it would.
+
+        Raises:
+            ValueError: If one does.
+        """
+        for member in self.rewards.values():
+            check_prompt(member, prompt)
 
     def _groups(self, images: Tensor, prompts: Prompts) -> list[int]:
         """A number for each row, the same for samples of one prompt of one task."""

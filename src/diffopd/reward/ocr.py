@@ -37,6 +37,14 @@ class OcrReward:
         value = torch.tensor(rewards, dtype=torch.float32, device=images.device)
         return Scores(value, {"exact": (value == 1).float()}, "[0, 1], 1 = the quoted text is in the image")
 
+    def check_prompt(self, prompt: Prompts) -> None:
+        """Refuse a prompt that quotes nothing.
+
+        Raises:
+            ValueError: If it does.
+        """
+        quoted_text(prompt.texts[0])
+
     def known_pair(self) -> KnownPair:
         """A sign with the asked word, and one with another."""
         return right_and_wrong_sign()

@@ -1,0 +1,44 @@
+"""Have the prompts of a training what its reward needs to know of them? Answered before weights load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from diffopd.check.error import ConfigError
+
+
+def check_prompts(tasks: Any, paths: Any, reward: Any) -> None:
+    """Have the reward look at every prompt.
+
+    Args:
+        tasks: task -> its prompts, as a data module of prompts has them; None for others.
+        paths: task -> ``{path, ...}``, as the config has them, for messages.
+        reward: The reward; one without a method ``check_prompt`` takes any prompt. None = there is none.
+
+    Raises:
+        ConfigError: The first line of each task that the reward refuses, and how many more.
+    """
+    if reward is None or not tasks:
+        return
+    problems = []
+    for task, prompts in tasks.items():
+        refused = list(_refused(task, prompts.entries, reward))
+        if refused:
+            line, why = refused[0]
+            more = f" (and {len(refused) - 1} more lines)" if len(refused) > 1 else ""
+            problems.append(f"data.tasks.{task}.path={paths[task]['path']}, line {line}: {why}{more}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _refused(task: str, entries: Any, reward: Any) -> Iterator[tuple[int, str]]:
+    """Number of each refused line, and why."""
+    from diffopd.reward.checked import check_prompt
+    from diffopd.types import Prompts
+
+    for entry in entries:
+        try:
+            check_prompt(reward, Prompts((entry.text,), (task,), (entry.metadata,), (0,), (0,)))
+        except ValueError as error:
+            yield entry.line, str(error)

@@ -1,0 +1,208 @@
+"""What can be wrong with a training, found in its config, its teachers' cards and the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from diffopd.adapter import find_card
+from diffopd.check import config_errors
+from diffopd.check.setting import phase_takes
+from diffopd.check.values import plain_values
+from diffopd.doctor.cost import learns_from_rewards
+from diffopd.doctor.device import device_findings, precision_findings
+from diffopd.doctor.finding import Finding, Level
+from diffopd.doctor.plan import Plan
+from diffopd.files import existing_parent, why_not_writable
+from diffopd.model import PipelineModel
+from diffopd.model.prompt_length import most_tokens, too_long
+from diffopd.report.distillation import base_scores
+from diffopd.teacher import Estimate, TeacherCard
+
+GIB = 1024**3
+
+
+@config_errors()
+def cheap_findings(cfg: DictConfig, phase: Any) -> list[Finding]:
+    """What ``train`` looks at by itself: everything that needs neither a round nor a score.
+
+    Args:
+        cfg: The composed config, checked.
+        phase: The phase built of it.
+
+    Raises:
+        ConfigError: If a card or a prompt file cannot be read.
+    """
+    plan = Plan.of(plain_values(cfg))
+    found = [*early_findings(plan), *length_findings(plan, phase)]
+    if (size := estimated_checkpoint(phase)) is not None:
+        found += disk_findings(plan, size * _num_kept(plan))
+    return found
+
+
+def early_findings(plan: Plan) -> Iterator[Finding]:
+    """Everything that is known before anything is built."""
+    values = plan.values
+    yield from device_findings(values)
+    yield from precision_findings(values)
+    yield from share_findings(plan)
+    yield from group_findings(plan)
+    yield from prompt_findings(plan)
+    yield from teacher_findings(values)
+    yield folder_finding(values["paths"]["run"])
+
+
+def share_findings(plan: Plan) -> Iterator[Finding]:
+    """Do the prompts divide among the processes, and a process's rows among micro-batches?"""
+    for task in plan.tasks:
+        if task.prompts_per_round % plan.processes:
+            yield Finding(
+                Level.FAILURE,
+                "batch",
+                f"data.tasks.{task.task}.prompts_per_round={task.prompts_per_round} must be a multiple of "
+                f"the number of processes, {plan.processes}",
+            )
+    rows = plan.rows_per_round // plan.processes
+    size = plan.values["phase"].get("micro_batch_size")
+    if size and rows % size:
+        yield Finding(
+            Level.WARNING,
+            "batch",
+            f"phase.micro_batch_size={size} does not divide the {rows} rows of a process, so the last "
+            f"micro-batch has {rows % size}; a divisor uses the device evenly",
+        )
+    elif plan.tasks:
+        yield Finding(Level.FINE, "batch", f"{rows} rows a process, {size or rows} in one forward")
+
+
+def group_findings(plan: Plan) -> Iterator[Finding]:
+    """Can samples of one prompt be compared, where rewards are learned from?"""
+    if not learns_from_rewards(plan.values):
+        return
+    for task in plan.tasks:
+        if task.group_size < 2:
+            yield Finding(
+                Level.FAILURE,
+                "group",
+                f"data.tasks.{task.task}.group_size={task.group_size}: an advantage compares samples of one "
+                "prompt, so all are 0 and nothing is learned; take at least 2, better 8 or more",
+            )
+        else:
+            yield Finding(Level.FINE, "group", f"{task.group_size} samples of each {task.task} prompt")
+
+
+def prompt_findings(plan: Plan) -> Iterator[Finding]:
+    """Are there as many prompts as a round takes?"""
+    for task in plan.tasks:
+        if len(task.texts) < task.prompts_per_round:
+            yield Finding(
+                Level.WARNING,
+                "prompts",
+                f"a round takes {task.prompts_per_round} prompts of {task.task}, its file has "
+                f"{len(task.texts)}, so some come twice in a round",
+            )
+
+
+def length_findings(plan: Plan, phase: Any) -> Iterator[Finding]:
+    """Do the text encoders read the prompts to their ends?"""
+    if not isinstance(getattr(phase, "model", None), PipelineModel):
+        return
+    for task in plan.tasks:
+        if long := too_long(phase.model, task.texts):
+            yield Finding(
+                Level.WARNING,
+                "prompts",
+                f"{len(long)} of {len(task.texts)} prompts of {task.task} are longer than the "
+                f"{most_tokens(phase.model)} tokens that the encoder reads, so they are cut off; the first: "
+                f"{long[0]!r}",
+            )
+
+
+def teacher_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
+    """Does each teacher beat the base model on its own task at its guidance, as the cards say?"""
+    if not phase_takes(values, "teacher"):
+        return
+    for name, entry in values["teacher"]["teachers"].items():
+        setting, path = f"teacher.teachers.{name}.path", str(entry["path"])
+        place = find_card(path)
+        if place is None:
+            yield Finding(Level.NOTE, f"teacher {name}", f"{path} has no card, so its scores are not known")
+            continue
+        card = TeacherCard.load(place.parent, setting=setting)
+        yield _compared(name, card, entry["guidance_scale"], values["model"]["path"])
+
+
+def _compared(name: str, card: TeacherCard, asked_scale: float | None, model_path: str) -> Finding:
+    """One teacher's best known score beside the base's."""
+    about, scale = f"teacher {name}", card.guidance_scale
+    if asked_scale is not None and asked_scale != scale:
+        text = f"asked at guidance {asked_scale:g}, its card's scores are at {scale:g}, so they say little"
+        return Finding(Level.NOTE, about, text)
+    own = card.task.split("+")
+    pairs: list[tuple[str, str, Estimate, Estimate]] = []
+    for benchmark, scores in card.scores.items():
+        base = base_scores(model_path, benchmark, scale)
+        pairs += [
+            (benchmark, task, scores[task], base[task]) for task in own if task in scores and task in base
+        ]
+    if not pairs:
+        text = (
+            f"the cards of teacher and base share no score on {card.task} at guidance {scale:g}; "
+            "python -m diffopd.evaluate gives both"
+        )
+        return Finding(Level.NOTE, about, text)
+    benchmark, task, taught, base = min(pairs, key=lambda pair: (pair[2].mean - pair[3].mean, pair[0]))
+    shown = f"{taught.mean:.3f}, base {base.mean:.3f} on {task} ({benchmark}, guidance {scale:g})"
+    if taught.mean <= base.mean:
+        text = f"does not beat the base on its own task: {shown}; there is nothing to learn from it"
+        return Finding(Level.WARNING, about, text)
+    if taught.low <= base.high:
+        return Finding(Level.NOTE, about, f"{shown}; the 95 % intervals overlap")
+    return Finding(Level.FINE, about, shown)
+
+
+def folder_finding(folder: str) -> Finding:
+    """Can the run's folder be written to?"""
+    if why := why_not_writable(folder):
+        return Finding(Level.FAILURE, "run folder", f"paths.run={folder}: {why}; choose another paths.root")
+    return Finding(Level.FINE, "run folder", f"{folder} can be written")
+
+
+def disk_findings(plan: Plan, needed: int) -> Iterator[Finding]:
+    """Is there room for what the run will keep?
+
+    Args:
+        plan: Knows the run's folder.
+        needed: Bytes.
+    """
+    folder = plan.values["paths"]["run"]
+    free = shutil.disk_usage(existing_parent(folder)).free
+    shown = f"about {needed / GIB:.2f} GiB needed, {free / GIB:.2f} GiB free at {folder}"
+    if free < needed:
+        advice = "free some, choose another paths.root, or a smaller callbacks.round_checkpoint.keep_last"
+        yield Finding(Level.FAILURE, "disk", f"{shown}; {advice}")
+    elif free < 2 * needed:
+        yield Finding(Level.WARNING, "disk", f"{shown}; other runs may fill the rest")
+    else:
+        yield Finding(Level.FINE, "disk", shown)
+
+
+def estimated_checkpoint(phase: Any) -> int | None:
+    """Bytes of a checkpoint of a phase that trains adapters, all in fp32; None for others.
+
+    The adapters it keeps, and two running means for each trained parameter, as AdamW has.
+    """
+    if not hasattr(phase, "saved_adapters"):
+        return None
+    saved = sum(p.numel() for name in phase.saved_adapters for p in phase.parameters_of(name).values())
+    trained = sum(p.numel() for p in phase.parameters() if p.requires_grad)
+    return 4 * (saved + 2 * trained)
+
+
+def _num_kept(plan: Plan) -> int:
+    """Checkpoints that are there at most: one is written before the oldest is removed."""
+    keeping = plan.values["callbacks"].get("round_checkpoint")
+    return keeping["keep_last"] + 1 if keeping else 0

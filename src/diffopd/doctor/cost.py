@@ -1,0 +1,132 @@
+"""What a training makes and asks for: images, reward calls, updates. Counted as the phases log it.
+
+A phase of one's own is not known here; its counts are then left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+Values = Mapping[str, Any]
+"""A composed config as plain values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What some rounds take, over all processes.
+
+    Attributes:
+        images: Samples made for training (``train/cost/images``).
+        reward_calls: Images given to the reward (``train/cost/reward_calls``).
+        held_out_calls: Images given to rewards that are only logged.
+        updates: Optimiser steps of what is trained.
+        fake_updates: Optimiser steps of a fake score.
+    """
+
+    images: int = 0
+    reward_calls: int = 0
+    held_out_calls: int = 0
+    updates: int = 0
+    fake_updates: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        names = [field.name for field in fields(self)]
+        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+def run_cost(values: Values) -> Cost | None:
+    """What all rounds of a training take; None for a phase that is not known.
+
+    ``routing=automatic`` scores every teacher once before the first round, which is counted as reward calls
+    although it is not logged.
+    """
+    of_round = _ROUNDS.get(phase_name(values))
+    if of_round is None:
+        return None
+    total = _before_training(values)
+    for number in range(values["trainer"]["max_epochs"]):
+        total = total + of_round(values, rows_of(values, number), number)
+    return total
+
+
+def phase_name(values: Values) -> str:
+    """Class of the phase."""
+    return str(values["phase"]["_target_"]).rpartition(".")[2]
+
+
+def learns_from_rewards(values: Values) -> bool:
+    """Whether advantages of groups of samples are what is trained on."""
+    return _ROUNDS.get(phase_name(values)) is _reward_learning
+
+
+def rows_of(values: Values, number: int) -> int:
+    """Samples in one round over all processes: rows of prompts, or drawings of all its steps."""
+    data = values["data"]
+    if "tasks" not in data:
+        return data.get("batch_size", 0) * data.get("batches_per_round", 1)
+    rows = [entry["prompts_per_round"] * entry["group_size"] for entry in data["tasks"].values()]
+    return rows[number % len(rows)] if data["schedule"] == "alternate" else sum(rows)
+
+
+def due(every_n_rounds: int | None, number: int) -> bool:
+    """Whether what is done every so many rounds is done in this one; 0 or None for never."""
+    return bool(every_n_rounds) and number % every_n_rounds == 0
+
+
+def _scored(values: Values, rows: int, number: int) -> int:
+    """Reward calls for the log."""
+    return rows if due(values["phase"]["score_every_n_rounds"], number) else 0
+
+
+def _distillation(values: Values, rows: int, number: int) -> Cost:
+    calls = _scored(values, rows, number)
+    return Cost(images=rows, reward_calls=calls, updates=values["phase"]["updates_per_round"])
+
+
+def _fine_tuning(values: Values, rows: int, number: int) -> Cost:
+    candidates = values["phase"]["best_of_n"] * rows
+    chosen_from = candidates if values["phase"]["best_of_n"] > 1 else 0
+    calls = _scored(values, rows, number) + chosen_from
+    return Cost(images=candidates, reward_calls=calls, updates=1)
+
+
+def _distribution_matching(values: Values, rows: int, number: int) -> Cost:
+    fake = values["phase"]["fake_updates_per_round"]
+    return Cost(images=rows, reward_calls=_scored(values, rows, number), updates=1, fake_updates=fake)
+
+
+def _reward_learning(values: Values, rows: int, number: int) -> Cost:
+    phase = values["phase"]
+    held_out = rows * len(phase.get("held_out") or ())
+    return Cost(images=rows, reward_calls=rows, held_out_calls=held_out, updates=phase["updates_per_round"])
+
+
+def _drawings(values: Values, rows: int, number: int) -> Cost:
+    return Cost(updates=values["data"]["batches_per_round"])
+
+
+def _measurement(values: Values, rows: int, number: int) -> Cost:
+    return Cost()
+
+
+_ROUNDS: Mapping[str, Callable[[Values, int, int], Cost]] = {
+    "DistillPhase": _distillation,
+    "SFTPhase": _fine_tuning,
+    "DMDPhase": _distribution_matching,
+    "TDMPhase": _distribution_matching,
+    "NFTPhase": _reward_learning,
+    "GRPOPhase": _reward_learning,
+    "PretrainPhase": _drawings,
+    "AutoencoderPhase": _drawings,
+    "GradientVariancePhase": _measurement,
+}
+
+
+def _before_training(values: Values) -> Cost:
+    routing = values.get("routing") or {}
+    if phase_name(values) != "DistillPhase" or not str(routing.get("_target_", "")).endswith(".Automatic"):
+        return Cost()
+    scored = routing["num_prompts"] * len(routing["tasks"]) * len(values["teacher"]["teachers"])
+    return Cost(reward_calls=scored)

@@ -1,0 +1,91 @@
+"""The examination from the plan to the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from diffopd.check import config_errors
+from diffopd.check.values import plain_values
+from diffopd.doctor.checks import disk_findings, early_findings, length_findings
+from diffopd.doctor.cost import learns_from_rewards
+from diffopd.doctor.finding import Finding, Level, exit_code, findings_table
+from diffopd.doctor.measure import measure, trial
+from diffopd.doctor.plan import Plan
+from diffopd.doctor.prediction import Prediction
+from diffopd.doctor.scorers import configured_scorers, scorer_findings
+
+SHARED_STRATEGIES = ("auto", "ddp")
+"""Beginnings of strategies under which each process holds the whole model: one shows what each takes."""
+
+
+def examine(cfg: DictConfig, console: Console | None = None) -> int:
+    """Print the plan of a training, what a few real rounds say it will take, and what is wrong with it.
+
+    Args:
+        cfg: The composed config, checked.
+        console: Where to write; standard output when None.
+
+    Returns:
+        Exit code: 0 nothing to object to, 1 warnings, 2 the training would fail.
+
+    Raises:
+        ConfigError: If a prompt file, a card or an image cannot be read.
+    """
+    console = console or Console()
+    with config_errors():
+        plan = Plan.of(plain_values(cfg))
+        console.print(plan.to_rich())
+        findings = list(early_findings(plan))
+        if exit_code(findings) < 2:
+            findings += _tried(cfg, plan, console)
+    console.print(findings_table(findings))
+    return exit_code(findings)
+
+
+def _tried(cfg: DictConfig, plan: Plan, console: Console) -> Iterator[Finding]:
+    """Build the training, have its rewards score, run some rounds; whatever goes wrong is a finding."""
+    strategy = str(plan.values["trainer"].get("strategy"))
+    if plan.processes > 1 and not strategy.startswith(SHARED_STRATEGIES):
+        text = f"not measured: with trainer.strategy={strategy} no process holds the whole model"
+        yield Finding(Level.WARNING, "measured rounds", text)
+        return
+    pairs: Any = OmegaConf.to_container(cfg.get("scorer_pairs") or OmegaConf.create(), resolve=True)
+    try:
+        yield from _measured(cfg, plan, pairs, console)
+    except torch.OutOfMemoryError as error:
+        text = (
+            f"a round does not fit into the GPU's memory ({_first_line(error)}); set phase.micro_batch_size"
+        )
+        yield Finding(
+            Level.FAILURE, "memory", f"{text} or a smaller one, or model.gradient_checkpointing=true"
+        )
+    except Exception as error:  # what stops a round would stop the training
+        if cfg.debug:
+            raise
+        text = f"{type(error).__name__}: {error} (debug=true shows the traceback)"
+        yield Finding(Level.FAILURE, "measured rounds", text)
+
+
+def _measured(
+    cfg: DictConfig, plan: Plan, pairs: Mapping[str, Mapping[str, Any]], console: Console
+) -> Iterator[Finding]:
+    with trial(cfg, plan) as experiment:
+        scorers = configured_scorers(experiment, learns_from_rewards(plan.values))
+        yield from length_findings(plan, experiment.phase)
+        found = list(scorer_findings(scorers, pairs))
+        yield from found
+        if exit_code(found) == 2:
+            return
+        prediction = Prediction.of(plan, measure(experiment, plan))
+    console.print(prediction.to_rich())
+    yield from prediction.findings()
+    yield from disk_findings(plan, round(sum(prediction.disk.values())))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

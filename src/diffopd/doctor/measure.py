@@ -1,0 +1,212 @@
+"""A few real rounds of a training in a folder that is thrown away."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+from typing_extensions import override
+
+from diffopd.build import Experiment, build
+from diffopd.callbacks.throughput import peak_rss_bytes
+from diffopd.checkpoint.folder import list_checkpoints
+from diffopd.doctor.plan import Plan, is_fuller
+from diffopd.doctor.stopwatch import Clock, Stopwatch
+
+FIRST, FULLER, PLAIN = "first", "fuller", "plain"
+"""Kinds of rounds: the first, which warms up; those that also score for the log or measure the conflict of
+the tasks' gradients; all others."""
+_QUIET_LOGGERS = ("ResumableCSVLogger", "TensorBoardLogger")
+_LOGS = ("metrics.csv", "tensorboard")
+_NOISY_CALLBACK = "RoundProgress"
+
+
+@dataclass(frozen=True)
+class MeasuredRound:
+    """One round.
+
+    Attributes:
+        kind: ``first``, ``fuller`` or ``plain``.
+        seconds: How long it took.
+        parts: Name of a part -> seconds of them.
+    """
+
+    kind: str
+    seconds: float
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a few rounds took.
+
+    Attributes:
+        rounds: Each kind once.
+        save_seconds: Writing one checkpoint.
+        checkpoint_bytes: Of one checkpoint; 0 if none is kept.
+        end_bytes: Of what is written when training ends.
+        log_bytes: Of the logs, for one round.
+        peak_bytes: Most memory of one process: of the GPU if it runs on one, else resident.
+        weight_bytes: Of these, the frozen and trained weights.
+        total_bytes: Memory there is.
+        on_gpu: Whether memory means the GPU's.
+    """
+
+    rounds: Sequence[MeasuredRound]
+    save_seconds: float
+    checkpoint_bytes: int
+    end_bytes: int
+    log_bytes: int
+    peak_bytes: int
+    weight_bytes: int
+    total_bytes: int
+    on_gpu: bool
+
+
+@contextlib.contextmanager
+def trial(cfg: DictConfig, plan: Plan) -> Iterator[Experiment]:
+    """The training built in a temporary folder, which is removed at the end.
+
+    Of several processes one is built, with its share of the prompts. Loggers that write elsewhere, and the
+    progress display, are left out.
+
+    Args:
+        cfg: The composed config, checked.
+        plan: Knows the number of processes.
+
+    Raises:
+        ConfigError: If the config cannot work.
+    """
+    with tempfile.TemporaryDirectory(prefix="diffopd_doctor_") as folder:
+        yield build(trial_config(cfg, plan, folder))
+
+
+def trial_config(cfg: DictConfig, plan: Plan, folder: str) -> DictConfig:
+    """The config of the trial."""
+    changed = copy.deepcopy(cfg)
+    OmegaConf.set_struct(changed, False)
+    OmegaConf.set_readonly(changed, False)
+    changed.paths.run = folder
+    changed.pop("scorer_pairs", None)  # the doctor's own
+    for group, keeps in (("logger", _is_quiet), ("callbacks", _is_not_noisy)):
+        changed[group] = {name: node for name, node in changed[group].items() if keeps(node["_target_"])}
+    if plan.processes > 1:
+        changed.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
+        for entry in (changed.data.get("tasks") or {}).values():
+            entry.prompts_per_round //= plan.processes
+    return changed
+
+
+def measure(experiment: Experiment, plan: Plan, clock: Clock = time.perf_counter) -> Measured:
+    """Train a round of each kind there is.
+
+    Args:
+        experiment: Built by :func:`trial`; it is of no use afterwards.
+        plan: Knows which kinds there are.
+        clock: Seconds, rising.
+    """
+    phase: Any = experiment.phase
+    on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
+
+    def now() -> float:
+        if on_gpu:
+            torch.cuda.synchronize()
+        return clock()
+
+    stopwatch = Stopwatch(now)
+    stopwatch.watch(phase)
+    watch = _Watch(kinds_of_rounds(plan), stopwatch, now)
+    callbacks: list[Callback] = experiment.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    callbacks.insert(0, watch)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    experiment.fit()
+    checkpoints = list_checkpoints(experiment.folder / "checkpoints")
+    logs = sum(size_of(experiment.folder / name) for name in _LOGS)
+    kept = sum(map(size_of, checkpoints))
+    return Measured(
+        rounds=tuple(watch.rounds),
+        save_seconds=watch.save_seconds,
+        checkpoint_bytes=size_of(checkpoints[-1]) if checkpoints else 0,
+        end_bytes=size_of(experiment.folder) - kept - logs,
+        log_bytes=logs // len(watch.rounds),
+        peak_bytes=torch.cuda.max_memory_reserved() if on_gpu else peak_rss_bytes(),
+        weight_bytes=sum(p.numel() * p.element_size() for p in phase.parameters()),
+        total_bytes=torch.cuda.mem_get_info()[1] if on_gpu else memory_bytes(),
+        on_gpu=on_gpu,
+    )
+
+
+def kinds_of_rounds(plan: Plan) -> list[str]:
+    """The first round, and one of each kind among those after it."""
+    rest = plan.rounds - 1
+    fuller = plan.fuller_rounds - is_fuller(plan.values, 0)
+    return [FIRST] + [FULLER] * (fuller > 0) + [PLAIN] * (rest > fuller)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 if there is none."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or what its control group may use of it."""
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(pages, int(text)) if text.isdigit() else pages
+
+
+class _Watch(Callback):
+    """Times a round of each kind, then stops the training, which saves a checkpoint as it always does."""
+
+    def __init__(self, kinds: Sequence[str], stopwatch: Stopwatch, now: Clock) -> None:
+        self.rounds: list[MeasuredRound] = []
+        self.save_seconds = 0.0
+        self._kinds, self._stopwatch, self._now = kinds, stopwatch, now
+        self._start = 0.0
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make it a round of the wanted kind; the first is what it is."""
+        kind = self._kinds[len(self.rounds)]
+        phase: Any = pl_module
+        if kind != FIRST and hasattr(phase, "due"):
+            phase.due = lambda every_n_rounds: kind == FULLER and every_n_rounds > 0
+        self._stopwatch.seconds.clear()
+        self._start = self._now()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what it took."""
+        end = self._now()
+        seconds, parts = end - self._start, dict(self._stopwatch.seconds)
+        self.rounds.append(MeasuredRound(self._kinds[len(self.rounds)], seconds, parts))
+        self._start = end
+        if len(self.rounds) == len(self._kinds):
+            trainer.should_stop = True
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how long the last checkpoint took; what is written at the end is written after."""
+        self.save_seconds = self._now() - self._start
+
+
+def _is_quiet(target: str) -> bool:
+    return target.endswith(_QUIET_LOGGERS)
+
+
+def _is_not_noisy(target: str) -> bool:
+    return not target.endswith(_NOISY_CALLBACK)

@@ -1,0 +1,152 @@
+"""What a training is going to do, as its config says it; nothing is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from diffopd.check.setting import phase_takes
+from diffopd.data.prompt_files import read_prompts
+from diffopd.doctor.cost import Cost, due, phase_name, rows_of, run_cost
+from diffopd.doctor.device import num_processes
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """One task's prompts.
+
+    Attributes:
+        task: Its name.
+        texts: The prompts in its file.
+        prompts_per_round: Different prompts in a round.
+        group_size: Samples of each.
+    """
+
+    task: str
+    texts: Sequence[str]
+    prompts_per_round: int
+    group_size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is going to do.
+
+    Attributes:
+        values: The composed config as plain values.
+        tasks: Its prompts; empty if it trains on drawings.
+        rounds: Rounds (epochs).
+        processes: Processes that train together.
+        fuller_rounds: Rounds that also score for the log or measure the conflict of the tasks' gradients.
+        cost: Images, reward calls and updates of all rounds; None for a phase that is not known here.
+    """
+
+    values: Mapping[str, Any]
+    tasks: Sequence[TaskPlan]
+    rounds: int
+    processes: int
+    fuller_rounds: int
+    cost: Cost | None
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Plan:
+        """The plan of a config that passes the check.
+
+        Args:
+            values: By :func:`diffopd.check.values.plain_values`.
+
+        Raises:
+            ValueError: If a prompt file cannot be read.
+        """
+        rounds = values["trainer"]["max_epochs"]
+        return Plan(
+            values=values,
+            tasks=tuple(_tasks(values)),
+            rounds=rounds,
+            processes=num_processes(values["trainer"]),
+            fuller_rounds=sum(is_fuller(values, number) for number in range(rounds)),
+            cost=run_cost(values),
+        )
+
+    @property
+    def rows_per_round(self) -> int:
+        """Samples in the first round over all processes."""
+        return rows_of(self.values, 0)
+
+    def to_rich(self) -> Table:
+        """The plan for a terminal."""
+        table = Table(title="plan", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, text in self.lines():
+            table.add_row(name, text)
+        return table
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """What is planned, by name."""
+        values = self.values
+        yield "run", f"{values['name']}, {phase_name(values)}, in {values['paths']['run']}"
+        if phase_takes(values, "model"):
+            model = values["model"]
+            yield "model", f"{model['path']}, {model['image_size']} pixels, {model['dtype']}"
+        if phase_takes(values, "adapter"):
+            adapter = values["adapter"]
+            start = adapter.get("start") or (
+                "the mean of others" if adapter.get("merge") else "the base model"
+            )
+            yield "adapter", f"rank {adapter['rank']}, alpha {adapter['alpha']}, starts as {start}"
+        if phase_takes(values, "teacher"):
+            for name, entry in values["teacher"]["teachers"].items():
+                scale = entry["guidance_scale"]
+                guidance = "its card's guidance" if scale is None else f"guidance {scale:g}"
+                yield f"teacher {name}", f"{entry['path']}, {guidance}"
+        for task in self.tasks:
+            number = f"{len(task.texts):,} prompts, {task.prompts_per_round} a round"
+            yield f"task {task.task}", f"{number}, {task.group_size} of each"
+        if phase_takes(values, "reward"):
+            yield "reward", ", ".join(_reward_names(values))
+        if phase_takes(values, "sampler"):
+            sampler = values["sampler"]
+            yield (
+                "sampling",
+                (
+                    f"{sampler['num_steps']} steps, noise level {sampler['noise_level']:g}, "
+                    f"guidance {sampler['guidance_scale']:g}"
+                ),
+            )
+        shared = f" shared by {self.processes} processes" if self.processes > 1 else ""
+        yield "rounds", f"{self.rounds:,} of {self.rows_per_round:,} samples{shared}"
+        if self.cost is not None:
+            for field in fields(self.cost):
+                if number := getattr(self.cost, field.name):
+                    yield field.name.replace("_", " "), f"{number:,}"
+        if keeping := values["callbacks"].get("round_checkpoint"):
+            yield "checkpoints", f"every {keeping['every_n_rounds']} rounds, {keeping['keep_last']} kept"
+
+
+def is_fuller(values: Mapping[str, Any], number: int) -> bool:
+    """Whether a round does more than others: scores for the log, or measures the gradients' conflict."""
+    phase = values["phase"]
+    names = ("score_every_n_rounds", "conflict_every_n_rounds")
+    return any(due(phase.get(name), number) for name in names)
+
+
+def _tasks(values: Mapping[str, Any]) -> Iterator[TaskPlan]:
+    for task, entry in (values["data"].get("tasks") or {}).items():
+        prompts = read_prompts(entry["path"], task, setting=f"data.tasks.{task}.path")
+        texts = tuple(prompt.text for prompt in prompts)
+        yield TaskPlan(task, texts, entry["prompts_per_round"], entry["group_size"])
+
+
+def _reward_names(values: Mapping[str, Any]) -> Iterator[str]:
+    reward = values["reward"]
+    members = reward.get("rewards") if isinstance(reward.get("rewards"), Mapping) else {"": reward}
+    for name, node in members.items():
+        label = str(node.get("_target_", "")).rpartition(".")[2]
+        yield f"{name}: {label}" if name else label
+    for name in values["phase"].get("held_out") or ():
+        yield f"{name} (held out)"

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
 from tiny_runs import make_world
 
-from diffopd.resume import FINISHED, is_finished, mark_finished
+from diffopd.resume import CONFIG, FINISHED, is_finished, mark_finished
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +45,18 @@ def test_another_run_in_the_folder_is_told(world, tmp_path):
     world.build("teacher_aesthetic", folder, "~report").run()
     with pytest.raises(ValueError, match=r"holds a run with other settings:\n  optimizer.lr: 0.002 -> 0.1"):
         is_finished(world.config("teacher_aesthetic", folder, "optimizer.lr=0.1"), folder)
+
+
+def test_a_run_from_before_a_setting_existed_counts_as_if_it_had_the_neutral_one(world, tmp_path):
+    folder = tmp_path / "run"
+    world.build("teacher_aesthetic", folder, "~report").run()
+    saved = OmegaConf.load(folder / CONFIG)
+    for key in ("compile", "attention_backend", "step_distilled", "lora_modules"):
+        del saved.model[key]
+    OmegaConf.save(saved, folder / CONFIG)
+    assert is_finished(world.config("teacher_aesthetic", folder, "~report"), folder)
+    with pytest.raises(ValueError, match=r"holds a run with other settings:\n  model.compile: False -> True"):
+        is_finished(world.config("teacher_aesthetic", folder, "model.compile=true"), folder)
 
 
 def test_students_count_rollouts_and_only_the_rewards_they_asked_for(world, tmp_path):

@@ -55,6 +55,18 @@ _KEPT_ASIDE = (
     FINISHED,
 )
 
+_ADDED = {
+    "model.embedded_guidance": None,
+    "model.step_distilled": False,
+    "model.attention_backend": None,
+    "model.compile": False,
+    "model.vae_tiling": False,
+    "model.offload_text_encoders": False,
+}
+"""Settings that came later -> what they were in a run whose config does not have them."""
+_REPEATED = ("model.lora_modules",)
+"""Settings that act through another one, which is compared."""
+
 
 def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
     """The checkpoint to go on from, if any; then save the config of this run.
@@ -110,8 +122,8 @@ def is_finished(cfg: DictConfig, folder: Path) -> bool:
 def _check_same_settings(cfg: DictConfig, folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         return
-    before = _settings(OmegaConf.load(folder / CONFIG))
-    now = _settings(cfg)
+    before, now = _settings(OmegaConf.load(folder / CONFIG)), _settings(cfg)
+    before = {key: value for key, value in _ADDED.items() if key in now} | before
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
         lines = [f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in changed]
@@ -128,7 +140,7 @@ def _settings(cfg: Any) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     kept = _flat({k: v for k, v in plain.items() if k not in _HARMLESS})
-    return {path: value for path, value in kept if not _is_harmless(path)}
+    return {path: value for path, value in kept if not _is_harmless(path) and path not in _REPEATED}
 
 
 def _is_harmless(path: str) -> bool:

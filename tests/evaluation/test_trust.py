@@ -56,7 +56,9 @@ def test_text_is_read_in_both_manners_of_reading():
 
 def test_each_member_of_a_mixture_is_checked():
     mixture = MixtureReward(
-        rewards={"light": Brightness(), "dark": darkness}, weights={"light": 1, "dark": 1}
+        rewards={"light": Brightness(), "dark": darkness},
+        weights={"light": 1, "dark": 1},
+        normalize="none",
     )
     assert list(check_scorer(mixture, "t")) == [
         "t.rewards.light (Brightness): 1 for a better image, 0 for a worse one",

@@ -14,6 +14,7 @@ from tiny_families import IMAGE_SIZE, Family, make_family
 from diffopd.adapter import adapter_parameters, set_trainable
 from diffopd.configs import config_folder
 from diffopd.model import BASE, PipelineModel
+from diffopd.model.fresh import load_pipeline as load_whole_pipeline
 
 CLASSES = ("sd3_5_medium", "flux1_dev", "flux2_klein", "z_image", "qwen_image")
 
@@ -129,6 +130,9 @@ def test_another_pipeline_is_refused(family):
         node = compose("sample", overrides=settings).model
     with pytest.raises(InstantiationException, match=r"holds a \w+; a \w+Pipeline is needed"):
         instantiate(node)
+    if family.name != "sd3_5_medium":
+        with pytest.raises(ValueError, match="only a StableDiffusion3Pipeline is trained whole"):
+            load_whole_pipeline(path=str(family.folder))
 
 
 # The compiler looks at every tensor's gradient, also where there can be none.

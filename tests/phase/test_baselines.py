@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from test_resume import ROUNDS, Interrupt, final_state, metrics
+from interruption import ROUNDS, Interrupt, final_state, metrics
 from tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 from diffopd.adapter import copy_adapter
@@ -246,9 +246,8 @@ def test_what_is_logged(two_rounds):
         expected |= {"train/loss/fake", "train/fake_gradient_norm"}
     if method == "tdm":
         expected.add("train/importance_weight")
-    found = {
-        name for name in run.metrics if not name.startswith(("train/conflict/", "train/gradient_share/"))
-    }
+    others = ("train/conflict/", "train/gradient_share/", "train/reward_part/")
+    found = {name for name in run.metrics if not name.startswith(others)}
     assert found == expected
     assert all(math.isfinite(value) for value in run.metrics.values())
     assert run.metrics["train/cost/images"] == run.metrics["train/cost/reward_calls"] == 6

@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1]))  # after this folder, whose files have names of their own
 
 from tiny_families import FAMILIES, Family, make_family
 from tiny_runs import RUN, randomise, run_rounds

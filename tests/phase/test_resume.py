@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import signal
-
 import pytest
 import torch
-from lightning.pytorch import Callback
+from interruption import ROUNDS, Interrupt, final_state, metrics
 
-from diffopd.checkpoint import decode_tree, encode_tree, latest_valid_checkpoint, read_checkpoint
+from diffopd.checkpoint import latest_valid_checkpoint
 
-ROUNDS = 4
 RUNS = {
     "mopd_sde": ("reward=picture_quality", "phase.score_every_n_rounds=3", "phase.ema.update_interval=2"),
     "teacher_aesthetic": (),
@@ -20,18 +15,6 @@ RUNS = {
     "mini_pretrain": ("phase.warmup_steps=1", "data.batches_per_round=2"),
     "mini_autoencoder": ("phase.warmup_steps=1", "data.batches_per_round=2"),
 }
-
-
-class Interrupt(Callback):
-    """Ctrl-C in the middle of a round."""
-
-    def __init__(self, in_round):
-        self.in_round = in_round
-
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.current_epoch == self.in_round:
-            os.kill(os.getpid(), signal.SIGINT)
-            self.in_round = -1
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -56,27 +39,3 @@ def test_interrupted_equals_uninterrupted(world, tmp_path, name):
     for name in expected:
         assert torch.equal(found[name], expected[name]), name
     assert metrics(cut) == metrics(whole)
-
-
-def final_state(folder):
-    """Weights, averages and optimiser state at the end."""
-    checkpoint = read_checkpoint(latest_valid_checkpoint(folder / "checkpoints"))
-    assert latest_valid_checkpoint(folder / "checkpoints").name == f"round_{ROUNDS:06d}"
-    kept = {
-        key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
-    }
-    numbers, tensors = encode_tree(kept)
-    assert tensors
-    assert decode_tree(numbers, tensors)["global_step"] >= ROUNDS
-    return tensors
-
-
-def metrics(folder):
-    """Every logged line but for time and memory."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert lines
-    return [
-        {k: v for k, v in line.items() if v and not k.startswith(("train/time", "train/memory"))}
-        for line in lines
-    ]

@@ -9,6 +9,7 @@ from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
+from diffopd.model.fit import check_image_size
 from diffopd.model.library_grid import check_grid
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.types import Conditioning
@@ -42,7 +43,7 @@ class Flux2KleinModel(PipelineModel):
                 f"model.step_distilled={str(self.step_distilled).lower()}, but {self.path} says is_distilled="
                 f"{str(distilled).lower()}; set model.step_distilled={answer}"
             )
-        self.check_image_size(2 * self.pipeline.vae_scale_factor, None)
+        check_image_size(self.image_size, self.path, cell=2 * self.pipeline.vae_scale_factor, largest=None)
         _, height, width = self.latent_shape
 
         def mu(num_steps: int) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffopd.flow import SigmaGrid
 from diffopd.model.backbones import Backbones, answered_by_backbones
+from diffopd.model.fit import check_guidance, choose_attention_backend
 from diffopd.model.loading import encoding_identity, load_pipeline, parse_dtype, pipeline_identity
 from diffopd.model.prompt_cache import PromptCache
 from diffopd.model.routing import AdapterRouter, Route
@@ -143,7 +144,13 @@ class PipelineModel(nn.Module, ABC):
         self.shift, self.guidance_scale = shift, float(guidance_scale)
         self.embedded_guidance, self.step_distilled = embedded_guidance, step_distilled
         self.lora_modules, self.offload_text_encoders = tuple(lora_modules), offload_text_encoders
-        self._check_guidance()
+        check_guidance(
+            self.transformer,
+            path,
+            guidance_scale=self.guidance_scale,
+            embedded_guidance=embedded_guidance,
+            step_distilled=step_distilled,
+        )
         self.check_settings()
         self._router = AdapterRouter(self.transformer)
         self.backbones = Backbones()
@@ -151,7 +158,7 @@ class PipelineModel(nn.Module, ABC):
         if gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing(self._router.checkpoint)
         if attention_backend is not None:
-            self._set_attention_backend(attention_backend)
+            choose_attention_backend(self.transformer, attention_backend)
         if vae_tiling:
             self.vae.enable_tiling()
         if compile:
@@ -359,53 +366,3 @@ class PipelineModel(nn.Module, ABC):
         finally:
             for encoder in filter(None, moved):
                 encoder.to("cpu")
-
-    def _check_guidance(self) -> None:
-        takes_guidance = bool(self.transformer.config.get("guidance_embeds", False))
-        if takes_guidance and self.embedded_guidance is None:
-            raise ValueError(
-                f"model.embedded_guidance=null, but the backbone of {self.path} takes a strength of guidance "
-                "as an input; set model.embedded_guidance=3.5 or the like"
-            )
-        if not takes_guidance and self.embedded_guidance is not None:
-            raise ValueError(
-                f"model.embedded_guidance={self.embedded_guidance}, but the backbone of {self.path} takes no "
-                "strength of guidance; set model.embedded_guidance=null"
-            )
-        if self.step_distilled and self.guidance_scale != 1:
-            raise ValueError(
-                f"model.guidance_scale={self.guidance_scale:g}, but model.step_distilled=true: such a model "
-                "has its guidance in its weights; set model.guidance_scale=1"
-            )
-
-    def check_image_size(self, cell: int, largest: int | None) -> None:
-        """Refuse a picture size that the pipeline cannot make.
-
-        Args:
-            cell: Side of the smallest picture in pixels; others are multiples of it.
-            largest: Side of the largest, or None.
-
-        Raises:
-            ValueError: If ``image_size`` does not fit.
-        """
-        limit = "" if largest is None else f" up to {largest}"
-        fits = self.image_size >= cell and self.image_size % cell == 0
-        if not fits or (largest is not None and self.image_size > largest):
-            raise ValueError(
-                f"model.image_size={self.image_size} does not fit {self.path}; allowed are multiples of "
-                f"{cell} pixels{limit}"
-            )
-
-    def _set_attention_backend(self, name: str) -> None:
-        processors = [getattr(module, "processor", None) for module in self.transformer.modules()]
-        if not any(hasattr(processor, "_attention_backend") for processor in processors):
-            raise ValueError(
-                f"model.attention_backend={name}, but {type(self.transformer).__name__} calls torch's "
-                "attention itself, so there is nothing to choose; set model.attention_backend=null"
-            )
-        try:
-            self.transformer.set_attention_backend(name)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise ValueError(
-                f"model.attention_backend={name} cannot be used here: {error}; null is the default"
-            ) from error

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow import guide
+from diffopd.model.fit import check_image_size
 from diffopd.model.latents import pack, unpack
 from diffopd.model.library_grid import check_grid, resolution_mu
 from diffopd.model.pipeline_model import PipelineModel
@@ -38,7 +39,7 @@ class QwenImageModel(PipelineModel):
 
     def check_settings(self) -> None:
         """A token is 2 x 2 cells; the grid moves with their number."""
-        self.check_image_size(2 * self.pipeline.vae_scale_factor, None)
+        check_image_size(self.image_size, self.path, cell=2 * self.pipeline.vae_scale_factor, largest=None)
         scheduler, (_, height, width) = self.pipeline.scheduler, self.latent_shape
         mu = resolution_mu(scheduler, height * width // 4)
         check_grid(self.shift, scheduler, lambda num_steps: mu, self.path)

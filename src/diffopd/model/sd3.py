@@ -9,6 +9,7 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from diffopd.flow import SigmaGrid
+from diffopd.model.fit import check_image_size
 from diffopd.model.latents import scaled_from_vae, scaled_to_vae
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.types import Conditioning
@@ -53,7 +54,9 @@ class SD3Model(PipelineModel):
                 f"set model.shift={scheduler_shift}"
             )
         cell = self.pipeline.vae_scale_factor * self.transformer.config.patch_size
-        self.check_image_size(cell, cell * self.transformer.config.pos_embed_max_size)
+        check_image_size(
+            self.image_size, self.path, cell=cell, largest=cell * self.transformer.config.pos_embed_max_size
+        )
 
     def encode_prompts(self, texts: list[str]) -> Conditioning:
         """CLIP tokens, T5 tokens after them, and the pooled CLIP vectors."""

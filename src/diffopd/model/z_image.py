@@ -8,6 +8,7 @@ import torch
 from diffusers import ZImagePipeline
 from torch import Tensor, nn
 
+from diffopd.model.fit import check_image_size
 from diffopd.model.latents import scaled_from_vae, scaled_to_vae
 from diffopd.model.library_grid import check_grid, resolution_mu
 from diffopd.model.pipeline_model import PipelineModel
@@ -36,7 +37,9 @@ class ZImageModel(PipelineModel):
     def check_settings(self) -> None:
         """A token is 2 x 2 cells, and the position embedding has room for so many."""
         cell = 2 * self.pipeline.vae_scale_factor
-        self.check_image_size(cell, cell * min(self.transformer.config.axes_lens[1:]))
+        check_image_size(
+            self.image_size, self.path, cell=cell, largest=cell * min(self.transformer.config.axes_lens[1:])
+        )
         scheduler, (_, height, width) = self.pipeline.scheduler, self.latent_shape
         mu = resolution_mu(scheduler, height * width // 4)
         check_grid(self.shift, scheduler, lambda num_steps: mu, self.path)

@@ -90,7 +90,7 @@ def setting_problems(values: Mapping[str, Any], config_name: str) -> Iterator[st
 
 def _keys_of_primary(config_name: str) -> Iterator[str]:
     """Keys of a primary config and of those it is made from, as ``doctor`` is from ``train``."""
-    primary = OmegaConf.load(Path(config_folder()) / f"{config_name}.yaml")
+    primary: Any = OmegaConf.load(Path(config_folder()) / f"{config_name}.yaml")
     yield from (str(key) for key in primary)
     for entry in primary.get("defaults", ()):
         if isinstance(entry, str) and entry != "_self_":

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from encoder_calls import recorded_encoder_calls
 from family_models import TEXTS, load
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -39,15 +40,7 @@ def cached(tiny, tmp_path):
 @pytest.fixture
 def calls(monkeypatch):
     """Prompts given to the encoders, call by call."""
-    given: list[list[str]] = []
-    encode = SD3Model.encode_prompts
-
-    def counted(model, texts):
-        given.append(list(texts))
-        return encode(model, texts)
-
-    monkeypatch.setattr(SD3Model, "encode_prompts", counted)
-    return given
+    return recorded_encoder_calls(monkeypatch)
 
 
 def same(ours: Conditioning, theirs: Conditioning) -> bool:

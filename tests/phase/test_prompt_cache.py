@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from tiny_runs import run_rounds
 
-from diffopd.model import SD3Model
+sys.path.append(str(Path(__file__).parents[1]))  # after this folder, whose files have names of their own
+
+from encoder_calls import recorded_encoder_calls
+from tiny_runs import run_rounds
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """Prompts given to the encoders, call by call."""
-    given: list[list[str]] = []
-    encode = SD3Model.encode_prompts
-
-    def counted(model, texts):
-        given.append(list(texts))
-        return encode(model, texts)
-
-    monkeypatch.setattr(SD3Model, "encode_prompts", counted)
-    return given
+    return recorded_encoder_calls(monkeypatch)
 
 
 @pytest.fixture

@@ -8,15 +8,13 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from diffopd.model.fit import check_image_size
 from diffopd.model.latents import pack, scaled_from_vae, scaled_to_vae, unpack
-from diffopd.model.library_grid import check_grid, resolution_mu
-from diffopd.model.pipeline_model import PipelineModel
+from diffopd.model.packed import PackedModel
 from diffopd.types import Conditioning
 
 
 @final
-class FluxModel(PipelineModel):
+class FluxModel(PackedModel):
     """FLUX.1: T5 tokens and a CLIP vector; [dev] takes its guidance as an input, ``embedded_guidance``.
 
     Classifier-free guidance on top of it is possible, as ``true_cfg_scale`` in the stock pipeline, and off by
@@ -27,19 +25,6 @@ class FluxModel(PipelineModel):
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     text_lengths: ClassVar[tuple[int, int]] = (1, 512)
     identity_components: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "transformer", "vae")
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one latent."""
-        side = self.image_size // self.pipeline.vae_scale_factor
-        return (self.transformer.config.in_channels // 4, side, side)
-
-    def check_settings(self) -> None:
-        """A token is 2 x 2 cells; the grid moves with their number."""
-        check_image_size(self.image_size, self.path, cell=2 * self.pipeline.vae_scale_factor, largest=None)
-        scheduler, (_, height, width) = self.pipeline.scheduler, self.latent_shape
-        mu = resolution_mu(scheduler, height * width // 4)
-        check_grid(self.shift, scheduler, lambda num_steps: mu, self.path)
 
     def encode_prompts(self, texts: list[str]) -> Conditioning:
         """T5 tokens, and the pooled CLIP vector."""

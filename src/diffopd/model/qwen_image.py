@@ -10,15 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow import guide
-from diffopd.model.fit import check_image_size
 from diffopd.model.latents import pack, unpack
-from diffopd.model.library_grid import check_grid, resolution_mu
-from diffopd.model.pipeline_model import PipelineModel
+from diffopd.model.packed import PackedModel
 from diffopd.types import Conditioning
 
 
 @final
-class QwenImageModel(PipelineModel):
+class QwenImageModel(PackedModel):
     """Qwen-Image: Qwen2.5-VL tokens, as many as the prompt has, and guidance that keeps each token's norm.
 
     ``guidance_scale`` is the stock pipeline's ``true_cfg_scale`` with the negative prompt ``" "``.
@@ -30,19 +28,6 @@ class QwenImageModel(PipelineModel):
     identity_components: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "transformer", "vae")
     empty_prompt: ClassVar[str] = " "
     frames: ClassVar[bool] = True
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one latent."""
-        side = self.image_size // self.pipeline.vae_scale_factor
-        return (self.transformer.config.in_channels // 4, side, side)
-
-    def check_settings(self) -> None:
-        """A token is 2 x 2 cells; the grid moves with their number."""
-        check_image_size(self.image_size, self.path, cell=2 * self.pipeline.vae_scale_factor, largest=None)
-        scheduler, (_, height, width) = self.pipeline.scheduler, self.latent_shape
-        mu = resolution_mu(scheduler, height * width // 4)
-        check_grid(self.shift, scheduler, lambda num_steps: mu, self.path)
 
     def encode_prompts(self, texts: list[str]) -> Conditioning:
         """The tokens of each prompt without its template; shorter ones are filled up."""

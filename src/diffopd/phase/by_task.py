@@ -39,9 +39,7 @@ def add_by_task(
         counts: Rows of each task in the whole round on this process.
     """
     for task in dict.fromkeys(tasks):
-        rows = [row for row, name in enumerate(tasks) if name == task]
-        name = f"{prefix}/{task}"
-        totals[name] = totals[name] + (values[rows].sum() / counts[task]).to(totals[name])
+        _add_share(totals, f"{prefix}/{task}", values, tasks, task, counts)
 
 
 def add_rewards(
@@ -57,6 +55,18 @@ def add_rewards(
         of_task, _, part = name.rpartition("/")
         for task in dict.fromkeys(prompts.tasks):
             if of_task in ("", task):  # a part of another task is NaN on these rows
-                rows = [row for row, at in enumerate(prompts.tasks) if at == task]
                 total = f"train/reward_part/{task}/{part}"
-                totals[total] = totals[total] + (values[rows].sum() / counts[task]).to(totals[total])
+                _add_share(totals, total, values, prompts.tasks, task, counts)
+
+
+def _add_share(
+    totals: defaultdict[str, Tensor],
+    name: str,
+    values: Float[Tensor, " batch"],
+    tasks: Sequence[str],
+    task: str,
+    counts: Mapping[str, int],
+) -> None:
+    """Add the share that one task's rows have in its mean."""
+    rows = [row for row, at in enumerate(tasks) if at == task]
+    totals[name] = totals[name] + (values[rows].sum() / counts[task]).to(totals[name])

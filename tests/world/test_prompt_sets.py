@@ -1,13 +1,17 @@
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from diffopd.configs import config_folder
 from diffopd.data.prompt_files import read_prompts
 from diffopd.files import resolve_path
-from diffopd.world.prompt_sets import FOLDER, num_held_out_pairs, prompt_sets, write_prompt_sets
-from diffopd.world.request import GENEVAL_TAGS, caption
+from diffopd.world.prompt_sets import FOLDER, num_held_out_pairs, prompt, prompt_sets, write_prompt_sets
+from diffopd.world.request import GENEVAL_TAGS, Request, caption
 from diffopd.world.split import HELD_OUT_PAIRS, is_held_out
 from diffopd.world.words import EVALUATION_WORDS
 
@@ -78,3 +82,19 @@ def test_any_beginning_of_the_composition_sets_is_balanced(sets):
     assert set(first) == set(GENEVAL_TAGS)
     assert max(first.values()) - min(n for form, n in first.items() if form != "single_object") <= 1
     assert len({caption(r) for r in sets["composition/train.jsonl"]}) == 600
+
+
+def test_encoders_tell_the_tasks_prompts_apart():
+    """Pretraining draws photos and paintings alike, so the one word between their captions hardly counts."""
+    painted = Request("painting", ("circle",), ("red",), place="night")
+    photographed = replace(painted, form="colors")
+    model = instantiate(OmegaConf.load(Path(config_folder()) / "model" / "mini_sd3.yaml"))
+    photo, captioned, prompted = model.encode_prompts(
+        [caption(photographed), caption(painted), prompt(painted)]
+    ).embeds
+
+    def distance(embedding):
+        return float((embedding - photo).norm() / photo.norm())
+
+    assert distance(captioned) < 0.1
+    assert distance(prompted) > 0.5

@@ -61,11 +61,25 @@ def write_prompt_sets(folder: Path) -> list[Path]:
     """
     files = []
     for name, requests in prompt_sets().items():
-        lines = [json.dumps(metadata(r)) if name.endswith(".jsonl") else caption(r) for r in requests]
+        lines = [json.dumps(metadata(r)) if name.endswith(".jsonl") else prompt(r) for r in requests]
         with replacing(folder / name) as temporary:
             temporary.write_bytes("".join(line + "\n" for line in lines).encode())
         files.append(folder / name)
     return files
+
+
+def prompt(request: Request) -> str:
+    """A request as a prompt file words it: its caption, but paintings begin with their place.
+
+    Nothing in the pretraining's pictures tells "a photo" from "a painting", so the embedded encoders give
+    both nearly one embedding, 6 % of its norm apart, and a student of several teachers could hardly tell
+    their prompts from each other. With the place in front it is 90 %.
+    """
+    place = f" in the {request.place}"
+    text = caption(request)
+    if request.form != "painting" or not text.endswith(place):
+        return text
+    return f"{place.strip()} {text.removesuffix(place)}"
 
 
 def num_held_out_pairs(request: Request) -> int:

@@ -1,6 +1,6 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table ablations test test-slow lint format type docs mini-model clean
+.PHONY: help install demo table ablations test test-slow lint format type docs bench mini-model clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
@@ -67,6 +67,9 @@ type: install  ## Check types.
 
 docs: install  ## Build the documentation into site/; a broken link is an error.
 	$(BIN)/mkdocs build --strict
+
+bench: install  ## What the fused round, batches of all tasks and kept prompts save (minutes, idle); ARGS="--repeats 15".
+	$(BIN)/python benchmarks/opd_round.py --output experiments/bench $(ARGS)
 
 mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU, minutes on a GPU).
 	$(RUN) +experiment=mini_autoencoder

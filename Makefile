@@ -6,7 +6,7 @@ PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
 # TORCH_ARGS="--index-url <the address of PyTorch's CPU wheel index>" to save a download of several gigabytes.
 TORCH_ARGS ?=
-# Hydra overrides for `make demo`, or arguments for pytest in `make test`.
+# Hydra overrides for `make demo` and every step of `make mini-model`, or arguments for pytest in `make test`.
 ARGS ?=
 
 # Seeds of the table's reinforcement learning rows.
@@ -71,11 +71,11 @@ docs: install  ## Build the documentation into site/; a broken link is an error.
 bench: install  ## What the fused round, batches of all tasks and kept prompts save (minutes, idle); ARGS="--repeats 15".
 	$(BIN)/python benchmarks/opd_round.py --output experiments/bench $(ARGS)
 
-mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU, minutes on a GPU).
-	$(RUN) +experiment=mini_autoencoder
-	$(RUN) +experiment=mini_pretrain
-	$(RUN) +experiment=mini_signs
-	$(RUN) +experiment=mini_more_signs
+mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU), or go on with it; ARGS="seed=1".
+	$(RUN) +experiment=mini_autoencoder if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_pretrain if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_signs if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_more_signs if_finished=skip $(ARGS)
 
 clean:  ## Remove the environment and what the tools left; runs/ stays.
 	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -16,21 +16,36 @@ log = logging.getLogger(__name__)
 @command("train")
 def main(cfg: DictConfig) -> None:
     """Compose, check, build, warn, train, report."""
-    from diffopd.build import build  # heavy imports wait until the command line is known to be right
-    from diffopd.doctor import Level, cheap_findings
+    # Heavy imports wait until the command line is known to be right, and the heaviest until there is work.
     from diffopd.resume import is_finished
 
     with config_errors():
         finished = is_finished(cfg, Path(cfg.paths.run))
     if finished and cfg.if_finished == "skip":
         print(f"finished already: {cfg.paths.run}")
+        print_pipeline(Path(cfg.paths.run))
         return
+    from diffopd.build import build
+    from diffopd.doctor import Level, cheap_findings
+
     experiment = build(cfg)
     if experiment.trainer.is_global_zero:
         for finding in cheap_findings(cfg, experiment.phase):
             if finding.level >= Level.WARNING:
                 log.warning("%s: %s", finding.about, finding.text)
     experiment.run()
+    if experiment.trainer.is_global_zero:
+        print_pipeline(experiment.folder)
+
+
+def print_pipeline(folder: Path) -> None:
+    """Say where the pipeline is that a finished run trained, if it trained one, and how to use it."""
+    from diffopd.resume import FINISHED
+
+    pipeline = folder / "pipeline"
+    if pipeline.is_dir() and (folder / FINISHED).is_file():
+        print(f"pipeline: {pipeline}")
+        print(f"use it:   python -m diffopd.sample model.path={pipeline} prompt='a large red circle'")
 
 
 if __name__ == "__main__":

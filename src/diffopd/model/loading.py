@@ -17,17 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from diffopd.files import resolve_path, sha256_of
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 _INDEX = "model_index.json"
 _IDENTITY_CONFIGS = ("config.json", "scheduler_config.json")
-
-
-def parse_dtype(name: str, setting: str) -> torch.dtype:
-    """The torch dtype called ``name`` in ``setting`` of the config."""
-    if name not in DTYPES:
-        raise ValueError(f"{setting}={name} is not known; choose one of {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def pipeline_folder(

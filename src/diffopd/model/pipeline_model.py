@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from diffopd.flow import SigmaGrid
 from diffopd.model.backbones import Backbones, answered_by_backbones
 from diffopd.model.fit import check_guidance, choose_attention_backend
-from diffopd.model.loading import encoding_identity, load_pipeline, parse_dtype, pipeline_identity
+from diffopd.model.loading import encoding_identity, load_pipeline, pipeline_identity
 from diffopd.model.prompt_cache import PromptCache
 from diffopd.model.routing import AdapterRouter, Route
+from diffopd.precision import parse_dtype
 from diffopd.types import Conditioning
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, ClassVar, final
 
 import torch
@@ -126,7 +127,7 @@ class DMDPhase(FakeScorePhase):
     def state(self, prompts: Prompts, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """The student's state at the exit step."""
         step = self.exit_step()
-        latent = self.states(prompts, conditioning, step)[step]
+        latent = next(islice(self.states(prompts, conditioning), step, None))
         return latent, self.sampler.sigma_at(step, latent)
 
     def noised(self, predicted: Predicted, purpose: str) -> Noised:

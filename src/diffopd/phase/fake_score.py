@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -264,11 +263,11 @@ class FakeScorePhase(TaughtPhase, ABC):
         return norm
 
     @torch.no_grad()
-    def states(self, prompts: Prompts, conditioning: Conditioning, num_steps: int) -> Tensor:
-        """The first states of the student's rollout, pure noise included: ``(num_steps + 1, batch, ...)``."""
-        rollout = self.rollout(self.sampler, prompts, conditioning, STUDENT)
-        later = [transition.next_latent for transition in islice(rollout, num_steps)]
-        return torch.stack([self.noise("rollout/start", prompts), *later])
+    def states(self, prompts: Prompts, conditioning: Conditioning) -> Iterator[Tensor]:
+        """The states of the student's rollout one by one, pure noise first."""
+        yield self.noise("rollout/start", prompts)
+        for transition in self.rollout(self.sampler, prompts, conditioning, STUDENT):
+            yield transition.next_latent
 
     def uniform(self, purpose: str, prompts: Prompts) -> Tensor:
         """Uniform numbers in [0, 1), each row from its own generator."""

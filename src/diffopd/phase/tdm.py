@@ -156,8 +156,12 @@ class TDMPhase(FakeScorePhase):
         """The student's states at the starts of the rows' segments."""
         segments = self.segments(prompts)
         steps = segments * self.steps_per_segment
-        states = self.states(prompts, conditioning, int(steps.max()))
-        return states[steps, torch.arange(len(prompts))], self.bounds[segments].to(self.device)
+        rollout = self.states(prompts, conditioning)
+        latent = next(rollout).clone()
+        for step in range(1, int(steps.max()) + 1):
+            reached, rows = next(rollout), steps == step
+            latent[rows] = reached[rows]
+        return latent, self.bounds[segments].to(self.device)
 
     def noised(self, predicted: Predicted, purpose: str) -> Noised:
         """Jump along the segment, then forward to a level drawn anew for each row."""

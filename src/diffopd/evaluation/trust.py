@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from diffopd.evaluation.benchmark import Benchmark
 from diffopd.metric.reward_mean import RewardMean
+from diffopd.png import read_png
 from diffopd.reward.by_task import RewardByTask
 from diffopd.reward.checked import name_of, score_checked
 from diffopd.reward.mixture import MixtureReward
@@ -117,8 +115,6 @@ def read_pair(entry: Mapping[str, Any], task: str) -> KnownPair:
 
 def _read_image(path: str, setting: str) -> Float[Tensor, " 3 height width"]:
     try:
-        with Image.open(Path(path).expanduser()) as picture:
-            pixels = np.array(picture.convert("RGB"))
+        return read_png(Path(path).expanduser())
     except (OSError, ValueError) as error:
         raise ValueError(f"{setting}={path} cannot be read as an image: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from diffopd.flow import SigmaGrid
 from diffopd.model.backbones import Backbones, answered_by_backbones
 from diffopd.model.fit import check_guidance, choose_attention_backend
-from diffopd.model.loading import encoding_identity, load_pipeline, parse_dtype, pipeline_identity
+from diffopd.model.loading import (
+    encoding_identity,
+    load_pipeline,
+    parse_dtype,
+    pipeline_folder,
+    pipeline_identity,
+)
 from diffopd.model.prompt_cache import PromptCache
 from diffopd.model.routing import AdapterRouter, Route
 from diffopd.types import Conditioning
@@ -223,6 +229,21 @@ class PipelineModel(nn.Module, ABC):
     def identity(self) -> str:
         """SHA-256 of the base model's configs and weights; adapters record the base they belong to."""
         return pipeline_identity(self._folder, self.identity_components)
+
+    @classmethod
+    def identity_at(cls, path: str, revision: str | None, text_length: int) -> str:
+        """The identity that the model at ``path`` would have; no weights are loaded.
+
+        Args:
+            path: A folder, ``package://...`` or a hub id.
+            revision: Branch, tag or commit on the hub.
+            text_length: Longest prompt in tokens.
+
+        Raises:
+            ValueError: If there is no such pipeline.
+        """
+        folder = pipeline_folder(path, revision, cls.left_out(text_length), cls.kind)
+        return pipeline_identity(folder, cls.identity_components)
 
     def encode(self, texts: Sequence[str], *, grad: bool = False) -> Conditioning:
         """Encode prompts exactly as the stock pipeline does; each different text once.

@@ -1,4 +1,4 @@
-"""``diffopd.evaluate`` in several processes, and killed in the middle, ends with the same results to the bit."""
+"""``diffopd.evaluate`` in several processes, and killed in the middle: the same results to the bit."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ def run(root: Path, *overrides: str, program=MODULE) -> str:
 def contents(root: Path) -> dict[str, bytes]:
     """Results, sheet and images of the one evaluation below ``root``."""
     (results,) = root.rglob("results.json")
-    pictures = {
-        str(path.relative_to(results.parent)): path.read_bytes() for path in results.parent.rglob("*.png")
-    }
+    folder = results.parent
+    pictures = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
     return {"results.json": results.read_bytes(), **pictures}
 
 

@@ -21,6 +21,7 @@ from diffopd.evaluation import (
 from diffopd.evaluation.processes import Processes
 from diffopd.evaluation_folder import EvaluationFolder, made_from
 from diffopd.inference import load_model, trial_step
+from diffopd.pin import pin_model
 from diffopd.report.images import ImageCollector
 from diffopd.report.results import results_table
 from diffopd.reward.failed_sample import failures_saved
@@ -33,6 +34,7 @@ def evaluate_share(cfg: DictConfig, processes: Processes) -> None:
     folder = EvaluationFolder(Path(cfg.paths.run))
     benchmark: Benchmark = instantiate(cfg.benchmark)
     prompts = benchmark.prompts()  # a missing file is told before weights load
+    pin_model(cfg)
     pictures = folder.images if cfg.save_images else folder.progress / "shown"
     images = ImageCollector(num_per_task=cfg.num_shown, folder=pictures, save_all=cfg.save_images)
 

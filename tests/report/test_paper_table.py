@@ -143,9 +143,9 @@ def test_the_command_writes_text_json_and_a_picture(places, tmp_path, capsys):
 def test_a_table_needs_rows_and_columns_that_are_there(places, tmp_path):
     with pytest.raises(ValueError, match="models is empty and reference=null"):
         paper_table.run(composed("reference=null", f"paths.run={tmp_path}"))
-    with pytest.raises(ValueError, match="columns has spectrum, which arXiv 2605.15055 Table 1 lacks"):
+    with pytest.raises(ValueError, match=r"columns has spectrum, which arXiv 2605\.15055 Table 1 lacks"):
         PaperTable.of([], read_reference(TABLE1), ["ocr", "spectrum"])
-    with pytest.raises(ValueError, match="reference=absent.json cannot be read"):
+    with pytest.raises(ValueError, match=r"reference=absent\.json cannot be read"):
         read_reference("absent.json")
     own = PaperTable.of([own_row("mine", places, COLUMNS, hours=None)], None, list(COLUMNS))
     assert own.texts()[0] == ["model", "from", "hours", "geneval", "ocr", "average"]

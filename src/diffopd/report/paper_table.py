@@ -24,7 +24,7 @@ _WARNING = (
     "of rows marked here, so a difference between the two kinds is no measurement. "
 )
 _READING = (
-    "Average: mean over the score columns, each from 0 for the lowest of the rows shown to 1 for the highest. "
+    "Average: mean over the score columns, each from 0 for the lowest row of all to 1 for the highest. "
     "A row that lacks a column has none, and does not count among the lowest and highest. "
 )
 _PRINTED = (

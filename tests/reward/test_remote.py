@@ -109,9 +109,9 @@ def test_the_served_reward_is_checked_by_its_own_pair():
 def test_a_server_may_know_no_pair():
     with server(brightness) as running:
         (line,) = check_scorer(client(running.address), "t", pairs="scorer_pairs.t")
+        assert client(f"{running.address}/elsewhere").known_pair() is None  # 404, as of an older server
     assert line.startswith("t (RemoteReward): not checked, as its server knows no pair of images for it")
     assert "+scorer_pairs.t=" in line
-        assert client(f"{running.address}/elsewhere").known_pair() is None  # 404, as of an older server
     with pytest.raises(RewardError, match=r"does not answer .*start it with python -m diffopd\.reward_s"):
         client(unused_address(), retries=0).known_pair()
 

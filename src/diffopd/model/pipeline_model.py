@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from diffopd.flow import SigmaGrid
 from diffopd.model.backbones import Backbones, answered_by_backbones
 from diffopd.model.fit import check_guidance, choose_attention_backend
+from diffopd.model.half_gradient import HalfGradient
 from diffopd.model.loading import (
     encoding_identity,
     load_pipeline,
@@ -159,6 +160,8 @@ class PipelineModel(nn.Module, ABC):
         )
         self.check_settings()
         self._router = AdapterRouter(self.transformer)
+        in_fp16 = self.transformer.dtype == torch.float16
+        self._half_gradient = HalfGradient(self.transformer) if in_fp16 else None
         self.backbones = Backbones()
         self._empty: Conditioning | None = None
         if gradient_checkpointing:
@@ -331,7 +334,8 @@ class PipelineModel(nn.Module, ABC):
         given = conditioning if route.order is None else conditioning.select(route.order)
         with self._router.route(route):
             output = self.predict(states.to(self.transformer.dtype), sigmas, given)
-        return route.restore(output).float()
+        velocity = route.restore(output).float()
+        return velocity if self._half_gradient is None else self._half_gradient.scaled(velocity)
 
     def decode(
         self, latents: Float[Tensor, " batch channel height width"]

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffopd.check import check_config, check_fit, check_prompts, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO
 from diffopd.evaluation import Benchmark
+from diffopd.pin import pin_model
 from diffopd.quiet import silence_known_noise
 from diffopd.report.at_end import METRICS, RunFiles
 from diffopd.resume import find_checkpoint, mark_finished
@@ -102,9 +103,11 @@ def build(cfg: DictConfig) -> Experiment:
     silence_known_noise()
     check_config(cfg)
     folder = Path(cfg.paths.run)
-    checkpoint = find_checkpoint(cfg, folder)
     phase_class = get_class(cfg.phase._target_)
     wanted = inspect.signature(phase_class).parameters
+    if "model" in wanted:
+        pin_model(cfg)  # before the config is saved
+    checkpoint = find_checkpoint(cfg, folder)
     parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
     check_fit(cfg, parts)
     data = instantiate(cfg.data)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import hydra
 from hydra.errors import CompactHydraException
@@ -39,18 +40,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def task(cfg: DictConfig) -> None:
             nonlocal started
             started = True
-            try:
+            with errors_told(debug=bool(cfg.get("debug"))):
                 silence_known_noise()
                 check_config(cfg, config_name)
                 run(cfg)
-            except ConfigError as error:
-                if cfg.get("debug"):
-                    raise
-                refuse(str(error))
-            except Exception as error:
-                if cfg.get("debug") or not _is_full_disk(error):
-                    raise
-                _stop(f"no space left on the disk ({error})")
 
         main = hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)
 
@@ -79,6 +72,25 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return program
 
     return decorate
+
+
+@contextlib.contextmanager
+def errors_told(*, debug: bool) -> Iterator[None]:
+    """End the program with a message instead of a traceback where a config or a full disk is the cause.
+
+    Args:
+        debug: Let the traceback be shown after all.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if debug:
+            raise
+        refuse(str(error))
+    except Exception as error:
+        if debug or not _is_full_disk(error):
+            raise
+        _stop(f"no space left on the disk ({error})")
 
 
 def _is_full_disk(error: Exception) -> bool:

@@ -138,7 +138,8 @@ def _commands(run: RowRun, rows: Sequence[RowRun], cfg: DictConfig) -> Iterator[
             place = run.scores_at(benchmark, scale)
             made_of = _made_of(run, benchmark, scale, list(cfg.shared))
             note = place / MADE_OF
-            if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_of:
+            scored = note.is_file()
+            if scored and json.loads(note.read_text(encoding="utf-8")) == made_of:
                 continue
             yield [
                 "diffopd.evaluate",
@@ -148,6 +149,7 @@ def _commands(run: RowRun, rows: Sequence[RowRun], cfg: DictConfig) -> Iterator[
                 "save_images=true",
                 f"num_threads={cfg.threads_each}",
                 *cfg.shared,
+                f"resume={'never' if scored else 'auto'}",  # never: the adapter is another one now
                 f"hydra.run.dir={quoted(str(place))}",
             ]
             atomic_write_json(note, made_of)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.checkpoint import latest_valid_checkpoint
+from diffopd.configs import flat_settings
 from diffopd.files import atomic_write_json
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ _HARMLESS = (
     "name",
 )
 _HARMLESS_SETTINGS = ("phase.score_in_background", "model.prompt_cache")
-_HOW_TO_ASK = (
+HOW_TO_ASK = (
     "address",
     "token_variable",
     "timeout",
@@ -85,7 +86,7 @@ def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
         raise ValueError(f"resume={cfg.resume} is not known; choose auto or never")
     checkpoint = latest_valid_checkpoint(folder / "checkpoints")
     if checkpoint is not None and cfg.resume == "never":
-        _keep_aside(folder)
+        keep_aside(folder)
         checkpoint = None
     if checkpoint is not None:
         _check_same_settings(cfg, folder)
@@ -139,30 +140,26 @@ def _settings(cfg: Any) -> dict[str, Any]:
     """What affects the result, flat: config path -> value."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    kept = _flat({k: v for k, v in plain.items() if k not in _HARMLESS})
+    kept = flat_settings({k: v for k, v in plain.items() if k not in _HARMLESS})
     return {path: value for path, value in kept if not _is_harmless(path) and path not in _REPEATED}
 
 
 def _is_harmless(path: str) -> bool:
     of_reward = path.startswith(("reward.", "phase.held_out."))
-    return path in _HARMLESS_SETTINGS or (of_reward and path.rpartition(".")[2] in _HOW_TO_ASK)
+    return path in _HARMLESS_SETTINGS or (of_reward and path.rpartition(".")[2] in HOW_TO_ASK)
 
 
-def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        return [
-            leaf
-            for key, value in node.items()
-            for leaf in _flat(value, f"{path}.{key}" if path else str(key))
-        ]
-    return [(path, node)]
+def keep_aside(folder: Path, names: Sequence[str] = _KEPT_ASIDE) -> None:
+    """Move what a folder holds of a run to ``previous_1``, ``previous_2``, ... within it.
 
-
-def _keep_aside(folder: Path) -> None:
+    Args:
+        folder: The run's folder.
+        names: Files and folders to move; those that are not there are passed over.
+    """
     number = 1 + sum(1 for _ in folder.glob("previous_*"))
     aside = folder / f"previous_{number}"
     aside.mkdir()
-    for name in _KEPT_ASIDE:
+    for name in names:
         if (folder / name).exists():
             (folder / name).rename(aside / name)
     log.info("resume=never: the run that was in %s is kept in %s", folder, aside)

@@ -55,6 +55,8 @@ LIMITS: Mapping[str, Rule] = {
     "debug": one_of(True, False),
     "num_threads": whole_or(1, "auto"),
     "batch_size": whole(1),
+    "devices": whole(1),
+    "save_images": one_of(True, False),
     "num_images": whole(1),
     "num_shown": whole(0),
     "guidance_scale": AT_LEAST_0,

@@ -28,6 +28,8 @@ KEYS: Mapping[str, Sequence[str]] = {
     "phase.old_policy": ("decay_type", "start", "rate", "cap"),
     "teacher.teachers.*": ("path", "guidance_scale"),
     "scorer_pairs.*": ("better", "worse", "prompt", "metadata"),
+    "models.*": ("results", "hours"),
+    "columns.*": ("benchmark", "task", "score"),
     "rows.*": ("command", "arguments", "teachers", "seeds", "guidance", "note"),
     "stages.*": ("experiment", "overrides"),
     "data.tasks.*": ("path", "prompts_per_round", "group_size"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ from transformers.utils import logging as transformers_logging
 from diffopd.files import resolve_path, sha256_of
 
 _INDEX = "model_index.json"
+_COMMIT = re.compile("[0-9a-f]{40}")
 _IDENTITY_CONFIGS = ("config.json", "scheduler_config.json")
+
+
+def _looks_like_hub_id(path: str) -> bool:
+    return path.count("/") == 1 and not path.startswith((".", "/", "~"))
 
 
 def pipeline_folder(
@@ -45,8 +51,7 @@ def pipeline_folder(
                 f"model.path={path}: {place} holds no {_INDEX}; give the folder of a whole pipeline"
             )
         return place
-    looks_like_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
-    if not looks_like_hub_id:
+    if not _looks_like_hub_id(path):
         raise ValueError(f"model.path={path}: no such folder ({place.absolute()})")
     skipped: dict[str, Any] = dict.fromkeys(without)
     try:
@@ -55,6 +60,30 @@ def pipeline_folder(
         raise ValueError(
             f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
         ) from error
+
+
+def resolved_commit(path: str, revision: str | None) -> str | None:
+    """The commit that a hub id and a revision mean now; None for a folder.
+
+    One small file is asked for, from the hub, or from its cache where the hub cannot be reached.
+
+    Args:
+        path: As in :func:`pipeline_folder`.
+        revision: As in :func:`pipeline_folder`.
+
+    Raises:
+        ValueError: If there is no such folder and the hub does not know it either.
+    """
+    if Path(resolve_path(path)).is_dir() or not _looks_like_hub_id(path):
+        return None
+    try:
+        file = Path(hf_hub_download(path, _INDEX, revision=revision))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
+        ) from error
+    name = file.parent.name  # models--owner--name/snapshots/<commit>/model_index.json
+    return name if _COMMIT.fullmatch(name) else None
 
 
 def load_pipeline(

@@ -59,9 +59,11 @@ class PhotoDetector:
 
     Attributes:
         note: Said with every score.
+        why_no_pair: Why no pair of images comes with it.
     """
 
     note: ClassVar[str] = "objects by transformers' Mask2Former, not by the mmdet build of the official score"
+    why_no_pair: ClassVar[str] = "nothing drawn is sure to be seen by a detector of photographs"
     setting = "reward.detector"
 
     def __init__(

@@ -8,12 +8,16 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import MissingConfigException
+from hydra.errors import CompactHydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.check.error import did_you_mean
 from diffopd.check.setting import Groups
 from diffopd.configs import config_folder
+
+COMPOSITION_ERRORS = (CompactHydraException, OmegaConfBaseException, ValueError)
+"""What Hydra raises when it cannot compose a command line."""
 
 _UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'")
 

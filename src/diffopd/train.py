@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
+import tempfile
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command import command, refuse
+from diffopd.saved_config import from_arguments
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +20,8 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     """Compose, check, build, warn, train, report."""
     from diffopd.build import build  # heavy imports wait until the command line is known to be right
-    from diffopd.doctor import Level, cheap_findings
+    from diffopd.doctor.checks import cheap_findings
+    from diffopd.doctor.finding import Level
     from diffopd.resume import is_finished
 
     with config_errors():
@@ -33,5 +37,15 @@ def main(cfg: DictConfig) -> None:
     experiment.run()
 
 
+def program() -> None:
+    """The command line: ``from=<run folder>`` takes the config that a run saved."""
+    with tempfile.TemporaryDirectory(prefix="diffopd_from_") as folder:
+        try:
+            sys.argv[1:] = from_arguments(sys.argv[1:], Path(folder))
+        except ValueError as error:
+            refuse(str(error))
+        main()
+
+
 if __name__ == "__main__":
-    main()
+    program()

@@ -98,5 +98,6 @@ def test_a_port_in_use():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(
-            ConfigError, match=rf"^host=127.0.0.1 port={port} cannot be .*Address already in use"))
+        refused = rf"^host=127.0.0.1 port={port} cannot be .*Address already in use"
+        with pytest.raises(ConfigError, match=refused):
+            reward_server.run(config("reward=spectrum", f"port={port}", "check_scorers=false"))

@@ -107,6 +107,7 @@ def test_commands_are_all_here():
     assert found == set(CASES)
 
 
+@pytest.mark.slow
 def test_mistakes_in_what_a_command_would_start(tmp_path):
     cases = [(command, arguments) for command, (arguments, _) in NESTED.items()]
     for (command, _), refused in zip(cases, refusals(cases, tmp_path), strict=True):

@@ -118,6 +118,7 @@ def test_a_nan_loss_stops_before_the_update_with_its_sample_and_can_be_done_agai
     assert replay(fine.trainer, fine.phase, fine.data, report, state) is None
 
 
+@pytest.mark.slow
 def test_a_replay_sees_the_losses_of_the_round_bit_for_bit(world, tmp_path):
     """Also of a later update of the round, whose rollout was made with earlier weights."""
     experiment = built(world, tmp_path, "two_pass")
@@ -186,7 +187,7 @@ def test_a_nan_reward_is_reported_and_saved_alike(world, tmp_path):
     assert "for sample 1" in str(found)
 
 
-@pytest.mark.parametrize("name", ["distill", "nft"])
+@pytest.mark.parametrize("name", ["distill", pytest.param("nft", marks=pytest.mark.slow)])
 def test_skip_drops_the_update_and_goes_on_the_same_way_each_time(world, tmp_path, caplog, name):
     def run(folder):
         experiment = built(
@@ -208,6 +209,7 @@ def test_skip_drops_the_update_and_goes_on_the_same_way_each_time(world, tmp_pat
     assert all(map(math.isfinite, first.metrics.values()))
 
 
+@pytest.mark.slow
 def test_a_nan_reward_can_be_skipped(world, tmp_path):
     experiment = built(world, tmp_path, "nft", *SKIP, "trainer.max_epochs=3")
     experiment.phase.reward = NaNForOne(experiment.phase)
@@ -216,6 +218,7 @@ def test_a_nan_reward_can_be_skipped(world, tmp_path):
     assert len(rounds.gradients) == 4  # two rounds of two updates
 
 
+@pytest.mark.slow
 def test_one_more_than_the_cap_stops_also_after_a_resume(world, tmp_path):
     settings = (*SKIP, "callbacks.finite_loss.max_skipped=1", "trainer.max_epochs=4")
     experiment = built(world, tmp_path, "distill", *settings)

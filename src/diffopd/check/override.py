@@ -35,6 +35,8 @@ def explain_composition(error: Exception, config_name: str, overrides: Sequence[
     """
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _unknown_choice(error)
+    if "group override must be a string" in str(error):
+        return _no_choice(overrides) or str(error)
     found = _UNKNOWN_KEY.search(str(error))
     if found and "No match in the defaults list" in str(error):
         return _unknown_group(found[1], overrides)
@@ -52,6 +54,17 @@ def _unknown_choice(error: MissingConfigException) -> str:
     options = [str(option) for option in error.options or ()]
     near = did_you_mean(choice, options, f"{group}=")
     return f"{group}={choice}: there is no such choice{near}\n{group} has {', '.join(options)}"
+
+
+def _no_choice(overrides: Sequence[str]) -> str | None:
+    """Which override gives a config group something that is no name of a choice."""
+    choices = Groups.read().choices
+    for override in overrides:
+        key, _, value = override.partition("=")
+        group = key.lstrip("+~").partition("@")[0].rpartition("/")[2]
+        if group in choices and value.strip("'\"") not in choices[group]:
+            return f"{key}={value} must be one of {', '.join(choices[group])}; to have none, remove it with ~{key}"
+    return None
 
 
 def _unknown_group(name: str, overrides: Sequence[str]) -> str:

@@ -63,7 +63,8 @@ def _no_choice(overrides: Sequence[str]) -> str | None:
         key, _, value = override.partition("=")
         group = key.lstrip("+~").partition("@")[0].rpartition("/")[2]
         if group in choices and value.strip("'\"") not in choices[group]:
-            return f"{key}={value} must be one of {', '.join(choices[group])}; to have none, remove it with ~{key}"
+            allowed = ", ".join(choices[group])
+            return f"{key}={value} must be one of {allowed}; to have none, remove it with ~{key}"
     return None
 
 

@@ -1,6 +1,6 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table ablations test test-slow lint format type docs bench mini-model clean
+.PHONY: help install demo table ablations test test-slow fuzz lint format type docs bench mini-model clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
@@ -52,6 +52,9 @@ test: install  ## Run the tests (under 10 minutes on 2 cores); ARGS="tests/flow 
 
 test-slow: install  ## Run the slower tests.
 	$(PYTEST) -m "slow and not gpu" $(ARGS)
+
+fuzz: install  ## Try 1,000 mutated configs, each runs or is refused; COUNT=200 SEED=7.
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/campaign.py $(or $(COUNT),1000) $(or $(SEED),0)
 
 lint: install  ## Check style, format and the direction of imports.
 	$(BIN)/ruff check

@@ -14,9 +14,10 @@ import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.check import check_config, check_fit, check_prompts, config_errors
+from diffopd.check import ConfigError, check_config, check_fit, check_prompts, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO
 from diffopd.evaluation import Benchmark
 from diffopd.pin import pin_model
@@ -86,11 +87,23 @@ class Experiment:
         mark_finished(self.folder, cast(int, self.trainer.max_epochs), recipe)
 
     def fit(self) -> None:
-        """Train from the start, or from the newest checkpoint in the run's folder."""
+        """Train from the start, or from the newest checkpoint in the run's folder.
+
+        Raises:
+            ConfigError: If a part refuses its settings before the first batch.
+        """
         on_cpu = isinstance(self.trainer.accelerator, CPUAccelerator)
         if on_cpu or self.num_threads != "auto":  # beside a GPU the number of threads hardly matters
             choose_num_threads(cast(Any, self.phase).trial_step, self.num_threads)
-        self.trainer.fit(self.phase, self.data, ckpt_path=self.checkpoint, weights_only=False)
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        before = progress.started
+        try:
+            self.trainer.fit(self.phase, self.data, ckpt_path=self.checkpoint, weights_only=False)
+        except (ValueError, MisconfigurationException) as error:
+            if progress.started != before:
+                raise
+            # What is refused while everything is set up is the config's, as no batch was seen.
+            raise ConfigError(str(error)) from error
 
 
 @config_errors()

@@ -9,11 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 
 import hydra
-from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from diffopd.check import ConfigError, check_config, explain_composition
+from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
 from diffopd.configs import config_folder
 from diffopd.quiet import silence_known_noise
 
@@ -49,12 +47,14 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
         @functools.wraps(run)
         def program() -> None:
+            nonlocal started
+            started = False
             before = dict(os.environ)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
             os.environ["HYDRA_MAIN_MODULE"] = f"diffopd.{config_name}"  # names the job and its log
             try:
                 main()
-            except (CompactHydraException, OmegaConfBaseException) as error:
+            except COMPOSITION_ERRORS as error:
                 if started or "debug=true" in sys.argv:
                     raise
                 overrides = [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]

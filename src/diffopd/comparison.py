@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from diffopd.adapter import WEIGHTS
 from diffopd.arguments import quoted
 from diffopd.check import check_composed
-from diffopd.evaluation import EvaluationResult
 from diffopd.files import atomic_write_json, sha256_of
 from diffopd.launch import Job, training_command
-from diffopd.report.compared import ComparedRow, Cost
-from diffopd.resume import FINISHED
+
+if TYPE_CHECKING:  # these bring diffusers and Lightning, which the check of all rows does without
+    from diffopd.report.compared import ComparedRow, Cost
 
 COMMANDS = ("train", "cascade")
 MADE_OF = "made_of.json"
@@ -156,12 +156,17 @@ def _commands(run: RowRun, rows: Sequence[RowRun], cfg: DictConfig) -> Iterator[
 
 
 def _made_of(run: RowRun, benchmark: str, scale: float, shared: Sequence[str]) -> dict[str, object]:
+    from diffopd.adapter import WEIGHTS
+
     weights = sha256_of(run.adapter / WEIGHTS) if run.adapter else None
     return {"adapter": weights, "benchmark": benchmark, "guidance_scale": scale, "shared": shared}
 
 
 def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedRow]:
     """What every row and seed cost and scored."""
+    from diffopd.evaluation import EvaluationResult
+    from diffopd.report.compared import ComparedRow
+
     costs = {run.name: _cost(run) for run in rows}
     return [
         ComparedRow(
@@ -185,6 +190,9 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
 
 def _cost(run: RowRun) -> Cost:
     """Of a training, or of all stages of a cascade."""
+    from diffopd.report.compared import Cost
+    from diffopd.resume import FINISHED
+
     notes = [run.folder / FINISHED] if run.command == "train" else sorted(run.folder.glob(f"*/{FINISHED}"))
     recipes = [json.loads(note.read_text(encoding="utf-8"))["recipe"] for note in notes if run.command]
     return Cost(

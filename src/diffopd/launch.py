@@ -15,7 +15,6 @@ from types import FrameType
 from hydra.core.hydra_config import HydraConfig
 
 from diffopd.arguments import quoted
-from diffopd.resume import FINISHED
 
 SECONDS_BETWEEN_LOOKS = 0.2
 LINES_SHOWN = 12
@@ -69,6 +68,10 @@ def train_in(folder: Path, overrides: Sequence[str]) -> bool:
     Raises:
         TrainingFailedError: If it failed.
     """
+    from diffopd.resume import (
+        FINISHED,  # brings Lightning, which a check of what is to be started does without
+    )
+
     command = training_command(folder, overrides)
     job = Job(name=str(folder), needs=(), commands=lambda: iter([command]), log=None)
     return run_jobs([job], num_processes=1) and (folder / FINISHED).is_file()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
+import tempfile
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command import command, refuse
+from diffopd.saved_config import from_arguments
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,8 @@ def main(cfg: DictConfig) -> None:
         print_pipeline(Path(cfg.paths.run))
         return
     from diffopd.build import build
-    from diffopd.doctor import Level, cheap_findings
+    from diffopd.doctor.checks import cheap_findings
+    from diffopd.doctor.finding import Level
 
     experiment = build(cfg)
     if experiment.trainer.is_global_zero:
@@ -48,5 +52,15 @@ def print_pipeline(folder: Path) -> None:
         print(f"use it:   python -m diffopd.sample model.path={pipeline} prompt='a large red circle'")
 
 
+def program() -> None:
+    """The command line: ``from=<run folder>`` takes the config that a run saved."""
+    with tempfile.TemporaryDirectory(prefix="diffopd_from_") as folder:
+        try:
+            sys.argv[1:] = from_arguments(sys.argv[1:], Path(folder))
+        except ValueError as error:
+            refuse(str(error))
+        main()
+
+
 if __name__ == "__main__":
-    main()
+    program()

@@ -208,9 +208,7 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
 def _own_teachers(values: Mapping[str, Any]) -> bool:
     """Whether every task needs the teacher that is named as it."""
     routed = _target(values, "routing") and phase_takes(values, "routing")
-    return phase_takes(values, "teacher") and (
-        not routed or values["routing"]["_target_"].endswith(".ByTask")
-    )
+    return phase_takes(values, "teacher") and (not routed or _target(values, "routing").endswith(".ByTask"))
 
 
 def _routes(values: Mapping[str, Any], tasks: Sequence[str], teachers: Sequence[str]) -> Iterator[str]:

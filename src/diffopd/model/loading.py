@@ -14,6 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from diffopd.files import resolve_path, sha256_of
@@ -119,12 +120,38 @@ def load_pipeline(
     # diffusers asks for each component the pipeline was saved without to be passed as None.
     absent = {name: None for name, entry in index.items() if entry == [None, None]}
     absent.update(dict.fromkeys(without))
+    _check_weights(folder, index, absent, f"model.path={path}")
     with _without_progress_bars():
         pipeline = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=dict(dtypes), **absent
         )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, folder
+
+
+def _check_weights(folder: Path, index: Mapping[str, Any], absent: Mapping[str, Any], where: str) -> None:
+    """Refuse weights that are no whole safetensors files, by their headers and sizes, before any is read.
+
+    Raises:
+        ValueError: If one is empty, cut short, or a pickle, or a component has pickles alone.
+    """
+    for component in (name for name in index if (folder / name).is_dir() and name not in absent):
+        files = sorted((folder / component).glob("*.safetensors"))
+        pickles = [f.name for f in (folder / component).glob("*") if f.suffix in (".bin", ".pt", ".ckpt")]
+        if pickles and not files:
+            raise ValueError(
+                f"{where}: {component}/{pickles[0]} is a pickle, which can run code of its author when "
+                "loaded; only .safetensors files are read"
+            )
+        for file in files:
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{where}: {component}/{file.name} ({file.stat().st_size} bytes) is not a whole "
+                    f"safetensors file: {error}; it was cut short or damaged, fetch or copy it again"
+                ) from error
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from diffopd.adapter import (
 )
 from diffopd.data.prompts import PromptData
 from diffopd.model import PipelineModel, guided_velocity
+from diffopd.non_finite import RoundRecord
 from diffopd.phase.processes import average_gradients, averaged, flat_gradient
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
@@ -56,6 +57,10 @@ class AdaptedPhase(lightning.LightningModule):
         gradient_clip: Largest gradient norm.
         conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next,
             each of which costs a backward per task; 0 for never.
+
+    Attributes:
+        record: The losses since the last update, to trace a gradient that is not finite.
+        round_start: Trained weights as the round began, once it applied an update and more are to come.
     """
 
     def __init__(
@@ -80,6 +85,8 @@ class AdaptedPhase(lightning.LightningModule):
         self.gradient_clip = gradient_clip
         self.conflict_every_n_rounds = conflict_every_n_rounds
         self._task_gradients: dict[str, Tensor] = {}
+        self.record = RoundRecord()
+        self.round_start: dict[str, Tensor] = {}
         self._encoded: dict[str, Conditioning] = {}
         self.add_trained_adapter(STUDENT)
         self.add_trained_adapter(AVERAGE)
@@ -196,25 +203,28 @@ class AdaptedPhase(lightning.LightningModule):
 
     # Updates.
 
-    def add_gradient(self, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+    def add_gradient(self, losses: Tensor, prompts: Prompts, steps: int | Sequence[int] | None) -> Tensor:
         """Add the gradient of a sum of losses to the round's, on this process only.
 
         Args:
             losses: One per row, weighted so that their sum is the loss.
-            tasks: Task of each row.
+            prompts: The rows.
+            steps: Their denoising steps, or the one of all; None if the loss has none.
 
         Returns:
             The loss, detached.
         """
         with self._no_gradient_sync():
             if self._task_gradients:
-                self._add_task_gradients(losses, tasks)
+                self._add_task_gradients(losses, prompts.tasks)
             else:
                 self.manual_backward(losses.sum())
+        self.record.add(losses, prompts, steps, self.parameters_of(STUDENT).values())
         return losses.detach().sum()
 
     def on_train_batch_start(self, batch: Prompts, batch_index: int) -> None:
-        """Decide whether this round measures the conflict of its tasks' gradients."""
+        """Begin the round's record; decide whether it measures the conflict of its tasks' gradients."""
+        self.record, self.round_start = RoundRecord(), {}
         tasks = dict.fromkeys(batch.tasks)
         self._task_gradients = {}
         if self.due(self.conflict_every_n_rounds) and len(tasks) > 1:
@@ -278,20 +288,34 @@ class AdaptedPhase(lightning.LightningModule):
 
         Returns:
             Its norm before clipping.
+
+        Raises:
+            NonFiniteError: If that is not finite, the same in all processes.
         """
         parameters = list(self.parameters_of(name).values())
         average_gradients(parameters)
-        return torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        self.record.check(norm)
+        if self.updates_in_round > 1 and not self.round_start:
+            state = self.state_dict()
+            self.round_start = {key: state[key].clone() for key in self._trained_keys(state)}
+        return norm
+
+    @property
+    def updates_in_round(self) -> int:
+        """Optimiser steps in a round, of all adapters."""
+        return 1
 
     # Checkpoints and timing.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the adapters that training changes."""
-        names = tuple(f".{name}." for name in self.saved_adapters)
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {
-            k: v for k, v in state.items() if ".lora_" in k and any(n in k for n in names)
-        }
+        checkpoint["state_dict"] = {key: state[key] for key in self._trained_keys(state)}
+
+    def _trained_keys(self, state: Mapping[str, Any]) -> list[str]:
+        names = tuple(f".{name}." for name in self.saved_adapters)
+        return [key for key in state if ".lora_" in key and any(name in key for name in names)]
 
     def trial_step(self, batch_size: int = 16) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""

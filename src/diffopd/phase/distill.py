@@ -15,6 +15,7 @@ from diffopd.estimator import Estimator
 from diffopd.loss import TransitionMatching
 from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, AdaptedPhase, OptimizerFactory, micro_batches
+from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.balance import Balance
 from diffopd.phase.by_task import add_by_task, add_rewards, task_weights
 from diffopd.phase.measure import measure_teachers
@@ -189,6 +190,11 @@ class DistillPhase(AdaptedPhase):
             scores = measure_teachers(self, self.teacher, self.sampler, self.reward, prompts)
             self.routing.choose(scores)
 
+    @property
+    def updates_in_round(self) -> int:
+        """As ``phase.updates_per_round`` says."""
+        return self.updates_per_round
+
     # The rollout.
 
     @property
@@ -228,9 +234,9 @@ class DistillPhase(AdaptedPhase):
                 transition = next(rollout)
             yield transition
             if step == self.sampler.num_steps - 1 and self._scored:
-                scores = scored(
-                    self, self.reward, self.images(transition.next_latent), part.prompts, "reward"
-                )
+                images = self.images(transition.next_latent)
+                with finite_rewards_everywhere(self.device):
+                    scores = scored(self, self.reward, images, part.prompts, "reward")
                 add_rewards(totals, scores, part.prompts, part.counts)
                 totals["train/cost/reward_calls"] += len(part.prompts) * num_processes()
             # Let go of the step's activations before the next step makes its own.
@@ -281,7 +287,7 @@ class DistillPhase(AdaptedPhase):
             share = (part.weights * anchor.detach()).sum() * self.step_weight
             totals["train/loss/anchor"] += share / self.updates_per_round
         losses = part.weights * value * self.step_weight
-        loss = self.add_gradient(losses, part.prompts.tasks) / self.updates_per_round
+        loss = self.add_gradient(losses, part.prompts, transition.step) / self.updates_per_round
         totals["train/loss/opd"] += loss
         totals[f"train/step_loss/{transition.step}"] += loss / self.step_weight
         self._add_metrics(totals, part, transition.step, term.metrics, num_drawn)

@@ -124,6 +124,10 @@ class DMDPhase(FakeScorePhase):
         place = torch.randint(len(self.exit_steps), (), generator=generator)
         return self.exit_steps[int(place)]
 
+    def denoising_steps(self, prompts: Prompts) -> list[int]:
+        """The exit step, for every row."""
+        return [self.exit_step()] * len(prompts)
+
     def state(self, prompts: Prompts, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """The student's state at the exit step."""
         step = self.exit_step()

@@ -178,7 +178,16 @@ class FakeScorePhase(TaughtPhase, ABC):
             self.make_fake_optimizer(self.parameters_of(FAKE).values()),
         ]
 
+    @property
+    def updates_in_round(self) -> int:
+        """One of the student, then those of the fake score."""
+        return 1 + self.fake_updates_per_round
+
     # What differs between the methods.
+
+    @abstractmethod
+    def denoising_steps(self, prompts: Prompts) -> list[int]:
+        """The step of the rollout at which each row is trained."""
 
     @abstractmethod
     def state(self, prompts: Prompts, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
@@ -199,7 +208,9 @@ class FakeScorePhase(TaughtPhase, ABC):
         for rows in micro_batches(len(prompts), self.micro_batch_size):
             predicted = self._predicted(prompts.select(rows))
             losses = weights[rows] * self._compared(predicted, totals, counts)
-            totals[f"train/loss/{self.method}"] += self.add_gradient(losses, predicted.prompts.tasks)
+            totals[f"train/loss/{self.method}"] += self.add_gradient(
+                losses, predicted.prompts, self.denoising_steps(predicted.prompts)
+            )
             parts.append((predicted.detached(), weights[rows]))
             del predicted, losses
         totals |= self.gradient_conflict()
@@ -242,9 +253,12 @@ class FakeScorePhase(TaughtPhase, ABC):
         at = self.noised(predicted, purpose)
         velocity = self.velocity(at.latent, at.sigma, predicted.conditioning, FAKE, 1.0)
         term = self.loss.fake(velocity, at.latent, at.sigma, predicted.clean, at.fresh)
-        loss = (weights * term.value).sum()
+        losses = weights * term.value
+        loss = losses.sum()
         with self._no_gradient_sync():
             self.manual_backward(loss)
+        steps = self.denoising_steps(predicted.prompts)
+        self.record.add(losses, predicted.prompts, steps, self.parameters_of(FAKE).values())
         totals["train/loss/fake"] += loss.detach() / self.fake_updates_per_round
         for name, value in term.metrics.items():
             totals[f"train/{name}"] += (weights * value).sum() / self.fake_updates_per_round

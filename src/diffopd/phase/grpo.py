@@ -14,6 +14,7 @@ from diffopd.adapter import LoRA
 from diffopd.loss import PolicyGradient
 from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
+from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.processes import num_processes
 from diffopd.phase.reward_learning import Judged, RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
@@ -117,11 +118,16 @@ class GRPOPhase(RewardPhase):
                 f"one step within the trained steps 0 to {self.train_steps[-1]}; null = noise in every step"
             )
 
+    @property
+    def updates_in_round(self) -> int:
+        """As ``phase.updates_per_round`` says."""
+        return self.updates_per_round
+
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round of policy gradient."""
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         conditioning, sampler = self.conditioning(prompts), self._round_sampler()
-        with self.scoring(prompts) as scoring:
+        with finite_rewards_everywhere(self.device), self.scoring(prompts) as scoring:
             visits, clean = self._rollout(sampler, prompts, conditioning, scoring)
             found = scoring.result()
         judged = self.judge(totals, clean, prompts, found)
@@ -133,10 +139,10 @@ class GRPOPhase(RewardPhase):
         for number, (kept, weights) in enumerate(updates):
             for rows in micro_batches(len(kept), self.micro_batch_size):
                 chosen, weight = [kept[row] for row in rows], weights[rows].to(self.device)
-                given, tasks = conditioning.select(chosen), [prompts.tasks[row] for row in chosen]
+                given, part = conditioning.select(chosen), prompts.select(chosen)
                 for visit in visits:
                     term = self._loss(sampler, visit, chosen, given, advantage[chosen])
-                    loss = self.add_gradient(weight * term.value / len(visits), tasks)
+                    loss = self.add_gradient(weight * term.value / len(visits), part, visit.step)
                     totals["train/loss/policy"] += loss / len(updates)
                     self._add_metrics(totals, visit.step, weight / len(updates), term.metrics, len(visits))
                     if number == 0:

@@ -152,6 +152,10 @@ class TDMPhase(FakeScorePhase):
         draws = [torch.randint(len(self.bounds) - 1, (), generator=generator) for generator in generators]
         return torch.stack(draws)
 
+    def denoising_steps(self, prompts: Prompts) -> list[int]:
+        """The first step of each row's segment."""
+        return (self.segments(prompts) * self.steps_per_segment).tolist()
+
     def state(self, prompts: Prompts, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """The student's states at the starts of the rows' segments."""
         segments = self.segments(prompts)

@@ -1,6 +1,6 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table ablations test test-slow fuzz lint format type docs bench mini-model clean
+.PHONY: help install demo table ablations test test-slow fuzz lint format type docs bench soak mini-model clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
@@ -11,6 +11,8 @@ ARGS ?=
 
 # Seeds of the table's reinforcement learning rows.
 SEEDS ?= 1
+# Trials of every phase in `make soak`; empty: 50 for distillation and NFT, 10 for every other.
+TRIALS ?=
 # `full` runs every file of conf/experiment/ablation.
 ABLATIONS ?=
 
@@ -73,6 +75,9 @@ docs: install  ## Build the documentation into site/; a broken link is an error.
 
 bench: install  ## What the fused round, batches of all tasks and kept prompts save (minutes, idle); ARGS="--repeats 15".
 	$(BIN)/python benchmarks/opd_round.py --output experiments/bench $(ARGS)
+
+soak: install  ## Kill and resume trainings of every phase again and again; TRIALS=50: so many of each.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(if $(TRIALS),--trials $(TRIALS)) $(ARGS)
 
 mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU), or go on with it; ARGS="seed=1".
 	$(RUN) +experiment=mini_autoencoder if_finished=skip $(ARGS)

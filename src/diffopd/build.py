@@ -20,8 +20,11 @@ from diffopd.check import check_config, check_fit, check_prompts, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO
 from diffopd.evaluation import Benchmark
 from diffopd.quiet import silence_known_noise
+from diffopd.rank import is_first_process
 from diffopd.report.at_end import METRICS, RunFiles
 from diffopd.resume import find_checkpoint, mark_finished
+from diffopd.strategy import Sharded
+from diffopd.strategy.together import gather, together
 from diffopd.threads import choose_num_threads
 
 log = logging.getLogger(__name__)
@@ -72,17 +75,20 @@ class Experiment:
 
     def run(self) -> None:
         """Train, then report, unless the training was interrupted."""
-        self.fit()
-        interrupted = any(
-            getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks
-        )
-        if interrupted or not self.trainer.is_global_zero:
-            return
-        if self.report is not None:
-            self.report(self.phase, self.benchmark, self.files)
-        known = (self.folder / METRICS).is_file()
-        recipe = dataclasses.asdict(self.files.recipe()) if known else {}
-        mark_finished(self.folder, cast(int, self.trainer.max_epochs), recipe)
+        with together(self.trainer):
+            self.fit()
+            interrupted = any(
+                getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks
+            )
+            if interrupted or not self.trainer.is_global_zero:
+                return
+            if self.report is not None and isinstance(self.trainer.strategy, Sharded):
+                log.warning("no report: no process holds the whole model; evaluate the saved adapter")
+            elif self.report is not None:
+                self.report(self.phase, self.benchmark, self.files)
+            known = (self.folder / METRICS).is_file()
+            recipe = dataclasses.asdict(self.files.recipe()) if known else {}
+            mark_finished(self.folder, cast(int, self.trainer.max_epochs), recipe)
 
     def fit(self) -> None:
         """Train from the start, or from the newest checkpoint in the run's folder."""
@@ -102,7 +108,7 @@ def build(cfg: DictConfig) -> Experiment:
     silence_known_noise()
     check_config(cfg)
     folder = Path(cfg.paths.run)
-    checkpoint = find_checkpoint(cfg, folder)
+    checkpoint = find_checkpoint(cfg, folder) if is_first_process() else None
     phase_class = get_class(cfg.phase._target_)
     wanted = inspect.signature(phase_class).parameters
     parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
@@ -117,6 +123,8 @@ def build(cfg: DictConfig) -> Experiment:
         plugins=[SafetensorsCheckpointIO()],
         reload_dataloaders_every_n_epochs=1,
     )
+    gather(trainer, lambda: OmegaConf.to_yaml(cfg, resolve=True))
+    checkpoint = trainer.strategy.broadcast(checkpoint)
     for logger in trainer.loggers:
         logger.log_hyperparams(cast(Any, OmegaConf.to_container(cfg, resolve=True)))
     parts |= {group: instantiate(cfg[group]) for group in HEAVY_GROUPS if group in wanted}

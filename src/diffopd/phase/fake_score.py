@@ -244,8 +244,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         velocity = self.velocity(at.latent, at.sigma, predicted.conditioning, FAKE, 1.0)
         term = self.loss.fake(velocity, at.latent, at.sigma, predicted.clean, at.fresh)
         loss = (weights * term.value).sum()
-        with self._no_gradient_sync():
-            self.manual_backward(loss)
+        self.manual_backward(loss)
         totals["train/loss/fake"] += loss.detach() / self.fake_updates_per_round
         for name, value in term.metrics.items():
             totals[f"train/{name}"] += (weights * value).sum() / self.fake_updates_per_round

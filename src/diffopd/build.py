@@ -74,21 +74,21 @@ class Experiment:
     files: RunFiles
 
     def run(self) -> None:
-        """Train, then report, unless the training was interrupted."""
+        """Train, then report in the first process alone, unless the training was interrupted."""
         with together(self.trainer):
             self.fit()
-            interrupted = any(
-                getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks
-            )
-            if interrupted or not self.trainer.is_global_zero:
-                return
-            if self.report is not None and isinstance(self.trainer.strategy, Sharded):
-                log.warning("no report: no process holds the whole model; evaluate the saved adapter")
-            elif self.report is not None:
-                self.report(self.phase, self.benchmark, self.files)
-            known = (self.folder / METRICS).is_file()
-            recipe = dataclasses.asdict(self.files.recipe()) if known else {}
-            mark_finished(self.folder, cast(int, self.trainer.max_epochs), recipe)
+        interrupted = any(
+            getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks
+        )
+        if interrupted or not self.trainer.is_global_zero:
+            return
+        if self.report is not None and isinstance(self.trainer.strategy, Sharded):
+            log.warning("no report: no process holds the whole model; evaluate the saved adapter")
+        elif self.report is not None:
+            self.report(self.phase, self.benchmark, self.files)
+        known = (self.folder / METRICS).is_file()
+        recipe = dataclasses.asdict(self.files.recipe()) if known else {}
+        mark_finished(self.folder, cast(int, self.trainer.max_epochs), recipe)
 
     def fit(self) -> None:
         """Train from the start, or from the newest checkpoint in the run's folder."""

@@ -15,6 +15,7 @@ from diffopd.phase import adapted, fake_score, sft
 from diffopd.phase.adapted import AdaptedPhase
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.randomness import normal_rows, uniform_rows
+from diffopd.strategy.sharded import bytes_held
 
 
 class Record(Callback):
@@ -49,7 +50,9 @@ class Record(Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        found = {"logged": logged, **{name: getattr(self, name) for name in NAMES}}
+        model = getattr(pl_module, "model", None)
+        held = bytes_held(model.transformer) if model is not None else 0
+        found = {"logged": logged, "held": held, **{name: getattr(self, name) for name in NAMES}}
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.save(found, self.folder / f"rank{trainer.global_rank}.pt")
 

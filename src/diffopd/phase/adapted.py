@@ -28,7 +28,7 @@ from diffopd.phase.processes import averaged
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
 from diffopd.strategy.gradients import average_gradients, flat_gradient
-from diffopd.strategy.sharded import shard
+from diffopd.strategy.sharded import shard, without_shards
 from diffopd.types import Conditioning, Prompts, Transition, VelocityFunction
 
 log = logging.getLogger(__name__)
@@ -149,6 +149,7 @@ class AdaptedPhase(lightning.LightningModule):
         for backbone in (self.model.transformer, *self.model.backbones.transformers):
             whole = [p for n in adapter_names(backbone) for p in adapter_parameters(backbone, n).values()]
             shard(backbone, whole, mesh)
+        without_shards(self)
 
     # What a round is made of.
 

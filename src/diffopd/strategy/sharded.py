@@ -44,7 +44,7 @@ class Sharded(Together, ModelParallelStrategy):
     def _connect(self) -> None:
         self._setup_distributed()
 
-    # Checkpoints hold what is whole on every process, so Lightning's plain ways serve.
+    # Checkpoints hold what is whole on every process, see without_shards, so Lightning's plain ways serve.
 
     @property
     @override
@@ -53,10 +53,7 @@ class Sharded(Together, ModelParallelStrategy):
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The state but for the shards, which no checkpoint holds."""
-        assert self.lightning_module is not None
-        state = self.lightning_module.state_dict()
-        return {name: value for name, value in state.items() if not isinstance(value, DTensor)}
+        return Strategy.lightning_module_state_dict(self)
 
     @override
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
@@ -96,6 +93,16 @@ def shard(backbone: nn.Module, whole: Collection[nn.Parameter], mesh: DeviceMesh
     for module in [module for module in backbone.modules() if type(module).__name__ in names]:
         fully_shard(module, mesh=mesh, ignored_params=kept)
     fully_shard(backbone, mesh=mesh, ignored_params=kept, reshard_after_forward=True)
+
+
+def without_shards(module: nn.Module) -> None:
+    """Leave a module's shards out of its state, as no process has the whole of them."""
+
+    def leave_out(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
+        for name in [name for name, value in state.items() if isinstance(value, DTensor)]:
+            del state[name]
+
+    module.register_state_dict_post_hook(leave_out)
 
 
 def bytes_held(module: nn.Module) -> int:

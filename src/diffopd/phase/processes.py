@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed
 
+from diffopd.strategy.gradients import sum_over_processes
+
 
 def num_processes() -> int:
     """How many processes train together."""
@@ -16,7 +18,7 @@ def averaged(values: Tensor) -> Tensor:
     """Mean of a tensor over all processes."""
     if num_processes() == 1:
         return values
-    distributed.all_reduce(values)
+    sum_over_processes(values)
     return values / num_processes()
 
 

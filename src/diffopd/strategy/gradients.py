@@ -42,13 +42,13 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return
     flat = flat_gradient(parameters)
-    _sum_over_processes(flat)
+    sum_over_processes(flat)
     flat /= distributed.get_world_size()
     for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter).clone()
 
 
-def _sum_over_processes(values: Tensor) -> None:
+def sum_over_processes(values: Tensor) -> None:
     """Replace a tensor by its sum over all processes, and count it."""
     global _traffic
     distributed.all_reduce(values)

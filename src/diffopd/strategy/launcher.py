@@ -103,10 +103,8 @@ class ProcessLauncher(_Launcher):
         if self._closed.is_set():
             return
         how = f"exit code {code}" if code > 0 else f"signal {-code}"
-        try:
-            end_process(f"process {local_rank} of this training ended with {how}; the others end, too")
-        finally:
-            self._end_all()
+        print(f"process {local_rank} of this training ended with {how}", file=sys.stderr, flush=True)
+        end_process("the processes that it leaves behind end, too")
 
     def _end_all(self) -> None:
         for process in self._processes:

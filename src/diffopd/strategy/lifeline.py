@@ -88,11 +88,8 @@ class Lifeline:
 
     def close(self) -> None:
         """Take leave: that this process ends is no news from here on."""
-        self._closed.set()
         self._send(_GOODBYE)
-        for line in self._connections.values():
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_WR)
+        self._closed.set()
 
     def _send(self, message: bytes) -> None:
         for line in self._connections.values():
@@ -100,6 +97,12 @@ class Lifeline:
                 line.sendall(message)
 
     def _watch(self) -> None:
+        self._wait_for_an_end()
+        self._closed.wait()
+        for line in self._connections.values():
+            line.close()
+
+    def _wait_for_an_end(self) -> None:
         with selectors.DefaultSelector() as selector:
             for rank, line in self._connections.items():
                 selector.register(line, selectors.EVENT_READ, rank)

@@ -55,7 +55,7 @@ class Lifeline:
         rank: int,
         num_processes: int,
         address: str,
-        share: Callable[[tuple[int, bytes] | None], tuple[int, bytes]],
+        share: Callable[[tuple[int, bytes] | None], tuple[int, bytes] | None],
         ended: Callable[[str], None] = end_process,
     ) -> Lifeline:
         """Connect all processes; each of them calls this.
@@ -71,7 +71,9 @@ class Lifeline:
             TimeoutError: If the connections are not made in time.
         """
         if rank:
-            port, token = share(None)
+            given = share(None)
+            assert given is not None
+            port, token = given
             line = socket.create_connection((address, port), timeout=CONNECT)
             line.settimeout(None)
             line.sendall(token + rank.to_bytes(_RANK_BYTES, "big"))

@@ -78,7 +78,7 @@ class Sharded(Together, ModelParallelStrategy):
         Strategy.load_optimizer_state_dict(self, checkpoint)
 
 
-def shard(backbone: nn.Module, whole: Collection[nn.Parameter], mesh: DeviceMesh) -> None:
+def shard(backbone: Any, whole: Collection[nn.Parameter], mesh: DeviceMesh) -> None:
     """Divide a backbone's weights among processes, block by block.
 
     A block's weights are gathered while it computes, in both directions, and let go of after it.

@@ -1,6 +1,6 @@
 import pytest
 
-from diffopd.rank import is_first_process, launched_processes
+from diffopd.rank import is_first_process, lacks_srun, launched_processes
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -9,7 +9,7 @@ TORCHRUN = {
     "LOCAL_RANK": "0",
     "NODE_RANK": "0",
 }
-SLURM = {"SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NAME": "opd"}
+SLURM = {"SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "opd"}
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,13 @@ SLURM = {"SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM
 def test_what_launchers_say(environment, launched, first):
     assert launched_processes(environment) == launched
     assert is_first_process(environment) is first
+
+
+def test_a_script_of_slurm_without_srun_is_one_process():
+    script = {name: value for name, value in SLURM.items() if name != "SLURM_STEP_ID"}
+    assert launched_processes(script) is None
+    assert is_first_process(script)
+    assert lacks_srun(script)
+    assert not lacks_srun(SLURM)
+    assert not lacks_srun({})
+    assert not lacks_srun(script | {"SLURM_JOB_NAME": "interactive"})

@@ -41,5 +41,18 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
     return all(int(environment.get(name, 0)) == 0 for name in ranks)
 
 
-def _by_slurm(environment: Mapping[str, str]) -> bool:
+def lacks_srun(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is one process of a SLURM script, where several would have to be started by ``srun``.
+
+    Args:
+        environment: The environment.
+    """
+    return _in_slurm(environment) and not _by_slurm(environment)
+
+
+def _in_slurm(environment: Mapping[str, str]) -> bool:
     return "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in NOT_STARTED_BY_SLURM
+
+
+def _by_slurm(environment: Mapping[str, str]) -> bool:
+    return _in_slurm(environment) and "SLURM_STEP_ID" in environment  # which srun sets

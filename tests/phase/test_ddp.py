@@ -109,3 +109,28 @@ def compare(world, tmp_path, monkeypatch, name, processes, settings):
 def test_layouts_that_cannot_work_are_refused(world, tmp_path, name, overrides, message):
     with pytest.raises(ConfigError, match=message):
         world.build(name, tmp_path, "trainer=ddp", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "message"),
+    [
+        (
+            {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "0"},
+            ("trainer=ddp",),
+            r"torchrun started 4 processes, but trainer\.devices=2 times trainer\.num_nodes=1 are 2",
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "0"},
+            (),
+            r"torchrun started 4 processes, but trainer\.devices=1 times trainer\.num_nodes=1 are 1",
+        ),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "opd"}, ("trainer=ddp",), "are started by srun"),
+    ],
+)
+def test_as_many_processes_as_the_launcher_started(
+    world, tmp_path, monkeypatch, environment, overrides, message
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        world.build("mopd_ode", tmp_path, *overrides)

@@ -79,6 +79,7 @@ def test_slurm_writes_once(settings, tmp_path):
         "SLURM_NNODES": "1",
         "SLURM_NODEID": "0",
         "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
         "SLURM_JOB_NAME": "opd",
         "SLURM_NODELIST": "127.0.0.1",
     }

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from diffopd.check.error import config_errors
 from diffopd.check.setting import Groups, phase_takes
 from diffopd.check.source import read_target
-from diffopd.rank import launched_processes
+from diffopd.rank import lacks_srun, launched_processes
 
 
 def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -242,11 +242,13 @@ def _processes(values: Mapping[str, Any]) -> Iterator[str]:
             "trainer=sharded"
         )
     launched = launched_processes()
-    if launched is not None and launched[1] not in (1, number):
+    if launched is not None and launched[1] != number:
         yield (
             f"{launched[0]} started {launched[1]} processes, but trainer.devices={devices} times "
             f"trainer.num_nodes={nodes} are {number}; choose trainer=ddp and make both the same"
         )
+    if number > 1 and lacks_srun():
+        yield "in a SLURM job several processes are started by srun: srun python -m diffopd.train ..."
     batch = (values.get("data") or {}).get("batch_size")
     if isinstance(batch, int) and batch % number:
         yield f"data.batch_size={batch} must be a multiple of {_number_of_processes(devices, nodes)}"

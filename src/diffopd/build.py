@@ -23,8 +23,11 @@ from diffopd.evaluation import Benchmark
 from diffopd.inputs import inputs_of
 from diffopd.pin import pin_model
 from diffopd.quiet import silence_known_noise
+from diffopd.rank import is_first_process
 from diffopd.report.at_end import METRICS, RunFiles
 from diffopd.resume import find_checkpoint, mark_finished
+from diffopd.strategy import Sharded
+from diffopd.strategy.together import gather, together
 from diffopd.threads import choose_num_threads
 
 log = logging.getLogger(__name__)
@@ -76,17 +79,20 @@ class Experiment:
     files: RunFiles
 
     def run(self) -> bool:
-        """Train, then report, unless the training was interrupted.
+        """Train, then report in the first process alone, unless the training was interrupted.
 
         Returns:
             Whether it was trained to its end.
         """
-        self.fit()
+        with together(self.trainer):
+            self.fit()
         if any(getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks):
             return False
         if not self.trainer.is_global_zero:
             return True
-        if self.report is not None:
+        if self.report is not None and isinstance(self.trainer.strategy, Sharded):
+            log.warning("no report: no process holds the whole model; evaluate the saved adapter")
+        elif self.report is not None:
             self.report(self.phase, self.benchmark, self.files)
         known = (self.folder / METRICS).is_file()
         recipe = dataclasses.asdict(self.files.recipe()) if known else {}
@@ -142,7 +148,7 @@ def build(cfg: DictConfig) -> Experiment:
     wanted = inspect.signature(phase_class).parameters
     if "model" in wanted:
         pin_model(cfg)  # before the config is saved
-    checkpoint = find_checkpoint(cfg, folder)
+    checkpoint = find_checkpoint(cfg, folder) if is_first_process() else None
     parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
     check_fit(cfg, parts)
     data = instantiate(cfg.data)
@@ -157,6 +163,8 @@ def build(cfg: DictConfig) -> Experiment:
         plugins=[SafetensorsCheckpointIO(inputs)],
         reload_dataloaders_every_n_epochs=1,
     )
+    gather(trainer, lambda: OmegaConf.to_yaml(cfg, resolve=True))
+    checkpoint = trainer.strategy.broadcast(checkpoint)
     for logger in trainer.loggers:
         logger.log_hyperparams(values)
     parts |= {group: instantiate(cfg[group]) for group in HEAVY_GROUPS if group in wanted}

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
 from diffopd.configs import config_folder
 from diffopd.quiet import silence_known_noise
+from diffopd.rank import is_first_process
 from diffopd.signals import REQUESTS_TO_END
 
 REFUSED = 2
@@ -26,6 +27,8 @@ STOPPED = 1
 """Exit code of a run that its surroundings stopped, such as a full disk."""
 INTERRUPTED = 75
 """Exit code of a command that was asked to end before it was done; the same command goes on (EX_TEMPFAIL)."""
+NO_FILES = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+"""What keeps Hydra from writing: torchrun and SLURM start every process on one command line, one writes."""
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -56,7 +59,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def program() -> None:
             nonlocal started
             started = False
-            before = dict(os.environ)
+            before, arguments = dict(os.environ), list(sys.argv)
+            if not is_first_process():
+                sys.argv += NO_FILES
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
             os.environ["HYDRA_MAIN_MODULE"] = f"diffopd.{config_name}"  # names the job and its log
             try:
@@ -71,6 +76,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                     raise
                 refuse(f"the run's folder cannot be made: {error}; choose another place with paths.root=...")
             finally:
+                sys.argv = arguments
                 for name in ("HYDRA_FULL_ERROR", "HYDRA_MAIN_MODULE"):
                     os.environ.pop(name)
                     if name in before:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from diffopd.adapter import (
     EMA,
     LoRA,
+    adapter_names,
     adapter_parameters,
     add_adapter,
     add_merged_adapter,
@@ -25,9 +25,11 @@ from diffopd.adapter import (
 from diffopd.data.prompts import PromptData
 from diffopd.model import PipelineModel, guided_velocity
 from diffopd.non_finite import RoundRecord
-from diffopd.phase.processes import average_gradients, averaged, flat_gradient
+from diffopd.phase.processes import averaged
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
+from diffopd.strategy.gradients import average_gradients, flat_gradient
+from diffopd.strategy.sharded import shard, without_shards
 from diffopd.types import Conditioning, Prompts, Transition, VelocityFunction
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,8 @@ class AdaptedPhase(lightning.LightningModule):
     """Base of the phases that train one adapter; one round is one batch of prompts and one epoch.
 
     Optimisation is manual. Gradients never cross the network inside :meth:`add_gradient`: :meth:`update`
-    averages the adapter's gradients over processes in one transfer.
+    averages the adapter's gradients over processes in one transfer. With ``trainer=sharded`` the backbone's
+    weights are divided among processes; every process then takes as many forwards as the others.
 
     Args:
         model: The frozen text-to-image model.
@@ -61,7 +64,11 @@ class AdaptedPhase(lightning.LightningModule):
     Attributes:
         record: The losses since the last update, to trace a gradient that is not finite.
         round_start: Trained weights as the round began, once it applied an update and more are to come.
+        shards_backbone: That ``trainer=sharded`` is possible.
+        sharded: Whether the backbone is in shards.
     """
+
+    shards_backbone: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -88,6 +95,7 @@ class AdaptedPhase(lightning.LightningModule):
         self.record = RoundRecord()
         self.round_start: dict[str, Tensor] = {}
         self._encoded: dict[str, Conditioning] = {}
+        self.sharded = False
         self.add_trained_adapter(STUDENT)
         self.add_trained_adapter(AVERAGE)
         copy_adapter(model.transformer, STUDENT, AVERAGE)
@@ -136,6 +144,17 @@ class AdaptedPhase(lightning.LightningModule):
         self.model.encode_ahead(data.texts, self.trainer.global_rank, self.trainer.world_size)
         self.trainer.strategy.barrier("prompt cache")
         self.model.prompt_cache.refresh()
+
+    def configure_model(self) -> None:
+        """With ``trainer=sharded``, divide the backbones among the processes; adapters stay whole."""
+        if self.device_mesh is None or self.sharded:
+            return
+        self.sharded = True
+        mesh = self.device_mesh["data_parallel"]
+        for backbone in (self.model.transformer, *self.model.backbones.transformers):
+            whole = [p for n in adapter_names(backbone) for p in adapter_parameters(backbone, n).values()]
+            shard(backbone, whole, mesh)
+        without_shards(self)
 
     # What a round is made of.
 
@@ -214,11 +233,10 @@ class AdaptedPhase(lightning.LightningModule):
         Returns:
             The loss, detached.
         """
-        with self._no_gradient_sync():
-            if self._task_gradients:
-                self._add_task_gradients(losses, prompts.tasks)
-            else:
-                self.manual_backward(losses.sum())
+        if self._task_gradients:
+            self._add_task_gradients(losses, prompts.tasks)
+        else:
+            self.manual_backward(losses.sum())
         self.record.add(losses, prompts, steps, self.parameters_of(STUDENT).values())
         return losses.detach().sum()
 
@@ -262,10 +280,6 @@ class AdaptedPhase(lightning.LightningModule):
             for a in range(len(names))
             for b in range(a + 1, len(names))
         }
-
-    def _no_gradient_sync(self) -> AbstractContextManager[Any]:
-        block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        return block() if block is not None else nullcontext()
 
     def update(self) -> Tensor:
         """One optimiser step with the gradients added so far; then move the average.

@@ -255,8 +255,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         term = self.loss.fake(velocity, at.latent, at.sigma, predicted.clean, at.fresh)
         losses = weights * term.value
         loss = losses.sum()
-        with self._no_gradient_sync():
-            self.manual_backward(loss)
+        self.manual_backward(loss)
         steps = self.denoising_steps(predicted.prompts)
         self.record.add(losses, predicted.prompts, steps, self.parameters_of(FAKE).values())
         totals["train/loss/fake"] += loss.detach() / self.fake_updates_per_round

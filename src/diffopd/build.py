@@ -108,7 +108,7 @@ class Experiment:
         on_cpu = isinstance(self.trainer.accelerator, CPUAccelerator)
         if on_cpu or self.num_threads != "auto":  # beside a GPU the number of threads hardly matters
             choose_num_threads(cast(Any, self.phase).trial_step, self.num_threads)
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         before = progress.started
         try:
             self.trainer.fit(self.phase, self.data, ckpt_path=self.checkpoint, weights_only=False)

@@ -44,6 +44,7 @@ FOUND = [
     ("gradient_variance", "phase.estimators.ppo_mean=false"),
     ("mini_more_signs", "trainer.default_root_dir=${seed}"),
     ("mopd_dmd", "phase.fake_optimizer=group"),
+    ("flow_opd", "teacher.teachers.ocr.guidance_scale=text"),
 ]
 """What fuzzing found that ended in a traceback once."""
 

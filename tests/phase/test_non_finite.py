@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from diffopd.checkpoint import encode_tree, latest_valid_checkpoint, read_checkp
 from diffopd.non_finite import NonFiniteError, find_report
 from diffopd.non_finite.replay import replay
 
+SOURCE = Path(__file__).parents[2] / "src"
 SKIP = ("callbacks.finite_loss.action=skip",)
 PHASES = {
     "distill": ("mopd_sde", ()),
@@ -277,3 +282,35 @@ def test_phases_that_leave_updates_to_lightning(world, tmp_path, action):
     again = mini(tmp_path / "again")
     found = replay(again.trainer, again.phase, again.data, report, state)
     assert found is not None
+
+
+@pytest.mark.slow
+def test_a_nan_reward_in_one_process_is_skipped_by_both(world, tmp_path):
+    """Sample 0 is the first process's; the second learns of it, and both go on with the next round."""
+    (tmp_path / "sometimes.py").write_text(
+        "import torch\n\n\nclass Sometimes:\n    rounds = 0\n\n    def __call__(self, images, prompts):\n"
+        "        value = images.mean((1, 2, 3))\n        type(self).rounds += 1\n"
+        "        if type(self).rounds == 2 and 0 in prompts.indices:\n            value[:] = torch.nan\n"
+        "        return value\n"
+    )
+    settings = [
+        *world.overrides("teacher_aesthetic"),
+        *("reward=custom", "reward._target_=sometimes.Sometimes", "trainer=ddp", "trainer.accelerator=cpu"),
+        *("trainer.num_threads=1", "phase.num_timesteps=1", "phase.updates_per_round=1", "~report"),
+        *("callbacks.finite_loss.action=skip", "trainer.max_epochs=3"),
+    ]
+    result = subprocess.run(
+        [sys.executable, "-m", "diffopd.train", "+experiment=teacher_aesthetic", *settings],
+        cwd=tmp_path,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(SOURCE), str(tmp_path)]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    run = tmp_path / "runs" / "teacher_aesthetic" / "seed0"
+    report, _ = find_report(run)
+    assert (report.what, report.round, report.suspects[0].index) == ("reward", 2, 0)
+    state = read_checkpoint(latest_valid_checkpoint(run / "checkpoints"))
+    assert state["global_step"] == 2  # of three rounds

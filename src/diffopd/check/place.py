@@ -59,9 +59,9 @@ def _port_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Can processes that Lightning starts by itself meet at the port that the environment names?"""
     trainer, port = values.get("trainer") or {}, os.environ.get("MASTER_PORT", "")
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes", 1)
-    several = isinstance(devices, int) and isinstance(nodes, int) and devices * nodes > 1
+    count = devices * nodes if isinstance(devices, int) and isinstance(nodes, int) else 1
     started = {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & set(os.environ)  # who did holds the port already
-    if not several or started or not port:
+    if count < 2 or started or not port:
         return
     if not port.isdigit() or not 0 < int(port) < 65536:
         yield f"the environment's MASTER_PORT={port} must be a port, 1 to 65535; leave it out for a free one"
@@ -72,7 +72,7 @@ def _port_problems(values: Mapping[str, Any]) -> Iterator[str]:
             opened.bind(("", int(port)))
         except OSError as error:
             yield (
-                f"the environment's MASTER_PORT={port}, where {devices * nodes} processes are to meet, "
+                f"the environment's MASTER_PORT={port}, where {count} processes are to meet, "
                 f"cannot be used ({error.strerror}); leave it out for a free one"
             )
 

@@ -37,7 +37,7 @@ def replay(
     """
     callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     callbacks.append(_Replay(report, state))
-    progress = trainer.fit_loop.epoch_progress.current
+    progress: Any = trainer.fit_loop.epoch_progress.current
     progress.ready = progress.started = progress.processed = progress.completed = report.round - 1
     try:
         trainer.fit(phase, data)

@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from diffopd.evaluation import EvaluationResult
 from diffopd.files import atomic_write_json, replacing, resolve_path
@@ -278,7 +279,7 @@ class PaperTable:
         FigureCanvasAgg(figure)
         axis = figure.add_axes((0.01, 0.12, 0.98, 0.87))
         axis.axis("off")
-        drawn = axis.table(cellText=lines, colLabels=header, loc="center", cellLoc="right", bbox=[0, 0, 1, 1])
+        drawn = axis.table(cellText=lines, colLabels=header, loc="center", cellLoc="right", bbox=Bbox.unit())
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(8.5)
         drawn.auto_set_column_width(list(range(len(header))))

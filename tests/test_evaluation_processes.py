@@ -40,7 +40,7 @@ def start(root: Path, *overrides: str, program=MODULE) -> subprocess.Popen[str]:
 
 def run(root: Path, *overrides: str, program=MODULE) -> str:
     process = start(root, *overrides, program=program)
-    shown, _ = process.communicate(timeout=500)
+    shown, _ = process.communicate(timeout=900)
     assert process.returncode == 0, shown
     return shown
 

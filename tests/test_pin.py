@@ -1,12 +1,21 @@
 """A model on the hub is pinned to the commit it means, in a cache laid out as the hub's."""
 
 import logging
+import sys
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from diffusers import StableDiffusion3Pipeline
+from diffusers.pipelines import pipeline_utils
 from omegaconf import OmegaConf
 
-from diffopd.model.loading import resolved_commit
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_pipelines import without_t5
+
+from diffopd.model import read_transformer_config
+from diffopd.model.loading import pipeline_folder, resolved_commit
 from diffopd.pin import pin_model
 
 NEW, OLD = "a" * 40, "0123456789" * 4
@@ -56,3 +65,21 @@ def test_other_configs_stay_as_they_are(cache, caplog):
         pin_model(cfg)
         assert cfg == OmegaConf.create(content)
     assert not caplog.records
+
+
+def test_a_model_of_the_cache_loads_by_its_id(tmp_path, monkeypatch):
+    """The library's own download, without a network, finds the pinned snapshot."""
+    root = tmp_path / "models--someone--tiny"
+    tiny = without_t5(root / "snapshots" / NEW)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(NEW)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for module in (huggingface_hub.constants, pipeline_utils):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path), raising=False)
+    cfg = OmegaConf.create({"model": {"path": "someone/tiny", "revision": None}})
+    pin_model(cfg)
+    folder = pipeline_folder("someone/tiny", cfg.model.revision, (), StableDiffusion3Pipeline)
+    assert folder.resolve() == tiny.folder.resolve()
+    assert (
+        read_transformer_config("someone/tiny", cfg.model.revision)["_class_name"] == "SD3Transformer2DModel"
+    )

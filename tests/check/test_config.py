@@ -13,6 +13,9 @@ from diffopd.check import ConfigError, check_config, config_errors
 from diffopd.check.combination import combination_problems, loss_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
+from diffopd.evaluated import register_evaluation_id
+
+register_evaluation_id()  # as diffopd.evaluate does
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
@@ -22,6 +25,9 @@ GIVEN = {
     "reward=hpsv2": ["reward.path=models/hpsv2"],
     "reward=laion_aesthetic": ["reward.path=models/laion_aesthetic"],
     "reward=imagereward": ["reward.path=models/imagereward"],
+    "reward=model_based": [
+        f"reward.rewards.{name}.path=models/{name}" for name in ("hpsv2", "laion_aesthetic", "imagereward")
+    ],
     "reward=pick_clip_hps": ["reward.rewards.hpsv2.path=models/hpsv2"],
 }
 """Choices that need something of the user -> what."""

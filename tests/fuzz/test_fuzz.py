@@ -44,6 +44,11 @@ FOUND = [
     ("gradient_variance", "phase.estimators.ppo_mean=false"),
     ("mini_more_signs", "trainer.default_root_dir=${seed}"),
     ("mopd_dmd", "phase.fake_optimizer=group"),
+    ("guard_ocr", "optimizer.lr={}"),
+    ("mini_signs", "phase._target_=${seed}"),
+    ("mopd_ode", "+logger.no_such_setting=1"),
+    ("guard_composition", "benchmark.tasks.ocr.metric._target_=[null]"),
+    ("mini_autoencoder", "phase._partial_='1'"),
     ("flow_opd", "teacher.teachers.ocr.guidance_scale=text"),
 ]
 """What fuzzing found that ended in a traceback once."""

@@ -132,8 +132,7 @@ def _kind_problems(key: str, node: Mapping[str, Any], groups: Groups) -> Iterato
         elif "_target_" not in part:
             yield f"{path}._target_ is missing; choose one of {', '.join(known)}"
         elif not isinstance(part["_target_"], str):
-            if part["_target_"] is not UNSET:
-                yield f"{path}._target_={shown(part['_target_'])} must be the name of a class"
+            continue  # said of every node
         elif part["_target_"] not in known and any(
             part["_target_"] in targets_of(other) for other in groups.choices
         ):
@@ -149,8 +148,13 @@ PARTIAL = ("phase", "optimizer")
 def _node_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:
     """Problems of a node and of all below it."""
     target = None
-    if isinstance(node.get("_target_"), str):
-        target = read_target(node["_target_"])
+    named, partial = node.get("_target_"), node.get("_partial_", False)
+    if "_target_" in node and not isinstance(named, str) and named is not UNSET and named is not UNKNOWN:
+        yield f"{path}._target_={shown(named)} must be the name of a class"
+    if not isinstance(partial, bool):
+        yield f"{path}._partial_={shown(partial)} must be true or false"
+    if isinstance(named, str):
+        target = read_target(named)
         yield from _target_problems(path, node, target)
     else:
         yield from _keys_problems(path, node)
@@ -171,12 +175,14 @@ def _value_problems(place: str, value: Any, target: Target | None) -> Iterator[s
     elif allowed and allowed.items and (wrong := list(_item_problems(place, value, allowed.items))):
         yield from wrong
     elif isinstance(value, Mapping):
+        yield from limit_problems(place, value)
         yield from _node_problems(place, value)
     elif value is None and allowed and "None" in allowed.kinds:
         return
     elif keys := next((keys for pattern, keys in KEYS.items() if matches(place, pattern)), None):
         yield f"{place}={shown(value)} must be a mapping with {', '.join(keys)}"
     elif isinstance(value, list):
+        yield from limit_problems(place, value)
         for number, item in enumerate(value):
             if isinstance(item, Mapping):
                 yield from _node_problems(f"{place}.{number}", item)
@@ -239,7 +245,7 @@ def _phase_problems(values: Mapping[str, Any], groups: Groups) -> Iterator[str]:
         if values.get(group) is None:
             hint = _experiments(groups)
             yield f"no {group} is chosen{hint}, or +{group}=... ({', '.join(groups.choices[group])})"
-    target = read_target((values.get("phase") or {}).get("_target_", ""))
+    target = _phase_target(values)
     if target is None:
         return
     for key, parameter in target.parameters.items():
@@ -256,8 +262,14 @@ def _phase_problems(values: Mapping[str, Any], groups: Groups) -> Iterator[str]:
 
 def phase_takes(values: Mapping[str, Any], group: str) -> bool:
     """Whether the chosen phase is built from ``group``; True where there is no phase."""
-    target = read_target((values.get("phase") or {}).get("_target_", ""))
+    target = _phase_target(values)
     return target is None or group in target.parameters
+
+
+def _phase_target(values: Mapping[str, Any]) -> Target | None:
+    phase = values.get("phase")
+    name = phase.get("_target_") if isinstance(phase, Mapping) else None
+    return read_target(name) if isinstance(name, str) else None
 
 
 def _parts_of(path: str) -> set[str]:

@@ -15,9 +15,9 @@ SHARDED = ("trainer=sharded", *FORKED[1:])
 OPD = ("reward=picture_quality", "phase.score_every_n_rounds=1", "phase.conflict_every_n_rounds=1")
 RUNS = {
     "mopd_sde": OPD,
-    "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
 }
 SLOW_RUNS = {
+    "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
     "mopd_ode": ("reward=picture_quality", "model.gradient_checkpointing=true"),
     "mopd_sde routing=automatic": (*OPD, "routing.num_prompts=1"),
     "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),

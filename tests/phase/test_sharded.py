@@ -15,9 +15,9 @@ SHARDED = ("trainer=sharded", *FORKED[1:])
 OPD = ("reward=picture_quality", "phase.score_every_n_rounds=1", "phase.conflict_every_n_rounds=1")
 RUNS = {
     "mopd_sde": OPD,
-    "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
 }
 SLOW_RUNS = {
+    "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
     "mopd_ode": ("reward=picture_quality", "model.gradient_checkpointing=true"),
     "mopd_sde routing=automatic": (*OPD, "routing.num_prompts=1"),
     "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
@@ -65,14 +65,19 @@ def test_shards_have_the_gradients_of_the_whole_in_every_phase(world, tmp_path, 
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(world, tmp_path):
-    """Checkpoints are of one format: the adapters, whole, by the first process."""
-    settings = ("reward=picture_quality", *SHARDED)
-    for folder, rounds in (("whole", 4), ("cut", 2), ("cut", 4)):
-        build(world, tmp_path / folder, "mopd_sde", *settings, f"trainer.max_epochs={rounds}").fit()
-    whole, resumed = (final_state(tmp_path / name) for name in ("whole", "cut"))
-    assert whole.keys() == resumed.keys()
+    """Checkpoints are of one format: adapters, whole, by the first process; ``ddp`` resumes them, too."""
+    settings = ("reward=picture_quality",)
+    plan = (("whole", 4, SHARDED), ("cut", 2, SHARDED), ("cut", 4, SHARDED))
+    plan += (("across", 2, SHARDED), ("across", 4, FORKED))
+    for folder, rounds, strategy in plan:
+        build(
+            world, tmp_path / folder, "mopd_sde", *settings, *strategy, f"trainer.max_epochs={rounds}"
+        ).fit()
+    whole, resumed, across = (final_state(tmp_path / name) for name in ("whole", "cut", "across"))
+    assert whole.keys() == resumed.keys() == across.keys()
     for name, value in whole.items():
         assert torch.equal(resumed[name], value), name
+        torch.testing.assert_close(across[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

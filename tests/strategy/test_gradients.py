@@ -64,7 +64,7 @@ class Spy(Callback):
         # Two rounds of one update each, three micro-batches and nine backward passes of each.
         ("mopd_ode", ("phase.micro_batch_size=1", *QUIET), 2),
         # Two rounds, with an update of the student and two of the fake score in each.
-        ("mopd_dmd", ("phase.fake_updates_per_round=2", *QUIET), 6),
+        pytest.param("mopd_dmd", ("phase.fake_updates_per_round=2", *QUIET), 6, marks=pytest.mark.slow),
     ],
 )
 def test_gradients_cross_once_per_update(world, tmp_path, name, settings, updates):

@@ -25,10 +25,9 @@ from diffopd.adapter import (
 from diffopd.data.prompts import PromptData
 from diffopd.model import PipelineModel, guided_velocity
 from diffopd.non_finite import RoundRecord
-from diffopd.phase.processes import averaged
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
-from diffopd.strategy.gradients import average_gradients, flat_gradient
+from diffopd.strategy.gradients import average_gradients, averaged_gradients, flat_gradient
 from diffopd.strategy.sharded import shard, without_shards
 from diffopd.types import Conditioning, Prompts, Transition, VelocityFunction
 
@@ -271,7 +270,7 @@ class AdaptedPhase(lightning.LightningModule):
         if not self._task_gradients:
             return {}
         names = list(self._task_gradients)
-        gradients = averaged(torch.stack(list(self._task_gradients.values())))
+        gradients = averaged_gradients(torch.stack(list(self._task_gradients.values())))
         self._task_gradients = dict.fromkeys(names, torch.zeros_like(gradients[0]))
         unit, norms = torch.nn.functional.normalize(gradients, dim=1), gradients.norm(dim=1)
         shares = norms / norms.sum().clamp_min(torch.finfo(norms.dtype).tiny)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed
 
-from diffopd.strategy.gradients import sum_over_processes
-
 
 def num_processes() -> int:
     """How many processes train together."""
@@ -18,7 +16,7 @@ def averaged(values: Tensor) -> Tensor:
     """Mean of a tensor over all processes."""
     if num_processes() == 1:
         return values
-    sum_over_processes(values)
+    distributed.all_reduce(values)
     return values / num_processes()
 
 

@@ -39,17 +39,23 @@ def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
 
 def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Average the gradients of one update over all processes in one transfer; nothing in a single process."""
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    if not _several_processes():
         return
-    flat = flat_gradient(parameters)
-    sum_over_processes(flat)
-    flat /= distributed.get_world_size()
+    flat = averaged_gradients(flat_gradient(parameters))
     for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter).clone()
 
 
-def sum_over_processes(values: Tensor) -> None:
-    """Replace a tensor by its sum over all processes, and count it."""
+def averaged_gradients(values: Tensor) -> Tensor:
+    """Mean over all processes of what holds gradients, in one transfer, which is counted."""
     global _traffic
+    if not _several_processes():
+        return values
     distributed.all_reduce(values)
     _traffic = Traffic(_traffic.num_bytes + values.numel() * values.element_size(), _traffic.transfers + 1)
+    return values / distributed.get_world_size()
+
+
+def _several_processes() -> bool:
+    ready = distributed.is_available() and distributed.is_initialized()
+    return ready and distributed.get_world_size() > 1

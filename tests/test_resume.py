@@ -71,7 +71,7 @@ def test_where_and_when_a_reward_is_computed_may_change(tmp_path):
     before = {"resume": "auto", "trainer": {"max_epochs": 2}, "phase": {"score_in_background": False}}
     before["reward"] = {"rewards": {"ocr": {"address": "http://a", "timeout": 1.0, "scale": "table"}}}
     OmegaConf.save(OmegaConf.create(before), tmp_path / "config.yaml")
-    mark_finished(tmp_path, 2, {})
+    mark_finished(tmp_path, 2, {}, {})
 
     def changed(*settings):
         return OmegaConf.merge(before, OmegaConf.from_dotlist(list(settings)))

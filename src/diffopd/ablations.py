@@ -7,14 +7,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command import command, ending_when_asked
 
 
 @command("ablations")
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Check every training, run what is not there yet, report."""
-    run(cfg)
+    with ending_when_asked():
+        run(cfg)
 
 
 def run(cfg: DictConfig) -> None:

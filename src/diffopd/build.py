@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +17,9 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check import check_config, check_fit, check_prompts, config_errors
-from diffopd.checkpoint import SafetensorsCheckpointIO
+from diffopd.checkpoint import SafetensorsCheckpointIO, round_of
 from diffopd.evaluation import Benchmark
+from diffopd.inputs import inputs_of
 from diffopd.quiet import silence_known_noise
 from diffopd.report.at_end import METRICS, RunFiles
 from diffopd.resume import find_checkpoint, mark_finished
@@ -54,6 +55,7 @@ class Experiment:
         trainer: Lightning's trainer.
         folder: The run's folder.
         checkpoint: Where to go on from, or None.
+        inputs: Fingerprints of the files it learns from.
         num_threads: Setting of ``trainer.num_threads``.
         report: What to do with the trained phase, or None.
         benchmark: What the report measures, or None.
@@ -65,24 +67,29 @@ class Experiment:
     trainer: lightning.Trainer
     folder: Path
     checkpoint: Path | None
+    inputs: Mapping[str, str]
     num_threads: str | int
     report: Callable[[Any, Any, RunFiles], None] | None
     benchmark: Benchmark | None
     files: RunFiles
 
-    def run(self) -> None:
-        """Train, then report, unless the training was interrupted."""
+    def run(self) -> bool:
+        """Train, then report, unless the training was interrupted.
+
+        Returns:
+            Whether it was trained to its end.
+        """
         self.fit()
-        interrupted = any(
-            getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks
-        )
-        if interrupted or not self.trainer.is_global_zero:
-            return
+        if any(getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks):
+            return False
+        if not self.trainer.is_global_zero:
+            return True
         if self.report is not None:
             self.report(self.phase, self.benchmark, self.files)
         known = (self.folder / METRICS).is_file()
         recipe = dataclasses.asdict(self.files.recipe()) if known else {}
-        mark_finished(self.folder, cast(int, self.trainer.max_epochs), recipe)
+        mark_finished(self.folder, cast(int, self.trainer.max_epochs), recipe, self.inputs)
+        return True
 
     def fit(self) -> None:
         """Train from the start, or from the newest checkpoint in the run's folder."""
@@ -90,6 +97,21 @@ class Experiment:
         if on_cpu or self.num_threads != "auto":  # beside a GPU the number of threads hardly matters
             choose_num_threads(cast(Any, self.phase).trial_step, self.num_threads)
         self.trainer.fit(self.phase, self.data, ckpt_path=self.checkpoint, weights_only=False)
+        if self.checkpoint is not None and round_of(self.checkpoint) >= cast(int, self.trainer.max_epochs):
+            self._follow_up()
+
+    def _follow_up(self) -> None:
+        """Do again what comes before the first round and after the last.
+
+        Where nothing is left to train Lightning does neither, and an earlier process may have been cut
+        between its last checkpoint and its end.
+        """
+        callbacks = cast(Any, self.trainer).callbacks
+        for callback in callbacks:
+            callback.on_train_start(self.trainer, self.phase)
+        for callback in callbacks:
+            callback.on_train_end(self.trainer, self.phase)
+        self.phase.on_train_end()
 
 
 @config_errors()
@@ -109,16 +131,18 @@ def build(cfg: DictConfig) -> Experiment:
     check_fit(cfg, parts)
     data = instantiate(cfg.data)
     check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), parts.get("reward"))
+    values = cast(Any, OmegaConf.to_container(cfg, resolve=True))
+    inputs = inputs_of(values, [group for group in (*LIGHT_GROUPS, *HEAVY_GROUPS) if group in wanted])
     settings = {key: value for key, value in cfg.trainer.items() if key != "num_threads"}
     trainer = instantiate(
         settings,
         callbacks=list(instantiate(cfg.callbacks).values()),
         logger=list(instantiate(cfg.logger).values()),
-        plugins=[SafetensorsCheckpointIO()],
+        plugins=[SafetensorsCheckpointIO(inputs)],
         reload_dataloaders_every_n_epochs=1,
     )
     for logger in trainer.loggers:
-        logger.log_hyperparams(cast(Any, OmegaConf.to_container(cfg, resolve=True)))
+        logger.log_hyperparams(values)
     parts |= {group: instantiate(cfg[group]) for group in HEAVY_GROUPS if group in wanted}
     phase = instantiate(cfg.phase)(**parts)
     return Experiment(
@@ -127,6 +151,7 @@ def build(cfg: DictConfig) -> Experiment:
         trainer=trainer,
         folder=folder,
         checkpoint=checkpoint,
+        inputs=inputs,
         num_threads=cfg.trainer.num_threads,
         report=instantiate(cfg.report) if cfg.get("report") else None,
         benchmark=instantiate(cfg.benchmark) if cfg.get("benchmark") else None,

@@ -8,17 +8,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command
-
-INTERRUPTED = 1
-"""Exit code of a cascade that stopped before its last stage was finished."""
+from diffopd.command import command, ending_when_asked, interrupted
 
 
 @command("cascade")
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Check every stage, train them in turn, report."""
-    run(cfg)
+    with ending_when_asked():
+        run(cfg)
 
 
 def run(cfg: DictConfig) -> None:
@@ -42,8 +40,7 @@ def run(cfg: DictConfig) -> None:
             print(f"stages.{stage.name}: {error}", file=sys.stderr)
             sys.exit(error.code)
         if not finished:
-            print(f"stopped in stage {stage.name}; the same command goes on from there", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            interrupted(f"asked to end in stage {stage.name}")
     model_path = OmegaConf.load(stages[-1].folder / "config.yaml").model.path
     report_cascade(
         folder, {stage.name: stage.folder for stage in stages}, name=cfg.name, model_path=model_path

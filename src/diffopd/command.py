@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
 
 import hydra
 from hydra.errors import CompactHydraException
@@ -15,11 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 from diffopd.check import ConfigError, check_config, explain_composition
 from diffopd.configs import config_folder
 from diffopd.quiet import silence_known_noise
+from diffopd.signals import REQUESTS_TO_END
 
 REFUSED = 2
 """Exit code of a refused configuration."""
 STOPPED = 1
 """Exit code of a run that its surroundings stopped, such as a full disk."""
+INTERRUPTED = 75
+"""Exit code of a command that was asked to end before it was done; the same command goes on (EX_TEMPFAIL)."""
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -79,6 +87,33 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return program
 
     return decorate
+
+
+@contextlib.contextmanager
+def ending_when_asked() -> Iterator[None]:
+    """Have a request to end inside the block end the program at once, with :data:`INTERRUPTED`.
+
+    For the parts of a command that lose little when cut; a training has its own way while it trains.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    before = {number: signal.signal(number, _end) for number in REQUESTS_TO_END}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    interrupted(signal.Signals(number).name)
+
+
+def interrupted(why: str) -> NoReturn:
+    """Say that the same command goes on, and end the program."""
+    print(f"interrupted: {why}; the same command goes on from there", file=sys.stderr, flush=True)
+    sys.exit(INTERRUPTED)
 
 
 def _is_full_disk(error: Exception) -> bool:

@@ -171,6 +171,35 @@ def sha256_of(path: str | PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+LARGE = 64 * 2**20
+"""Bytes from which on a file's SHA-256 is worth remembering."""
+
+
+def cached_sha256_of(path: str | PathLike[str]) -> str:
+    """SHA-256 of a file that is not expected to change, computed once for a large one.
+
+    From ``LARGE`` bytes on it is kept in ``~/.cache/diffopd/sha256`` (or ``XDG_CACHE_HOME``) under the file's
+    path, size, inode and times of change, so a file that was written again is read again. Damage that
+    leaves these as they were goes unseen: to verify a file, use :func:`sha256_of`.
+    """
+    file = Path(path).resolve()
+    about = file.stat()
+    if about.st_size < LARGE:
+        return sha256_of(file)
+    key = f"{file} {about.st_dev} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    note = root / "diffopd" / "sha256" / hashlib.sha256(key.encode()).hexdigest()
+    with contextlib.suppress(OSError):
+        return note.read_text(encoding="ascii")
+    found = sha256_of(file)
+    with (
+        contextlib.suppress(OSError),
+        replacing(note) as temporary,
+    ):  # a cache that cannot be kept is no error
+        temporary.write_text(found, encoding="ascii")
+    return found
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -11,11 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
 from diffopd.arguments import quoted
+from diffopd.command import INTERRUPTED
 from diffopd.resume import FINISHED
+from diffopd.signals import REQUESTS_TO_END
 
 SECONDS_BETWEEN_LOOKS = 0.2
 LINES_SHOWN = 12
@@ -87,7 +92,8 @@ def run_jobs(
 ) -> bool:
     """Run jobs side by side, each as soon as those it needs are done.
 
-    SIGTERM and Ctrl-C are passed on to what runs, and nothing more is started.
+    SIGTERM, SIGUSR1 and Ctrl-C are passed on to what runs, and nothing more is started. A command that ends
+    as one that was asked to end, as a scheduler may have asked it directly, counts as a request to all.
 
     Args:
         jobs: In the order to start them.
@@ -113,6 +119,8 @@ def run_jobs(
                 del running[name]
                 if state == 0:
                     done.add(name)
+                elif state == INTERRUPTED:
+                    asked.append(signal.SIGTERM)
                 elif not asked and failed is None:
                     failed = TrainingFailedError(
                         f"{name} failed with exit code {state}; {process.said}", state
@@ -152,8 +160,8 @@ class _Running:
         """Start the next command if it is time to.
 
         Returns:
-            None while there is something to wait for; then 0, or the exit code of what failed. A job that was
-            stopped before its last command counts as failed.
+            None while there is something to wait for; then 0, or the exit code of what failed. That of a job
+            that was stopped before its last command is the one of an interruption.
         """
         if self._process is not None:
             code = self._process.poll()
@@ -164,7 +172,7 @@ class _Running:
         if command is None:
             return 0
         if stop:
-            return 1
+            return INTERRUPTED
         self._process = self._start(command)
         return None
 
@@ -192,11 +200,29 @@ class _Running:
         module, *arguments = command
         line = [sys.executable, "-m", module, *own_config_folder(), *arguments]
         # In a session of its own it hears of Ctrl-C from us alone, once.
+        alone: dict[str, Any] = {"start_new_session": True, "preexec_fn": _end_with(os.getpid())}
         if self.job.log is None:
-            return subprocess.Popen(line, start_new_session=True)
+            return subprocess.Popen(line, **alone)
         self.job.log.parent.mkdir(parents=True, exist_ok=True)
         with self.job.log.open("ab") as log:
-            return subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            return subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, **alone)
+
+
+def _end_with(parent: int) -> Callable[[], None] | None:
+    """Has a new process killed when its parent ends, as after ``kill -9``; None where Linux alone can.
+
+    Left behind it would write to a folder in which the same command, started again, trains too.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, death_signal = ctypes.CDLL(None).prctl, 1
+
+    def ask() -> None:
+        prctl(death_signal, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before that
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return ask
 
 
 def own_config_folder() -> list[str]:
@@ -228,7 +254,7 @@ def _requests_to_end() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note) for number in REQUESTS_TO_END}
     try:
         yield asked
     finally:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.checkpoint import latest_valid_checkpoint
+from diffopd.checkpoint import latest_valid_checkpoint, read_inputs
 from diffopd.files import atomic_write_json
+from diffopd.inputs import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +29,37 @@ _HARMLESS = (
     "resume",
     "if_finished",
     "debug",
-    "trainer",
     "hardware",  # what it sets counts where it is set
     "run_id",
     "name",
 )
-_HARMLESS_SETTINGS = ("phase.score_in_background", "model.prompt_cache")
+_HARMLESS_SETTINGS = (
+    "phase.score_in_background",
+    "phase.score_every_n_rounds",  # scores for the log
+    "phase.output",  # a folder, which may have been moved
+    "model.prompt_cache",
+)
+_HARMLESS_TRAINER = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "max_epochs",
+    "max_time",
+    "num_threads",
+    "deterministic",
+    "benchmark",
+    "default_root_dir",
+    "enable_*",
+    "log_every_n_steps",
+    "num_sanity_val_steps",
+    "use_distributed_sampler",
+    "profiler",
+    "detect_anomaly",
+)
+"""How long, where and with what output a training runs; the rest of the trainer's settings counts."""
+_SCHEDULED = "phase.warmup_steps"
+"""A phase with this setting has a learning rate that falls to 0 in the last round, so their number counts."""
 _HOW_TO_ASK = (
     "address",
     "token_variable",
@@ -88,22 +115,26 @@ def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
         _keep_aside(folder)
         checkpoint = None
     if checkpoint is not None:
-        _check_same_settings(cfg, folder)
+        check_same(cfg, folder, read_inputs(checkpoint))
         log.info("going on from %s", checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / CONFIG, resolve=True)
     return checkpoint
 
 
-def mark_finished(folder: Path, max_rounds: int, recipe: Mapping[str, Any]) -> None:
+def mark_finished(
+    folder: Path, max_rounds: int, recipe: Mapping[str, Any], inputs: Mapping[str, str]
+) -> None:
     """Note in a run's folder that it is trained and reported.
 
     Args:
         folder: The run's folder.
         max_rounds: ``trainer.max_epochs``; with more, the run would go on.
         recipe: How it was made and what it cost.
+        inputs: Fingerprints of the files it learned from.
     """
-    atomic_write_json(folder / FINISHED, {"max_rounds": max_rounds, "recipe": recipe})
+    noted = {"max_rounds": max_rounds, "recipe": recipe, "inputs": dict(inputs)}
+    atomic_write_json(folder / FINISHED, noted)
 
 
 def is_finished(cfg: DictConfig, folder: Path) -> bool:
@@ -114,19 +145,42 @@ def is_finished(cfg: DictConfig, folder: Path) -> bool:
     """
     if cfg.resume == "never" or not (folder / FINISHED).is_file():
         return False
-    _check_same_settings(cfg, folder)
     noted = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+    check_same(cfg, folder, noted.get("inputs", {}))
     return noted["max_rounds"] == cfg.trainer.max_epochs
 
 
-def _check_same_settings(cfg: DictConfig, folder: Path) -> None:
+def check_same(cfg: DictConfig, folder: Path, inputs: Mapping[str, str]) -> None:
+    """Compare a config with that of the run in a folder, and its files with those the run learned from.
+
+    Args:
+        cfg: The composed config.
+        folder: The run's folder; one without a config is not compared.
+        inputs: Fingerprints by config path. A path whose files are the same may have changed.
+
+    Raises:
+        ValueError: If something differs that affects the result, with all that does.
+    """
     if not (folder / CONFIG).is_file():
         return
     before, now = _settings(OmegaConf.load(folder / CONFIG)), _settings(cfg)
     before = {key: value for key, value in _ADDED.items() if key in now} | before
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    if changed:
-        lines = [f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in changed]
+    values = OmegaConf.to_container(cfg, resolve=True)
+    found = {setting: fingerprint(values, setting) for setting in inputs}  # type: ignore[arg-type]
+    moved = [setting for setting in changed if setting in inputs and found[setting] == inputs[setting]]
+    lines = [
+        f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in changed
+        if key not in moved
+    ]
+    lines += [
+        f"  {setting}={now.get(setting)}: the files are others than before (SHA-256 {value[:12]}, now "
+        f"{(found[setting] or 'nothing')[:12]})"
+        for setting, value in sorted(inputs.items())
+        if setting not in changed and found[setting] != value
+    ]
+    if lines:
         raise ValueError(
             f"{folder} holds a run with other settings:\n"
             + "\n".join(lines)
@@ -140,12 +194,20 @@ def _settings(cfg: Any) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     kept = _flat({k: v for k, v in plain.items() if k not in _HARMLESS})
-    return {path: value for path, value in kept if not _is_harmless(path) and path not in _REPEATED}
+    scheduled = any(path == _SCHEDULED for path, _ in kept)
+    return {
+        path: value
+        for path, value in kept
+        if path not in _REPEATED and (not _is_harmless(path) or (scheduled and path == "trainer.max_epochs"))
+    }
 
 
 def _is_harmless(path: str) -> bool:
+    last = path.rpartition(".")[2]
+    if path.startswith("trainer."):
+        return any(fnmatchcase(path.split(".")[1], name) for name in _HARMLESS_TRAINER)
     of_reward = path.startswith(("reward.", "phase.held_out."))
-    return path in _HARMLESS_SETTINGS or (of_reward and path.rpartition(".")[2] in _HOW_TO_ASK)
+    return path in _HARMLESS_SETTINGS or (of_reward and last in _HOW_TO_ASK)
 
 
 def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:

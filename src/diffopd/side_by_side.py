@@ -7,10 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffopd.command import interrupted
 from diffopd.launch import Job, TrainingFailedError, run_jobs
-
-INTERRUPTED = 1
-"""Exit code of a command that was stopped before its last job was done."""
 
 
 def finish(jobs: Sequence[Job], *, num_processes: int, seconds_per_line: float) -> None:
@@ -30,8 +28,7 @@ def finish(jobs: Sequence[Job], *, num_processes: int, seconds_per_line: float) 
         print(error, file=sys.stderr)
         sys.exit(error.code)
     if not done:
-        print("stopped; the same command goes on from there", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        interrupted("asked to end")
 
 
 class ProgressLines:

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command import command, ending_when_asked, interrupted
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +16,16 @@ log = logging.getLogger(__name__)
 @command("train")
 def main(cfg: DictConfig) -> None:
     """Compose, check, build, warn, train, report."""
+    with ending_when_asked():
+        train(cfg)
+
+
+def train(cfg: DictConfig) -> None:
+    """Train as ``cfg`` asks, unless that is done already.
+
+    Raises:
+        SystemExit: If the training was asked to end before it was done.
+    """
     from diffopd.build import build  # heavy imports wait until the command line is known to be right
     from diffopd.doctor import Level, cheap_findings
     from diffopd.resume import is_finished
@@ -30,7 +40,9 @@ def main(cfg: DictConfig) -> None:
         for finding in cheap_findings(cfg, experiment.phase):
             if finding.level >= Level.WARNING:
                 log.warning("%s: %s", finding.about, finding.text)
-    experiment.run()
+    finished = experiment.run()
+    if not finished and experiment.trainer.is_global_zero:  # one process speaks for all; the others end well
+        interrupted("a checkpoint is saved")
 
 
 if __name__ == "__main__":

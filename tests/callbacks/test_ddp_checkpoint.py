@@ -23,7 +23,7 @@ spec.loader.exec_module(tiny)
 phase = tiny.TinyPhase()
 second = os.environ.get("LOCAL_RANK") == "1"
 phase.before_round = lambda i: os.kill(os.getpid(), signal.SIGINT) if second and i == signal_in else None
-callback = RoundCheckpoint(folder=folder, every_n_rounds=100, keep_last=5)
+callback = RoundCheckpoint(folder=folder, every_n_rounds=100, keep_last=5, keep_every_n_rounds=None)
 trainer = Trainer(
     accelerator="cpu", devices=2, strategy="ddp", max_epochs=6, logger=False, callbacks=[callback],
     plugins=[SafetensorsCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,

@@ -15,7 +15,9 @@ def test_finite_losses_pass(fit, tiny_phase):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_stops_in_the_round_with_a_report_and_saves_nothing(fit, tiny_phase, tmp_path, value):
     phase = tiny_phase(loss_at={2: value})
-    checkpoint = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=9)
+    checkpoint = RoundCheckpoint(
+        folder=str(tmp_path), every_n_rounds=1, keep_last=9, keep_every_n_rounds=None
+    )
     with pytest.raises(NonFiniteLossError) as caught:
         fit(phase, [FiniteLoss(), checkpoint], 6)
     assert len(phase.losses) == 3

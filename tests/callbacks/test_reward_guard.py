@@ -46,7 +46,7 @@ def guard(**settings):
 
 
 def checkpoints(folder):
-    return RoundCheckpoint(folder=str(folder), every_n_rounds=1, keep_last=99)
+    return RoundCheckpoint(folder=str(folder), every_n_rounds=1, keep_last=99, keep_every_n_rounds=None)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_fall_that_pauses_begins_anew(fit, scripted, caplog):
 
 def test_a_stop_is_saved_and_no_interruption(fit, scripted, tmp_path, caplog):
     phase, follow = scripted(), Follow()
-    saving = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=100, keep_last=1)
+    saving = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=100, keep_last=1, keep_every_n_rounds=None)
     fit(phase, [saving, guard(action="stop"), follow], 8)  # Lightning calls checkpoints last in any order
     assert len(phase.losses) == 6
     assert not saving.interrupted
@@ -382,7 +382,9 @@ guard = RewardGuard(
 )
 trainer = Trainer(
     accelerator="cpu", devices=2, strategy="ddp", max_epochs=6, logger=False,
-    callbacks=[guard, RoundCheckpoint(folder=folder, every_n_rounds=1, keep_last=9)],
+    callbacks=[
+        guard, RoundCheckpoint(folder=folder, every_n_rounds=1, keep_last=9, keep_every_n_rounds=None)
+    ],
     plugins=[SafetensorsCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,
     use_distributed_sampler=False, default_root_dir=folder,
 )

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from diffopd.callbacks import RoundCheckpoint
+from diffopd.callbacks import ResumableCSVLogger, RoundCheckpoint
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
 from diffopd.checkpoint.folder import STATE
 
@@ -42,14 +42,20 @@ def assert_bitwise_equal(a, b, path=""):
 
 
 def test_saves_every_n_and_the_last_and_keeps_the_newest(fit, tiny_phase, tmp_path):
-    fit(tiny_phase(), [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=2, keep_last=3)], 7)
+    fit(
+        tiny_phase(),
+        [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=2, keep_last=3, keep_every_n_rounds=None)],
+        7,
+    )
     assert names(tmp_path) == ["round_000004", "round_000006", "round_000007"]
 
 
 @pytest.mark.parametrize("num_batches", [1, 2])
 def test_resumed_equals_uninterrupted_bit_for_bit(fit, tiny_phase, tmp_path, num_batches):
     def checkpoint(name):
-        return RoundCheckpoint(folder=str(tmp_path / name), every_n_rounds=3, keep_last=9)
+        return RoundCheckpoint(
+            folder=str(tmp_path / name), every_n_rounds=3, keep_last=9, keep_every_n_rounds=None
+        )
 
     whole = tiny_phase(num_batches=num_batches)
     whole_trainer = fit(whole, [checkpoint("whole")], 6)
@@ -71,7 +77,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(fit, tiny_phase, tmp_path, num
 
 
 def test_resuming_a_finished_run_does_nothing(fit, tiny_phase, tmp_path):
-    checkpoint = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=3, keep_last=9)
+    checkpoint = RoundCheckpoint(
+        folder=str(tmp_path), every_n_rounds=3, keep_last=9, keep_every_n_rounds=None
+    )
     fit(tiny_phase(), [checkpoint], 3)
     again = tiny_phase()
     fit(again, [checkpoint], 3, ckpt_path=tmp_path / "round_000003")
@@ -79,7 +87,11 @@ def test_resuming_a_finished_run_does_nothing(fit, tiny_phase, tmp_path):
 
 
 def test_checkpoint_holds_what_the_phase_trains_alone(fit, tiny_phase, tmp_path):
-    fit(tiny_phase(), [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=1)], 1)
+    fit(
+        tiny_phase(),
+        [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=1, keep_every_n_rounds=None)],
+        1,
+    )
     checkpoint = read_checkpoint(tmp_path / "round_000001")
     assert checkpoint["state_dict"].keys() == {"adapter.weight", "adapter.bias"}
     text = json.loads((tmp_path / "round_000001" / STATE).read_text())
@@ -91,7 +103,9 @@ def test_signal_finishes_the_round_saves_and_stops(fit, tiny_phase, tmp_path, ca
     before = signal.getsignal(number)
     phase = tiny_phase()
     phase.before_round = lambda i: os.kill(os.getpid(), number) if i == 2 else None
-    callback = RoundCheckpoint(folder=str(tmp_path / "cut"), every_n_rounds=100, keep_last=1)
+    callback = RoundCheckpoint(
+        folder=str(tmp_path / "cut"), every_n_rounds=100, keep_last=1, keep_every_n_rounds=None
+    )
     with caplog.at_level(logging.WARNING):
         fit(phase, [callback], 6)
     assert callback.interrupted
@@ -126,7 +140,11 @@ def test_second_interrupt_stops_at_once(fit, tiny_phase, tmp_path, listening_to_
 
     phase.before_round = interrupt_twice
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit(phase, [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=9)], 6)
+        fit(
+            phase,
+            [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=9, keep_every_n_rounds=None)],
+            6,
+        )
     assert len(phase.losses) == 2
     assert names(tmp_path) == ["round_000001", "round_000002"]
 
@@ -141,15 +159,83 @@ def test_error_saves_nothing_and_names_the_last_checkpoint(fit, tiny_phase, tmp_
     phase.before_round = fail
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError, match="out of memory"), caplog.at_level(logging.ERROR):
-        fit(phase, [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=2, keep_last=9)], 6)
+        fit(
+            phase,
+            [RoundCheckpoint(folder=str(tmp_path), every_n_rounds=2, keep_last=9, keep_every_n_rounds=None)],
+            6,
+        )
     assert names(tmp_path) == ["round_000002"]
     assert "stopped by RuntimeError; last checkpoint: " in caplog.text
     assert "round_000002" in caplog.text
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-@pytest.mark.parametrize("name", ["every_n_rounds", "keep_last"])
+@pytest.mark.parametrize("name", ["every_n_rounds", "keep_last", "keep_every_n_rounds"])
 def test_numbers_below_one_are_refused(name):
-    numbers = {"every_n_rounds": 1, "keep_last": 1} | {name: 0}
+    numbers = {"every_n_rounds": 1, "keep_last": 1, "keep_every_n_rounds": 1} | {name: 0}
     with pytest.raises(ValueError, match=rf"callbacks\.round_checkpoint\.{name} must be at least 1, got 0"):
         RoundCheckpoint(folder="unused", **numbers)
+
+
+def test_every_so_many_rounds_one_is_kept_for_good(fit, tiny_phase, tmp_path):
+    callback = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=1, keep_every_n_rounds=3)
+    fit(tiny_phase(), [callback], 8)
+    assert names(tmp_path) == ["round_000003", "round_000006", "round_000008"]
+
+
+def test_what_is_kept_for_good_has_to_be_saved():
+    with pytest.raises(ValueError, match=r"keep_every_n_rounds=5 must be a multiple of .*every_n_rounds=2"):
+        RoundCheckpoint(folder="unused", every_n_rounds=2, keep_last=1, keep_every_n_rounds=5)
+
+
+def test_a_damaged_newer_checkpoint_does_not_outlive_the_intact_ones(fit, tiny_phase, tmp_path):
+    callback = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=2, keep_every_n_rounds=None)
+    fit(tiny_phase(), [callback], 5)
+    (tmp_path / "round_000005" / STATE).unlink()
+    callback = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=1, keep_every_n_rounds=None)
+    phase = tiny_phase()
+
+    def fail(round_index):
+        if round_index == 5:
+            raise RuntimeError("the end of this sitting")
+
+    phase.before_round = fail
+    with pytest.raises(RuntimeError, match="this sitting"):
+        fit(phase, [callback], 7, ckpt_path=latest_valid_checkpoint(tmp_path))
+    assert names(tmp_path) == ["round_000005"]
+    assert latest_valid_checkpoint(tmp_path) == tmp_path / "round_000005"
+
+
+def test_later_checkpoints_that_are_damaged_go_once_an_intact_one_is_saved(fit, tiny_phase, tmp_path):
+    callback = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=2, keep_last=9, keep_every_n_rounds=None)
+    fit(tiny_phase(), [callback], 2)
+    (tmp_path / "round_000009").mkdir()
+    fit(tiny_phase(), [callback], 4, ckpt_path=tmp_path / "round_000002")
+    assert names(tmp_path) == ["round_000002", "round_000004"]
+
+
+def test_what_a_killed_writer_left_is_cleared_away(fit, tiny_phase, tmp_path):
+    for name in (".round_000007.writing", ".round_000007.replaced", ".round_000001.removing", ".other"):
+        (tmp_path / name).mkdir()
+    callback = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=2, keep_last=9, keep_every_n_rounds=None)
+    fit(tiny_phase(), [callback], 2)
+    assert names(tmp_path) == [".other", "round_000002"]
+
+
+def test_means_that_come_after_the_checkpoint_are_in_it_and_are_logged_by_the_resumed_run(
+    fit, tiny_phase, tmp_path
+):
+    def train(folder, rounds, **more):
+        checkpoint = RoundCheckpoint(
+            folder=str(folder), every_n_rounds=1, keep_last=9, keep_every_n_rounds=None
+        )
+        logger = ResumableCSVLogger(folder=str(folder))
+        fit(tiny_phase(), [checkpoint], rounds, logger=[logger], **more)
+        return (folder / "metrics.csv").read_text().splitlines()
+
+    whole = train(tmp_path / "whole", 4)
+    cut = tmp_path / "cut"
+    lines = train(cut, 3)
+    # As if it had been killed after its second checkpoint, before the round's means were logged.
+    (cut / "metrics.csv").write_text("\n".join([*lines[:2], lines[2][:7]]))
+    assert train(cut, 4, ckpt_path=cut / "round_000002") == whole

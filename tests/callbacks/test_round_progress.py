@@ -54,7 +54,9 @@ def test_plain_lines_keep_their_distance_but_show_the_first_and_last_round(fit, 
 
 
 def test_resumed_run_counts_from_where_it_was(fit, tiny_phase, tmp_path):
-    checkpoint = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=1)
+    checkpoint = RoundCheckpoint(
+        folder=str(tmp_path), every_n_rounds=1, keep_last=1, keep_every_n_rounds=None
+    )
     fit(tiny_phase(), [checkpoint], 2)
     stream = io.StringIO()
     fit(tiny_phase(), [progress(stream, metrics=()), checkpoint], 4, ckpt_path=tmp_path / "round_000002")

@@ -69,6 +69,8 @@ def test_disk_is_the_kept_checkpoints_and_the_one_being_written(ten_rounds):
 def test_no_more_checkpoints_than_are_written(plan):
     once = plan("mopd_ode", *TEN_ROUNDS, "callbacks.round_checkpoint.every_n_rounds=100")
     assert Prediction.of(once, MEASURED).disk["checkpoints"] == 4 * MIB
+    third = plan("mopd_ode", *TEN_ROUNDS, "callbacks.round_checkpoint.keep_every_n_rounds=8")
+    assert Prediction.of(third, MEASURED).disk["checkpoints"] == 3 * 4 * MIB  # 8, 10 and the one before
     none = replace(once, values={**once.values, "callbacks": {}})
     assert Prediction.of(none, MEASURED).disk["checkpoints"] == 0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +22,8 @@ class ResumableCSVLogger(Logger):
     """Writes ``metrics.csv``: a ``step`` column and one column per metric, a line per report.
 
     Every line is on the disk when the call returns. The first report of a run removes the lines of an
-    earlier, interrupted run from that step on, so each step appears as it was in the run that counts. It
-    keeps the names of the columns.
+    earlier, interrupted run from that step on, so each step appears as it was in the run that counts; a last
+    line that was cut is removed, too. It keeps the names of the columns.
     """
 
     def __init__(self, *, folder: str) -> None:
@@ -73,12 +75,31 @@ class ResumableCSVLogger(Logger):
             self._rewrite(row.keys(), self._read())
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns).writerow(row)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @rank_zero_only
+    def go_on_after(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep the lines up to a step, the last of which is to report ``metrics``; add it if it is missing.
+
+        Args:
+            step: The last step before the checkpoint that a run goes on from.
+            metrics: The last report of that step, which may have come too late to be written.
+        """
+        rows = [row for row in self._read() if int(row["step"]) <= step]
+        reported = [
+            {name for name, value in row.items() if value} for row in rows if int(row["step"]) == step
+        ]
+        if {"step", *metrics} not in reported:
+            rows.append({name: str(value) for name, value in {"step": step, **metrics}.items()})
+        self._rewrite(["step"], rows)
 
     def _read(self) -> list[dict[str, str]]:
+        """The lines that were written whole."""
         if not self.path.exists():
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        whole, _, _ = self.path.read_bytes().rpartition(b"\n")
+        return list(csv.DictReader(io.StringIO(whole.decode(), newline="")))
 
     def _rewrite(self, columns: Any, rows: Sequence[Mapping[str, str]]) -> None:
         """Replace the file by one that has room for ``columns``, first come first."""

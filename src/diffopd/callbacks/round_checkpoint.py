@@ -7,13 +7,21 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
-from diffopd.checkpoint.folder import checkpoint_name, list_checkpoints
+from diffopd.callbacks.csv_logger import ResumableCSVLogger
+from diffopd.checkpoint.folder import (
+    checkpoint_name,
+    list_checkpoints,
+    remove_leftovers,
+    round_of,
+    superfluous,
+)
+from diffopd.signals import REQUESTS_TO_END
 
 log = logging.getLogger(__name__)
 
@@ -22,41 +30,62 @@ class RoundCheckpoint(Checkpoint):
     """Saves ``round_000010``, ``round_000020``, ... and keeps the newest.
 
     Checkpoints are taken only between rounds: every ``every_n_rounds``, after the last one, and after the
-    current one when the process is asked to end (SIGTERM, Ctrl-C), which then stops the training. A
-    second Ctrl-C stops at once. An error in the middle of a round saves nothing, as the state is no
+    current one when the process is asked to end (SIGTERM, SIGUSR1, Ctrl-C), which then stops the training. A
+    second request stops at once. An error in the middle of a round saves nothing, as the state is no
     longer that of a whole number of rounds; the last checkpoint stands.
+
+    Loggers hear of a round's means only after its checkpoint is saved. So that an end between the two loses
+    nothing, a checkpoint holds those means too, and a resumed run completes ``metrics.csv`` with them.
 
     Attributes:
         interrupted: Whether a signal stopped the training.
     """
 
-    def __init__(self, *, folder: str, every_n_rounds: int, keep_last: int) -> None:
+    def __init__(
+        self, *, folder: str, every_n_rounds: int, keep_last: int, keep_every_n_rounds: int | None
+    ) -> None:
         """Configure where, how often and how many.
 
         Args:
             folder: Where the checkpoints go.
             every_n_rounds: Rounds between two checkpoints, at least 1.
-            keep_last: Number of checkpoints to keep, at least 1; older ones are removed.
+            keep_last: Number of newest checkpoints to keep, at least 1; older ones are removed.
+            keep_every_n_rounds: Checkpoints after a multiple of so many rounds are kept for good, so a
+                multiple of ``every_n_rounds``; None for no others than the newest.
 
         Raises:
-            ValueError: If a number is below 1.
+            ValueError: If a number is below 1, or a multiple is none.
         """
-        for name, value in (("every_n_rounds", every_n_rounds), ("keep_last", keep_last)):
-            if value < 1:
+        counts = {"every_n_rounds": every_n_rounds, "keep_last": keep_last}
+        for name, value in (counts | {"keep_every_n_rounds": keep_every_n_rounds}).items():
+            if value is not None and value < 1:
                 raise ValueError(f"callbacks.round_checkpoint.{name} must be at least 1, got {value}")
+        if keep_every_n_rounds is not None and keep_every_n_rounds % every_n_rounds:
+            raise ValueError(
+                f"callbacks.round_checkpoint.keep_every_n_rounds={keep_every_n_rounds} must be a multiple of "
+                f"callbacks.round_checkpoint.every_n_rounds={every_n_rounds}, or null: "
+                "there is no checkpoint after other rounds"
+            )
         self.folder = Path(folder)
         self.every_n_rounds = every_n_rounds
         self.keep_last = keep_last
+        self.keep_every_n_rounds = keep_every_n_rounds
         self.interrupted = False
         self._asked_to_end = False
+        self._unlogged: dict[str, Any] = {}
         self._previous_handlers: dict[signal.Signals, Any] = {}
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for requests to end."""
+        """Listen for requests to end; put in order what the run before has left."""
         self._asked_to_end = self.interrupted = False
+        if trainer.is_global_zero:
+            remove_leftovers(self.folder)
+            for logger in trainer.loggers:
+                if isinstance(logger, ResumableCSVLogger) and self._unlogged:
+                    logger.go_on_after(self._unlogged["step"], self._unlogged["metrics"])
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in REQUESTS_TO_END:
                 self._previous_handlers[number] = signal.signal(number, self._ask_to_end)
 
     def _ask_to_end(self, number: int, frame: FrameType | None) -> None:
@@ -76,12 +105,27 @@ class RoundCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer, num_rounds: int) -> None:
         path = self.folder / checkpoint_name(num_rounds)
+        self._unlogged = unlogged_means(trainer)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
-            for old in list_checkpoints(self.folder)[: -self.keep_last]:
+            saved = list_checkpoints(self.folder)
+            # A later one is damaged: the run would have gone on from it.
+            later = [checkpoint for checkpoint in saved if round_of(checkpoint) > num_rounds]
+            here = [checkpoint for checkpoint in saved if checkpoint not in later]
+            for old in [*later, *superfluous(here, self.keep_last, self.keep_every_n_rounds)]:
                 trainer.strategy.remove_checkpoint(old)
         if self.interrupted:
             log.warning("interrupted after round %d, saved in %s; resume=auto continues", num_rounds, path)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """The means of the round just done, which no logger has yet."""
+        return {"unlogged": self._unlogged}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Have them again."""
+        self._unlogged = state_dict.get("unlogged", {})
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -101,3 +145,17 @@ class RoundCheckpoint(Checkpoint):
         while self._previous_handlers:
             number, handler = self._previous_handlers.popitem()
             signal.signal(number, handler)
+
+
+def unlogged_means(trainer: Trainer) -> dict[str, Any]:
+    """What Lightning will log of a round once the callbacks have seen its end, and at which step.
+
+    Args:
+        trainer: At the end of a round; all processes have to call this, as it averages over them.
+    """
+    # Lightning has no public name for the metrics that are about to be logged.
+    metrics = cast(Any, trainer)._logger_connector.metrics["log"]
+    if not metrics:
+        return {}
+    values = {name: float(value) for name, value in metrics.items()} | {"epoch": float(trainer.current_epoch)}
+    return {"step": cast(Any, trainer).fit_loop.epoch_loop._batches_that_stepped - 1, "metrics": values}

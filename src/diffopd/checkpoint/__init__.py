@@ -4,6 +4,8 @@ from diffopd.checkpoint.folder import (
     CheckpointError,
     latest_valid_checkpoint,
     read_checkpoint,
+    read_inputs,
+    round_of,
     verify_checkpoint,
     write_checkpoint,
 )
@@ -17,6 +19,8 @@ __all__ = [
     "encode_tree",
     "latest_valid_checkpoint",
     "read_checkpoint",
+    "read_inputs",
+    "round_of",
     "verify_checkpoint",
     "write_checkpoint",
 ]

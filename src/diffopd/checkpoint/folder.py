@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,11 @@ from diffopd.files import sha256_of
 log = logging.getLogger(__name__)
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+INPUTS = "inputs"
+"""Entry of a training's state: fingerprints of the files it learns from."""
 _VERSION = 1
+_PURPOSES = ("writing", "replaced", "removing")
+"""Endings of hidden folders beside a checkpoint, each there for a moment."""
 
 
 class CheckpointError(RuntimeError):
@@ -92,6 +96,11 @@ def read_checkpoint(folder: str | PathLike[str], device: str = "cpu") -> Any:
     return decode_tree(json.loads((folder / STATE).read_text()), load_file(folder / TENSORS, device=device))
 
 
+def read_inputs(folder: str | PathLike[str]) -> dict[str, str]:
+    """Fingerprints of the files that the training of a checkpoint learns from; empty if it holds none."""
+    return json.loads((Path(folder) / STATE).read_text()).get(INPUTS, {})
+
+
 def verify_checkpoint(folder: str | PathLike[str]) -> None:
     """Compare every file of a checkpoint with the size and SHA-256 in its manifest.
 
@@ -146,7 +155,27 @@ def latest_valid_checkpoint(folder: str | PathLike[str]) -> Path | None:
 def list_checkpoints(folder: str | PathLike[str]) -> list[Path]:
     """The checkpoints of a run, oldest first, damaged ones included."""
     found = [path for path in Path(folder).glob("round_*") if path.name.removeprefix("round_").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("round_")))
+    return sorted(found, key=round_of)
+
+
+def round_of(checkpoint: Path) -> int:
+    """How many rounds were done when a checkpoint was taken, by its name."""
+    return int(checkpoint.name.removeprefix("round_"))
+
+
+def superfluous(checkpoints: Sequence[Path], keep_last: int, keep_every_n_rounds: int | None) -> list[Path]:
+    """Those checkpoints that need not be kept.
+
+    Args:
+        checkpoints: Oldest first.
+        keep_last: How many of the newest to keep.
+        keep_every_n_rounds: Those after a multiple of so many rounds are kept, too; None for no others.
+    """
+    return [
+        checkpoint
+        for checkpoint in checkpoints[:-keep_last]
+        if keep_every_n_rounds is None or round_of(checkpoint) % keep_every_n_rounds
+    ]
 
 
 def checkpoint_name(num_rounds: int) -> str:
@@ -162,6 +191,17 @@ def remove_checkpoint(folder: str | PathLike[str]) -> None:
         _remove(doomed)
         os.rename(folder, doomed)
         _remove(doomed)
+
+
+def remove_leftovers(folder: str | PathLike[str]) -> None:
+    """Remove what writers and removers of checkpoints left that were killed; none may be at work.
+
+    Args:
+        folder: The folder that holds ``round_000010``, ...; it may be absent.
+    """
+    for purpose in _PURPOSES:
+        for leftover in Path(folder).glob(f".round_*.{purpose}"):
+            _remove(leftover)
 
 
 def _beside(folder: Path, purpose: str) -> Path:

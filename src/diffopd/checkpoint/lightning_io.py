@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
@@ -9,15 +10,23 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
 
-from diffopd.checkpoint.folder import read_checkpoint, remove_checkpoint, write_checkpoint
+from diffopd.checkpoint.folder import INPUTS, read_checkpoint, remove_checkpoint, write_checkpoint
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
     """Saves, verifies and loads what Lightning calls a checkpoint, as a folder of safetensors and JSON.
 
-    It keeps nothing between calls. Unlike Lightning's own, it writes atomically, reaches the disk before it
-    returns, needs no second copy of the tensors in memory and never unpickles.
+    It keeps nothing between calls but what it adds to every checkpoint. Unlike Lightning's own, it writes
+    atomically, reaches the disk before it returns, needs no second copy of the tensors in memory and never
+    unpickles.
+
+    Args:
+        inputs: Fingerprints of the files a training learns from, kept in every checkpoint as ``inputs``.
     """
+
+    def __init__(self, inputs: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self.inputs = dict(inputs or {})
 
     @override
     def save_checkpoint(
@@ -30,7 +39,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
         """
         if storage_options is not None:
             raise TypeError("SafetensorsCheckpointIO takes no storage_options: it writes to a local folder")
-        write_checkpoint(checkpoint, path)
+        write_checkpoint({**checkpoint, INPUTS: self.inputs}, path)
 
     @override
     def load_checkpoint(

@@ -39,7 +39,7 @@ def cheap_findings(cfg: DictConfig, phase: Any) -> list[Finding]:
     plan = Plan.of(plain_values(cfg))
     found = [*early_findings(plan), *length_findings(plan, phase)]
     if (size := estimated_checkpoint(phase)) is not None:
-        found += disk_findings(plan, size * _num_kept(plan))
+        found += disk_findings(plan, size * plan.num_kept)
     return found
 
 
@@ -200,9 +200,3 @@ def estimated_checkpoint(phase: Any) -> int | None:
     saved = sum(p.numel() for name in phase.saved_adapters for p in phase.parameters_of(name).values())
     trained = sum(p.numel() for p in phase.parameters() if p.requires_grad)
     return 4 * (saved + 2 * trained)
-
-
-def _num_kept(plan: Plan) -> int:
-    """Checkpoints that are there at most: one is written before the oldest is removed."""
-    keeping = plan.values["callbacks"].get("round_checkpoint")
-    return keeping["keep_last"] + 1 if keeping else 0

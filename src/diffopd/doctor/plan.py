@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -73,6 +74,16 @@ class Plan:
         )
 
     @property
+    def num_kept(self) -> int:
+        """Checkpoints that are there at most: one is written before the oldest is removed."""
+        keeping = self.values["callbacks"].get("round_checkpoint")
+        if not keeping:
+            return 0
+        num_saves = math.ceil(self.rounds / keeping["every_n_rounds"])
+        for_good = self.rounds // keeping["keep_every_n_rounds"] if keeping["keep_every_n_rounds"] else 0
+        return min(num_saves, for_good + keeping["keep_last"] + 1)
+
+    @property
     def rows_per_round(self) -> int:
         """Samples in the first round over all processes."""
         return rows_of(self.values, 0)
@@ -125,7 +136,9 @@ class Plan:
                 if number := getattr(self.cost, field.name):
                     yield field.name.replace("_", " "), f"{number:,}"
         if keeping := values["callbacks"].get("round_checkpoint"):
-            yield "checkpoints", f"every {keeping['every_n_rounds']} rounds, {keeping['keep_last']} kept"
+            every, for_good = keeping["every_n_rounds"], keeping["keep_every_n_rounds"]
+            kept = f"{keeping['keep_last']} kept" + (f", and every {for_good} for good" if for_good else "")
+            yield "checkpoints", f"every {every} rounds, {kept}"
 
 
 def is_fuller(values: Mapping[str, Any], number: int) -> bool:

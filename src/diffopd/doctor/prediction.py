@@ -55,8 +55,6 @@ class Prediction:
         """Rounds of each kind times how long one took; checkpoints times how often they are written."""
         keeping = plan.values["callbacks"].get("round_checkpoint")
         num_saves = math.ceil(plan.rounds / keeping["every_n_rounds"]) if keeping else 0
-        # One checkpoint is written before the oldest is removed.
-        num_kept = min(num_saves, keeping["keep_last"] + 1) if keeping else 0
         seconds = _time_by_part(plan, measured) | {SAVING: num_saves * measured.save_seconds}
         of_node = 1 if measured.on_gpu else plan.processes // int(plan.values["trainer"].get("num_nodes", 1))
         rest = max(0, measured.peak_bytes - measured.weight_bytes)
@@ -67,7 +65,7 @@ class Prediction:
             memory_present=measured.total_bytes,
             disk=_largest_first(
                 {
-                    SAVING: num_kept * measured.checkpoint_bytes,
+                    SAVING: plan.num_kept * measured.checkpoint_bytes,
                     "what is saved at the end": measured.end_bytes,
                     "logs": plan.rounds * measured.log_bytes,
                 }

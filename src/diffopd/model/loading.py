@@ -15,7 +15,7 @@ from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
 from transformers.utils import logging as transformers_logging
 
-from diffopd.files import resolve_path, sha256_of
+from diffopd.files import cached_sha256_of, resolve_path
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -154,7 +154,7 @@ def pipeline_identity(folder: Path, components: Sequence[str]) -> str:
         for file in sorted((folder / component).glob("*")):
             is_weights = file.suffix == ".safetensors" and "." not in file.stem
             if is_weights or file.name in _IDENTITY_CONFIGS:
-                digest.update(f"{component}/{file.name} {sha256_of(file)}\n".encode())
+                digest.update(f"{component}/{file.name} {cached_sha256_of(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -169,5 +169,5 @@ def encoding_identity(folder: Path, encoders: Sequence[str]) -> str:
     for encoder in encoders:
         tokenizer = folder / encoder.replace("text_encoder", "tokenizer")
         for file in sorted(file for file in tokenizer.rglob("*") if file.is_file()):
-            digest.update(f"{file.relative_to(folder)} {sha256_of(file)}\n".encode())
+            digest.update(f"{file.relative_to(folder)} {cached_sha256_of(file)}\n".encode())
     return digest.hexdigest()

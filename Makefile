@@ -1,6 +1,6 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table ablations test test-slow lint format type docs mini-model clean
+.PHONY: help install demo table ablations test test-slow lint format type docs mini-model soak clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
@@ -11,6 +11,8 @@ ARGS ?=
 
 # Seeds of the table's reinforcement learning rows.
 SEEDS ?= 1
+# Trials of every phase in `make soak`; empty: 50 for distillation and NFT, 10 for every other.
+TRIALS ?=
 # `full` runs every file of conf/experiment/ablation.
 ABLATIONS ?=
 
@@ -64,6 +66,9 @@ type: install  ## Check types.
 
 docs: install  ## Build the documentation into site/; a broken link is an error.
 	$(BIN)/mkdocs build --strict
+
+soak: install  ## Kill and resume trainings of every phase (an hour on 2 idle cores); TRIALS=50: so many of each.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(if $(TRIALS),--trials $(TRIALS)) $(ARGS)
 
 mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU, minutes on a GPU).
 	$(RUN) +experiment=mini_autoencoder

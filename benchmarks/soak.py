@@ -57,7 +57,7 @@ from diffopd.resume import FINISHED
 
 INTERVAL = 2
 """Rounds from one checkpoint to the next."""
-SECONDS = 600
+SECONDS = 3600
 """After so long a training counts as hanging."""
 EVERY_RUN = (
     "trainer.accelerator=cpu",
@@ -69,7 +69,7 @@ EVERY_RUN = (
 )
 TASKS = ("composition", "ocr", "aesthetic")
 FEW_PROMPTS = tuple(f"data.tasks.{task}.prompts_per_round=1" for task in TASKS)
-STEPS = ("sampler.num_steps=4",)
+STEPS = ("sampler.num_steps=3",)
 STUDENT = (
     *FEW_PROMPTS,
     *STEPS,
@@ -78,21 +78,21 @@ STUDENT = (
     "phase.ema.update_interval=2",
     "phase.conflict_every_n_rounds=3",
 )
-LEARNER = ("data.tasks.aesthetic.prompts_per_round=2", "data.tasks.aesthetic.group_size=3", *STEPS)
+LEARNER = ("data.tasks.aesthetic.prompts_per_round=2", "data.tasks.aesthetic.group_size=2", *STEPS)
 NFT = ("+experiment=teacher_aesthetic", *LEARNER, "phase.num_timesteps=2", "phase.updates_per_round=2")
-GRPO = ("+experiment=guard_aesthetic", *LEARNER, "phase.updates_per_round=2", "phase.noise_window.last=2")
+GRPO = ("+experiment=guard_aesthetic", *LEARNER, "phase.updates_per_round=2", "phase.noise_window.last=1")
 DRAWINGS = ("phase.warmup_steps=2", "data.num_drawings=16", "data.batch_size=2", "data.batches_per_round=2")
 PHASES: dict[str, tuple[str, ...]] = {
     "opd": ("+experiment=mopd_ode", *STUDENT, "balance=remaining_gap"),
     "nft": NFT,
     "flow_grpo": (*GRPO, "loss=flow_grpo"),
-    "guard": (*GRPO, "phase.noise_window.size=2"),
+    "guard": (*GRPO, "phase.noise_window.size=1"),
     "opd_sde": ("+experiment=mopd_sde", *STUDENT),
     "opd_log_ratio": ("+experiment=mopd_sde", *STUDENT, "estimator=log_ratio"),
     "opd_ppo": ("+experiment=mopd_ppo", *STUDENT),
     "opd_ppo_detached": ("+experiment=mopd_ppo", *STUDENT, "estimator=ppo_detached"),
     "dmd": ("+experiment=mopd_dmd", *STUDENT),
-    "tdm": ("+experiment=mopd_tdm", *STUDENT, "phase.num_segments=2"),
+    "tdm": ("+experiment=mopd_tdm", *STUDENT, "phase.num_segments=3"),
     "sft": ("+experiment=mopd_sft", *STUDENT, "phase.num_timesteps=2"),
     "pretrain": (
         "+experiment=mini_pretrain",
@@ -375,6 +375,10 @@ class Trial:
     lost: int
 
 
+class NoTrainingError(RuntimeError):
+    """A training that fails uninterrupted."""
+
+
 class Soak:
     """The trials of one phase after the other.
 
@@ -412,7 +416,7 @@ class Soak:
             shutil.rmtree(folder, ignore_errors=True)
             ended = self._run(phase, folder, None, 0)
             if ended.code != 0:
-                raise RuntimeError(
+                raise NoTrainingError(
                     f"{phase} does not train: {(folder.parent / 'whole.log').read_text()[-3000:]}"
                 )
             self._whole[phase] = ended, what_is_left(folder)
@@ -510,7 +514,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--trials", type=int, help="of every phase; by default 50 for opd and nft, 10 for others"
     )
-    parser.add_argument("--rounds", type=int, default=6, help="of each training")
+    parser.add_argument("--rounds", type=int, default=4, help="of each training")
     parser.add_argument("--seed", type=int, default=0, help="of the kill points")
     parser.add_argument("--output", type=Path, default=Path("experiments/soak"))
     parser.add_argument("--scratch", type=Path, default=Path("runs/soak"), help="where the trainings go")
@@ -538,18 +542,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     soak = Soak(given.scratch.absolute(), given.rounds, given.seed, given.overrides)
     trials = earlier(given.output, about)
     done = {(trial.phase, trial.number) for trial in trials}
-    for phase in given.phases:
-        wanted = given.trials if given.trials is not None else MOST_TRIALS.get(phase, OTHER_TRIALS)
-        for number in range(wanted):
-            if (phase, number) in done:
-                continue
+    wanted = {phase: given.trials or MOST_TRIALS.get(phase, OTHER_TRIALS) for phase in given.phases}
+    turns = ((phase, number) for number in range(max(wanted.values())) for phase in given.phases)
+    broken: set[str] = set()
+    for phase, number in turns:  # so that an early end leaves something of every phase
+        if number >= wanted[phase] or (phase, number) in done or phase in broken:
+            continue
+        try:
             trial = soak.trial(phase, number)
-            trials.append(trial)
-            write(given.output, about, trials)
-            outcome = "equal" if not trial.differs else f"DIFFERS: {', '.join(trial.differs)}"
-            print(f"{phase} {number}: killed {trial.kill}, lost {trial.lost}, {outcome}", flush=True)
+        except NoTrainingError as error:
+            broken.add(phase)
+            print(error, file=sys.stderr, flush=True)
+            continue
+        trials.append(trial)
+        write(given.output, about, trials)
+        outcome = "equal" if not trial.differs else f"DIFFERS: {', '.join(trial.differs)}"
+        print(f"{phase} {number}: killed {trial.kill}, lost {trial.lost}, {outcome}", flush=True)
     print(table(trials), flush=True)
-    return int(any(trial.differs or trial.lost > INTERVAL for trial in trials))
+    return int(bool(broken) or any(trial.differs or trial.lost > INTERVAL for trial in trials))
 
 
 if __name__ == "__main__":

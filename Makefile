@@ -67,7 +67,7 @@ type: install  ## Check types.
 docs: install  ## Build the documentation into site/; a broken link is an error.
 	$(BIN)/mkdocs build --strict
 
-soak: install  ## Kill and resume trainings of every phase (an hour on 2 idle cores); TRIALS=50: so many of each.
+soak: install  ## Kill and resume trainings of every phase again and again; TRIALS=50: so many of each.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(if $(TRIALS),--trials $(TRIALS)) $(ARGS)
 
 mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU, minutes on a GPU).

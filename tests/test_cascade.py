@@ -16,6 +16,7 @@ import programs
 from tiny_runs import make_world
 
 from diffopd.adapter import WEIGHTS
+from diffopd.command import INTERRUPTED
 
 SMALL = ("composition", "ocr", "aesthetic")
 STOP = "stop_now"
@@ -114,8 +115,8 @@ def test_a_cascade_that_was_asked_to_end_goes_on_where_it_was(start, tmp_path):
     (tmp_path / STOP).touch()
     process = start("run_id=cut", rounds=3, second=[WITH_STOPPER])
     _, complaints = process.communicate(timeout=600)
-    assert process.returncode == 1, complaints
-    assert "stopped in stage second; the same command goes on from there" in complaints
+    assert process.returncode == INTERRUPTED, complaints
+    assert "interrupted: asked to end in stage second; the same command goes on from there" in complaints
     assert not (tmp_path / STOP).exists()
 
     assert finish(start("run_id=cut", rounds=3, second=[WITH_STOPPER])).count("finished already") == 1

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from diffopd.check import ConfigError
-from diffopd.command import REFUSED, STOPPED, command
+from diffopd.command import INTERRUPTED, REFUSED, STOPPED, command, ending_when_asked, interrupted
+from diffopd.signals import REQUESTS_TO_END
 
 CONF = Path(__file__).parents[1] / "conf"
 ODE = "+experiment=mopd_ode"
@@ -123,6 +125,36 @@ def test_a_sweep_runs_once_for_each_value(train, tmp_path):
     folders = {str(file.parents[1].relative_to(tmp_path)) for file in tmp_path.rglob(".hydra/config.yaml")}
     runs = "runs/mini_autoencoder/optimizer.lr="
     assert folders == {f"{runs}0.001/seed0", f"{runs}0.002/seed0"}
+
+
+def test_an_interruption_ends_the_sweep(train):
+    seeds = []
+
+    def step(cfg):
+        seeds.append(cfg.seed)
+        interrupted("asked to end")
+
+    with pytest.raises(SystemExit) as end:
+        train("-m", "+experiment=mini_autoencoder", "seed=0,1", step=step)
+    assert (end.value.code, seeds) == (INTERRUPTED, [0])
+
+
+@pytest.mark.parametrize("number", REQUESTS_TO_END)
+def test_a_request_to_end_ends_with_a_code_of_its_own(capsys, number):
+    before = signal.getsignal(number)
+
+    def ask():
+        with ending_when_asked():
+            os.kill(os.getpid(), number)
+            pytest.fail("it went on")
+
+    with pytest.raises(SystemExit) as end:
+        ask()
+    assert end.value.code == INTERRUPTED
+    assert INTERRUPTED not in (0, REFUSED, STOPPED)
+    message = f"interrupted: {number.name}; the same command goes on from there\n"
+    assert capsys.readouterr().err == message
+    assert signal.getsignal(number) == before
 
 
 def test_a_sweep_over_seeds_finds_the_runs_of_single_commands(train, tmp_path):

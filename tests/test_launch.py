@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from diffopd.command import INTERRUPTED
 from diffopd.launch import Job, TrainingFailedError, run_jobs
 
 
@@ -71,6 +75,41 @@ def test_a_request_to_end_is_passed_on_and_nothing_more_begins(job, tmp_path, nu
     timer.start()
     assert not run_jobs([job("a", (60, 0)), job("b", (0, 0))], num_processes=1)
     assert ran(tmp_path) == ["a0 begins"]
+
+
+def test_a_command_that_was_asked_to_end_by_someone_else_ends_all(job, tmp_path):
+    assert not run_jobs([job("a", (0, INTERRUPTED), (0, 0)), job("b", (0, 0))], num_processes=1)
+    assert ran(tmp_path) == ["a0 begins", "a0 ends"]
+
+
+PARENT = """
+import os, sys
+from diffopd.command import INTERRUPTED
+from diffopd.launch import Job, run_jobs
+commands = lambda: iter([["step", "child", "600", "0"]])
+run_jobs([Job(name="child", needs=(), commands=commands, log=None)], num_processes=1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_what_it_started_ends_with_a_killed_parent(job, tmp_path):
+    job("unused")  # writes step.py here
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path)
+    try:
+        wait_for((tmp_path / "ran.txt").exists)
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        assert len(children) == 1
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not Path(f"/proc/{children[0]}").exists())
+
+
+def wait_for(what, seconds=120):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_jobs_that_wait_for_ever_are_refused(job):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
 from tiny_runs import make_world
 
-from diffopd.resume import CONFIG, FINISHED, is_finished, mark_finished
+from diffopd.resume import CONFIG, FINISHED, check_same, find_checkpoint, is_finished, mark_finished
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +84,115 @@ def test_where_and_when_a_reward_is_computed_may_change(tmp_path):
     assert is_finished(changed("model.prompt_cache=elsewhere"), tmp_path)
     with pytest.raises(ValueError, match=r"  reward\.rewards\.ocr\.scale: table -> training\n"):
         is_finished(changed("reward.rewards.ocr.scale=training"), tmp_path)
+
+
+# What a run may go on with, and what is refused.
+
+
+@pytest.fixture(scope="module")
+def distilled(world, tmp_path_factory):
+    """A run of two rounds with files of its own: ``(folder of the files, overrides that name them)``."""
+    place = tmp_path_factory.mktemp("distilled")
+    shutil.copytree(world.teachers["ocr"], place / "ocr")
+    shutil.copytree(world.pipeline, place / "base")
+    (place / "prompts.txt").write_text('a sign that says "CAT"\na sign that says "DOG"\n')
+    overrides = (
+        f"teacher.teachers.ocr.path={place / 'ocr'}",
+        f"model.path={place / 'base'}",
+        f"data.tasks.ocr.path={place / 'prompts.txt'}",
+        "~report",
+    )
+    world.build("mopd_ode", place / "run", *overrides).run()
+    return place, overrides
+
+
+@pytest.fixture
+def again(world, distilled, tmp_path):
+    """``again(*overrides, change=...)``: find the checkpoint in a copy of everything, after a change."""
+
+    def find(*more, change=lambda folder: None):
+        place, overrides = distilled
+        shutil.copytree(place, tmp_path / "copy")
+        change(tmp_path / "copy")
+        moved = [override.replace(str(place), str(tmp_path / "copy")) for override in overrides]
+        folder = tmp_path / "copy" / "run"
+        cfg = world.config("mopd_ode", folder, *moved, "trainer.max_epochs=4", *more)
+        return find_checkpoint(cfg, folder)
+
+    return find
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_teachers_base_and_prompts_that_were_moved_with_the_run_are_the_same(again, tmp_path):
+    assert again() == tmp_path / "copy" / "run" / "checkpoints" / "round_000002"
+
+
+OTHER_FILES = {
+    r"teacher\.teachers\.ocr\.path": lambda f: flip_a_bit(f / "ocr" / "adapter_model.safetensors"),
+    r"model\.path": lambda f: flip_a_bit(next((f / "base" / "transformer").glob("*.safetensors"))),
+    r"data\.tasks\.ocr\.path": lambda f: (f / "prompts.txt").write_text('a sign that says "COW"\n'),
+}
+
+
+@pytest.mark.parametrize("setting", OTHER_FILES)
+def test_other_files_behind_the_same_path_are_refused(again, setting):
+    with pytest.raises(ValueError, match=rf"holds a run with other settings:\n  {setting}.*\nGive this run"):
+        again(change=OTHER_FILES[setting])
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "logger=default",
+        "callbacks=minimal",
+        "callbacks.round_progress.seconds_per_line=1",
+        "callbacks.round_checkpoint.every_n_rounds=7",
+        "phase.score_every_n_rounds=1",
+        "trainer.num_threads=2",
+        "trainer.log_every_n_steps=5",
+        "benchmark.num_images=1",
+    ],
+)
+def test_outputs_and_their_cadence_may_change(again, harmless):
+    assert again(harmless).name == "round_000002"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("seed=1", "  seed: 0 -> 1"),
+        ("sampler.num_steps=5", "  sampler.num_steps: 10 -> 5"),
+        ("trainer.precision=bf16-mixed", "  trainer.precision: 32-true -> bf16-mixed"),
+        ("phase.gradient_clip=0.5", "  phase.gradient_clip: 1.0 -> 0.5"),
+        ("teacher.teachers.ocr.guidance_scale=2.0", "  teacher.teachers.ocr.guidance_scale: None -> 2.0"),
+    ],
+)
+def test_what_affects_the_result_may_not(again, change, told):
+    with pytest.raises(ValueError, match="other settings:\n(.*\n)*" + re.escape(told)):
+        again(change)
+
+
+def test_more_rounds_are_another_schedule_where_the_learning_rate_ends_with_them(tmp_path):
+    def saved(phase):
+        cfg = OmegaConf.create({"resume": "auto", "trainer": {"max_epochs": 4}, "phase": phase})
+        OmegaConf.save(cfg, tmp_path / CONFIG)
+        return OmegaConf.merge(cfg, {"trainer": {"max_epochs": 8}})
+
+    check_same(saved({"gradient_clip": 1.0}), tmp_path, {})
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs: 4 -> 8"):
+        check_same(saved({"warmup_steps": 2}), tmp_path, {})
+
+
+def test_a_finished_run_with_other_teachers_is_told(world, distilled, tmp_path):
+    place, overrides = distilled
+    shutil.copytree(place, tmp_path / "copy")
+    flip_a_bit(tmp_path / "copy" / "ocr" / "adapter_model.safetensors")
+    moved = [override.replace(str(place), str(tmp_path / "copy")) for override in overrides]
+    folder = tmp_path / "copy" / "run"
+    with pytest.raises(ValueError, match=r"teacher\.teachers\.ocr\.path.*\n"):
+        is_finished(world.config("mopd_ode", folder, *moved), folder)

@@ -12,7 +12,7 @@ SECONDS = 900
 
 def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[str]:
     """Begin ``python -m diffopd.<program>`` in ``folder``; one torch thread."""
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-m", f"diffopd.{program}", *arguments],
         cwd=folder,

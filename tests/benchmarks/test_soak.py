@@ -1,0 +1,149 @@
+"""The soak: trainings of every phase are killed, resumed, and end as the one that was not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffopd.checkpoint import write_checkpoint
+from diffopd.resume import FINISHED
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+SHORT = ("opd", "nft")
+OTHERS = (
+    "flow_grpo",
+    "guard",
+    "opd_sde",
+    "opd_log_ratio",
+    "opd_ppo",
+    "opd_ppo_detached",
+    "dmd",
+    "tdm",
+    "sft",
+    "pretrain",
+    "autoencoder",
+    "cascade",
+)
+
+
+def run(folder, phases, trials):
+    """Run the program in a process of its own, which imports once; what it wrote."""
+    places = ["--output", folder / "out", "--scratch", folder / "runs", "--rounds", "4"]
+    result = subprocess.run(
+        [sys.executable, PROGRAM, "--trials", str(trials), *places, "--phases", *phases],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=1800,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads((folder / "out" / "soak.json").read_text()), (folder / "out" / "soak.md").read_text()
+
+
+def assert_nothing_was_lost(written, table, phases, trials):
+    found = written["trials"]
+    assert sorted({trial["phase"] for trial in found}) == sorted(phases)
+    assert len(found) == len(phases) * trials
+    assert all(trial["survived"] and not trial["differs"] for trial in found), found
+    assert all(0 <= trial["lost"] <= written["interval"] for trial in found), found
+    assert any(trial["killed"] for trial in found)
+    assert all(f"| {phase} | {trials} | " in table for phase in phases)
+
+
+def test_distillation_and_nft_survive_a_kill(tmp_path):
+    written, table = run(tmp_path, SHORT, 1)
+    assert_nothing_was_lost(written, table, SHORT, 1)
+    assert run(tmp_path, SHORT, 1)[0]["trials"] == written["trials"]  # those that are there are not repeated
+
+
+@pytest.mark.slow
+def test_every_other_phase_survives_a_kill(tmp_path):
+    assert_nothing_was_lost(*run(tmp_path, OTHERS, 1), OTHERS, 1)
+
+
+@pytest.mark.slow
+def test_distillation_survives_kills_while_a_checkpoint_is_written(tmp_path):
+    written, table = run(tmp_path, ["opd"], 6)
+    assert_nothing_was_lost(written, table, ["opd"], 6)
+    assert sum("operation" in trial["kill"] for trial in written["trials"]) == 2
+
+
+@pytest.fixture(scope="module")
+def soak():
+    spec = importlib.util.spec_from_file_location("soak", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["soak"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_kill_points_follow_from_the_seed_and_reach_every_operation(soak):
+    points = [soak.KillPoint.of(0, "opd", trial, 20) for trial in range(600)]
+    assert points == [soak.KillPoint.of(0, "opd", trial, 20) for trial in range(600)]
+    assert points != [soak.KillPoint.of(1, "opd", trial, 20) for trial in range(600)]
+    assert {point.operation for point in points} == {None, *range(20)}
+    assert sum(point.operation is None for point in points) == 400
+    assert min(point.share for point in points) < 0.02
+    assert max(point.share for point in points) > 0.98
+
+
+@pytest.fixture
+def left(tmp_path):
+    """``left(name, **changes)`` makes a finished run and returns its folder."""
+
+    def make(name, *, weight=1.0, moment=0.5, reward="0.25", seconds="3.0"):
+        folder = tmp_path / name
+        state = {
+            "state_dict": {"a": torch.tensor([weight])},
+            "optimizer_states": [{"exp_avg": torch.tensor([moment])}],
+            "callbacks": {"RoundCheckpoint": {"unlogged": seconds}},
+        }
+        write_checkpoint(state, folder / "checkpoints" / "round_000004")
+        header = "step,epoch,train/reward/ocr,train/time/seconds_per_round"
+        (folder / "metrics.csv").write_text(f"{header}\n3,3.0,{reward},{seconds}\n")
+        (folder / FINISHED).write_text("{}")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({}, []),
+        ({"seconds": "4.0"}, []),
+        ({"weight": 1.0000001}, [".: state_dict.a"]),
+        ({"moment": -0.5}, [".: optimizer_states.0.exp_avg"]),
+        ({"reward": "0.5"}, [".: metrics.csv"]),
+        ({"seconds": ""}, [".: metrics.csv"]),
+    ],
+)
+def test_a_comparison_sees_every_bit_but_no_times(soak, left, change, named):
+    expected, found = (soak.what_is_left(folder) for folder in (left("whole"), left("cut", **change)))
+    assert soak.differences(found, expected) == named
+
+
+def test_lost_rounds_are_those_begun_since_the_checkpoint(soak, left, tmp_path):
+    folder = left("cut")
+    assert soak.lost_rounds(folder) == 0
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("4,4.0,,\n5,5.0,,\n")
+    assert soak.lost_rounds(folder) == 2
+    assert soak.lost_rounds(tmp_path / "absent") == 0
+
+
+def test_the_table_has_a_line_for_each_phase(soak):
+    trials = [
+        soak.Trial("opd", 0, "at 10% of the time", True, True, [], 1),
+        soak.Trial("opd", 1, "in file operation 3", True, True, [], 2),
+        soak.Trial("opd", 2, "at 99% of the time", False, False, ["it did not end well"], 0),
+    ]
+    assert soak.table(trials).splitlines()[2:] == ["| opd | 3 | 2 | 1 | 2 | 2 | 2 |"]

@@ -100,6 +100,7 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
     "model.path": _base,
     "pipeline.path": _local,
     "data.tasks.*.path": _local,
+    "routing.tasks.*.path": _local,
     "reward.**path": _local,
     "phase.held_out.**path": _local,
 }

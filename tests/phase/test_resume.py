@@ -8,20 +8,36 @@ from interruption import ROUNDS, Interrupt, final_state, metrics
 
 from diffopd.checkpoint import latest_valid_checkpoint
 
+STUDENT = ("reward=picture_quality", "phase.score_every_n_rounds=3", "phase.ema.update_interval=2")
+DRAWINGS = ("phase.warmup_steps=1", "data.batches_per_round=2")
 RUNS = {
-    "mopd_sde": ("reward=picture_quality", "phase.score_every_n_rounds=3", "phase.ema.update_interval=2"),
-    "teacher_aesthetic": (),
-    "guard_aesthetic": ("phase.noise_window.size=3",),
-    "mini_pretrain": ("phase.warmup_steps=1", "data.batches_per_round=2"),
-    "mini_autoencoder": ("phase.warmup_steps=1", "data.batches_per_round=2"),
+    "mopd_sde": ("mopd_sde", *STUDENT),
+    "teacher_aesthetic": ("teacher_aesthetic",),
+    "guard_aesthetic": ("guard_aesthetic", "phase.noise_window.size=3"),
+    "mini_pretrain": ("mini_pretrain", *DRAWINGS),
+    "mini_autoencoder": ("mini_autoencoder", *DRAWINGS),
 }
+MORE_RUNS = {
+    "flow_grpo": ("guard_aesthetic", "loss=flow_grpo"),
+    "balance": ("mopd_ode", *STUDENT, "balance=remaining_gap", "balance.update_every_n_rounds=2"),
+    "automatic": ("mopd_ode", *STUDENT, "routing=automatic", "routing.num_prompts=2"),
+    "log_ratio": ("mopd_sde", *STUDENT, "estimator=log_ratio"),
+    "ppo": ("mopd_ppo", *STUDENT),
+    "ppo_detached": ("mopd_ppo", *STUDENT, "estimator=ppo_detached"),
+    "dmd": ("mopd_dmd", *STUDENT),
+    "tdm": ("mopd_tdm", *STUDENT),
+    "sft": ("mopd_sft", *STUDENT, "phase.caption_dropout=0.3"),
+}
+"""One of each kind of phase and estimator; `make soak` kills them, too."""
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_RUNS)])
 def test_interrupted_equals_uninterrupted(world, tmp_path, name):
+    experiment, *changes = (RUNS | MORE_RUNS)[name]
+
     def build(folder):
         settings = (f"trainer.max_epochs={ROUNDS}", "callbacks.round_checkpoint.every_n_rounds=100")
-        return world.build(name, folder, *settings, *RUNS[name])
+        return world.build(experiment, folder, *settings, *changes)
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     build(whole).fit()

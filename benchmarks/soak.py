@@ -166,7 +166,8 @@ class Operations:
             os.truncate(path, path.stat().st_size // 2)
 
         def half_removed(folder: Path) -> None:
-            next(Path(folder).iterdir()).unlink()
+            for file in list(Path(folder).iterdir())[:1]:
+                file.unlink()
 
         def watched_write_text(path: Path, text: str, *rest: Any, **named: Any) -> int:
             if path.parent.name.endswith(".writing"):

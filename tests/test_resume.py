@@ -149,13 +149,13 @@ def test_other_files_behind_the_same_path_are_refused(again, setting):
     "harmless",
     [
         "logger=default",
-        "callbacks=minimal",
+        "~callbacks.throughput",
         "callbacks.round_progress.seconds_per_line=1",
         "callbacks.round_checkpoint.every_n_rounds=7",
         "phase.score_every_n_rounds=1",
         "trainer.num_threads=2",
         "trainer.log_every_n_steps=5",
-        "benchmark.num_images=1",
+        "benchmark.seed=1",
     ],
 )
 def test_outputs_and_their_cadence_may_change(again, harmless):

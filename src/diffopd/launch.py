@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -200,12 +199,14 @@ class _Running:
         module, *arguments = command
         line = [sys.executable, "-m", module, *own_config_folder(), *arguments]
         # In a session of its own it hears of Ctrl-C from us alone, once.
-        alone: dict[str, Any] = {"start_new_session": True, "preexec_fn": _end_with(os.getpid())}
+        end_with_us = _end_with(os.getpid())
         if self.job.log is None:
-            return subprocess.Popen(line, **alone)
+            return subprocess.Popen(line, start_new_session=True, preexec_fn=end_with_us)
         self.job.log.parent.mkdir(parents=True, exist_ok=True)
         with self.job.log.open("ab") as log:
-            return subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, **alone)
+            return subprocess.Popen(
+                line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=end_with_us
+            )
 
 
 def _end_with(parent: int) -> Callable[[], None] | None:

@@ -26,7 +26,7 @@ from lightning.pytorch import Callback
 class AskToEnd(Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         if trainer.current_epoch == 1 and Path("{ASK}").exists():
-            Path("{ASK}").unlink()
+            Path("{ASK}").unlink(missing_ok=True)
             os.kill(os.getpid(), signal.SIGTERM)
 '''
 
@@ -58,3 +58,24 @@ def test_a_sweep_that_is_asked_to_end_saves_ends_and_goes_on(tmp_path_factory, t
     result = programs.run(tmp_path, "train", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     assert all((runs / f"seed{seed}" / FINISHED).is_file() for seed in (0, 1))
+
+
+@pytest.mark.slow
+def test_two_processes_end_together_with_one_code(tmp_path_factory, tmp_path):
+    world = make_world(tmp_path_factory.mktemp("interruption"))
+    (tmp_path / "stopper.py").write_text(STOPPER)
+    (tmp_path / ASK).touch()
+    result = programs.run(
+        tmp_path,
+        "train",
+        "+experiment=teacher_aesthetic",
+        *world.overrides("teacher_aesthetic"),
+        "trainer.strategy=ddp",
+        "trainer.devices=2",
+        "trainer.max_epochs=3",
+        "~report",
+        "+callbacks.stopper={_target_: stopper.AskToEnd}",
+    )
+    assert result.returncode == INTERRUPTED, result.stdout + result.stderr
+    folder = tmp_path / "runs" / "teacher_aesthetic" / "seed0"
+    assert latest_valid_checkpoint(folder / "checkpoints").name == "round_000002"

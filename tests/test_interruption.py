@@ -41,6 +41,7 @@ def test_a_sweep_that_is_asked_to_end_saves_ends_and_goes_on(tmp_path_factory, t
         "+experiment=teacher_aesthetic",
         *world.overrides("teacher_aesthetic"),
         "seed=0,1",
+        "hydra.sweep.subdir=seed${seed}",
         "trainer.max_epochs=3",
         "callbacks.round_checkpoint.every_n_rounds=100",
         "~report",

@@ -1,12 +1,12 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table ablations test test-slow lint format type docs mini-model soak clean
+.PHONY: help install demo table ablations test test-slow fuzz lint format type docs bench soak mini-model clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
 # TORCH_ARGS="--index-url <the address of PyTorch's CPU wheel index>" to save a download of several gigabytes.
 TORCH_ARGS ?=
-# Hydra overrides for `make demo`, or arguments for pytest in `make test`.
+# Hydra overrides for `make demo` and every step of `make mini-model`, or arguments for pytest in `make test`.
 ARGS ?=
 
 # Seeds of the table's reinforcement learning rows.
@@ -20,7 +20,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := $(BIN)/python -m diffopd.train
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# One test process per core, 4 at most as each takes over a gigabyte; the tests of one file share theirs, and its
+# fixtures. WORKERS= (empty) runs all in one process; so does pytest's --pdb.
+WORKERS ?= $(if $(filter-out 1,$(shell getconf _NPROCESSORS_ONLN)),-n logical --maxprocesses 4 --dist loadfile)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 help:  ## List these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +55,9 @@ test: install  ## Run the tests (under 10 minutes on 2 cores); ARGS="tests/flow 
 test-slow: install  ## Run the slower tests.
 	$(PYTEST) -m "slow and not gpu" $(ARGS)
 
+fuzz: install  ## Try 1,000 mutated configs, each runs or is refused; COUNT=200 SEED=7.
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/campaign.py $(or $(COUNT),1000) $(or $(SEED),0)
+
 lint: install  ## Check style, format and the direction of imports.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -67,14 +73,17 @@ type: install  ## Check types.
 docs: install  ## Build the documentation into site/; a broken link is an error.
 	$(BIN)/mkdocs build --strict
 
+bench: install  ## What the fused round, batches of all tasks and kept prompts save (minutes, idle); ARGS="--repeats 15".
+	$(BIN)/python benchmarks/opd_round.py --output experiments/bench $(ARGS)
+
 soak: install  ## Kill and resume trainings of every phase again and again; TRIALS=50: so many of each.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(if $(TRIALS),--trials $(TRIALS)) $(ARGS)
 
-mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU, minutes on a GPU).
-	$(RUN) +experiment=mini_autoencoder
-	$(RUN) +experiment=mini_pretrain
-	$(RUN) +experiment=mini_signs
-	$(RUN) +experiment=mini_more_signs
+mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU), or go on with it; ARGS="seed=1".
+	$(RUN) +experiment=mini_autoencoder if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_pretrain if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_signs if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_more_signs if_finished=skip $(ARGS)
 
 clean:  ## Remove the environment and what the tools left; runs/ stays.
 	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -3,7 +3,7 @@
 Stable Diffusion 3.5 Medium's architecture with random weights at 512 pixels, each case in a process of its
 own, so that one out of memory ends that case alone::
 
-    python benchmarks/full_size.py --output benchmarks/results/full_size.json
+    python benchmarks/full_size.py --output experiments/bench/full_size.json
 
 Needs a GPU; without one it says so. ``--model mini_sd3`` runs the same cases on the embedded model's
 architecture, on any machine with a C++ compiler.
@@ -30,7 +30,8 @@ from lightning.pytorch import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent))
-from opd_round import TASKS, composed, machine, now, save_teachers
+from measured import machine, now
+from random_teachers import TASKS, composed, save_teachers
 
 from diffopd.build import build
 

@@ -58,6 +58,7 @@ def train(monkeypatch, tmp_path):
         ([ODE, "loss=opdd"], "loss=opdd: there is no such choice; did you mean loss=opd?\nloss has"),
         ([ODE, "phase.rond=fused"], "phase.rond is not a setting of phase; did you mean phase.round?"),
         ([ODE, "seeed=1"], "seeed is not a setting of train; did you mean seed?"),
+        ([ODE, "loss=7"], "loss=7 must be one of clean_l2, "),
         (["loss=opd"], "loss=opd: no loss is chosen yet that this could replace; add one with +loss=opd"),
         ([ODE, "+phase.rond=fused"], "phase.rond is not a setting of diffopd.phase.DistillPhase"),
         ([ODE, "loss=reverse_kl"], "loss=reverse_kl is a KL divergence"),

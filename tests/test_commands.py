@@ -53,6 +53,7 @@ def test_evaluate_writes_results_images_and_config(tiny, tmp_path, capsys):
     files = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*.*")}
     assert files == {
         "config.yaml",
+        "made_from.json",
         "results.json",
         "images.png",
         "images/aesthetic/00000.png",

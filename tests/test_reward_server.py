@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 import urllib.request
@@ -90,3 +91,13 @@ def test_its_settings_are_checked():
         check_config(config("reward=spectrum", "max_images=0"), "reward_server")
     node = OmegaConf.load(CONF / "reward_server.yaml")
     assert (node.host, node.token_variable) == ("127.0.0.1", "DIFFOPD_REWARD_TOKEN")
+
+
+def test_a_port_in_use():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = rf"^host=127.0.0.1 port={port} cannot be .*Address already in use"
+        with pytest.raises(ConfigError, match=refused):
+            reward_server.run(config("reward=spectrum", f"port={port}", "check_scorers=false"))

@@ -14,15 +14,20 @@ import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.check import check_config, check_fit, check_prompts, config_errors
+from diffopd.check import ConfigError, check_config, check_fit, check_prompts, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO, round_of
 from diffopd.evaluation import Benchmark
 from diffopd.inputs import inputs_of
+from diffopd.pin import pin_model
 from diffopd.quiet import silence_known_noise
+from diffopd.rank import is_first_process
 from diffopd.report.at_end import METRICS, RunFiles
 from diffopd.resume import find_checkpoint, mark_finished
+from diffopd.strategy import Sharded
+from diffopd.strategy.together import gather, together
 from diffopd.threads import choose_num_threads
 
 log = logging.getLogger(__name__)
@@ -74,17 +79,20 @@ class Experiment:
     files: RunFiles
 
     def run(self) -> bool:
-        """Train, then report, unless the training was interrupted.
+        """Train, then report in the first process alone, unless the training was interrupted.
 
         Returns:
             Whether it was trained to its end.
         """
-        self.fit()
+        with together(self.trainer):
+            self.fit()
         if any(getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks):
             return False
         if not self.trainer.is_global_zero:
             return True
-        if self.report is not None:
+        if self.report is not None and isinstance(self.trainer.strategy, Sharded):
+            log.warning("no report: no process holds the whole model; evaluate the saved adapter")
+        elif self.report is not None:
             self.report(self.phase, self.benchmark, self.files)
         known = (self.folder / METRICS).is_file()
         recipe = dataclasses.asdict(self.files.recipe()) if known else {}
@@ -92,11 +100,23 @@ class Experiment:
         return True
 
     def fit(self) -> None:
-        """Train from the start, or from the newest checkpoint in the run's folder."""
+        """Train from the start, or from the newest checkpoint in the run's folder.
+
+        Raises:
+            ConfigError: If a part refuses its settings before the first batch.
+        """
         on_cpu = isinstance(self.trainer.accelerator, CPUAccelerator)
         if on_cpu or self.num_threads != "auto":  # beside a GPU the number of threads hardly matters
             choose_num_threads(cast(Any, self.phase).trial_step, self.num_threads)
-        self.trainer.fit(self.phase, self.data, ckpt_path=self.checkpoint, weights_only=False)
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        before = progress.started
+        try:
+            self.trainer.fit(self.phase, self.data, ckpt_path=self.checkpoint, weights_only=False)
+        except (ValueError, MisconfigurationException) as error:
+            if progress.started != before:
+                raise
+            # What is refused while everything is set up is the config's, as no batch was seen.
+            raise ConfigError(str(error)) from error
         if self.checkpoint is not None and round_of(self.checkpoint) >= cast(int, self.trainer.max_epochs):
             self._follow_up()
 
@@ -124,9 +144,11 @@ def build(cfg: DictConfig) -> Experiment:
     silence_known_noise()
     check_config(cfg)
     folder = Path(cfg.paths.run)
-    checkpoint = find_checkpoint(cfg, folder)
     phase_class = get_class(cfg.phase._target_)
     wanted = inspect.signature(phase_class).parameters
+    if "model" in wanted:
+        pin_model(cfg)  # before the config is saved
+    checkpoint = find_checkpoint(cfg, folder) if is_first_process() else None
     parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
     check_fit(cfg, parts)
     data = instantiate(cfg.data)
@@ -141,6 +163,8 @@ def build(cfg: DictConfig) -> Experiment:
         plugins=[SafetensorsCheckpointIO(inputs)],
         reload_dataloaders_every_n_epochs=1,
     )
+    gather(trainer, lambda: OmegaConf.to_yaml(cfg, resolve=True))
+    checkpoint = trainer.strategy.broadcast(checkpoint)
     for logger in trainer.loggers:
         logger.log_hyperparams(values)
     parts |= {group: instantiate(cfg[group]) for group in HEAVY_GROUPS if group in wanted}

@@ -24,13 +24,14 @@ def run(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     from diffopd.launch import TrainingFailedError
-    from diffopd.report.cascade import report_cascade
     from diffopd.stages import check_stage, read_stages, train_stage
 
     folder = Path(cfg.paths.run)
     stages = read_stages(cfg, folder)
     for stage in stages:
         check_stage(stage)
+    from diffopd.report.cascade import report_cascade  # heavy: after the stages are known to be right
+
     for number, stage in enumerate(stages):
         print(f"stage {number + 1} of {len(stages)}: {stage.name}, {stage.experiment}", flush=True)
         before = stages[number - 1].folder / "adapter" if number else None

@@ -13,13 +13,12 @@ from types import FrameType
 from typing import NoReturn
 
 import hydra
-from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from diffopd.check import ConfigError, check_config, explain_composition
+from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
 from diffopd.configs import config_folder
 from diffopd.quiet import silence_known_noise
+from diffopd.rank import is_first_process
 from diffopd.signals import REQUESTS_TO_END
 
 REFUSED = 2
@@ -28,6 +27,8 @@ STOPPED = 1
 """Exit code of a run that its surroundings stopped, such as a full disk."""
 INTERRUPTED = 75
 """Exit code of a command that was asked to end before it was done; the same command goes on (EX_TEMPFAIL)."""
+NO_FILES = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+"""What keeps Hydra from writing: torchrun and SLURM start every process on one command line, one writes."""
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -47,29 +48,25 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         def task(cfg: DictConfig) -> None:
             nonlocal started
             started = True
-            try:
+            with errors_told(debug=bool(cfg.get("debug"))):
                 silence_known_noise()
                 check_config(cfg, config_name)
                 run(cfg)
-            except ConfigError as error:
-                if cfg.get("debug"):
-                    raise
-                refuse(str(error))
-            except Exception as error:
-                if cfg.get("debug") or not _is_full_disk(error):
-                    raise
-                _stop(f"no space left on the disk ({error})")
 
         main = hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)
 
         @functools.wraps(run)
         def program() -> None:
-            before = dict(os.environ)
+            nonlocal started
+            started = False
+            before, arguments = dict(os.environ), list(sys.argv)
+            if not is_first_process():
+                sys.argv += NO_FILES
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
             os.environ["HYDRA_MAIN_MODULE"] = f"diffopd.{config_name}"  # names the job and its log
             try:
                 main()
-            except (CompactHydraException, OmegaConfBaseException) as error:
+            except COMPOSITION_ERRORS as error:
                 if started or "debug=true" in sys.argv:
                     raise
                 overrides = [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]
@@ -79,6 +76,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                     raise
                 refuse(f"the run's folder cannot be made: {error}; choose another place with paths.root=...")
             finally:
+                sys.argv = arguments
                 for name in ("HYDRA_FULL_ERROR", "HYDRA_MAIN_MODULE"):
                     os.environ.pop(name)
                     if name in before:
@@ -87,6 +85,25 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return program
 
     return decorate
+
+
+@contextlib.contextmanager
+def errors_told(*, debug: bool) -> Iterator[None]:
+    """End the program with a message instead of a traceback where a config or a full disk is the cause.
+
+    Args:
+        debug: Let the traceback be shown after all.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if debug:
+            raise
+        refuse(str(error))
+    except Exception as error:
+        if debug or not _is_full_disk(error):
+            raise
+        _stop(f"no space left on the disk ({error})")
 
 
 @contextlib.contextmanager

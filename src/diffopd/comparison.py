@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from diffopd.adapter import WEIGHTS
 from diffopd.arguments import quoted
 from diffopd.check import check_composed
-from diffopd.evaluation import EvaluationResult
 from diffopd.files import atomic_write_json, sha256_of
 from diffopd.launch import Job, training_command
-from diffopd.report.compared import ComparedRow, Cost
-from diffopd.resume import FINISHED
+
+if TYPE_CHECKING:  # these bring diffusers and Lightning, which the check of all rows does without
+    from diffopd.report.compared import ComparedRow, Cost
 
 COMMANDS = ("train", "cascade")
 MADE_OF = "made_of.json"
@@ -138,7 +138,8 @@ def _commands(run: RowRun, rows: Sequence[RowRun], cfg: DictConfig) -> Iterator[
             place = run.scores_at(benchmark, scale)
             made_of = _made_of(run, benchmark, scale, list(cfg.shared))
             note = place / MADE_OF
-            if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_of:
+            scored = note.is_file()
+            if scored and json.loads(note.read_text(encoding="utf-8")) == made_of:
                 continue
             yield [
                 "diffopd.evaluate",
@@ -148,18 +149,24 @@ def _commands(run: RowRun, rows: Sequence[RowRun], cfg: DictConfig) -> Iterator[
                 "save_images=true",
                 f"num_threads={cfg.threads_each}",
                 *cfg.shared,
+                f"resume={'never' if scored else 'auto'}",  # never: the adapter is another one now
                 f"hydra.run.dir={quoted(str(place))}",
             ]
             atomic_write_json(note, made_of)
 
 
 def _made_of(run: RowRun, benchmark: str, scale: float, shared: Sequence[str]) -> dict[str, object]:
+    from diffopd.adapter import WEIGHTS
+
     weights = sha256_of(run.adapter / WEIGHTS) if run.adapter else None
     return {"adapter": weights, "benchmark": benchmark, "guidance_scale": scale, "shared": shared}
 
 
 def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedRow]:
     """What every row and seed cost and scored."""
+    from diffopd.evaluation import EvaluationResult
+    from diffopd.report.compared import ComparedRow
+
     costs = {run.name: _cost(run) for run in rows}
     return [
         ComparedRow(
@@ -183,6 +190,9 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
 
 def _cost(run: RowRun) -> Cost:
     """Of a training, or of all stages of a cascade."""
+    from diffopd.report.compared import Cost
+    from diffopd.resume import FINISHED
+
     notes = [run.folder / FINISHED] if run.command == "train" else sorted(run.folder.glob(f"*/{FINISHED}"))
     recipes = [json.loads(note.read_text(encoding="utf-8"))["recipe"] for note in notes if run.command]
     return Cost(

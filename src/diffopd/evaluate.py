@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffopd.arguments import hydra_arguments
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command import REFUSED, STOPPED, command, errors_told
+from diffopd.evaluated import register_evaluation_id
+from diffopd.quiet import silence_known_noise
+
+register_evaluation_id()  # conf/evaluate.yaml asks for it
 
 
 @command("evaluate")
@@ -22,54 +24,40 @@ def main(cfg: DictConfig) -> None:
 
 
 def run(cfg: DictConfig) -> None:
-    """Evaluate as ``cfg`` asks; writes ``results.json``, ``images.png`` and ``config.yaml``."""
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-    from rich.console import Console
+    """Evaluate as ``cfg`` asks, in this process, in new ones, or in those that torchrun started."""
+    from diffopd.evaluation.processes import ALONE, check_devices, joined_by_torchrun, started_by_torchrun
+    from diffopd.evaluation_run import evaluate_share
 
-    from diffopd.evaluation import Benchmark, check_benchmark, evaluate
-    from diffopd.inference import load_model, trial_step
-    from diffopd.report.images import ImageCollector
-    from diffopd.report.results import results_table
-    from diffopd.reward.failed_sample import failures_saved
-    from diffopd.threads import choose_num_threads
+    check_devices(cfg.devices, cfg.device)
+    if started_by_torchrun():
+        with joined_by_torchrun() as processes:
+            evaluate_share(cfg, processes)
+    elif cfg.devices == 1:
+        evaluate_share(cfg, ALONE)
+    else:
+        _run_side_by_side(cfg)
 
-    folder, console = Path(cfg.paths.run), Console()
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    benchmark: Benchmark = instantiate(cfg.benchmark)
-    benchmark.prompts()  # a missing file is told before weights load
-    if cfg.check_scorers:
-        with failures_saved(folder, "check"):
-            pairs: Any = OmegaConf.to_container(cfg.scorer_pairs, resolve=True)
-            for line in check_benchmark(benchmark, pairs):
-                print(f"scorer {line}")
-    model, adapter = load_model(cfg, console)
-    if model.device.type == "cpu":
-        choose_num_threads(lambda: trial_step(model), cfg.num_threads)
-    images = ImageCollector(num_per_task=cfg.num_shown, folder=folder / "images" if cfg.save_images else None)
-    with failures_saved(folder, "evaluation"):
-        result = evaluate(
-            model,
-            benchmark,
-            batch_size=cfg.batch_size,
-            adapter=adapter,
-            guidance_scale=cfg.guidance_scale,
-            on_images=images,
-            label=f"evaluating {cfg.adapter_path or 'the base model'}",
-            console=console,
-        )
-    result = dataclasses.replace(result, adapter=cfg.adapter_path)
-    if result.tasks:
-        console.print(results_table(result))
-    paths = {
-        "results": result.save(folder / "results.json"),
-        "images": images.save_sheet(folder / "images.png"),
-        "each image": images.folder,
-    }
-    for name, path in paths.items():
-        if path is not None:
-            print(f"{name + ':':<12} {path}")
+
+def _run_side_by_side(cfg: DictConfig) -> None:
+    from diffopd.evaluation.processes import ProcessEndedError, run_processes
+
+    try:
+        run_processes(_process, cfg.devices, OmegaConf.to_container(cfg, resolve=True))
+    except ProcessEndedError as error:
+        if error.code in (REFUSED, STOPPED):  # with a message
+            sys.exit(error.code)
+        raise
+
+
+def _process(rank: int, count: int, port: int, settings: dict[str, Any]) -> None:
+    """One of several; started with nothing but a config."""
+    silence_known_noise()
+    from diffopd.evaluation.processes import joined
+    from diffopd.evaluation_run import evaluate_share
+
+    cfg = OmegaConf.create(settings)
+    with errors_told(debug=cfg.debug), config_errors(), joined(rank, count, port) as processes:
+        evaluate_share(cfg, processes)
 
 
 if __name__ == "__main__":

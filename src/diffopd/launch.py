@@ -18,7 +18,6 @@ from hydra.core.hydra_config import HydraConfig
 
 from diffopd.arguments import quoted
 from diffopd.command import INTERRUPTED
-from diffopd.resume import FINISHED
 from diffopd.signals import REQUESTS_TO_END
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -73,6 +72,10 @@ def train_in(folder: Path, overrides: Sequence[str]) -> bool:
     Raises:
         TrainingFailedError: If it failed.
     """
+    from diffopd.resume import (
+        FINISHED,  # brings Lightning, which a check of what is to be started does without
+    )
+
     command = training_command(folder, overrides)
     job = Job(name=str(folder), needs=(), commands=lambda: iter([command]), log=None)
     return run_jobs([job], num_processes=1) and (folder / FINISHED).is_file()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -24,3 +26,10 @@ def save_png(image: Image.Image | Float[Tensor, " 3 height width"], path: str | 
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")
     return Path(path)
+
+
+def read_png(path: str | PathLike[str]) -> Float[Tensor, " 3 height width"]:
+    """An image in [0, 1], of any format that Pillow reads."""
+    with Image.open(path) as picture:
+        pixels = np.array(picture.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -9,8 +9,9 @@ import warnings
 LOG_NOISE: dict[str, str] = {
     "lightning.pytorch.utilities.rank_zero": (
         r"Tip: |litlogger|litmodels|TPU available|HPU available|`Trainer\.fit` stopped: `max_epochs|"
-        r"Loading `train_dataloader` to estimate|`weights_only` was not set"
+        r"Loading `train_dataloader` to estimate|`weights_only` was not set|distributed_backend="
     ),
+    "lightning.fabric.utilities.distributed": r"Initializing distributed: ",
     "lightning.pytorch.trainer.connectors.checkpoint_connector": r"`weights_only` was not set",
     "transformers.utils.import_utils": r"requires torchvision \(not installed\)",
     # T5 is left out of small pipelines on purpose.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.checkpoint import latest_valid_checkpoint, read_inputs
+from diffopd.configs import flat_settings
 from diffopd.files import atomic_write_json
 from diffopd.inputs import fingerprint
 
@@ -60,7 +61,7 @@ _HARMLESS_TRAINER = (
 """How long, where and with what output a training runs; the rest of the trainer's settings counts."""
 _SCHEDULED = "phase.warmup_steps"
 """A phase with this setting has a learning rate that falls to 0 in the last round, so their number counts."""
-_HOW_TO_ASK = (
+HOW_TO_ASK = (
     "address",
     "token_variable",
     "timeout",
@@ -112,7 +113,7 @@ def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
         raise ValueError(f"resume={cfg.resume} is not known; choose auto or never")
     checkpoint = latest_valid_checkpoint(folder / "checkpoints")
     if checkpoint is not None and cfg.resume == "never":
-        _keep_aside(folder)
+        keep_aside(folder)
         checkpoint = None
     if checkpoint is not None:
         check_same(cfg, folder, read_inputs(checkpoint))
@@ -194,7 +195,7 @@ def _settings(cfg: Any) -> dict[str, Any]:
     """What affects the result, flat: config path -> value."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    kept = _flat({k: v for k, v in plain.items() if k not in _HARMLESS})
+    kept = flat_settings({k: v for k, v in plain.items() if k not in _HARMLESS})
     scheduled = any(path == _SCHEDULED for path, _ in kept)
     return {
         path: value
@@ -208,24 +209,20 @@ def _is_harmless(path: str) -> bool:
     if path.startswith("trainer."):
         return any(fnmatchcase(path.split(".")[1], name) for name in _HARMLESS_TRAINER)
     of_reward = path.startswith(("reward.", "phase.held_out."))
-    return path in _HARMLESS_SETTINGS or (of_reward and last in _HOW_TO_ASK)
+    return path in _HARMLESS_SETTINGS or (of_reward and last in HOW_TO_ASK)
 
 
-def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        return [
-            leaf
-            for key, value in node.items()
-            for leaf in _flat(value, f"{path}.{key}" if path else str(key))
-        ]
-    return [(path, node)]
+def keep_aside(folder: Path, names: Sequence[str] = _KEPT_ASIDE) -> None:
+    """Move what a folder holds of a run to ``previous_1``, ``previous_2``, ... within it.
 
-
-def _keep_aside(folder: Path) -> None:
+    Args:
+        folder: The run's folder.
+        names: Files and folders to move; those that are not there are passed over.
+    """
     number = 1 + sum(1 for _ in folder.glob("previous_*"))
     aside = folder / f"previous_{number}"
     aside.mkdir()
-    for name in _KEPT_ASIDE:
+    for name in names:
         if (folder / name).exists():
             (folder / name).rename(aside / name)
     log.info("resume=never: the run that was in %s is kept in %s", folder, aside)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from diffopd.adapter import WEIGHTS
 from diffopd.arguments import quoted
 from diffopd.check import check_composed
 from diffopd.files import atomic_write_json, sha256_of
@@ -88,6 +87,8 @@ def train_stage(stage: Stage, start: Path | None) -> bool:
 
 
 def _check_start(stage: Stage, start: Path) -> None:
+    from diffopd.adapter import WEIGHTS  # brings diffusers, which the check of all stages does without
+
     now, note = {"sha256": sha256_of(start / WEIGHTS)}, stage.folder / START
     if not stage.anew and note.is_file() and json.loads(note.read_text(encoding="utf-8")) != now:
         raise ValueError(

@@ -21,12 +21,13 @@ def main(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     """Make the table ``cfg`` asks for."""
     from diffopd.comparison import check_rows, collect, jobs_of, read_rows
-    from diffopd.report.comparison import write_comparison
     from diffopd.side_by_side import finish
 
     folder = Path(cfg.paths.run)
     rows = read_rows(cfg, folder)
     check_rows(rows)
+    from diffopd.report.comparison import write_comparison  # heavy: after the rows are known to be right
+
     jobs = jobs_of(rows, cfg)
     finish(jobs, num_processes=cfg.num_processes, seconds_per_line=cfg.seconds_per_line)
     write_comparison(collect(rows, list(cfg.benchmarks)), folder, num_shown=cfg.num_shown)

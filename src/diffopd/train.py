@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
+import tempfile
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command, ending_when_asked, interrupted
+from diffopd.command import command, ending_when_asked, interrupted, refuse
+from diffopd.saved_config import from_arguments
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +29,19 @@ def train(cfg: DictConfig) -> None:
     Raises:
         SystemExit: If the training was asked to end before it was done.
     """
-    from diffopd.build import build  # heavy imports wait until the command line is known to be right
-    from diffopd.doctor import Level, cheap_findings
+    # Heavy imports wait until the command line is known to be right, and the heaviest until there is work.
     from diffopd.resume import is_finished
 
     with config_errors():
         finished = is_finished(cfg, Path(cfg.paths.run))
     if finished and cfg.if_finished == "skip":
         print(f"finished already: {cfg.paths.run}")
+        print_pipeline(Path(cfg.paths.run))
         return
+    from diffopd.build import build
+    from diffopd.doctor.checks import cheap_findings
+    from diffopd.doctor.finding import Level
+
     experiment = build(cfg)
     if experiment.trainer.is_global_zero:
         for finding in cheap_findings(cfg, experiment.phase):
@@ -43,7 +50,29 @@ def train(cfg: DictConfig) -> None:
     finished = experiment.run()
     if not finished and experiment.trainer.is_global_zero:  # one process speaks for all; the others end well
         interrupted("a checkpoint is saved")
+    if experiment.trainer.is_global_zero:
+        print_pipeline(experiment.folder)
+
+
+def print_pipeline(folder: Path) -> None:
+    """Say where the pipeline is that a finished run trained, if it trained one, and how to use it."""
+    from diffopd.resume import FINISHED
+
+    pipeline = folder / "pipeline"
+    if pipeline.is_dir() and (folder / FINISHED).is_file():
+        print(f"pipeline: {pipeline}")
+        print(f"use it:   python -m diffopd.sample model.path={pipeline} prompt='a large red circle'")
+
+
+def program() -> None:
+    """The command line: ``from=<run folder>`` takes the config that a run saved."""
+    with tempfile.TemporaryDirectory(prefix="diffopd_from_") as folder:
+        try:
+            sys.argv[1:] = from_arguments(sys.argv[1:], Path(folder))
+        except ValueError as error:
+            refuse(str(error))
+        main()
 
 
 if __name__ == "__main__":
-    main()
+    program()

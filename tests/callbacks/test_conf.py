@@ -65,7 +65,7 @@ def test_trainers(composed, choice):
     trainer = instantiate(config | {"accelerator": "cpu", "max_epochs": 3, "logger": False})
     assert isinstance(trainer, Trainer)
     assert trainer.max_epochs == 3
-    assert trainer.world_size == (2 if choice == "ddp" else 1)
+    assert trainer.world_size == (1 if choice == "default" else 2)
 
 
 def test_optimizer_has_the_released_settings(composed):

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
 from tiny_runs import TinyWorld, make_world
 
 from diffopd.check.values import plain_values
-from diffopd.doctor import Plan
+from diffopd.doctor.plan import Plan
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from diffopd.doctor import Cost
+from diffopd.doctor.cost import Cost
 
 DISTILL = ("trainer.max_epochs=7", "phase.score_every_n_rounds=3", "reward=picture_quality")
 
@@ -69,7 +69,7 @@ def test_what_is_planned_is_what_is_logged(plan, world, tmp_path, experiment):
 def test_a_phase_of_ones_own_has_no_counts(plan):
     values = plan("mopd_ode").values
     own = {**values, "phase": {**values["phase"], "_target_": "mine.Phase"}}
-    from diffopd.doctor import run_cost
+    from diffopd.doctor.cost import run_cost
 
     assert run_cost(own) is None
     assert Cost(images=1) + Cost(images=2, updates=3) == Cost(images=3, updates=3)

@@ -25,7 +25,9 @@ def build(*overrides):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_benchmark_builds(name, file):
     of_file = [] if name.startswith("mini") else [f"benchmark.path={file}"]
-    benchmark = build(f"benchmark={name}", *of_file)
+    # PickScore's weights are elsewhere.
+    metric = ["metric@benchmark.metric=aesthetic"] if name == "pickscore" else []
+    benchmark = build(f"benchmark={name}", *of_file, *metric)
     assert isinstance(benchmark, Benchmark)
     assert benchmark.name == name
     assert benchmark.sampler.num_steps == 40

@@ -64,6 +64,20 @@ def test_each_member_of_a_mixture_is_checked():
         "t.rewards.light (Brightness): 1 for a better image, 0 for a worse one",
         "t.rewards.dark (darkness): not checked, as it knows no pair of a better and a worse image",
     ]
+    assert list(check_scorer(mixture, "t", pairs="scorer_pairs.t"))[1].endswith(
+        "worse image; give it a pair with "
+        "'+scorer_pairs.t={better: a.png, worse: b.png, prompt: ..., metadata: {}}'"
+    )
+
+
+def test_what_needs_photographs_says_so():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        reward = instantiate(compose(overrides=["+reward=geneval"]).reward)
+    assert list(check_scorer(reward, "composition", pairs="scorer_pairs.composition")) == [
+        "composition (CompositionReward): not checked, as nothing drawn is sure to be seen by a detector of "
+        "photographs; give it a pair with "
+        "'+scorer_pairs.composition={better: a.png, worse: b.png, prompt: ..., metadata: {}}'"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,16 @@ def scorers(tmp_path_factory):
 def build(scorers):
     """``build(group, name)``: the choice of a group, with what only a user can give."""
     mixture = {f".rewards.{name}": scorers[name] for name in ("pickscore", "clipscore", "hpsv2")}
-    weights = {name: {"": settings} for name, settings in scorers.items()} | {"pick_clip_hps": mixture}
+    five = {f".rewards.{name}": settings for name, settings in scorers.items()}
+    weights = {name: {"": settings} for name, settings in scorers.items()}
+    weights |= {"pick_clip_hps": mixture, "model_based": five}
 
     def make(group, name):
         reward = "metric.reward" if group == "metric" else "reward"
         own = [f"++{reward}{setting}" for setting in OWN] if name == "custom" else []
+        if name == "model_based":  # without the one that needs a server
+            own = [f"~{reward}.{part}.unifiedreward" for part in ("rewards", "weights")]
+            own += [f"metric.parts=[{','.join(scorers)}]"] if group == "metric" else []
         for place, settings in weights.get(name, {}).items():
             own += [
                 f"{reward}{place}.{key}={'null' if value is None else value}"

@@ -61,6 +61,48 @@ def test_a_backbone_in_half_precision_keeps_adapters_and_velocities_in_fp32(fami
     assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
 
 
+def test_a_backbone_in_fp16_loses_no_small_gradient(family, model):
+    """Losses are means over latents and steps: their gradients at the velocity are far below fp16's least."""
+    half = load(family, "model.dtype=fp16")
+    gradients = {}
+    for loaded in (model, half):
+        add_noisy_adapter(loaded, "student", 1)
+        set_trainable(loaded.transformer, ["student"])
+        parameters = list(adapter_parameters(loaded.transformer, "student").values())
+        for weight in (1.0, 1e-8):
+            velocity = loaded.velocity(*states(loaded), "student")
+            assert velocity.dtype == torch.float32
+            (weight * velocity.square().mean()).backward()
+            found = [p.grad.flatten() for p in parameters if p.grad is not None]
+            gradients[loaded is half, weight] = torch.cat(found) / weight
+            loaded.zero_grad()
+    exact, rounded = gradients[False, 1.0], gradients[True, 1.0]
+    assert (rounded - exact).norm() < 0.1 * exact.norm()  # fp16 has 11 bits
+    # Without scaling, the gradient is 0 at 1e-6 already.
+    assert (gradients[True, 1e-8] - rounded).norm() < 0.01 * exact.norm()
+
+
+def test_fp16_gradients_add_up_over_velocities_and_backwards(family):
+    half = load(family, "model.dtype=fp16")
+    add_noisy_adapter(half, "student", 1)
+    set_trainable(half.transformer, ["student"])
+    parameters = list(adapter_parameters(half.transformer, "student").values())
+
+    def gradient(*losses):
+        for loss in losses:
+            loss.backward()
+        found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        half.zero_grad()
+        return found
+
+    def velocity():
+        return half.velocity(*states(half), "student").square().mean()
+
+    together = gradient(1e-6 * velocity() + 1e-7 * velocity())
+    apart = gradient(1e-6 * velocity(), 1e-7 * velocity())
+    assert (together - apart).norm() < 0.03 * apart.norm()
+
+
 def test_offloaded_encoders_stay_behind_and_encode_alike(family, model):
     offloaded = load(family, "model.offload_text_encoders=true", "model.vae_tiling=true")
     assert offloaded.vae.use_tiling

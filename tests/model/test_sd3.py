@@ -155,7 +155,7 @@ def test_reads_the_backbone_config_without_weights(tiny):
         ("image_size", 64, r"model\.image_size=64 does not fit .*up to 32"),
         ("shift", 1.0, r"model\.shift=1.0 but the scheduler .* has shift 3.0"),
         ("text_length", 513, r"model\.text_length=513 is out of range"),
-        ("dtype", "fp8", r"model\.dtype=fp8 is not known; choose one of fp32, bf16, fp16"),
+        ("dtype", "fp8", r"model\.dtype=fp8 must be one of fp32, bf16, fp16"),
         ("path", "./nowhere", r"model\.path=\./nowhere: no such folder"),
     ],
 )

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from interruption import ROUNDS, Interrupt, final_state, metrics
-from tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
+from tiny_runs import FORKED, GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 from diffopd.adapter import copy_adapter
 from diffopd.check import ConfigError
@@ -22,7 +22,6 @@ ONE_TEACHER = (
     *("~teacher.teachers.ocr", "~teacher.teachers.aesthetic", "~data.tasks.ocr", "~data.tasks.aesthetic"),
     *("adapter.rank=3", "adapter.alpha=6"),
 )
-FORKED = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1", "trainer.strategy=ddp_fork")
 
 
 @pytest.fixture

@@ -1,46 +1,136 @@
-"""Two processes on one global batch equal one process."""
+"""Several processes on one global batch equal one process: draws, samples, groups, gradients, update."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tiny_runs import randomise, relative_distance
+from recorded import distance, recorded, united
+from tiny_runs import FORKED, relative_distance
 
+from diffopd.check import ConfigError
 from diffopd.checkpoint import read_checkpoint
 
-RUNS = {
-    "mopd_sde": (
-        "reward=picture_quality",
-        "phase.score_every_n_rounds=1",
-        "data.tasks.ocr.prompts_per_round=4",
-    ),
-    "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
-}
-FORKED = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1", "trainer.strategy=ddp_fork")
-
-
-@pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="autograd keeps threads per GPU, which no fork survives"
 )
+SCORED = ("reward=picture_quality", "phase.score_every_n_rounds=1")
+NFT = ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1")
+ONE_FAKE = ("phase.fake_updates_per_round=1",)
+RUNS = {
+    "mopd_sde": (*SCORED, "data.tasks.ocr.prompts_per_round=4"),
+    "teacher_aesthetic": NFT,
+    "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1"),
+    "mini_autoencoder": ("data.batch_size=4", "optimizer.weight_decay=0"),
+    "mini_pretrain": ("data.batch_size=4", "phase.sign_share=0.5"),
+}
+SLOW_RUNS = {
+    "mopd_ode": SCORED,
+    "mopd_ppo": ("reward=picture_quality", "phase.round=two_pass"),
+    "flow_opd": ("reward=picture_quality", "data.schedule=alternate"),
+    "mopd_sft": (*SCORED, "phase.best_of_n=2", "phase.kl_weight=1"),
+    "mopd_dmd": (*SCORED, *ONE_FAKE),
+    "mopd_tdm": (*SCORED, *ONE_FAKE),
+    "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),
+    "mopd_sde estimator=log_ratio": ("reward=picture_quality",),
+    "mopd_sde estimator=ppo_detached": ("reward=picture_quality",),
+}
+FOUR = {
+    "mopd_sde": SCORED,
+    "teacher_aesthetic": NFT,
+    "guard_aesthetic": RUNS["guard_aesthetic"],
+}
+UNLIKE = ("train/time/", "train/memory/", "train/communication/", "train/drift/latent_")
+"""Metrics that need not agree: of the machine, and of a process's own share."""
+
+
 @pytest.mark.parametrize("name", RUNS)
-def test_two_processes_have_the_gradients_of_one(world, tmp_path, name):
-    """Gradients through AdamW's first moment, a tenth of the clipped gradient after one update."""
-    for folder, processes in (("one", ()), ("two", FORKED)):
-        settings = (*RUNS[name], *processes, "trainer.max_epochs=1")
-        experiment = world.build(name, tmp_path / folder, *settings)
-        randomise(experiment.phase.model, "student", 7)
-        experiment.fit()
-        assert experiment.trainer.world_size == (2 if processes else 1)
-    one, two = (read_checkpoint(tmp_path / f / "checkpoints" / "round_000001") for f in ("one", "two"))
-    assert moments(one).norm() > 0
-    assert relative_distance(moments(two), moments(one)) < 1e-5
-    assert relative_distance(weights(two), weights(one)) < 1e-5
+def test_two_processes_equal_one(world, tmp_path, monkeypatch, name):
+    compare(world, tmp_path, monkeypatch, name, 2, RUNS[name])
 
 
-def moments(checkpoint):
-    (optimizer,) = checkpoint["optimizer_states"]
-    return torch.cat([entry["exp_avg"].flatten() for entry in optimizer["state"].values()])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW_RUNS)
+def test_two_processes_equal_one_in_every_phase(world, tmp_path, monkeypatch, name):
+    compare(world, tmp_path, monkeypatch, name, 2, SLOW_RUNS[name])
 
 
-def weights(checkpoint):
-    return torch.cat([value.flatten() for value in checkpoint["state_dict"].values()])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOUR)
+def test_four_processes_equal_one(world, tmp_path, monkeypatch, name):
+    tasks = ("composition", "ocr", "aesthetic") if name == "mopd_sde" else ("aesthetic",)
+    more = tuple(f"data.tasks.{task}.prompts_per_round=4" for task in tasks)
+    compare(world, tmp_path, monkeypatch, name, 4, (*FOUR[name], *more))
+
+
+def compare(world, tmp_path, monkeypatch, name, processes, settings):
+    """Norm-wise to 1e-5: batches of other shapes are rounded otherwise."""
+    name, *chosen = name.split()
+    settings = (*chosen, *settings, "trainer.max_epochs=1")
+    runs = {}
+    for number in (1, processes):
+        several = (*FORKED, f"trainer.devices={number}") if number > 1 else ()
+        experiment = world.build(name, tmp_path / str(number), *settings, *several)
+        runs[number] = recorded(monkeypatch, experiment, tmp_path / f"recorded{number}")
+        assert len(runs[number]) == number
+    (one,), several = runs[1], runs[processes]
+
+    draws = united(several, "draws")
+    assert draws.keys() == one["draws"].keys()
+    assert all(torch.equal(draws[key], value) for key, value in one["draws"].items())
+    assert distance(united(several, "states"), one["states"]) < 1e-5
+    for found in several:
+        for mine, expected in zip(found["advantages"], one["advantages"], strict=True):
+            assert mine == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        assert len(found["gradients"]) == len(one["gradients"]) > 0
+        for mine, expected in zip(found["gradients"], one["gradients"], strict=True):
+            assert expected.norm() > 0
+            assert relative_distance(mine, expected) < 1e-5
+    first, second = (
+        read_checkpoint(tmp_path / str(n) / "checkpoints" / "round_000001") for n in (1, processes)
+    )
+    weights = [torch.cat([v.flatten().float() for v in c["state_dict"].values()]) for c in (second, first)]
+    assert relative_distance(*weights) < 1e-5
+    logged = [
+        {k: v for k, v in run[0]["logged"].items() if not k.startswith(UNLIKE)} for run in (several, [one])
+    ]
+    assert logged[0] == pytest.approx(logged[1], rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("mini_pretrain", ["data.batch_size=3"], r"data\.batch_size=3 must be a multiple of the number of"),
+        ("teacher_ocr", ["data.tasks.ocr.prompts_per_round=3"], r"prompts_per_round=3 must be a multiple"),
+        ("gradient_variance", [], "phase=gradient_variance measures in one process; set trainer=default"),
+        ("mopd_ode", ["trainer.strategy=ddp"], r"trainer\.strategy=ddp is not one of this project's"),
+        ("mopd_ode", ["trainer=default", "trainer.devices=2"], r"trainer\.devices=2 needs a strategy"),
+    ],
+)
+def test_layouts_that_cannot_work_are_refused(world, tmp_path, name, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        world.build(name, tmp_path, "trainer=ddp", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "message"),
+    [
+        (
+            {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "0"},
+            ("trainer=ddp",),
+            r"torchrun started 4 processes, but trainer\.devices=2 times trainer\.num_nodes=1 are 2",
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "0"},
+            (),
+            r"torchrun started 4 processes, but trainer\.devices=1 times trainer\.num_nodes=1 are 1",
+        ),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "opd"}, ("trainer=ddp",), "are started by srun"),
+    ],
+)
+def test_as_many_processes_as_the_launcher_started(
+    world, tmp_path, monkeypatch, environment, overrides, message
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        world.build("mopd_ode", tmp_path, *overrides)

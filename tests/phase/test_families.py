@@ -69,6 +69,20 @@ def save_teacher(family: Family, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
+def test_an_update_of_distillation_in_fp16(family, tmp_path):
+    """The backbone alone is in half precision: adapters, their gradients and the step are fp32."""
+    experiment = "sopd_aesthetic"
+    overrides = [f"+experiment={experiment}", *SMALL, *RUNS[experiment], "trainer.max_epochs=1"]
+    overrides.append(f"teacher.teachers.aesthetic.path={save_teacher(family, tmp_path / 'teacher')}")
+    run = run_rounds(build(composed(family, tmp_path / "run", *overrides, "model.dtype=fp16")))
+    (gradient,) = (run.flat_gradient(update) for update in range(len(run.gradients)))
+    assert gradient.dtype == torch.float32
+    assert gradient.isfinite().all()
+    assert gradient.norm() > 0
+    assert all(map(math.isfinite, run.metrics.values()))
+
+
 @pytest.mark.parametrize("experiment", RUNS)
 def test_two_updates(family, tmp_path, experiment):
     overrides = [f"+experiment={experiment}", *SMALL, *RUNS[experiment]]

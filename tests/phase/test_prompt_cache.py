@@ -11,7 +11,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))  # after this folder, whose files have names of their own
 
 from encoder_calls import recorded_encoder_calls
-from tiny_runs import run_rounds
+from tiny_runs import FORKED, run_rounds
 
 
 @pytest.fixture
@@ -76,8 +76,7 @@ def test_a_run_with_a_cache_is_the_run_without(world, tmp_path, settings):
     torch.cuda.is_available(), reason="autograd keeps threads per GPU, which no fork survives"
 )
 def test_two_processes_fill_one_cache(world, tmp_path, settings, calls):
-    forked = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1", "trainer.strategy=ddp_fork")
-    world.build("mopd_sde", tmp_path / "one", *settings, *forked, "trainer.max_epochs=1").fit()
+    world.build("mopd_sde", tmp_path / "one", *settings, *FORKED, "trainer.max_epochs=1").fit()
     assert calls == []  # they were made in the processes that were started
     files = list((tmp_path / "cache").glob("*/*.safetensors"))
     assert len(files) == 2  # one of each process

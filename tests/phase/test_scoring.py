@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tiny_runs import TASKS, run_rounds
 
-from diffopd.reward.checked import RewardError
+from diffopd.non_finite import NonFiniteError
 from diffopd.types import Prompts
 
 
@@ -49,13 +49,13 @@ def test_the_sample_that_ends_a_training_is_saved(world, folder):
     experiment = one_round(world, folder, "teacher_ocr")
     experiment.phase.reward = NotForOcr()
     prompts = experiment.data.batch(0)
-    with pytest.raises(RewardError) as refused:
+    with pytest.raises(NonFiniteError) as refused:
         experiment.fit()
     place = folder / "failed_reward" / "round_000001_ocr_00000"
-    assert str(refused.value) == (
+    assert (
         f"reward (NotForOcr) returned 'value' = nan for sample 0 (task 'ocr', prompt {prompts.texts[0]!r}); "
         f"saved for inspection: {place}.png"
-    )
+    ) in str(refused.value)
     facts = json.loads((place.parent / f"{place.name}.json").read_text())
     assert facts["prompt"] == prompts.texts[0]
     with Image.open(f"{place}.png") as picture:
@@ -66,7 +66,7 @@ def test_held_out_rewards_are_named_as_such(world, folder):
     experiment = one_round(world, folder, "guard_ocr")
     experiment.phase.held_out["sound"] = brightness
     experiment.phase.held_out["faulty"] = NotForOcr()
-    with pytest.raises(RewardError, match=r"^phase\.held_out\.faulty \(NotForOcr\) returned"):
+    with pytest.raises(NonFiniteError, match=r"phase\.held_out\.faulty \(NotForOcr\) returned"):
         experiment.fit()
     assert (folder / "failed_reward" / "round_000001_ocr_00000.png").is_file()
 
@@ -76,7 +76,7 @@ def test_scored_rounds_of_a_distillation_fail_alike(world, folder):
     experiment.phase.reward.rewards = dict.fromkeys(TASKS, NotForOcr())
     prompts = experiment.data.batch(0)
     first = prompts.tasks.index("ocr")
-    with pytest.raises(RewardError, match=rf"^reward\.rewards\.ocr \(NotForOcr\) .* sample {first} "):
+    with pytest.raises(NonFiniteError, match=rf"reward\.rewards\.ocr \(NotForOcr\) .* sample {first} "):
         experiment.fit()
     assert (folder / "failed_reward" / f"round_000001_ocr_{first:05d}.png").is_file()
 

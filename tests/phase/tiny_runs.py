@@ -35,6 +35,14 @@ RUN = (
     "callbacks.round_checkpoint.every_n_rounds=1",
 )
 
+FORKED = (
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.num_threads=1",
+    "trainer.strategy.start_method=fork",
+)
+"""Two processes that are copies of this one, made when training begins."""
+
 
 @dataclass(frozen=True)
 class TinyWorld:

@@ -60,12 +60,25 @@ def test_large_images_shrink():
 
 
 def test_collector_keeps_the_first_and_saves_all(tmp_path):
-    collector = ImageCollector(num_per_task=1, folder=tmp_path / "images")
-    prompts = Prompts(("p", "q"), ("ocr",) * 2, ({},) * 2, (6, 7), (0, 1))
-    collector("ocr", prompts, torch.stack([RED, GREEN]))
-    collector("ocr", prompts.select([0]), BLUE[None])
-    with Image.open(tmp_path / "images" / "ocr" / "00007.png") as second:
+    prompts = Prompts(("p", "q", "r"), ("ocr",) * 3, ({},) * 3, (0, 1, 2), (0, 1, 2))
+    for save_all in (True, False):
+        folder = tmp_path / f"images_{save_all}"
+        collector = ImageCollector(num_per_task=1, folder=folder, save_all=save_all)
+        collector("ocr", prompts.select([1, 2]), torch.stack([GREEN, BLUE]))  # the first one comes last
+        collector("ocr", prompts.select([0]), RED[None])
+        saved = {path.name for path in (folder / "ocr").iterdir()}
+        assert saved == ({"00000.png", "00001.png", "00002.png"} if save_all else {"00000.png"})
+        sheet = collector.save_sheet(tmp_path / "sheet.png", {"ocr": prompts})
+        with Image.open(sheet) as picture:
+            assert picture.width == 128 + 2 * 8
+            assert picture.getpixel((60, 60)) == (255, 0, 0)
+    with Image.open(tmp_path / "images_True" / "ocr" / "00001.png") as second:
         assert second.getpixel((0, 0)) == (0, 255, 0)
-    with Image.open(collector.save_sheet(tmp_path / "sheet.png")) as sheet:
-        assert sheet.width == 128 + 2 * 8
-        assert sheet.getpixel((60, 60)) == (255, 0, 0)
+
+
+def test_no_sheet_where_nothing_is_to_be_shown(tmp_path):
+    prompts = Prompts(("p",), ("ocr",), ({},), (0,), (0,))
+    collector = ImageCollector(num_per_task=0, folder=tmp_path, save_all=False)
+    collector("ocr", prompts, RED[None])
+    assert collector.save_sheet(tmp_path / "sheet.png", {"ocr": prompts}) is None
+    assert not list(tmp_path.iterdir())

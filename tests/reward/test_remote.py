@@ -16,13 +16,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from stub_server import serving, unused_address
 
+from diffopd.evaluation import check_scorer
 from diffopd.reward.batching import Batcher, BusyError
 from diffopd.reward.by_task import RewardByTask
 from diffopd.reward.checked import RewardError, score_checked
 from diffopd.reward.remote import RemoteReward
 from diffopd.reward.serving import RewardServer
 from diffopd.reward.wire import Limits, RequestError, decode_request, encode_request, quantised
-from diffopd.types import Prompts, Scores
+from diffopd.types import KnownPair, Prompts, Scores
 from diffopd.world.request import GENEVAL_TAGS
 
 CONF = Path(__file__).parents[2] / "conf/reward"
@@ -75,6 +76,44 @@ def post(address, body, headers=None):
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read())
+
+
+class Telling:
+    """Brightness that knows a pair."""
+
+    def __call__(self, images, prompts):
+        return images.mean((1, 2, 3))
+
+    def known_pair(self):
+        better, worse = torch.full((3, 4, 6), 0.8), torch.full((3, 2, 2), 0.2)
+        return KnownPair.of(better, worse, "a lamp", "light", {"tag": "x"})
+
+
+# The pair of the served reward.
+
+
+def test_the_served_reward_is_checked_by_its_own_pair():
+    with server(Telling(), token="secret") as running, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SECRET", "secret")
+        remote = client(running.address, token_variable="SECRET")
+        pair = remote.known_pair()
+        assert pair.prompt == Telling().known_pair().prompt
+        torch.testing.assert_close(pair.better, torch.full((3, 4, 6), 0.8))  # 204 / 255
+        assert pair.worse.shape == (3, 2, 2)
+        lines = list(check_scorer(remote, "t"))
+        assert lines == ["t (RemoteReward): 0.8 for a better image, 0.2 for a worse one"]
+        with pytest.raises(RewardError, match="token is missing or wrong; put the server's token into"):
+            client(running.address).known_pair()
+
+
+def test_a_server_may_know_no_pair():
+    with server(brightness) as running:
+        (line,) = check_scorer(client(running.address), "t", pairs="scorer_pairs.t")
+        assert client(f"{running.address}/elsewhere").known_pair() is None  # 404, as of an older server
+    assert line.startswith("t (RemoteReward): not checked, as its server knows no pair of images for it")
+    assert "+scorer_pairs.t=" in line
+    with pytest.raises(RewardError, match=r"does not answer .*start it with python -m diffopd\.reward_s"):
+        client(unused_address(), retries=0).known_pair()
 
 
 # The same scores.

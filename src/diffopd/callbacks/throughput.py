@@ -1,4 +1,4 @@
-"""How fast a training goes and how much memory it takes."""
+"""How fast a training goes, how much memory it takes and how much it sends."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from diffopd.strategy.gradients import Traffic, traffic
+
 GIB = 1024**3
 
 
@@ -21,8 +23,11 @@ class Throughput(Callback):
 
     Metrics: ``train/time/seconds_per_round``, ``train/time/samples_per_second``,
     ``train/memory/peak_rss_gib`` and, on a GPU, ``train/memory/peak_cuda_gib``. Peaks are of this process
-    since it began. Time between rounds (checkpoints, evaluation) is not counted. It keeps the current
-    round's start and number of samples.
+    since it began. Time between rounds (checkpoints, evaluation) is not counted.
+
+    With several processes also ``train/communication/bytes_per_update`` and ``transfers_per_update``: what
+    one process hands over for its gradients to be averaged, counted where it is sent, over the steps that its
+    optimisers take. It keeps the current round's start and its numbers of samples and steps.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -30,12 +35,25 @@ class Throughput(Callback):
         self._clock = clock
         self._start = 0.0
         self._num_samples = 0
+        self._num_updates = 0
+        self._sent = Traffic()
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the optimisers' steps from here on."""
+
+        def note(*_: Any) -> None:
+            self._num_updates += 1
+
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(note)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the watch."""
         self._start = self._clock()
-        self._num_samples = 0
+        self._num_samples = self._num_updates = 0
+        self._sent = traffic()
 
     @override
     def on_train_batch_end(
@@ -55,6 +73,15 @@ class Throughput(Callback):
         }
         if pl_module.device.type == "cuda":
             metrics["train/memory/peak_cuda_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / GIB
+        if trainer.world_size > 1 and self._num_updates:
+            sent = traffic()
+            per_update = 1 / self._num_updates
+            metrics["train/communication/bytes_per_update"] = per_update * (
+                sent.num_bytes - self._sent.num_bytes
+            )
+            metrics["train/communication/transfers_per_update"] = per_update * (
+                sent.transfers - self._sent.transfers
+            )
         for name, value in metrics.items():
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffopd.check.error import did_you_mean
@@ -17,7 +17,8 @@ _KINDS = {
     "str": "text",
     "None": "null",
 }
-_WORDS = {**_KINDS, "list": "a list", "mapping": "a mapping"}
+_WORDS = {**_KINDS, "list": "a list", "mapping": "a mapping", "object": "a mapping with _target_"}
+_CONTAINERS = {"list", "mapping"}
 _LISTS = {"list", "tuple", "Sequence", "Iterable", "Collection", "List", "Tuple", "set"}
 _MAPPINGS = {"dict", "Mapping", "MutableMapping", "Dict"}
 
@@ -27,18 +28,25 @@ class Allowed:
     """Values an argument takes.
 
     Attributes:
-        kinds: Of ``int``, ``float``, ``bool``, ``str``, ``None``, ``list``, ``mapping``.
+        kinds: Of ``int``, ``float``, ``bool``, ``str``, ``None``, ``list``, ``mapping``, ``object``, which is
+            one that a mapping with ``_target_`` builds.
         choices: Single values beside those kinds.
         anything: True if the annotation says more than a config can be compared with.
+        items: What the parts of a list or mapping may be; None if the annotation does not say.
     """
 
     kinds: frozenset[str] = frozenset()
     choices: tuple[Any, ...] = ()
     anything: bool = False
+    items: Allowed | None = None
 
     def __or__(self, other: Allowed) -> Allowed:
+        several = bool(_CONTAINERS & self.kinds) and bool(_CONTAINERS & other.kinds)
         return Allowed(
-            self.kinds | other.kinds, self.choices + other.choices, self.anything or other.anything
+            self.kinds | other.kinds,
+            self.choices + other.choices,
+            self.anything or other.anything,
+            None if several else self.items or other.items,
         )
 
     def accepts(self, value: Any) -> bool:
@@ -50,7 +58,7 @@ class Allowed:
         if isinstance(value, int):
             return bool({"int", "float"} & self.kinds)
         if isinstance(value, Mapping):
-            return "mapping" in self.kinds
+            return "mapping" in self.kinds or ("object" in self.kinds and "_target_" in value)
         if isinstance(value, list):
             return "list" in self.kinds
         return ("None" if value is None else type(value).__name__) in self.kinds
@@ -104,6 +112,8 @@ def _parse(expression: ast.expr, module: Module, depth: int) -> Allowed:
         found = None if container else find_in(module, expression.id)
         if found and isinstance(found[1], ast.Assign):
             return _parse(found[1].value, found[0], depth + 1)
+        if found and isinstance(found[1], ast.ClassDef) and found[0].name.startswith("diffopd."):
+            return Allowed(frozenset({"object"}))
         return container or ANYTHING
     return ANYTHING
 
@@ -118,7 +128,16 @@ def _parse_subscript(expression: ast.Subscript, module: Module, depth: int) -> A
         for part in parts:
             allowed |= _parse(part, module, depth + 1)
         return allowed
-    return _container(name) or ANYTHING
+    if name == "Callable":  # a node with _target_, which _partial_ makes a function of
+        return Allowed(frozenset({"object"}))
+    container = _container(name)
+    if container is None:
+        return ANYTHING
+    of = parts[-1 if name in _MAPPINGS else 0]
+    if name in ("tuple", "Tuple") and len(parts) > 1 and ast.unparse(parts[1]) != "...":
+        return container
+    items = _parse(of, module, depth + 1)
+    return replace(container, items=None if items.anything else items)
 
 
 def _container(name: str) -> Allowed | None:

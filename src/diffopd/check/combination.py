@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from diffopd.check.error import config_errors
 from diffopd.check.setting import Groups, phase_takes
 from diffopd.check.source import read_target
+from diffopd.rank import lacks_srun, launched_processes
 
 
 def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -208,9 +209,7 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
 def _own_teachers(values: Mapping[str, Any]) -> bool:
     """Whether every task needs the teacher that is named as it."""
     routed = _target(values, "routing") and phase_takes(values, "routing")
-    return phase_takes(values, "teacher") and (
-        not routed or values["routing"]["_target_"].endswith(".ByTask")
-    )
+    return phase_takes(values, "teacher") and (not routed or _target(values, "routing").endswith(".ByTask"))
 
 
 def _routes(values: Mapping[str, Any], tasks: Sequence[str], teachers: Sequence[str]) -> Iterator[str]:
@@ -228,18 +227,60 @@ def _routes(values: Mapping[str, Any], tasks: Sequence[str], teachers: Sequence[
 
 
 def _processes(values: Mapping[str, Any]) -> Iterator[str]:
-    """Processes take equal shares of a round."""
+    """Processes start, have a strategy to share their work by, and take equal shares of a round."""
     trainer = values.get("trainer") or {}
+    yield from _strategy(values, trainer)
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes", 1)
     if not isinstance(devices, int) or not isinstance(nodes, int) or devices < 1:
         return
+    number = devices * nodes
+    if number > 1 and _target(trainer, "strategy") == "":
+        yield (
+            f"trainer.devices={devices} needs a strategy to share the work by; choose trainer=ddp or "
+            "trainer=sharded"
+        )
+    launched = launched_processes()
+    if launched is not None and launched[1] != number:
+        yield (
+            f"{launched[0]} started {launched[1]} processes, but trainer.devices={devices} times "
+            f"trainer.num_nodes={nodes} are {number}; choose trainer=ddp and make both the same"
+        )
+    if number > 1 and lacks_srun():
+        yield "in a SLURM job several processes are started by srun: srun python -m diffopd.train ..."
+    batch = (values.get("data") or {}).get("batch_size")
+    if isinstance(batch, int) and batch % number:
+        yield f"data.batch_size={batch} must be a multiple of {_number_of_processes(devices, nodes)}"
     for task, entry in ((values.get("data") or {}).get("tasks") or {}).items():
-        number = entry.get("prompts_per_round")
-        if isinstance(number, int) and number % (devices * nodes):
+        prompts = entry.get("prompts_per_round")
+        if isinstance(prompts, int) and prompts % number:
             yield (
-                f"data.tasks.{task}.prompts_per_round={number} must be a multiple of the number of "
-                f"processes, trainer.devices={devices} times {nodes} node{'s' * (nodes > 1)}"
+                f"data.tasks.{task}.prompts_per_round={prompts} must be a multiple of "
+                f"{_number_of_processes(devices, nodes)}"
             )
+    if number > 1 and _constant(_target(values, "phase"), "one_process"):
+        yield "phase=gradient_variance measures in one process; set trainer=default"
+
+
+def _number_of_processes(devices: int, nodes: int) -> str:
+    return f"the number of processes, trainer.devices={devices} times {nodes} node{'s' * (nodes > 1)}"
+
+
+def _strategy(values: Mapping[str, Any], trainer: Mapping[str, Any]) -> Iterator[str]:
+    """Lightning's own strategies share other things than what a phase expects; shards suit not all phases."""
+    given = trainer.get("strategy")
+    if isinstance(given, str) and given != "auto":
+        yield (
+            f"trainer.strategy={given} is not one of this project's; choose trainer=ddp or trainer=sharded, "
+            "and for processes that are copies of one trainer.strategy.start_method=fork"
+        )
+    if not _target(trainer, "strategy").endswith(".Sharded"):
+        return
+    if not _constant(_target(values, "phase"), "shards_backbone"):
+        yield (
+            "trainer=sharded divides a frozen backbone, which this phase does not have; choose trainer=ddp"
+        )
+    if (values.get("model") or {}).get("compile") is True:
+        yield "trainer=sharded with model.compile=true is not supported; set model.compile=false"
 
 
 def _target(values: Mapping[str, Any], group: str) -> str:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose
-from hydra.errors import CompactHydraException
-from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.arguments import quoted
 from diffopd.check.config import check_config
 from diffopd.check.error import ConfigError
-from diffopd.check.override import explain_composition
+from diffopd.check.override import COMPOSITION_ERRORS, explain_composition
 
 
 def check_composed(config_name: str, overrides: Sequence[str], folder: Path, *, setting: str) -> None:
@@ -32,6 +30,6 @@ def check_composed(config_name: str, overrides: Sequence[str], folder: Path, *, 
         check_config(cfg, config_name)
     except ConfigError as error:
         raise ConfigError(f"{setting}: {error}") from error
-    except (CompactHydraException, OmegaConfBaseException) as error:
+    except COMPOSITION_ERRORS as error:
         explained = explain_composition(error, config_name, overrides)
         raise ConfigError(f"{setting}: {explained}") from error

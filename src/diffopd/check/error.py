@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 
 from hydra.errors import InstantiationException
 from omegaconf.errors import OmegaConfBaseException
+
+_CALLED = re.compile(r"Error in call to target '([\w.]+)'")
 
 
 class ConfigError(ValueError):
@@ -18,8 +21,8 @@ class ConfigError(ValueError):
 def config_errors() -> Iterator[None]:
     """Raise what goes wrong inside as a :class:`ConfigError`, if a configuration can be the cause.
 
-    That is a ``ValueError``, a class that cannot be imported, or a node that does not resolve. Anything else
-    passes.
+    That is a ``ValueError``, a class that cannot be imported, a node that does not resolve, or whatever a
+    class of another library raises when it is built: all it got is the config's. Anything else passes.
     """
     try:
         yield
@@ -28,10 +31,12 @@ def config_errors() -> Iterator[None]:
     except (ValueError, OmegaConfBaseException) as error:
         raise ConfigError(str(error)) from error
     except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, (ValueError, ImportError)):
+        cause, called = error.__cause__, _CALLED.search(str(error))
+        foreign = called is not None and not called[1].startswith("diffopd.")
+        if isinstance(cause, (ValueError, ImportError)) or (foreign and cause is not None):
             where = str(error).rpartition("full_key: ")[2]
-            raise ConfigError(f"{where}: {cause}" if where != str(error) else str(cause)) from error
+            place = where if where != str(error) else called[1] if foreign and called else ""
+            raise ConfigError(f"{place}: {cause}" if place else str(cause)) from error
         raise
 
 

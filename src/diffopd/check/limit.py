@@ -42,6 +42,13 @@ def one_of(*choices: Any) -> Rule:
     )
 
 
+def or_null(rule: Rule) -> Rule:
+    """The same, or null."""
+    text, holds = rule
+    return f"{text}, or null", lambda value: value is None or holds(value)
+
+
+TEXT: Rule = ("text", lambda value: isinstance(value, str) and bool(value))
 ABOVE_0: Rule = ("a finite number above 0", lambda value: _is_number(value) and value > 0)
 AT_LEAST_0: Rule = ("a finite number of at least 0", lambda value: _is_number(value) and value >= 0)
 SHARE: Rule = ("a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)
@@ -55,6 +62,8 @@ LIMITS: Mapping[str, Rule] = {
     "debug": one_of(True, False),
     "num_threads": whole_or(1, "auto"),
     "batch_size": whole(1),
+    "devices": whole(1),
+    "save_images": one_of(True, False),
     "num_images": whole(1),
     "num_shown": whole(0),
     "guidance_scale": AT_LEAST_0,
@@ -72,6 +81,15 @@ LIMITS: Mapping[str, Rule] = {
     "compare_in_fp32": one_of(True, False),
     "tolerance": ABOVE_0,
     "model_dtype": ("one of fp32, bf16, fp16, or null", lambda value: value is None or PRECISION[1](value)),
+    "teacher.teachers.*.path": TEXT,
+    "teacher.teachers.*.guidance_scale": or_null(AT_LEAST_0),
+    "routing.weights.*.*": AT_LEAST_0,
+    "data.tasks.*.path": TEXT,
+    "data.tasks.*.prompts_per_round": whole(1),
+    "data.tasks.*.group_size": whole(1),
+    "phase.noise_window.size": whole_or(1, None),
+    "phase.noise_window.first": whole(0),
+    "phase.noise_window.last": whole(0),
     "trainer.num_threads": whole_or(1, "auto"),
     "trainer.max_epochs": whole(1),
     "model.*dtype": PRECISION,

@@ -8,12 +8,16 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import MissingConfigException
+from hydra.errors import CompactHydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.check.error import did_you_mean
 from diffopd.check.setting import Groups
 from diffopd.configs import config_folder
+
+COMPOSITION_ERRORS = (CompactHydraException, OmegaConfBaseException, ValueError)
+"""What Hydra raises when it cannot compose a command line."""
 
 _UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'")
 
@@ -31,6 +35,8 @@ def explain_composition(error: Exception, config_name: str, overrides: Sequence[
     """
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _unknown_choice(error)
+    if "group override must be a string" in str(error):
+        return _no_choice(overrides) or str(error)
     found = _UNKNOWN_KEY.search(str(error))
     if found and "No match in the defaults list" in str(error):
         return _unknown_group(found[1], overrides)
@@ -48,6 +54,18 @@ def _unknown_choice(error: MissingConfigException) -> str:
     options = [str(option) for option in error.options or ()]
     near = did_you_mean(choice, options, f"{group}=")
     return f"{group}={choice}: there is no such choice{near}\n{group} has {', '.join(options)}"
+
+
+def _no_choice(overrides: Sequence[str]) -> str | None:
+    """Which override gives a config group something that is no name of a choice."""
+    choices = Groups.read().choices
+    for override in overrides:
+        key, _, value = override.partition("=")
+        group = key.lstrip("+~").partition("@")[0].rpartition("/")[2]
+        if group in choices and value.strip("'\"") not in choices[group]:
+            allowed = ", ".join(choices[group])
+            return f"{key}={value} must be one of {allowed}; to have none, remove it with ~{key}"
+    return None
 
 
 def _unknown_group(name: str, overrides: Sequence[str]) -> str:

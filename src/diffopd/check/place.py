@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(run, str) and (why := why_not_writable(run)):
         yield f"paths.run={run}: {why}; choose another place with paths.root=..."
 
+    yield from _port_problems(values)
     model = values.get("model")
     if isinstance(model, Mapping) and isinstance(model.get("path"), str) and phase_takes(values, "model"):
         path, place = model["path"], Path(resolve_path(model["path"]))
@@ -50,6 +53,28 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _adapter_place(f"adapter.merge.folders.{number}", path)
     if isinstance(values.get("adapter_path"), str):
         yield from _adapter_place("adapter_path", values["adapter_path"])
+
+
+def _port_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Can processes that Lightning starts by itself meet at the port that the environment names?"""
+    trainer, port = values.get("trainer") or {}, os.environ.get("MASTER_PORT", "")
+    devices, nodes = trainer.get("devices"), trainer.get("num_nodes", 1)
+    count = devices * nodes if isinstance(devices, int) and isinstance(nodes, int) else 1
+    started = {"RANK", "LOCAL_RANK", "SLURM_PROCID"} & set(os.environ)  # who did holds the port already
+    if count < 2 or started or not port:
+        return
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        yield f"the environment's MASTER_PORT={port} must be a port, 1 to 65535; leave it out for a free one"
+        return
+    with socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            opened.bind(("", int(port)))
+        except OSError as error:
+            yield (
+                f"the environment's MASTER_PORT={port}, where {count} processes are to meet, "
+                f"cannot be used ({error.strerror}); leave it out for a free one"
+            )
 
 
 def _adapter_place(setting: str, path: str) -> Iterator[str]:

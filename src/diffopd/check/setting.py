@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check.absent import why_absent
-from diffopd.check.annotation import allowed_by, shown
+from diffopd.check.annotation import Allowed, allowed_by, shown
 from diffopd.check.error import did_you_mean
 from diffopd.check.limit import limit_problems, matches
 from diffopd.check.source import Target, read_target
@@ -28,6 +29,8 @@ KEYS: Mapping[str, Sequence[str]] = {
     "phase.old_policy": ("decay_type", "start", "rate", "cap"),
     "teacher.teachers.*": ("path", "guidance_scale"),
     "scorer_pairs.*": ("better", "worse", "prompt", "metadata"),
+    "models.*": ("results", "hours"),
+    "columns.*": ("benchmark", "task", "score"),
     "rows.*": ("command", "arguments", "teachers", "seeds", "guidance", "note"),
     "stages.*": ("experiment", "overrides"),
     "data.tasks.*": ("path", "prompts_per_round", "group_size"),
@@ -36,6 +39,24 @@ KEYS: Mapping[str, Sequence[str]] = {
 
 BESIDE_TARGET: Mapping[str, Sequence[str]] = {"trainer": ("num_threads",)}
 """Keys of a node that its target does not take."""
+
+
+LISTED = ("callbacks", "logger")
+"""Groups whose choices are mappings of several parts."""
+
+
+@cache
+def targets_of(group: str) -> tuple[str, ...]:
+    """The classes that the choices of a config group name; none if there is no such group.
+
+    Read as lines, as parsing all files of all groups would take longer than the rest of the check.
+    """
+    indent = "  " if group in LISTED else ""
+    found = (
+        re.findall(rf"^{indent}_target_: *([\w.]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        for file in sorted((Path(config_folder()) / group).glob("*.yaml"))
+    )
+    return tuple(dict.fromkeys(name for names in found for name in names))
 
 
 @dataclass(frozen=True)
@@ -82,7 +103,10 @@ def setting_problems(values: Mapping[str, Any], config_name: str) -> Iterator[st
             hint = _experiments(groups) if key == "name" else ""
             yield f"{key} is required and has no value; give it as {key}=...{hint}"
         elif isinstance(value, Mapping):
+            yield from _kind_problems(key, value, groups)
             yield from _node_problems(key, value)
+        elif value is not None and value is not UNKNOWN and targets_of(key):
+            yield f"{key}={shown(value)} must be a choice of its group: {', '.join(groups.choices[key])}"
         else:
             yield from limit_problems(key, value)
     yield from _phase_problems(values, groups)
@@ -95,6 +119,31 @@ def _keys_of_primary(config_name: str) -> Iterator[str]:
     for entry in primary.get("defaults", ()):
         if isinstance(entry, str) and entry != "_self_":
             yield from _keys_of_primary(entry)
+
+
+def _kind_problems(key: str, node: Mapping[str, Any], groups: Groups) -> Iterator[str]:
+    """Is what a group builds of the kind that its choices are? A class of the user's own may be."""
+    known = targets_of(key)
+    parts = {f"{key}.{name}": part for name, part in node.items()} if key in LISTED else {key: node}
+    for path, part in parts.items() if known else ():
+        if not isinstance(part, Mapping):
+            if part is not UNKNOWN:
+                yield f"{path}={shown(part)} must be a mapping with _target_, or be left out with ~{path}"
+        elif "_target_" not in part:
+            yield f"{path}._target_ is missing; choose one of {', '.join(known)}"
+        elif not isinstance(part["_target_"], str):
+            if part["_target_"] is not UNSET:
+                yield f"{path}._target_={shown(part['_target_'])} must be the name of a class"
+        elif part["_target_"] not in known and any(
+            part["_target_"] in targets_of(other) for other in groups.choices
+        ):
+            yield f"{path}._target_={part['_target_']} is no {key}; choose one of {', '.join(known)}"
+        elif bool(part.get("_partial_")) != (key in PARTIAL):
+            yield f"{path}._partial_={shown(part.get('_partial_'))} must be {shown(key in PARTIAL)}"
+
+
+PARTIAL = ("phase", "optimizer")
+"""Groups whose classes get more than the config says."""
 
 
 def _node_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:
@@ -119,6 +168,8 @@ def _value_problems(place: str, value: Any, target: Target | None) -> Iterator[s
     allowed = allowed_by(parameter) if parameter else None
     if allowed and not allowed.accepts(value):
         yield allowed.problem(place, value)
+    elif allowed and allowed.items and (wrong := list(_item_problems(place, value, allowed.items))):
+        yield from wrong
     elif isinstance(value, Mapping):
         yield from _node_problems(place, value)
     elif value is None and allowed and "None" in allowed.kinds:
@@ -133,6 +184,18 @@ def _value_problems(place: str, value: Any, target: Target | None) -> Iterator[s
                 yield from limit_problems(f"{place}.{number}", item)
     else:
         yield from limit_problems(place, value)
+
+
+def _item_problems(place: str, value: Any, allowed: Allowed) -> Iterator[str]:
+    """Parts of a list or mapping that are not of the kind its annotation names."""
+    pairs = (
+        value.items() if isinstance(value, Mapping) else enumerate(value if isinstance(value, list) else ())
+    )
+    for key, item in pairs:
+        if item is UNSET or item is UNKNOWN or key in HYDRA_KEYS or allowed.accepts(item):
+            continue
+        if not any(matches(f"{place}.{key}", pattern) for pattern in KEYS):  # which says more
+            yield allowed.problem(f"{place}.{key}", item)
 
 
 def _target_problems(path: str, node: Mapping[str, Any], target: Target | None) -> Iterator[str]:

@@ -54,23 +54,40 @@ class DrawingBatch:
 
     Attributes:
         step: Step of the whole training, counted over rounds.
-        indices: Index of each drawing.
+        everyone: Index of each drawing of the step, those of other processes included.
+        rows: Which of them are this process's.
     """
 
     step: int
-    indices: tuple[int, ...]
+    everyone: tuple[int, ...]
+    rows: range
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Index of each drawing of this process."""
+        return self.everyone[self.rows.start : self.rows.stop]
+
+    def mine(self, values: Tensor) -> Tensor:
+        """This process's rows of what is drawn for all."""
+        return values[self.rows.start : self.rows.stop]
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.rows)
 
 
 class _Round(Dataset[DrawingBatch]):
     """The batches of one round; item ``i`` is batch ``i`` with its global sample indices."""
 
     def __init__(
-        self, seed: int, round_index: int, num_batches: int, batch_size: int, num_drawings: int
+        self,
+        seed: int,
+        round_index: int,
+        num_batches: int,
+        batch_size: int,
+        num_drawings: int,
+        rows: range,
     ) -> None:
-        self.seed, self.round_index = seed, round_index
+        self.seed, self.round_index, self.rows = seed, round_index, rows
         self.num_batches, self.batch_size, self.num_drawings = num_batches, batch_size, num_drawings
 
     def __len__(self) -> int:
@@ -79,7 +96,8 @@ class _Round(Dataset[DrawingBatch]):
     def __getitem__(self, batch: int) -> DrawingBatch:
         step = self.round_index * self.num_batches + batch
         rng = numpy_generator(self.seed, "drawing/batch", step)
-        return DrawingBatch(step, tuple(rng.integers(self.num_drawings, size=self.batch_size).tolist()))
+        indices = rng.integers(self.num_drawings, size=self.batch_size).tolist()
+        return DrawingBatch(step, tuple(indices), self.rows)
 
 
 class DrawingData(lightning.LightningDataModule):
@@ -97,10 +115,29 @@ class DrawingData(lightning.LightningDataModule):
         self.seed, self.num_drawings = seed, num_drawings
         self.batch_size, self.batches_per_round = batch_size, batches_per_round
 
+    def setup(self, stage: str | None = None) -> None:
+        """Check that the processes can share a step's drawings.
+
+        Raises:
+            ValueError: If they do not divide among the processes.
+        """
+        if self.trainer is not None and self.batch_size % self.trainer.world_size:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} must be a multiple of the number of processes, "
+                f"{self.trainer.world_size} (trainer.devices times trainer.num_nodes)"
+            )
+
     def train_dataloader(self) -> DataLoader[DrawingBatch]:
-        """Loader of the current round."""
-        round_index = self.trainer.current_epoch if self.trainer else 0
-        data = _Round(self.seed, round_index, self.batches_per_round, self.batch_size, self.num_drawings)
+        """Loader of the current round, this process's share of each batch."""
+        round_index, rank, processes = 0, 0, 1
+        if self.trainer is not None:
+            round_index, rank = self.trainer.current_epoch, self.trainer.global_rank
+            processes = self.trainer.world_size
+        share = self.batch_size // processes
+        rows = range(rank * share, (rank + 1) * share)
+        data = _Round(
+            self.seed, round_index, self.batches_per_round, self.batch_size, self.num_drawings, rows
+        )
         return DataLoader(data, batch_size=None, shuffle=False)
 
     def transfer_batch_to_device(

@@ -15,6 +15,7 @@ from diffopd.check.values import plain_values
 from diffopd.doctor.cost import learns_from_rewards
 from diffopd.doctor.device import device_findings, precision_findings
 from diffopd.doctor.finding import Finding, Level
+from diffopd.doctor.last_step import last_step_findings
 from diffopd.doctor.plan import Plan
 from diffopd.files import existing_parent, why_not_writable
 from diffopd.model import PipelineModel
@@ -52,6 +53,7 @@ def early_findings(plan: Plan) -> Iterator[Finding]:
     yield from group_findings(plan)
     yield from prompt_findings(plan)
     yield from teacher_findings(values)
+    yield from last_step_findings(values)
     yield folder_finding(values["paths"]["run"])
 
 

@@ -19,9 +19,6 @@ from diffopd.doctor.plan import Plan
 from diffopd.doctor.prediction import Prediction
 from diffopd.doctor.scorers import configured_scorers, scorer_findings
 
-SHARED_STRATEGIES = ("auto", "ddp")
-"""Beginnings of strategies under which each process holds the whole model: one shows what each takes."""
-
 
 def examine(cfg: DictConfig, console: Console | None = None) -> int:
     """Print the plan of a training, what a few real rounds say it will take, and what is wrong with it.
@@ -49,9 +46,9 @@ def examine(cfg: DictConfig, console: Console | None = None) -> int:
 
 def _tried(cfg: DictConfig, plan: Plan, console: Console) -> Iterator[Finding]:
     """Build the training, have its rewards score, run some rounds; whatever goes wrong is a finding."""
-    strategy = str(plan.values["trainer"].get("strategy"))
-    if plan.processes > 1 and not strategy.startswith(SHARED_STRATEGIES):
-        text = f"not measured: with trainer.strategy={strategy} no process holds the whole model"
+    strategy = plan.values["trainer"].get("strategy")
+    if isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".Sharded"):
+        text = "not measured: with trainer=sharded no process holds the whole model"
         yield Finding(Level.WARNING, "measured rounds", text)
         return
     pairs: Any = OmegaConf.to_container(cfg.get("scorer_pairs") or OmegaConf.create(), resolve=True)

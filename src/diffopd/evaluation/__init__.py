@@ -2,16 +2,22 @@
 
 from diffopd.evaluation.benchmark import Benchmark, BenchmarkTask, file_benchmark
 from diffopd.evaluation.generate import generate, generate_batches
+from diffopd.evaluation.processes import Processes
 from diffopd.evaluation.progress import ImageProgress
+from diffopd.evaluation.records import FolderRecords, MemoryRecords, Records
 from diffopd.evaluation.result import EvaluationResult, TaskResult
-from diffopd.evaluation.scoring import evaluate
+from diffopd.evaluation.scoring import evaluate, measure, result_of
 from diffopd.evaluation.trust import UntrustedError, check_benchmark, check_scorer, read_pair, scorers_of
 
 __all__ = [
     "Benchmark",
     "BenchmarkTask",
     "EvaluationResult",
+    "FolderRecords",
     "ImageProgress",
+    "MemoryRecords",
+    "Processes",
+    "Records",
     "TaskResult",
     "UntrustedError",
     "check_benchmark",
@@ -20,6 +26,8 @@ __all__ = [
     "file_benchmark",
     "generate",
     "generate_batches",
+    "measure",
     "read_pair",
+    "result_of",
     "scorers_of",
 ]

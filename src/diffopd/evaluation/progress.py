@@ -17,6 +17,7 @@ class ImageProgress:
         label: What is being done.
         total: Number of images.
         console: Where to write; standard output when None.
+        done: Number that was there before.
         seconds_per_line: Least time between two plain lines.
         clock: Seconds, rising.
     """
@@ -27,13 +28,15 @@ class ImageProgress:
         total: int,
         *,
         console: Console | None = None,
+        done: int = 0,
         seconds_per_line: float = 15.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label, self._total = label, total
         self._console = console or Console()
         self._seconds_per_line, self._clock = seconds_per_line, clock
-        self._done, self._start, self._line_time = 0, 0.0, -float("inf")
+        self._before, self._done = done, done
+        self._start, self._line_time = 0.0, -float("inf")
         self._bar: Progress | None = None
 
     def __enter__(self) -> ImageProgress:
@@ -43,7 +46,7 @@ class ImageProgress:
             columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn())
             rate = TextColumn("{task.fields[rate]}")
             self._bar = Progress(*columns, rate, TimeRemainingColumn(), console=self._console)
-            self._bar.add_task(self._label, total=self._total, rate="")
+            self._bar.add_task(self._label, total=self._total, completed=self._done, rate="")
             self._bar.start()
         return self
 
@@ -55,9 +58,15 @@ class ImageProgress:
 
     def advance(self, number: int) -> None:
         """Count ``number`` more images."""
-        self._done += number
+        self.reach(self._done + number)
+
+    def reach(self, done: int) -> None:
+        """Say that ``done`` images are there in all."""
+        if done == self._done:
+            return
+        self._done = done
         now = self._clock()
-        rate = self._done / max(now - self._start, 1e-9)
+        rate = max((self._done - self._before) / max(now - self._start, 1e-9), 1e-9)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done, rate=f"{rate:.1f} images/s")
         elif self._done >= self._total or now - self._line_time >= self._seconds_per_line:

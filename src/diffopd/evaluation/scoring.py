@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 from torch import Tensor
@@ -11,14 +11,19 @@ from torchmetrics import Metric
 
 from diffopd.evaluation.benchmark import Benchmark
 from diffopd.evaluation.generate import generate_batches
+from diffopd.evaluation.processes import ALONE, Processes
 from diffopd.evaluation.progress import ImageProgress
+from diffopd.evaluation.records import MemoryRecords, Records
 from diffopd.evaluation.result import EvaluationResult, TaskResult
+from diffopd.metric.kept import Kept, add_kept, kept_of
 from diffopd.metric.reward_mean import RewardMean
 from diffopd.reward.checked import within
 from diffopd.types import Prompts, VelocityModel
 
 OnImages = Callable[[str, Prompts, Tensor], None]
 """``(task, prompts, images)`` of each batch, e.g. to save them."""
+
+_TASK_METRIC = "metric"
 
 
 def evaluate(
@@ -32,7 +37,7 @@ def evaluate(
     label: str | None = None,
     console: Console | None = None,
 ) -> EvaluationResult:
-    """Make a benchmark's images and score them.
+    """Make a benchmark's images and score them, in this process alone.
 
     Args:
         model: The backbone with its adapters.
@@ -48,42 +53,155 @@ def evaluate(
         RewardError: If an image cannot be scored.
     """
     scale = float(benchmark.sampler.guidance_scale if guidance_scale is None else guidance_scale)
+    records = MemoryRecords()
+    total = sum(map(len, benchmark.prompts().values()))
+    with ImageProgress(label or f"evaluating {adapter or 'base'}", total, console=console) as progress:
+        for number in measure(
+            model,
+            benchmark,
+            records,
+            batch_size=batch_size,
+            adapter=adapter,
+            guidance_scale=scale,
+            on_images=on_images,
+        ):
+            progress.advance(number)
+    return result_of(benchmark, records, adapter=adapter, guidance_scale=scale)
+
+
+def measure(
+    model: VelocityModel,
+    benchmark: Benchmark,
+    records: Records,
+    *,
+    batch_size: int,
+    adapter: str | None,
+    guidance_scale: float,
+    on_images: OnImages | None = None,
+    processes: Processes = ALONE,
+) -> Iterator[int]:
+    """Make and score this process's share of the images that are not recorded yet, and record them.
+
+    Which images are made together depends on ``batch_size`` alone, not on what is recorded or on the number
+    of processes, so the records are the same to the bit.
+
+    Args:
+        model: The backbone with its adapters.
+        benchmark: What to measure.
+        records: What is there, and gets the rest; all processes have the same.
+        batch_size: Images made together.
+        adapter: Name of the adapter to use; None = the backbone.
+        guidance_scale: Of the images.
+        on_images: Called with each batch before it is recorded.
+        processes: Those that share the work.
+
+    Yields:
+        The number of images of each batch, once it is recorded.
+
+    Raises:
+        RewardError: If an image cannot be scored.
+    """
+    prompts = benchmark.prompts()
+    units = [
+        (task, rows) for task in prompts for rows in _batches(prompts[task], records.done(task), batch_size)
+    ]
+    processes.wait()  # all have seen what is there before anyone adds to it
+    first_of_task = _first_of_task(prompts)
+    for task, rows in processes.share(units):
+        batches = generate_batches(
+            model,
+            prompts[task].select(rows),
+            sampler=benchmark.sampler,
+            guidance_scale=guidance_scale,
+            adapters=adapter,
+            seed=benchmark.seed,
+            batch_size=len(rows),
+        )
+        for batch, images in batches:
+            kept: dict[str, Kept] = {}
+            for name, (metric, place) in _metrics(benchmark, task).items():
+                numbered = batch if name == _TASK_METRIC else _numbered(batch, first_of_task[task])
+                with within(place):
+                    kept[name] = kept_of(metric, images, numbered)
+            if on_images is not None:
+                on_images(task, batch, images)
+            records.add(task, batch.indices, kept)
+            yield len(batch)
+
+
+def result_of(
+    benchmark: Benchmark, records: Records, *, adapter: str | None, guidance_scale: float
+) -> EvaluationResult:
+    """The scores of a benchmark's images, each counted once, in the order of their indices.
+
+    Args:
+        benchmark: What was measured; its metrics are reset.
+        records: Of all its images.
+        adapter: Name or path of the adapter, to be told in the result.
+        guidance_scale: Of the images.
+
+    Raises:
+        ValueError: If an image is not recorded.
+    """
     prompts = benchmark.prompts()
     metrics = {task: entry.metric for task, entry in benchmark.tasks.items() if entry.metric is not None}
     for metric in (*metrics.values(), *benchmark.held_out.values()):
         metric.reset()
-    total, first_of_task = sum(map(len, prompts.values())), 0
-    with ImageProgress(label or f"evaluating {adapter or 'base'}", total, console=console) as progress:
-        for task, rows in prompts.items():
-            batches = generate_batches(
-                model,
-                rows,
-                sampler=benchmark.sampler,
-                guidance_scale=scale,
-                adapters=adapter,
-                seed=benchmark.seed,
-                batch_size=batch_size,
+        metric.distributed_available_fn = _nobody_else  # the records are of all processes
+    for task, first in _first_of_task(prompts).items():
+        indices, kept = records.read(task)
+        if indices != prompts[task].indices:
+            missing = sorted(set(prompts[task].indices) - set(indices))
+            raise ValueError(
+                f"{len(missing)} of {len(prompts[task])} images of {task} are not recorded (number "
+                f"{missing[0] if missing else 'none'} is the first); do all processes write to one folder?"
             )
-            for batch, images in batches:
-                if task in metrics:
-                    with within("metric"):
-                        metrics[task].update(images, batch)
-                numbered = dataclasses.replace(batch, indices=tuple(first_of_task + i for i in batch.indices))
-                for name, metric in benchmark.held_out.items():
-                    with within(f"held_out.{name}"):
-                        metric.update(images, numbered)
-                if on_images is not None:
-                    on_images(task, batch, images)
-                progress.advance(len(batch))
-            first_of_task += len(rows)
+        for name, (metric, _) in _metrics(benchmark, task).items():
+            rows = prompts[task] if name == _TASK_METRIC else _numbered(prompts[task], first)
+            add_kept(metric, kept[name], rows)
     return EvaluationResult(
         benchmark=benchmark.name,
         seed=benchmark.seed,
-        guidance_scale=scale,
+        guidance_scale=guidance_scale,
         adapter=adapter,
         tasks={task: _task_result(metric, prompts[task]) for task, metric in metrics.items()},
         held_out={name: _plain(metric) for name, metric in benchmark.held_out.items()},
     )
+
+
+def _batches(prompts: Prompts, done: set[int], batch_size: int) -> Iterator[list[int]]:
+    """Rows to be made together, without those that are done."""
+    for start in range(0, len(prompts), batch_size):
+        rows = range(start, min(start + batch_size, len(prompts)))
+        if left := [row for row in rows if prompts.indices[row] not in done]:
+            yield left
+
+
+def _metrics(benchmark: Benchmark, task: str) -> dict[str, tuple[Metric, str]]:
+    """Name in the records -> metric that sees the images of ``task``, and its place in the config."""
+    of_task = benchmark.tasks[task].metric
+    found: dict[str, tuple[Metric, str]] = {} if of_task is None else {_TASK_METRIC: (of_task, "metric")}
+    return found | {
+        f"held_out.{name}": (metric, f"held_out.{name}") for name, metric in benchmark.held_out.items()
+    }
+
+
+def _first_of_task(prompts: Mapping[str, Prompts]) -> dict[str, int]:
+    """Task -> number of its first image among those of all tasks."""
+    first, numbers = 0, {}
+    for task, rows in prompts.items():
+        numbers[task] = first
+        first += len(rows)
+    return numbers
+
+
+def _numbered(prompts: Prompts, first: int) -> Prompts:
+    """With the numbers that images have among those of all tasks."""
+    return dataclasses.replace(prompts, indices=tuple(first + index for index in prompts.indices))
+
+
+def _nobody_else() -> bool:
+    return False
 
 
 def _task_result(metric: RewardMean, prompts: Prompts) -> TaskResult:

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from diffopd.evaluation.benchmark import Benchmark
 from diffopd.metric.reward_mean import RewardMean
+from diffopd.png import read_png
 from diffopd.reward.by_task import RewardByTask
 from diffopd.reward.checked import name_of, score_checked
 from diffopd.reward.mixture import MixtureReward
 from diffopd.types import KnownPair, Reward
+
+_EXAMPLE = "{better: a.png, worse: b.png, prompt: ..., metadata: {}}"
 
 
 class UntrustedError(ValueError):
@@ -45,7 +45,7 @@ def check_benchmark(benchmark: Benchmark, pairs: Mapping[str, Mapping[str, Any]]
         raise ValueError(f"scorer_pairs has {unknown}; the benchmark's scorers are {sorted(rewards)}")
     for name, reward in rewards.items():
         given = read_pair(pairs[name], name) if name in pairs else None
-        yield from check_scorer(reward, name, given)
+        yield from check_scorer(reward, name, given, pairs=f"scorer_pairs.{name}")
 
 
 def scorers_of(benchmark: Benchmark) -> dict[str, Reward]:
@@ -60,6 +60,7 @@ def check_scorer(
     pair: KnownPair | None = None,
     *,
     otherwise: str = ", or leave the check out with check_scorers=false",
+    pairs: str | None = None,
 ) -> Iterator[str]:
     """Check one scorer; of a mixture without a pair of its own, each member.
 
@@ -70,6 +71,7 @@ def check_scorer(
         path: What it is called in messages.
         pair: The images; None = those the reward knows.
         otherwise: What else the user of an untrusted scorer can do.
+        pairs: Setting that takes a pair of the user's; None if there is none.
 
     Yields:
         As :func:`check_benchmark`.
@@ -82,11 +84,13 @@ def check_scorer(
     pair = know() if pair is None and know is not None else pair
     if pair is None and isinstance(reward, (MixtureReward, RewardByTask)):
         for name, member in reward.rewards.items():
-            yield from check_scorer(member, f"{path}.rewards.{name}", otherwise=otherwise)
+            yield from check_scorer(member, f"{path}.rewards.{name}", otherwise=otherwise, pairs=pairs)
         return
     scorer = f"{path} ({name_of(reward)})"
     if pair is None:
-        yield f"{scorer}: not checked, as it knows no pair of a better and a worse image"
+        why = getattr(reward, "why_no_pair", "it knows no pair of a better and a worse image")
+        hint = f"; give it a pair with '+{pairs}={_EXAMPLE}'" if pairs else ""
+        yield f"{scorer}: not checked, as {why}{hint}"
         return
     better, worse = (
         score_checked(reward, image[None], pair.prompt, path).value.item()
@@ -117,8 +121,6 @@ def read_pair(entry: Mapping[str, Any], task: str) -> KnownPair:
 
 def _read_image(path: str, setting: str) -> Float[Tensor, " 3 height width"]:
     try:
-        with Image.open(Path(path).expanduser()) as picture:
-            pixels = np.array(picture.convert("RGB"))
+        return read_png(Path(path).expanduser())
     except (OSError, ValueError) as error:
         raise ValueError(f"{setting}={path} cannot be read as an image: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -27,7 +27,7 @@ def run(cfg: DictConfig) -> None:
     from diffopd.export.source import read_source
     from diffopd.export.write import check_target, export
     from diffopd.inference import chosen_device
-    from diffopd.model.loading import parse_dtype
+    from diffopd.precision import parse_dtype
     from diffopd.quiet import silence_known_noise
 
     silence_known_noise()

@@ -50,7 +50,7 @@ def model_card(source: Source, facts: CardFacts) -> str:
         _front_matter(name if is_hub_path(base) else None, facts.written_as),
         f"# {_title(source)}\n\nA {facts.written_as.title}, exported by diffopd.",
         _section("Use", f"```\n{facts.written_as.usage}\n```\n\n{_sampling(source)}"),
-        _section("Base model", f"`{name}`, SHA-256 of its configs and weights `{facts.base_identity}`."),
+        _section("Base model", _base(name, source, facts)),
     ]
     teachers = _teachers(source)
     if teachers:
@@ -97,6 +97,12 @@ def _title(source: Source) -> str:
 
 def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}"
+
+
+def _base(name: str, source: Source, facts: CardFacts) -> str:
+    revision = source.model.get("revision")
+    at = f" at revision `{revision}`" if revision else ""
+    return f"`{name}`{at}, SHA-256 of its configs and weights `{facts.base_identity}`."
 
 
 def _sampling(source: Source) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
+from diffopd.metric.kept import Kept, by_index
 from diffopd.types import Prompts, Scores
 
 _SIDE = 32
@@ -19,6 +22,8 @@ _CELLS = 8
 
 class FrechetDistance(Metric):
     """Fréchet distance of Gaussian fits to :func:`picture_features` of images and of reference images.
+
+    The features of every image are kept with its global number.
 
     Values compare only between runs with equal settings and equal numbers of images, as the estimate is
     biased upwards for few of them.
@@ -32,23 +37,19 @@ class FrechetDistance(Metric):
     full_state_update = False
     higher_is_better = False
 
-    count: Tensor
-    total: Tensor
-    outer: Tensor
+    indices: list[Tensor]
+    features: list[Tensor]
 
     def __init__(self, *, reference: Callable[[], Tensor], num_features: int, seed: int) -> None:
         super().__init__()
         self.reference = reference
         self.num_features = num_features
         self.seed = seed
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state(
-            "outer", torch.zeros(num_features, num_features, dtype=torch.float64), dist_reduce_fx="sum"
-        )
+        self.add_state("indices", default=[], dist_reduce_fx="cat")
+        self.add_state("features", default=[], dist_reduce_fx="cat")
 
-    def update(self, images: Tensor | Scores, prompts: Prompts | None = None) -> None:
-        """Add a batch of images; prompts play no part.
+    def keep(self, images: Tensor | Scores, prompts: Prompts | None = None) -> Kept:
+        """The features of each image; prompts play no part.
 
         Raises:
             ValueError: If given scores, which say nothing of a distribution of images.
@@ -57,24 +58,48 @@ class FrechetDistance(Metric):
             raise ValueError(
                 "a Fréchet distance needs images, got scores; pass the decoded batch to this metric"
             )
-        features = self._features(images)
-        self.count += len(features)
-        self.total += features.sum(0)
-        self.outer += features.T @ features
+        return Kept({"features": self._features(images).cpu()})
+
+    def update(self, images: Tensor | Scores | Kept, prompts: Prompts | None = None) -> None:
+        """Add a batch: images, or what was kept of them.
+
+        Args:
+            images: The batch.
+            prompts: Number the images; None = as they come.
+
+        Raises:
+            ValueError: If given scores.
+        """
+        kept = images if isinstance(images, Kept) else self.keep(images)
+        features = kept.rows["features"].to(self.device)
+        first = sum(len(rows) for rows in self.features)
+        indices = range(first, first + len(features)) if prompts is None else prompts.indices
+        self.indices.append(torch.tensor(tuple(indices), device=self.device))
+        self.features.append(features)
 
     def compute(self) -> dict[str, Tensor]:
         """``frechet_distance`` and ``num_images``.
 
+        Images are taken in the order of their numbers, and a number seen twice counts once, so the order in
+        which they came changes nothing, not by a bit.
+
         Raises:
             ValueError: If fewer than two images were added.
         """
-        if self.count < 2:
-            raise ValueError(f"a Fréchet distance needs at least 2 images, got {int(self.count)}")
-        mean = self.total / self.count
-        covariance = (self.outer - self.count * mean.outer(mean)) / (self.count - 1)
-        reference_mean, reference_covariance = (x.to(mean.device) for x in self._reference_moments)
-        distance = frechet_distance(mean, covariance, reference_mean, reference_covariance)
-        return {"frechet_distance": distance, "num_images": self.count.clone()}
+        features = self._ordered()
+        if len(features) < 2:
+            raise ValueError(f"a Fréchet distance needs at least 2 images, got {len(features)}")
+        reference_mean, reference_covariance = (x.to(features.device) for x in self._reference_moments)
+        distance = frechet_distance(features.mean(0), features.T.cov(), reference_mean, reference_covariance)
+        return {"frechet_distance": distance, "num_images": torch.tensor(float(len(features)))}
+
+    def _ordered(self) -> Tensor:
+        """Features of each distinct image, by number."""
+        if len(self.features) == 0:
+            return torch.zeros(0, self.num_features)
+        return by_index(
+            dim_zero_cat(cast(list[Tensor], self.indices)), dim_zero_cat(cast(list[Tensor], self.features))
+        )[1]
 
     @cached_property
     def _reference_moments(self) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from diffopd.metric.interval import Interval, bootstrap_interval
+from diffopd.metric.kept import Kept, by_index
 from diffopd.reward.checked import score_checked
 from diffopd.types import Prompts, Reward, Scores
 
@@ -44,20 +45,32 @@ class RewardMean(Metric):
         self.add_state("tag_numbers", default=[], dist_reduce_fx="cat")
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
-    def update(self, images: Tensor | Scores, prompts: Prompts) -> None:
-        """Add a batch: images, or the scores this reward already gave them.
+    def keep(self, images: Tensor | Scores, prompts: Prompts) -> Kept:
+        """Value and parts of each image: of images, or of the scores this reward already gave them.
 
         Raises:
             RewardError: If an image cannot be scored.
             ValueError: If a row has a tag, or the scores lack a part, that this metric was not told of.
         """
+        self._tag_numbers(prompts)
         given = isinstance(images, Scores)
         scores = images if given else score_checked(self.reward, images, prompts, "reward")
         missing = set(self.parts) - set(scores.parts)
         if missing:
             raise ValueError(f"metric.parts names {sorted(missing)}; the reward has {sorted(scores.parts)}")
-        columns = [scores.value, *(scores.parts[part] for part in self.parts)]
-        self.values.append(torch.stack([c.detach().double() for c in columns], 1).to(self.device))
+        columns = {"value": scores.value, **{part: scores.parts[part] for part in self.parts}}
+        return Kept({name: column.detach().double().cpu() for name, column in columns.items()})
+
+    def update(self, images: Tensor | Scores | Kept, prompts: Prompts) -> None:
+        """Add a batch: images, the scores this reward already gave them, or what was kept of them.
+
+        Raises:
+            RewardError: If an image cannot be scored.
+            ValueError: If a row has a tag, or the scores lack a part, that this metric was not told of.
+        """
+        kept = images if isinstance(images, Kept) else self.keep(images, prompts)
+        columns = [kept.rows[name] for name in ("value", *self.parts)]
+        self.values.append(torch.stack(columns, 1).to(self.device))
         self.indices.append(torch.tensor(prompts.indices, device=self.device))
         self.tag_numbers.append(torch.tensor(self._tag_numbers(prompts), device=self.device))
 
@@ -100,8 +113,6 @@ class RewardMean(Metric):
         """Index, tag and values of each distinct sample, by index."""
         if len(self.values) == 0:
             raise ValueError("the metric holds no images; update it before asking for its scores")
-        indices = dim_zero_cat(cast(list[Tensor], self.indices))
-        distinct, row = indices.unique(return_inverse=True)
-        first = torch.full_like(distinct, len(indices))
-        first = first.scatter_reduce(0, row, torch.arange(len(indices), device=row.device), "amin")
-        return distinct, dim_zero_cat(self.tag_numbers)[first], dim_zero_cat(self.values)[first]
+        rows = (dim_zero_cat(self.tag_numbers), dim_zero_cat(self.values))
+        distinct, tags, values = by_index(dim_zero_cat(cast(list[Tensor], self.indices)), *rows)
+        return distinct, tags, values

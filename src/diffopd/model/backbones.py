@@ -31,6 +31,11 @@ class Backbones(nn.Module):
         """Names of the transformers that are held."""
         return tuple(self._held)
 
+    @property
+    def transformers(self) -> tuple[nn.Module, ...]:
+        """The transformers that are held."""
+        return tuple(self._held.values())
+
     def add(self, name: str, transformer: nn.Module) -> None:
         """Hold a transformer, frozen.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,18 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from diffopd.files import cached_sha256_of, resolve_path
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 _INDEX = "model_index.json"
+_COMMIT = re.compile("[0-9a-f]{40}")
 _IDENTITY_CONFIGS = ("config.json", "scheduler_config.json")
 
 
-def parse_dtype(name: str, setting: str) -> torch.dtype:
-    """The torch dtype called ``name`` in ``setting`` of the config."""
-    if name not in DTYPES:
-        raise ValueError(f"{setting}={name} is not known; choose one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+def _looks_like_hub_id(path: str) -> bool:
+    return path.count("/") == 1 and not path.startswith((".", "/", "~"))
 
 
 def pipeline_folder(
@@ -54,8 +52,7 @@ def pipeline_folder(
                 f"model.path={path}: {place} holds no {_INDEX}; give the folder of a whole pipeline"
             )
         return place
-    looks_like_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
-    if not looks_like_hub_id:
+    if not _looks_like_hub_id(path):
         raise ValueError(f"model.path={path}: no such folder ({place.absolute()})")
     skipped: dict[str, Any] = dict.fromkeys(without)
     try:
@@ -64,6 +61,30 @@ def pipeline_folder(
         raise ValueError(
             f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
         ) from error
+
+
+def resolved_commit(path: str, revision: str | None) -> str | None:
+    """The commit that a hub id and a revision mean now; None for a folder.
+
+    One small file is asked for, from the hub, or from its cache where the hub cannot be reached.
+
+    Args:
+        path: As in :func:`pipeline_folder`.
+        revision: As in :func:`pipeline_folder`.
+
+    Raises:
+        ValueError: If there is no such folder and the hub does not know it either.
+    """
+    if Path(resolve_path(path)).is_dir() or not _looks_like_hub_id(path):
+        return None
+    try:
+        file = Path(hf_hub_download(path, _INDEX, revision=revision))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
+        ) from error
+    name = file.parent.name  # models--owner--name/snapshots/<commit>/model_index.json
+    return name if _COMMIT.fullmatch(name) else None
 
 
 def load_pipeline(
@@ -99,12 +120,38 @@ def load_pipeline(
     # diffusers asks for each component the pipeline was saved without to be passed as None.
     absent = {name: None for name, entry in index.items() if entry == [None, None]}
     absent.update(dict.fromkeys(without))
+    _check_weights(folder, index, absent, f"model.path={path}")
     with _without_progress_bars():
         pipeline = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=dict(dtypes), **absent
         )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, folder
+
+
+def _check_weights(folder: Path, index: Mapping[str, Any], absent: Mapping[str, Any], where: str) -> None:
+    """Refuse weights that are no whole safetensors files, by their headers and sizes, before any is read.
+
+    Raises:
+        ValueError: If one is empty, cut short, or a pickle, or a component has pickles alone.
+    """
+    for component in (name for name in index if (folder / name).is_dir() and name not in absent):
+        files = sorted((folder / component).glob("*.safetensors"))
+        pickles = [f.name for f in (folder / component).glob("*") if f.suffix in (".bin", ".pt", ".ckpt")]
+        if pickles and not files:
+            raise ValueError(
+                f"{where}: {component}/{pickles[0]} is a pickle, which can run code of its author when "
+                "loaded; only .safetensors files are read"
+            )
+        for file in files:
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{where}: {component}/{file.name} ({file.stat().st_size} bytes) is not a whole "
+                    f"safetensors file: {error}; it was cut short or damaged, fetch or copy it again"
+                ) from error
 
 
 @contextlib.contextmanager

@@ -18,9 +18,16 @@ from torch import Tensor, nn
 from diffopd.flow import SigmaGrid
 from diffopd.model.backbones import Backbones, answered_by_backbones
 from diffopd.model.fit import check_guidance, choose_attention_backend
-from diffopd.model.loading import encoding_identity, load_pipeline, parse_dtype, pipeline_identity
+from diffopd.model.half_gradient import HalfGradient
+from diffopd.model.loading import (
+    encoding_identity,
+    load_pipeline,
+    pipeline_folder,
+    pipeline_identity,
+)
 from diffopd.model.prompt_cache import PromptCache
 from diffopd.model.routing import AdapterRouter, Route
+from diffopd.precision import parse_dtype
 from diffopd.types import Conditioning
 
 
@@ -153,6 +160,8 @@ class PipelineModel(nn.Module, ABC):
         )
         self.check_settings()
         self._router = AdapterRouter(self.transformer)
+        in_fp16 = self.transformer.dtype == torch.float16
+        self._half_gradient = HalfGradient(self.transformer) if in_fp16 else None
         self.backbones = Backbones()
         self._empty: Conditioning | None = None
         if gradient_checkpointing:
@@ -223,6 +232,21 @@ class PipelineModel(nn.Module, ABC):
     def identity(self) -> str:
         """SHA-256 of the base model's configs and weights; adapters record the base they belong to."""
         return pipeline_identity(self._folder, self.identity_components)
+
+    @classmethod
+    def identity_at(cls, path: str, revision: str | None, text_length: int) -> str:
+        """The identity that the model at ``path`` would have; no weights are loaded.
+
+        Args:
+            path: A folder, ``package://...`` or a hub id.
+            revision: Branch, tag or commit on the hub.
+            text_length: Longest prompt in tokens.
+
+        Raises:
+            ValueError: If there is no such pipeline.
+        """
+        folder = pipeline_folder(path, revision, cls.left_out(text_length), cls.kind)
+        return pipeline_identity(folder, cls.identity_components)
 
     def encode(self, texts: Sequence[str], *, grad: bool = False) -> Conditioning:
         """Encode prompts exactly as the stock pipeline does; each different text once.
@@ -310,7 +334,8 @@ class PipelineModel(nn.Module, ABC):
         given = conditioning if route.order is None else conditioning.select(route.order)
         with self._router.route(route):
             output = self.predict(states.to(self.transformer.dtype), sigmas, given)
-        return route.restore(output).float()
+        velocity = route.restore(output).float()
+        return velocity if self._half_gradient is None else self._half_gradient.scaled(velocity)
 
     def decode(
         self, latents: Float[Tensor, " batch channel height width"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from diffopd.adapter import (
     EMA,
     LoRA,
+    adapter_names,
     adapter_parameters,
     add_adapter,
     add_merged_adapter,
@@ -24,9 +24,12 @@ from diffopd.adapter import (
 )
 from diffopd.data.prompts import PromptData
 from diffopd.model import PipelineModel, guided_velocity
-from diffopd.phase.processes import average_gradients, averaged, flat_gradient
+from diffopd.non_finite import RoundRecord
+from diffopd.phase.processes import averaged
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
+from diffopd.strategy.gradients import average_gradients, flat_gradient
+from diffopd.strategy.sharded import shard, without_shards
 from diffopd.types import Conditioning, Prompts, Transition, VelocityFunction
 
 log = logging.getLogger(__name__)
@@ -45,7 +48,8 @@ class AdaptedPhase(lightning.LightningModule):
     """Base of the phases that train one adapter; one round is one batch of prompts and one epoch.
 
     Optimisation is manual. Gradients never cross the network inside :meth:`add_gradient`: :meth:`update`
-    averages the adapter's gradients over processes in one transfer.
+    averages the adapter's gradients over processes in one transfer. With ``trainer=sharded`` the backbone's
+    weights are divided among processes; every process then takes as many forwards as the others.
 
     Args:
         model: The frozen text-to-image model.
@@ -56,7 +60,15 @@ class AdaptedPhase(lightning.LightningModule):
         gradient_clip: Largest gradient norm.
         conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next,
             each of which costs a backward per task; 0 for never.
+
+    Attributes:
+        record: The losses since the last update, to trace a gradient that is not finite.
+        round_start: Trained weights as the round began, once it applied an update and more are to come.
+        shards_backbone: That ``trainer=sharded`` is possible.
+        sharded: Whether the backbone is in shards.
     """
+
+    shards_backbone: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -80,7 +92,10 @@ class AdaptedPhase(lightning.LightningModule):
         self.gradient_clip = gradient_clip
         self.conflict_every_n_rounds = conflict_every_n_rounds
         self._task_gradients: dict[str, Tensor] = {}
+        self.record = RoundRecord()
+        self.round_start: dict[str, Tensor] = {}
         self._encoded: dict[str, Conditioning] = {}
+        self.sharded = False
         self.add_trained_adapter(STUDENT)
         self.add_trained_adapter(AVERAGE)
         copy_adapter(model.transformer, STUDENT, AVERAGE)
@@ -129,6 +144,17 @@ class AdaptedPhase(lightning.LightningModule):
         self.model.encode_ahead(data.texts, self.trainer.global_rank, self.trainer.world_size)
         self.trainer.strategy.barrier("prompt cache")
         self.model.prompt_cache.refresh()
+
+    def configure_model(self) -> None:
+        """With ``trainer=sharded``, divide the backbones among the processes; adapters stay whole."""
+        if self.device_mesh is None or self.sharded:
+            return
+        self.sharded = True
+        mesh = self.device_mesh["data_parallel"]
+        for backbone in (self.model.transformer, *self.model.backbones.transformers):
+            whole = [p for n in adapter_names(backbone) for p in adapter_parameters(backbone, n).values()]
+            shard(backbone, whole, mesh)
+        without_shards(self)
 
     # What a round is made of.
 
@@ -196,25 +222,27 @@ class AdaptedPhase(lightning.LightningModule):
 
     # Updates.
 
-    def add_gradient(self, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+    def add_gradient(self, losses: Tensor, prompts: Prompts, steps: int | Sequence[int] | None) -> Tensor:
         """Add the gradient of a sum of losses to the round's, on this process only.
 
         Args:
             losses: One per row, weighted so that their sum is the loss.
-            tasks: Task of each row.
+            prompts: The rows.
+            steps: Their denoising steps, or the one of all; None if the loss has none.
 
         Returns:
             The loss, detached.
         """
-        with self._no_gradient_sync():
-            if self._task_gradients:
-                self._add_task_gradients(losses, tasks)
-            else:
-                self.manual_backward(losses.sum())
+        if self._task_gradients:
+            self._add_task_gradients(losses, prompts.tasks)
+        else:
+            self.manual_backward(losses.sum())
+        self.record.add(losses, prompts, steps, self.parameters_of(STUDENT).values())
         return losses.detach().sum()
 
     def on_train_batch_start(self, batch: Prompts, batch_index: int) -> None:
-        """Decide whether this round measures the conflict of its tasks' gradients."""
+        """Begin the round's record; decide whether it measures the conflict of its tasks' gradients."""
+        self.record, self.round_start = RoundRecord(), {}
         tasks = dict.fromkeys(batch.tasks)
         self._task_gradients = {}
         if self.due(self.conflict_every_n_rounds) and len(tasks) > 1:
@@ -253,10 +281,6 @@ class AdaptedPhase(lightning.LightningModule):
             for b in range(a + 1, len(names))
         }
 
-    def _no_gradient_sync(self) -> AbstractContextManager[Any]:
-        block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        return block() if block is not None else nullcontext()
-
     def update(self) -> Tensor:
         """One optimiser step with the gradients added so far; then move the average.
 
@@ -278,20 +302,34 @@ class AdaptedPhase(lightning.LightningModule):
 
         Returns:
             Its norm before clipping.
+
+        Raises:
+            NonFiniteError: If that is not finite, the same in all processes.
         """
         parameters = list(self.parameters_of(name).values())
         average_gradients(parameters)
-        return torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        self.record.check(norm)
+        if self.updates_in_round > 1 and not self.round_start:
+            state = self.state_dict()
+            self.round_start = {key: state[key].clone() for key in self._trained_keys(state)}
+        return norm
+
+    @property
+    def updates_in_round(self) -> int:
+        """Optimiser steps in a round, of all adapters."""
+        return 1
 
     # Checkpoints and timing.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the adapters that training changes."""
-        names = tuple(f".{name}." for name in self.saved_adapters)
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {
-            k: v for k, v in state.items() if ".lora_" in k and any(n in k for n in names)
-        }
+        checkpoint["state_dict"] = {key: state[key] for key in self._trained_keys(state)}
+
+    def _trained_keys(self, state: Mapping[str, Any]) -> list[str]:
+        names = tuple(f".{name}." for name in self.saved_adapters)
+        return [key for key in state if ".lora_" in key and any(name in key for name in names)]
 
     def trial_step(self, batch_size: int = 16) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""

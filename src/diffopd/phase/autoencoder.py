@@ -67,16 +67,18 @@ class AutoencoderPhase(lightning.LightningModule):
         """Encode, sample a latent, decode, compare."""
         images = self._images(batch.indices).to(self.device) * 2 - 1
         posterior = self.vae.encode(images).latent_dist
-        noise = torch.randn(
-            posterior.mean.shape, generator=torch_generator(self.seed, "vae/latent", batch.step)
-        )
-        restored = self.vae.decode(posterior.mean + posterior.std * noise.to(self.device)).sample
+        shape = (len(batch.everyone), *posterior.mean.shape[1:])
+        noise = torch.randn(shape, generator=torch_generator(self.seed, "vae/latent", batch.step))
+        noise = batch.mine(noise).to(self.device)
+        restored = self.vae.decode(posterior.mean + posterior.std * noise).sample
         error = (restored - images).abs().mean()
         edges = sum((restored - images).diff(dim=axis).abs().mean() for axis in (-1, -2))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = error + self.gradient_weight * edges + self.kl_weight * kl
         self.log_dict(
-            {"train/loss": loss.detach(), "train/pixel_error": error.detach(), "train/kl": kl.detach()}
+            {"train/loss": loss.detach(), "train/pixel_error": error.detach(), "train/kl": kl.detach()},
+            sync_dist=True,
+            batch_size=len(batch),
         )
         return loss
 

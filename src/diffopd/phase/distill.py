@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -15,9 +14,11 @@ from diffopd.estimator import Estimator
 from diffopd.loss import TransitionMatching
 from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, AdaptedPhase, OptimizerFactory, micro_batches
+from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.balance import Balance
 from diffopd.phase.by_task import add_by_task, add_rewards, task_weights
 from diffopd.phase.measure import measure_teachers
+from diffopd.phase.part import Part, row_weights
 from diffopd.phase.processes import averaged, num_processes
 from diffopd.phase.scoring import scored
 from diffopd.phase.visit import Visit
@@ -25,7 +26,7 @@ from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler, transition_at
 from diffopd.states import StepChoice
 from diffopd.teacher import Regulariser, Routing, TeacherSet
-from diffopd.types import Conditioning, Prompts, Reward, Transition
+from diffopd.types import Prompts, Reward, Transition
 
 CHOICES = {
     "round": ("fused", "two_pass"),
@@ -33,25 +34,6 @@ CHOICES = {
     "task_reduction": ("mean", "sum"),
 }
 """Settings with names, and the names."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some rows of a round.
-
-    Attributes:
-        prompts: The rows.
-        conditioning: Their encoded prompts.
-        weights: Weight of each row's loss.
-        routes: Per row, the teachers it learns from and their weights.
-        counts: Rows of each task in the whole round on this process.
-    """
-
-    prompts: Prompts
-    conditioning: Conditioning
-    weights: Tensor
-    routes: Sequence[Mapping[str, float]]
-    counts: Mapping[str, int]
 
 
 class DistillPhase(AdaptedPhase):
@@ -162,25 +144,33 @@ class DistillPhase(AdaptedPhase):
         """One round: roll out, match the teachers at the drawn states, update."""
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         steps = self.states.draw(self.sampler.num_steps, torch_generator(self.seed, "states", self.round))
-        parts = self._parts(prompts)
-        if self.two_pass:
-            stored = [(part, list(self._visits(totals, part, steps))) for part in parts]
-            for _ in range(self.updates_per_round):
-                for part, visits in stored:
-                    for visit in visits:
-                        self._match(totals, part, self._again(part, visit), visit.velocity, len(steps))
-                self._take_step(totals)
-        else:
-            for part in parts:
-                for transition in self._rollout(totals, part, steps):
-                    if transition.step in steps:
-                        old = transition.velocity.detach()
-                        self._match(totals, part, transition, old, len(steps))
-                    del transition
-            self._take_step(totals)
+        one_round = self._two_pass_round if self.two_pass else self._fused_round
+        one_round(totals, self._parts(prompts), steps)
         totals["train/cost/images"] += len(prompts) * num_processes()
         self._watch_balance(totals, prompts)
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+
+    def _fused_round(
+        self, totals: defaultdict[str, Tensor], parts: Iterable[Part], steps: Sequence[int]
+    ) -> None:
+        """The loss of each transition while the rollout is at it; one update."""
+        for part in parts:
+            for transition in self._rollout(totals, part, steps):
+                if transition.step in steps:
+                    self._match(totals, part, transition, transition.velocity.detach(), len(steps))
+                del transition
+        self._take_step(totals)
+
+    def _two_pass_round(
+        self, totals: defaultdict[str, Tensor], parts: Iterable[Part], steps: Sequence[int]
+    ) -> None:
+        """The rollout first; then, once per update, each of its steps with the velocity of now."""
+        stored = [(part, list(self._visits(totals, part, steps))) for part in parts]
+        for _ in range(self.updates_per_round):
+            for part, visits in stored:
+                for visit in visits:
+                    self._match(totals, part, self._again(part, visit), visit.velocity, len(steps))
+            self._take_step(totals)
 
     def on_train_start(self) -> None:
         """Let a routing that chooses by measured scores see them, once."""
@@ -189,6 +179,11 @@ class DistillPhase(AdaptedPhase):
             scores = measure_teachers(self, self.teacher, self.sampler, self.reward, prompts)
             self.routing.choose(scores)
 
+    @property
+    def updates_in_round(self) -> int:
+        """As ``phase.updates_per_round`` says."""
+        return self.updates_per_round
+
     # The rollout.
 
     @property
@@ -196,27 +191,19 @@ class DistillPhase(AdaptedPhase):
         """Whether this round's images are scored for the log."""
         return self.due(self.score_every_n_rounds)
 
-    def _parts(self, prompts: Prompts) -> Iterator[_Part]:
+    def _parts(self, prompts: Prompts) -> Iterator[Part]:
         """The round's rows, at most so many at once."""
-        counts, weights = Counter(prompts.tasks), self._row_weights(prompts)
+        tasks = tuple(dict.fromkeys(prompts.tasks))
+        counts = Counter(prompts.tasks)
+        weights = row_weights(prompts.tasks, self.balance.weights(tasks), sum_tasks=self.sum_tasks)
+        weights = weights.to(self.device)
         for rows in micro_batches(len(prompts), self.micro_batch_size):
             part = prompts.select(rows)
             routes = self.routing.weights(part, self.teacher.tasks)
-            yield _Part(part, self.conditioning(part), weights[rows], routes, counts)
-
-    def _row_weights(self, prompts: Prompts) -> Tensor:
-        """Rows are averaged within their task; tasks are averaged, or summed as Algorithm 1 prints."""
-        tasks = tuple(dict.fromkeys(prompts.tasks))
-        scale = len(tasks) if self.sum_tasks else 1
-        balance = self.balance.weights(tasks)
-        weights = [
-            weight * scale * balance[task]
-            for weight, task in zip(task_weights(prompts.tasks), prompts.tasks, strict=True)
-        ]
-        return torch.tensor(weights, device=self.device)
+            yield Part(part, self.conditioning(part), weights[rows], routes, counts)
 
     def _rollout(
-        self, totals: defaultdict[str, Tensor], part: _Part, steps: Sequence[int]
+        self, totals: defaultdict[str, Tensor], part: Part, steps: Sequence[int]
     ) -> Iterator[Transition]:
         """The student's transitions, with gradients at the trained steps of a fused round.
 
@@ -228,15 +215,15 @@ class DistillPhase(AdaptedPhase):
                 transition = next(rollout)
             yield transition
             if step == self.sampler.num_steps - 1 and self._scored:
-                scores = scored(
-                    self, self.reward, self.images(transition.next_latent), part.prompts, "reward"
-                )
+                images = self.images(transition.next_latent)
+                with finite_rewards_everywhere(self.device):
+                    scores = scored(self, self.reward, images, part.prompts, "reward")
                 add_rewards(totals, scores, part.prompts, part.counts)
                 totals["train/cost/reward_calls"] += len(part.prompts) * num_processes()
             # Let go of the step's activations before the next step makes its own.
             del transition
 
-    def _visits(self, totals: defaultdict[str, Tensor], part: _Part, steps: Sequence[int]) -> Iterator[Visit]:
+    def _visits(self, totals: defaultdict[str, Tensor], part: Part, steps: Sequence[int]) -> Iterator[Visit]:
         """The trained steps of a rollout without gradients."""
         previous_clean = None
         for transition in self._rollout(totals, part, steps):
@@ -247,7 +234,7 @@ class DistillPhase(AdaptedPhase):
                 )
             previous_clean = self.sampler.clean_history(transition)
 
-    def _again(self, part: _Part, visit: Visit) -> Transition:
+    def _again(self, part: Part, visit: Visit) -> Transition:
         """A stored step with the velocity the student has now."""
         student = self.policy(part.conditioning, STUDENT, self.sampler.guidance_scale)
         return transition_at(
@@ -264,7 +251,7 @@ class DistillPhase(AdaptedPhase):
     def _match(
         self,
         totals: defaultdict[str, Tensor],
-        part: _Part,
+        part: Part,
         transition: Transition,
         velocity_old: Tensor,
         num_drawn: int,
@@ -281,7 +268,7 @@ class DistillPhase(AdaptedPhase):
             share = (part.weights * anchor.detach()).sum() * self.step_weight
             totals["train/loss/anchor"] += share / self.updates_per_round
         losses = part.weights * value * self.step_weight
-        loss = self.add_gradient(losses, part.prompts.tasks) / self.updates_per_round
+        loss = self.add_gradient(losses, part.prompts, transition.step) / self.updates_per_round
         totals["train/loss/opd"] += loss
         totals[f"train/step_loss/{transition.step}"] += loss / self.step_weight
         self._add_metrics(totals, part, transition.step, term.metrics, num_drawn)
@@ -289,7 +276,7 @@ class DistillPhase(AdaptedPhase):
     def _add_metrics(
         self,
         totals: defaultdict[str, Tensor],
-        part: _Part,
+        part: Part,
         step: int,
         metrics: Mapping[str, Tensor],
         num_drawn: int,

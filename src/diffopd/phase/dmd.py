@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, ClassVar, final
 
 import torch
@@ -123,10 +124,14 @@ class DMDPhase(FakeScorePhase):
         place = torch.randint(len(self.exit_steps), (), generator=generator)
         return self.exit_steps[int(place)]
 
+    def denoising_steps(self, prompts: Prompts) -> list[int]:
+        """The exit step, for every row."""
+        return [self.exit_step()] * len(prompts)
+
     def state(self, prompts: Prompts, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """The student's state at the exit step."""
         step = self.exit_step()
-        latent = self.states(prompts, conditioning, step)[step]
+        latent = next(islice(self.states(prompts, conditioning), step, None))
         return latent, self.sampler.sigma_at(step, latent)
 
     def noised(self, predicted: Predicted, purpose: str) -> Noised:

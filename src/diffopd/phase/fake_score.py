@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -179,7 +178,16 @@ class FakeScorePhase(TaughtPhase, ABC):
             self.make_fake_optimizer(self.parameters_of(FAKE).values()),
         ]
 
+    @property
+    def updates_in_round(self) -> int:
+        """One of the student, then those of the fake score."""
+        return 1 + self.fake_updates_per_round
+
     # What differs between the methods.
+
+    @abstractmethod
+    def denoising_steps(self, prompts: Prompts) -> list[int]:
+        """The step of the rollout at which each row is trained."""
 
     @abstractmethod
     def state(self, prompts: Prompts, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
@@ -200,7 +208,9 @@ class FakeScorePhase(TaughtPhase, ABC):
         for rows in micro_batches(len(prompts), self.micro_batch_size):
             predicted = self._predicted(prompts.select(rows))
             losses = weights[rows] * self._compared(predicted, totals, counts)
-            totals[f"train/loss/{self.method}"] += self.add_gradient(losses, predicted.prompts.tasks)
+            totals[f"train/loss/{self.method}"] += self.add_gradient(
+                losses, predicted.prompts, self.denoising_steps(predicted.prompts)
+            )
             parts.append((predicted.detached(), weights[rows]))
             del predicted, losses
         totals |= self.gradient_conflict()
@@ -243,9 +253,11 @@ class FakeScorePhase(TaughtPhase, ABC):
         at = self.noised(predicted, purpose)
         velocity = self.velocity(at.latent, at.sigma, predicted.conditioning, FAKE, 1.0)
         term = self.loss.fake(velocity, at.latent, at.sigma, predicted.clean, at.fresh)
-        loss = (weights * term.value).sum()
-        with self._no_gradient_sync():
-            self.manual_backward(loss)
+        losses = weights * term.value
+        loss = losses.sum()
+        self.manual_backward(loss)
+        steps = self.denoising_steps(predicted.prompts)
+        self.record.add(losses, predicted.prompts, steps, self.parameters_of(FAKE).values())
         totals["train/loss/fake"] += loss.detach() / self.fake_updates_per_round
         for name, value in term.metrics.items():
             totals[f"train/{name}"] += (weights * value).sum() / self.fake_updates_per_round
@@ -264,11 +276,11 @@ class FakeScorePhase(TaughtPhase, ABC):
         return norm
 
     @torch.no_grad()
-    def states(self, prompts: Prompts, conditioning: Conditioning, num_steps: int) -> Tensor:
-        """The first states of the student's rollout, pure noise included: ``(num_steps + 1, batch, ...)``."""
-        rollout = self.rollout(self.sampler, prompts, conditioning, STUDENT)
-        later = [transition.next_latent for transition in islice(rollout, num_steps)]
-        return torch.stack([self.noise("rollout/start", prompts), *later])
+    def states(self, prompts: Prompts, conditioning: Conditioning) -> Iterator[Tensor]:
+        """The states of the student's rollout one by one, pure noise first."""
+        yield self.noise("rollout/start", prompts)
+        for transition in self.rollout(self.sampler, prompts, conditioning, STUDENT):
+            yield transition.next_latent
 
     def uniform(self, purpose: str, prompts: Prompts) -> Tensor:
         """Uniform numbers in [0, 1), each row from its own generator."""

@@ -68,10 +68,12 @@ class GradientVariancePhase(AdaptedPhase):
 
     Attributes:
         supervision: What its loss learns from.
+        one_process: That it cannot share its work.
         levels: What was measured: one mapping of plain numbers for each noise level done.
     """
 
     supervision: ClassVar[str] = "teacher"
+    one_process: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class GradientVariancePhase(AdaptedPhase):
                 f"measures one of them; set trainer.max_epochs={levels}"
             )
         if self.trainer.world_size > 1:
-            raise ValueError("this phase measures in one process; set trainer.devices=1")
+            raise ValueError("phase=gradient_variance measures in one process; set trainer=default")
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """Measure one noise level."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -14,7 +14,8 @@ from diffopd.adapter import LoRA
 from diffopd.loss import PolicyGradient
 from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
-from diffopd.phase.processes import num_processes
+from diffopd.phase.agreement import finite_rewards_everywhere
+from diffopd.phase.processes import largest, num_processes
 from diffopd.phase.reward_learning import Judged, RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
 from diffopd.phase.visit import Visit
@@ -117,11 +118,16 @@ class GRPOPhase(RewardPhase):
                 f"one step within the trained steps 0 to {self.train_steps[-1]}; null = noise in every step"
             )
 
+    @property
+    def updates_in_round(self) -> int:
+        """As ``phase.updates_per_round`` says."""
+        return self.updates_per_round
+
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round of policy gradient."""
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         conditioning, sampler = self.conditioning(prompts), self._round_sampler()
-        with self.scoring(prompts) as scoring:
+        with finite_rewards_everywhere(self.device), self.scoring(prompts) as scoring:
             visits, clean = self._rollout(sampler, prompts, conditioning, scoring)
             found = scoring.result()
         judged = self.judge(totals, clean, prompts, found)
@@ -129,14 +135,16 @@ class GRPOPhase(RewardPhase):
         advantage = judged.of(prompts).to(self.device)
 
         updates = list(self._updates(judged, prompts))
+        if updates:
+            self._name_metrics(totals, [visit.step for visit in visits])
         worst = torch.zeros((), device=self.device)
         for number, (kept, weights) in enumerate(updates):
             for rows in micro_batches(len(kept), self.micro_batch_size):
                 chosen, weight = [kept[row] for row in rows], weights[rows].to(self.device)
-                given, tasks = conditioning.select(chosen), [prompts.tasks[row] for row in chosen]
+                given, part = conditioning.select(chosen), prompts.select(chosen)
                 for visit in visits:
                     term = self._loss(sampler, visit, chosen, given, advantage[chosen])
-                    loss = self.add_gradient(weight * term.value / len(visits), tasks)
+                    loss = self.add_gradient(weight * term.value / len(visits), part, visit.step)
                     totals["train/loss/policy"] += loss / len(updates)
                     self._add_metrics(totals, visit.step, weight / len(updates), term.metrics, len(visits))
                     if number == 0:
@@ -145,6 +153,14 @@ class GRPOPhase(RewardPhase):
             totals["train/gradient_norm"] += self.update() / len(updates)
         self._check_ratio(worst)
         self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+
+    def _name_metrics(self, totals: defaultdict[str, Tensor], steps: Sequence[int]) -> None:
+        """Have all processes log the same names, one that has no samples to train on among them."""
+        names = ["train/loss/policy", "train/gradient_norm"]
+        names += [f"train/{what}/step_{step}" for what in ("ratio", "clip_fraction") for step in steps]
+        names += ["train/loss/kl_reference"] if self.loss.needs_reference else []
+        for name in names:
+            totals[name] += 0
 
     def _add_metrics(
         self,
@@ -227,7 +243,15 @@ class GRPOPhase(RewardPhase):
                 rows += own
                 weights += [num_processes() / (len(shares) * len(share))] * len(own)
             if shares:
-                yield rows, torch.tensor(weights)
+                yield self._evened(rows, weights)
+
+    def _evened(self, rows: list[int], weights: list[float]) -> tuple[list[int], Tensor]:
+        """Rows and weights; with a sharded backbone as many as every process has, further ones weigh nothing.
+
+        A shard's forwards need all processes, and one may have fewer samples left to train on than another.
+        """
+        missing = largest(len(rows)) - len(rows) if self.sharded else 0
+        return rows + [0] * missing, torch.tensor([*weights, *[0.0] * missing])
 
     def _shuffled(self, task: str, indices: list[int]) -> list[int]:
         generator = torch_generator(self.seed, f"grpo/updates/{task}", self.round)

@@ -41,8 +41,10 @@ def measure_teachers(
     Raises:
         RewardError: If a sample cannot be scored.
     """
-    rows = range(phase.global_rank, len(prompts), num_processes())
-    share = prompts.select(list(rows))
+    # Shares of one size, as a sharded backbone needs; prompts that two processes have count once.
+    per_process = -(-len(prompts) // num_processes())
+    rows = range(phase.global_rank, per_process * num_processes(), num_processes())
+    share = prompts.select([row % len(prompts) for row in rows])
     return {name: _mean_by_task(phase, teacher, name, sampler, reward, share) for name in teacher.tasks}
 
 
@@ -61,10 +63,13 @@ def _mean_by_task(
             part = share.select(rows)
             images = phase.images(_clean(phase, teacher, name, sampler, part))
             values += scored(phase, reward, images, part, "reward").value.float().tolist()
+    found = {}
+    for task, index, value in zip(*gathered(share.tasks, share.indices, values), strict=True):
+        found.setdefault((task, index), value)
     by_task = defaultdict(list)
-    for task, _, value in sorted(zip(*gathered(share.tasks, share.indices, values), strict=True)):
+    for (task, _), value in sorted(found.items()):
         by_task[task].append(value)
-    return {task: sum(found) / len(found) for task, found in by_task.items()}
+    return {task: sum(of_task) / len(of_task) for task, of_task in by_task.items()}
 
 
 def _clean(

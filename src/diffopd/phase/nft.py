@@ -14,6 +14,7 @@ from diffopd.flow import interpolate
 from diffopd.loss import DiffusionNFT
 from diffopd.model import PipelineModel
 from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches
+from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.by_task import task_weights
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
@@ -118,11 +119,16 @@ class NFTPhase(RewardPhase):
         """Adapters that training changes, and checkpoints hold."""
         return (STUDENT, AVERAGE, OLD)
 
+    @property
+    def updates_in_round(self) -> int:
+        """As ``phase.updates_per_round`` says."""
+        return self.updates_per_round
+
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round of DiffusionNFT."""
         totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         conditioning = self.conditioning(prompts)
-        with self.scoring(prompts) as scoring:
+        with finite_rewards_everywhere(self.device), self.scoring(prompts) as scoring:
             clean = self._samples(prompts, conditioning, scoring)
             found = scoring.result()
         advantage = self.judge(totals, clean, prompts, found).of(prompts).to(self.device)
@@ -138,7 +144,7 @@ class NFTPhase(RewardPhase):
                         part, conditioning.select(rows), clean[rows], steps, advantage[rows], column
                     )
                     losses = term.value * weights[rows] / per_update
-                    loss = self.add_gradient(losses, part.tasks)
+                    loss = self.add_gradient(losses, part, steps.tolist())
                     totals["train/loss/nft"] += loss / self.updates_per_round
             totals |= self.gradient_conflict()
             totals["train/gradient_norm"] += self.update() / self.updates_per_round

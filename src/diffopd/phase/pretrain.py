@@ -106,21 +106,25 @@ class PretrainPhase(lightning.LightningModule):
 
     def training_step(self, batch: DrawingBatch, batch_index: int) -> Tensor:
         """One step of flow matching."""
-        rows, generator = batch.indices, torch_generator(self.seed, "pretrain/step", batch.step)
+        generator = torch_generator(self.seed, "pretrain/step", batch.step)
+        size, rows = len(batch.everyone), batch.indices
+        noise = batch.mine(torch.randn((size, *self.latents.shape[1:]), generator=generator))
+        uniform = batch.mine(torch.rand(size, generator=generator))
+        dropped = torch.rand(size, generator=generator) < self.caption_dropout
         clean = self.latents[torch.as_tensor(rows)].float()
-        noise = torch.randn(clean.shape, generator=generator)
-        uniform = torch.rand(len(clean), generator=generator)
         sigma = self.sigma_shift * uniform / (1 + (self.sigma_shift - 1) * uniform)
-        dropped = torch.rand(len(clean), generator=generator) < self.caption_dropout
-        texts = ["" if drop else self.texts[int(row)] for row, drop in zip(rows, dropped, strict=True)]
+        texts = ["" if drop else self.texts[row] for row, drop in zip(batch.everyone, dropped, strict=True)]
+        signs = torch.tensor(["sign" in text for text in texts])
+        texts = texts[batch.rows.start : batch.rows.stop]
         clean, noise, sigma = clean.to(self.device), noise.to(self.device), sigma.to(self.device)
         mix = sigma[:, None, None, None]
         velocity = self._velocity((1 - mix) * clean + mix * noise, sigma, texts)
         error = (velocity - (noise - clean)).square().mean(dim=(1, 2, 3))
-        self.log_dict({"train/loss": error.mean().detach()})
-        signs = torch.tensor(["sign" in text for text in texts], device=self.device)
-        if signs.any():
-            self.log_dict({"train/loss_signs": error[signs].mean().detach()})
+        logged = {"train/loss": error.mean().detach()}
+        if signs.any():  # on some process
+            weights = batch.mine(signs / signs.float().mean()).to(self.device)
+            logged["train/loss_signs"] = (weights * error.detach()).mean()
+        self.log_dict(logged, sync_dist=True, batch_size=len(batch))
         return error.mean()
 
     def trial_step(self, batch_size: int = 16) -> None:

@@ -1,11 +1,11 @@
-"""What the processes of a training tell each other."""
+"""What the processes of a training tell each other, beside gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, distributed
+
+from diffopd.strategy.gradients import sum_over_processes
 
 
 def num_processes() -> int:
@@ -18,21 +18,15 @@ def averaged(values: Tensor) -> Tensor:
     """Mean of a tensor over all processes."""
     if num_processes() == 1:
         return values
-    distributed.all_reduce(values)
+    sum_over_processes(values)
     return values / num_processes()
 
 
-def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
-    """A copy of all gradients as one vector; zeros where there is none."""
-    return torch.cat(
-        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
-    )
-
-
-def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Average gradients over all processes in one transfer; does nothing in a single process."""
+def largest(number: int) -> int:
+    """The largest of a number over all processes."""
     if num_processes() == 1:
-        return
-    flat = averaged(flat_gradient(parameters))
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter).clone()
+        return number
+    on_gpu = distributed.get_backend() == "nccl"
+    value = torch.tensor(number, device="cuda" if on_gpu else "cpu")
+    distributed.all_reduce(value, distributed.ReduceOp.MAX)
+    return int(value)

@@ -14,6 +14,7 @@ from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import FlowMatching, velocity_gap
 from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
+from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.by_task import add_by_task, task_weights
 from diffopd.phase.processes import num_processes
 from diffopd.phase.scoring import scored
@@ -126,7 +127,7 @@ class SFTPhase(TaughtPhase):
             clean = self._samples(totals, part, conditioning)
             for number in range(self.num_timesteps):
                 losses = self._losses(totals, part, conditioning, clean, weights[rows], number, counts)
-                self.add_gradient(losses, part.tasks)
+                self.add_gradient(losses, part, None)
         totals |= self.gradient_conflict()
         totals["train/gradient_norm"] = self.update()
         totals["train/cost/images"] += self.best_of_n * len(prompts) * num_processes()
@@ -142,9 +143,10 @@ class SFTPhase(TaughtPhase):
         )
         if self.best_of_n == 1:
             return candidates[0]
-        rewards = [
-            scored(self, self.reward, self.images(clean), prompts, "reward").value for clean in candidates
-        ]
+        with finite_rewards_everywhere(self.device):
+            rewards = [
+                scored(self, self.reward, self.images(clean), prompts, "reward").value for clean in candidates
+            ]
         totals["train/cost/reward_calls"] += self.best_of_n * len(prompts) * num_processes()
         return candidates[torch.stack(rewards).argmax(0).cpu(), torch.arange(len(prompts))]
 

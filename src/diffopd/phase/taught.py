@@ -12,6 +12,7 @@ from torch import Tensor
 from diffopd.adapter import LoRA
 from diffopd.model import PipelineModel
 from diffopd.phase.adapted import STUDENT, AdaptedPhase, OptimizerFactory, micro_batches
+from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.by_task import add_rewards
 from diffopd.phase.processes import num_processes
 from diffopd.phase.scoring import scored
@@ -89,6 +90,7 @@ class TaughtPhase(AdaptedPhase):
         for rows in micro_batches(len(prompts), self.micro_batch_size):
             part = prompts.select(rows)
             *_, last = self.rollout(self.sampler, part, self.conditioning(part), STUDENT)
-            scores = scored(self, self.reward, self.images(last.next_latent), part, "reward")
+            with finite_rewards_everywhere(self.device):
+                scores = scored(self, self.reward, self.images(last.next_latent), part, "reward")
             add_rewards(totals, scores, part, counts)
         totals["train/cost/reward_calls"] += len(prompts) * num_processes()

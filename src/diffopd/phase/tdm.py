@@ -152,12 +152,20 @@ class TDMPhase(FakeScorePhase):
         draws = [torch.randint(len(self.bounds) - 1, (), generator=generator) for generator in generators]
         return torch.stack(draws)
 
+    def denoising_steps(self, prompts: Prompts) -> list[int]:
+        """The first step of each row's segment."""
+        return (self.segments(prompts) * self.steps_per_segment).tolist()
+
     def state(self, prompts: Prompts, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """The student's states at the starts of the rows' segments."""
         segments = self.segments(prompts)
         steps = segments * self.steps_per_segment
-        states = self.states(prompts, conditioning, int(steps.max()))
-        return states[steps, torch.arange(len(prompts))], self.bounds[segments].to(self.device)
+        rollout = self.states(prompts, conditioning)
+        latent = next(rollout).clone()
+        for step in range(1, int(steps.max()) + 1):
+            reached, rows = next(rollout), steps == step
+            latent[rows] = reached[rows]
+        return latent, self.bounds[segments].to(self.device)
 
     def noised(self, predicted: Predicted, purpose: str) -> Noised:
         """Jump along the segment, then forward to a level drawn anew for each row."""

@@ -49,10 +49,14 @@ class RewardError(RuntimeError):
         sample: The sample that caused it, or the first of a batch that failed as a whole; None if what came
             are no images.
         note: What became of the sample, e.g. where it is saved; empty at first.
+        non_finite: Whether a pixel or a score was nan or infinite, and nothing else is wrong.
     """
 
-    def __init__(self, reward: str, path: str, problem: str, sample: Sample | None) -> None:
+    def __init__(
+        self, reward: str, path: str, problem: str, sample: Sample | None, non_finite: bool = False
+    ) -> None:
         super().__init__(problem)
+        self.non_finite = non_finite
         self.reward, self.path, self.problem, self.sample, self.note = reward, path, problem, sample, ""
 
     def __str__(self) -> str:
@@ -132,7 +136,7 @@ def name_of(reward: Reward) -> str:
     return getattr(called, "__name__", type(called).__name__)
 
 
-def _unsound_image(images: Tensor, prompts: Prompts) -> tuple[str, Sample] | None:
+def _unsound_image(images: Tensor, prompts: Prompts) -> tuple[str, Sample, bool] | None:
     outside = (images < -_RANGE_SLACK) | (images > 1 + _RANGE_SLACK)
     bad = (~torch.isfinite(images) | outside).flatten(1).any(1)
     if not bad.any():
@@ -140,9 +144,13 @@ def _unsound_image(images: Tensor, prompts: Prompts) -> tuple[str, Sample] | Non
     row = int(bad.nonzero()[0])
     sample = Sample.of(images, prompts, row)
     return (
-        f"needs finite images in [0, 1], got values from {images[row].min().item():g} to "
-        f"{images[row].max().item():g} in {sample}; did the model diverge, or is a clamp missing?"
-    ), sample
+        (
+            f"needs finite images in [0, 1], got values from {images[row].min().item():g} to "
+            f"{images[row].max().item():g} in {sample}; did the model diverge, or is a clamp missing?"
+        ),
+        sample,
+        not bool(torch.isfinite(images[row]).all()),
+    )
 
 
 def _what_raised(
@@ -159,20 +167,28 @@ def _what_raised(
     return f"raised {type(raised).__name__}: {raised}, for {whole}", Sample.of(images, prompts, 0), raised
 
 
-def _unsound_scores(given: Any, images: Tensor, prompts: Prompts) -> tuple[str, Sample] | None:
+def _unsound_scores(given: Any, images: Tensor, prompts: Prompts) -> tuple[str, Sample, bool] | None:
     count = len(prompts)
     if not isinstance(given, Scores):
         return (
-            f"must return a tensor with one number per image, or Scores, got {type(given).__name__} for "
-            f"{count} images"
-        ), Sample.of(images, prompts, 0)
+            (
+                f"must return a tensor with one number per image, or Scores, got {type(given).__name__} for "
+                f"{count} images"
+            ),
+            Sample.of(images, prompts, 0),
+            False,
+        )
     for part, values in (("value", given.value), *given.parts.items()):
         if not isinstance(values, Tensor) or values.shape != (count,):
             came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             return (
-                f"must return one number per image, got '{part}' of {came} for {count} images; return a "
-                f"tensor of shape ({count},), as images.mean((1, 2, 3)) is"
-            ), Sample.of(images, prompts, 0)
+                (
+                    f"must return one number per image, got '{part}' of {came} for {count} images; return a "
+                    f"tensor of shape ({count},), as images.mean((1, 2, 3)) is"
+                ),
+                Sample.of(images, prompts, 0),
+                False,
+            )
         bad = ~torch.isfinite(values)
         if "/" in part:  # belongs to one task, and is NaN on the rows of others
             of_task = [task == part.partition("/")[0] for task in prompts.tasks]
@@ -180,5 +196,5 @@ def _unsound_scores(given: Any, images: Tensor, prompts: Prompts) -> tuple[str, 
         if bad.any():
             row = int(bad.nonzero()[0])
             sample = Sample.of(images, prompts, row)
-            return f"returned '{part}' = {values[row].item()} for {sample}", sample
+            return f"returned '{part}' = {values[row].item()} for {sample}", sample, True
     return None

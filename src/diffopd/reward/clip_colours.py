@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from diffopd.reward.frozen import chosen_device, chosen_dtype, load_pretrained
+from diffopd.precision import parse_dtype
+from diffopd.reward.frozen import chosen_device, load_pretrained
 from diffopd.reward.weights import local_folder, weights_folder
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
@@ -59,7 +60,7 @@ class ClipColours:
         self.revision = revision
         self.batch_size = batch_size
         self.device = device
-        self.dtype = chosen_dtype(dtype, f"{self.setting}.dtype")
+        self.dtype = parse_dtype(dtype, f"{self.setting}.dtype")
         self._loaded: tuple[Any, Any, Any] | None = None
         self._classifiers: dict[str, Tensor] = {}
 

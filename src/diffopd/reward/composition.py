@@ -58,6 +58,11 @@ class CompositionReward:
         """
         check_clauses(prompt.metadata[0])
 
+    @property
+    def why_no_pair(self) -> str:
+        """Why there is no pair that every detector of this kind is sure to judge alike."""
+        return getattr(self.detector, "why_no_pair", "its detector knows no pair of images")
+
     def known_pair(self) -> KnownPair | None:
         """The pair the detector knows, as pictures differ with it; None if it knows none."""
         find = getattr(self.detector, "known_pair", None)

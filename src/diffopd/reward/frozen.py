@@ -12,8 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from diffopd.precision import parse_dtype
+
 Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Network = TypeVar("Network", bound=nn.Module)
 Pretrained = TypeVar("Pretrained", bound=PreTrainedModel)
@@ -35,7 +36,7 @@ class Frozen(Generic[Network]):
     def __init__(
         self, load: Callable[[torch.dtype], Network], *, dtype: str, device: str, setting: str
     ) -> None:
-        self.dtype = chosen_dtype(dtype, f"{setting}.dtype")
+        self.dtype = parse_dtype(dtype, f"{setting}.dtype")
         self.device = chosen_device(device, f"{setting}.device")
         self._load = load
         self._network: Network | None = None
@@ -106,17 +107,6 @@ def chosen_device(name: str, setting: str) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"{setting}={name} is not a device: {error}") from error
-
-
-def chosen_dtype(name: str, setting: str) -> torch.dtype:
-    """The precision of a setting.
-
-    Raises:
-        ValueError: If there is no such precision.
-    """
-    if name not in DTYPES:
-        raise ValueError(f"{setting}={name} must be one of {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 @contextlib.contextmanager

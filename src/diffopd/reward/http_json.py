@@ -67,7 +67,17 @@ class Server:
         Raises:
             ServerError: If the last attempt failed, or one in a way that will not pass.
         """
-        data = json.dumps(content, allow_nan=False).encode()
+        return self._patiently(path, json.dumps(content, allow_nan=False).encode())
+
+    def get(self, path: str) -> Any:
+        """The decoded JSON that is at ``path``.
+
+        Raises:
+            ServerError: As :meth:`post`.
+        """
+        return self._patiently(path, None)
+
+    def _patiently(self, path: str, data: bytes | None) -> Any:
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.backoff * 2 ** (attempt - 1))
@@ -78,11 +88,11 @@ class Server:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def _attempt(self, path: str, data: bytes) -> Any:
+    def _attempt(self, path: str, data: bytes | None) -> Any:
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        request = urllib.request.Request(self.address.rstrip("/") + path, data, headers, method="POST")
+        request = urllib.request.Request(self.address.rstrip("/") + path, data, headers)
         try:
             with self._opener().open(request, timeout=self.timeout) as response:
                 return _decoded(response.read(), response.status)

@@ -22,9 +22,10 @@ from torch.nn.functional import interpolate, pad
 from transformers import Mask2FormerForUniversalSegmentation
 
 from diffopd.png import to_picture
+from diffopd.precision import parse_dtype
 from diffopd.reward.clip_colours import on_grey
 from diffopd.reward.coco import COCO_NAMES, check_labels
-from diffopd.reward.frozen import chosen_device, chosen_dtype, load_pretrained
+from diffopd.reward.frozen import chosen_device, load_pretrained
 from diffopd.reward.geneval import MIN_CONFIDENCE
 from diffopd.reward.instances import Frame, Instance, find_instances
 from diffopd.reward.weights import local_folder, weights_folder
@@ -58,9 +59,11 @@ class PhotoDetector:
 
     Attributes:
         note: Said with every score.
+        why_no_pair: Why no pair of images comes with it.
     """
 
     note: ClassVar[str] = "objects by transformers' Mask2Former, not by the mmdet build of the official score"
+    why_no_pair: ClassVar[str] = "nothing drawn is sure to be seen by a detector of photographs"
     setting = "reward.detector"
 
     def __init__(
@@ -84,7 +87,7 @@ class PhotoDetector:
         self.max_instances = max_instances
         self.batch_size = batch_size
         self.device = device
-        self.dtype = chosen_dtype(dtype, f"{self.setting}.dtype")
+        self.dtype = parse_dtype(dtype, f"{self.setting}.dtype")
         self.colours = colours
         self._model: Any = None
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from diffopd.reward.checked import RewardError, Sample
 from diffopd.reward.http_json import Server, ServerError
-from diffopd.reward.wire import decode_scores, encode_request
-from diffopd.types import Prompts, Scores
+from diffopd.reward.wire import decode_pair, decode_scores, encode_request
+from diffopd.types import KnownPair, Prompts, Scores
 
 
 class RemoteReward:
@@ -57,6 +57,27 @@ class RemoteReward:
         parts = {name: values.to(images.device) for name, values in scores.parts.items()}
         return Scores(scores.value.to(images.device), parts, scores.scale)
 
+    why_no_pair = (
+        "its server knows no pair of images for it as a whole; a reward server checks the members of a "
+        "mixture before it opens its port"
+    )
+
+    def known_pair(self) -> KnownPair | None:
+        """The pair that the served reward knows; None if it knows none, or the server tells no pairs.
+
+        Raises:
+            RewardError: If the server does not answer, or answers something else.
+        """
+        try:
+            pair = self.server.get("/known_pair")["pair"]
+            return None if pair is None else decode_pair(pair)
+        except ServerError as error:
+            if error.status in (404, 501):  # an older server, or another's
+                return None
+            raise self._error(self._told_plainly(error)) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._error(f"does not speak as a reward server does: {error}") from error
+
     def _scores(self, images: Tensor, prompts: Prompts) -> Scores:
         request = encode_request(images, prompts)
         try:
@@ -69,22 +90,23 @@ class RemoteReward:
 
     def _told(self, error: ServerError, images: Tensor, prompts: Prompts) -> tuple[str, Sample | None]:
         """What to say, and the sample at fault if the server names one."""
-        if error.status is None:
-            tried = f"{self.server.retries + 1} attempts"
-            return (
-                f"{error}, {tried}; start it with python -m diffopd.reward_server reward=..., or correct it",
-                None,
-            )
-        if error.status == 401:
-            return (
-                f"{error}; put the server's token into the environment variable {self.token_variable}",
-                None,
-            )
+        if error.status is None or error.status == 401:
+            return self._told_plainly(error), None
         index = error.reply.get("index") if isinstance(error.reply, dict) else None
         row = prompts.indices.index(index) if index in prompts.indices else None
         return str(error), None if row is None else Sample.of(images, prompts, row)
 
-    def _error(self, problem: str, sample: Sample | None) -> RewardError:
+    def _told_plainly(self, error: ServerError) -> str:
+        """What a failed request needs, where no sample is the cause."""
+        if error.status is None:
+            tried = f"{self.server.retries + 1} attempts"
+            start = "start it with python -m diffopd.reward_server reward=..., or correct it"
+            return f"{error}, {tried}; {start}"
+        if error.status == 401:
+            return f"{error}; put the server's token into the environment variable {self.token_variable}"
+        return str(error)
+
+    def _error(self, problem: str, sample: Sample | None = None) -> RewardError:
         return RewardError(type(self).__name__, f"address={self.server.address}", problem, sample)
 
 

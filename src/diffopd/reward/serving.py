@@ -16,15 +16,17 @@ from typing import Any, cast
 from diffopd.reward.batching import Batcher, BusyError
 from diffopd.reward.checked import RewardError, name_of
 from diffopd.reward.http_json import is_loopback
-from diffopd.reward.wire import Limits, RequestError, decode_request, encode_scores
+from diffopd.reward.wire import Limits, RequestError, decode_request, encode_pair, encode_scores
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
+_SERVED = "GET /health, GET /known_pair and POST /score are served"
+_NO_TOKEN = "the token is missing or wrong"
 
 
 class RewardServer(ThreadingHTTPServer):
-    """Serves ``POST /score`` and ``GET /health`` until it is stopped.
+    """Serves ``POST /score``, ``GET /health`` and ``GET /known_pair`` until it is stopped.
 
     Args:
         host: Interface to listen at.
@@ -81,9 +83,12 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
 
     def do_GET(self) -> None:
-        """Whether the server is well."""
+        """Whether the server is well, or the pair by which its reward is checked."""
+        if self.path == "/known_pair":
+            self._answer_known_pair()
+            return
         if self.path != "/health":
-            self._answer(404, {"error": f"there is no {self.path}; GET /health and POST /score are served"})
+            self._answer(404, {"error": f"there is no {self.path}; {_SERVED}"})
             return
         limits = self.server.limits
         self._answer(
@@ -95,6 +100,14 @@ class _Handler(BaseHTTPRequestHandler):
                 "limits": {"body": limits.body, "images": limits.images, "side": limits.side},
             },
         )
+
+    def _answer_known_pair(self) -> None:
+        if not self._may_ask():
+            self._answer(401, {"error": _NO_TOKEN})
+            return
+        find = getattr(self.server.batcher.reward, "known_pair", None)
+        pair = None if find is None else find()
+        self._answer(200, {"pair": None if pair is None else encode_pair(pair)})
 
     def do_POST(self) -> None:
         """Score a request's images."""
@@ -129,12 +142,16 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError as error:
             raise RequestError(400, f"the body is not JSON: {error}") from error
 
+    def _may_ask(self) -> bool:
+        """Whether the request has the token, if one is needed."""
+        given, token = self.headers.get("Authorization", "").encode(), self.server.token
+        return not token or hmac.compare_digest(given, f"Bearer {token}".encode())
+
     def _refusal(self, length: int) -> RequestError | None:
         if self.path != "/score":
-            return RequestError(404, f"there is no {self.path}; GET /health and POST /score are served")
-        given = self.headers.get("Authorization", "").encode()
-        if self.server.token and not hmac.compare_digest(given, f"Bearer {self.server.token}".encode()):
-            return RequestError(401, "the token is missing or wrong")
+            return RequestError(404, f"there is no {self.path}; {_SERVED}")
+        if not self._may_ask():
+            return RequestError(401, _NO_TOKEN)
         if length > self.server.limits.body:
             return RequestError(
                 413, f"the body has {length} bytes, {self.server.limits.body} are allowed; send fewer images"

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from diffopd.png import to_picture
-from diffopd.types import Prompts, Scores
+from diffopd.types import KnownPair, Prompts, Scores
 
 VERSION = 1
 """Of the exchange; a server refuses any other."""
@@ -52,6 +52,9 @@ class Limits:
     body: int
     images: int
     side: int
+
+
+_OF_PAIR = Limits(body=1 << 26, images=1, side=4096)
 
 
 def quantised(images: Float[Tensor, " batch 3 height width"]) -> Float[Tensor, " batch 3 height width"]:
@@ -99,6 +102,24 @@ def decode_request(content: Any, limits: Limits) -> tuple[Float[Tensor, " batch 
     if any(image.shape != pixels[0].shape for image in pixels):
         raise RequestError(400, "the images of one request must have one size")
     return torch.stack(pixels), Prompts(*(tuple(column) for column in zip(*rows, strict=True)))
+
+
+def encode_pair(pair: KnownPair) -> dict[str, Any]:
+    """A pair of a better and a worse image as the body of a reply: two requests of one image."""
+    images = {"better": pair.better, "worse": pair.worse}
+    return {name: encode_request(image[None], pair.prompt) for name, image in images.items()}
+
+
+def decode_pair(content: Any) -> KnownPair:
+    """The pair in a reply.
+
+    Raises:
+        ValueError: If it is not what :func:`encode_pair` makes.
+    """
+    if not isinstance(content, dict) or set(content) != {"better", "worse"}:
+        raise ValueError(f"a pair must have better and worse, got {str(content)[:200]!r}")
+    (better, prompt), (worse, _) = (decode_request(content[name], _OF_PAIR) for name in ("better", "worse"))
+    return KnownPair(better[0], worse[0], prompt)
 
 
 def encode_scores(scores: Scores) -> dict[str, Any]:

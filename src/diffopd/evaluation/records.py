@@ -1,0 +1,116 @@
+"""What is known of the images made so far, in memory or on disk: results are made of these records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from diffopd.files import atomic_save_safetensors
+from diffopd.metric.kept import Kept
+
+_INDICES = "indices"
+
+
+@runtime_checkable
+class Records(Protocol):
+    """Keeps what metrics need of each image, under its task and index."""
+
+    def done(self, task: str) -> set[int]:
+        """Indices of the images of ``task`` that are recorded."""
+        ...
+
+    def add(self, task: str, indices: tuple[int, ...], kept: Mapping[str, Kept]) -> None:
+        """Record a batch: metric -> what it keeps of each image."""
+        ...
+
+    def read(self, task: str) -> tuple[tuple[int, ...], Mapping[str, Kept]]:
+        """Everything recorded of ``task``, by index."""
+        ...
+
+
+class MemoryRecords:
+    """Records of one process that need not outlive it."""
+
+    def __init__(self) -> None:
+        self._batches: dict[str, list[tuple[tuple[int, ...], Mapping[str, Kept]]]] = {}
+
+    def done(self, task: str) -> set[int]:
+        """As in :class:`Records`."""
+        return {index for indices, _ in self._batches.get(task, []) for index in indices}
+
+    def add(self, task: str, indices: tuple[int, ...], kept: Mapping[str, Kept]) -> None:
+        """As in :class:`Records`."""
+        self._batches.setdefault(task, []).append((indices, kept))
+
+    def read(self, task: str) -> tuple[tuple[int, ...], Mapping[str, Kept]]:
+        """As in :class:`Records`."""
+        return _by_index(self._batches.get(task, []))
+
+
+class FolderRecords:
+    """Records as files, ``<folder>/<task>/<first index>_<number>.safetensors``, one a batch.
+
+    A file is whole or absent, so a batch is recorded with all its metrics or has to be made again. Any number
+    of processes may write here at once, as long as they make different images.
+
+    Args:
+        folder: Gets the files; made when the first batch is recorded.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def done(self, task: str) -> set[int]:
+        """As in :class:`Records`."""
+        found: set[int] = set()
+        for file in self._files(task):
+            with safe_open(file, framework="pt") as opened:
+                found |= set(opened.get_tensor(_INDICES).tolist())
+        return found
+
+    def add(self, task: str, indices: tuple[int, ...], kept: Mapping[str, Kept]) -> None:
+        """As in :class:`Records`."""
+        tensors: dict[str, Tensor] = {_INDICES: torch.tensor(indices)}
+        for metric, rows in kept.items():
+            tensors |= {f"{metric}:{name}": values for name, values in rows.rows.items()}
+        place = self.folder / task / f"{min(indices):06d}_{len(indices)}.safetensors"
+        atomic_save_safetensors(place, tensors)
+
+    def read(self, task: str) -> tuple[tuple[int, ...], Mapping[str, Kept]]:
+        """As in :class:`Records`."""
+        return _by_index([_read_file(file) for file in self._files(task)])
+
+    def count(self) -> int:
+        """How many images of all tasks are recorded, by all processes; reads no file."""
+        return sum(int(file.stem.partition("_")[2]) for file in self.folder.glob("*/[0-9]*_*.safetensors"))
+
+    def _files(self, task: str) -> list[Path]:
+        return sorted((self.folder / task).glob("[0-9]*_*.safetensors"))
+
+
+def _read_file(file: Path) -> tuple[tuple[int, ...], Mapping[str, Kept]]:
+    rows: dict[str, dict[str, Tensor]] = {}
+    with safe_open(file, framework="pt") as opened:
+        for key in opened.keys():
+            if key != _INDICES:
+                metric, _, name = key.partition(":")
+                rows.setdefault(metric, {})[name] = opened.get_tensor(key)
+        indices = tuple(opened.get_tensor(_INDICES).tolist())
+    return indices, {metric: Kept(columns) for metric, columns in rows.items()}
+
+
+def _by_index(
+    batches: list[tuple[tuple[int, ...], Mapping[str, Kept]]],
+) -> tuple[tuple[int, ...], Mapping[str, Kept]]:
+    """All batches as one, in the order of the indices, each index once."""
+    indices = [index for batch, _ in batches for index in batch]
+    place = {index: row for row, index in reversed(list(enumerate(indices)))}
+    order = [place[index] for index in sorted(place)]
+    names = batches[0][1] if batches else ()
+    kept = {name: Kept.concat([batch[name] for _, batch in batches]).select(order) for name in names}
+    return tuple(sorted(place)), kept

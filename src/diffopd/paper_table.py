@@ -1,0 +1,41 @@
+"""The paper's Table 1 with rows of one's own: ``python -m diffopd.paper_table '+models.mine={...}'``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig
+
+from diffopd.check import config_errors
+from diffopd.command import command
+
+
+@command("paper_table")
+@config_errors()
+def main(cfg: DictConfig) -> None:
+    """Read results, set them beside the paper's, write the table."""
+    run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Make the table ``cfg`` asks for."""
+    from omegaconf import OmegaConf
+
+    from diffopd.report.paper_table import PaperTable, own_row, read_reference
+
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    columns = plain["columns"]
+    reference = read_reference(plain["reference"]) if plain["reference"] else None
+    rows = [
+        own_row(name, entry["results"], columns, hours=entry["hours"])
+        for name, entry in plain["models"].items()
+    ]
+    table = PaperTable.of(rows, reference, list(columns))
+    print(table.to_markdown())
+    for label, path in table.write(Path(cfg.paths.run)).items():
+        print(f"{label + ':':<9} {path}")
+
+
+if __name__ == "__main__":
+    main()

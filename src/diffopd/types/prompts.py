@@ -1,0 +1,110 @@
+"""Prompts as rewards and teachers see them, and as the backbone does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of prompts with what rewards and teachers need to know about them.
+
+    Attributes:
+        texts: The prompts as the user wrote them.
+        tasks: Name of the task each prompt belongs to, e.g. ``"composition"``.
+        metadata: One mapping per prompt; GenEval clauses (``tag``, ``include``, ``exclude``) live here.
+        indices: Global sample index of each row, the same whatever the number of processes. All of a
+            row's random draws derive from it, so a sample does not depend on its neighbours.
+        groups: Index of the prompt each row repeats; rows of one group share statistics.
+    """
+
+    texts: tuple[str, ...]
+    tasks: tuple[str, ...]
+    metadata: tuple[Mapping[str, Any], ...]
+    indices: tuple[int, ...]
+    groups: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, rows: Sequence[int]) -> Prompts:
+        """The given rows, in the given order."""
+        return Prompts(*(tuple(column[r] for r in rows) for column in self._columns()))
+
+    def _columns(self) -> tuple[tuple[Any, ...], ...]:
+        return (self.texts, self.tasks, self.metadata, self.indices, self.groups)
+
+    @staticmethod
+    def concat(parts: Sequence[Prompts]) -> Prompts:
+        """All rows of ``parts``, in order."""
+        columns = zip(*(part._columns() for part in parts), strict=True)
+        return Prompts(*(tuple(x for column in c for x in column) for c in columns))
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts.
+
+    A backbone fills what it reads: not all have a pooled vector, and not all prompts are of one length.
+
+    Attributes:
+        embeds: Token embeddings. Where prompts differ in length, the tokens of each come first and the rest
+            of its row says nothing.
+        pooled: One vector per prompt, or None.
+        lengths: Number of tokens of each prompt, as numbers, so that reading them never waits for a device;
+            None = all of ``embeds`` counts.
+    """
+
+    embeds: Float[Tensor, " batch token width"]
+    pooled: Float[Tensor, " batch pooled"] | None = None
+    lengths: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return self.embeds.shape[0]
+
+    def select(self, rows: Sequence[int] | Tensor) -> Conditioning:
+        """The given rows, in the given order, as long as the longest of them."""
+        index = torch.as_tensor(rows).to(self.embeds.device, non_blocking=True)
+        pooled = None if self.pooled is None else self.pooled[index]
+        if self.lengths is None:
+            return Conditioning(self.embeds[index], pooled)
+        chosen = rows.tolist() if isinstance(rows, Tensor) else rows
+        lengths = tuple(self.lengths[row] for row in chosen)
+        return Conditioning(self.embeds[:, : max(lengths, default=0)][index], pooled, lengths)
+
+    def expand(self, batch: int) -> Conditioning:
+        """One row repeated ``batch`` times, without copying it.
+
+        Raises:
+            ValueError: If there is more than one row.
+        """
+        if len(self) != 1:
+            raise ValueError(f"only a single row can be repeated, this has {len(self)}")
+        return Conditioning(
+            self.embeds.expand(batch, -1, -1),
+            None if self.pooled is None else self.pooled.expand(batch, -1),
+            None if self.lengths is None else self.lengths * batch,
+        )
+
+    def to(self, device: torch.device) -> Conditioning:
+        """The same on ``device``."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return Conditioning(self.embeds.to(device), pooled, self.lengths)
+
+    @staticmethod
+    def concat(parts: Sequence[Conditioning]) -> Conditioning:
+        """All rows of ``parts``, in order, as long as the longest of them."""
+        embeds, pooled, lengths = [p.embeds for p in parts], None, None
+        if all(p.pooled is not None for p in parts):
+            pooled = torch.cat([p.pooled for p in parts if p.pooled is not None])
+        if all(p.lengths is not None for p in parts):
+            lengths = tuple(length for p in parts for length in p.lengths or ())
+            tokens = max(part.shape[1] for part in embeds)
+            embeds = [nn.functional.pad(part, (0, 0, 0, tokens - part.shape[1])) for part in embeds]
+        return Conditioning(torch.cat(embeds), pooled, lengths)

@@ -1,0 +1,56 @@
+"""Mutated configs run or are refused in the user's words; `make fuzz` tries many more."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
+
+from campaign import run, table
+from mutation import Case
+from outcome import outcome_of
+from tiny_runs import make_world
+
+COUNT = 50
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("fuzz"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_every_mutated_config_runs_or_is_refused(world, tmp_path):
+    outcomes = run(COUNT, 0, world, tmp_path)
+    assert len(outcomes) == COUNT
+    others = [
+        f"{o.case.experiment} {' '.join(o.case.changes)}\n{o.text}" for o in outcomes if o.kind == "other"
+    ]
+    assert not others, "\n\n".join(others)
+    assert any(outcome.kind == "ran" for outcome in outcomes), table(outcomes)
+    assert any(outcome.kind == "refused" for outcome in outcomes), table(outcomes)
+
+
+FOUND = [
+    ("mopd_ode", "loss=7"),
+    ("mopd_ode", "routing._target_=[a,b]"),
+    ("guard_aesthetic", "callbacks.finite_loss=${phase}"),
+    ("mini_autoencoder", "~callbacks.adapter_export._target_"),
+    ("gradient_variance", "phase.estimators.ppo_mean=false"),
+    ("mini_more_signs", "trainer.default_root_dir=${seed}"),
+    ("mopd_dmd", "phase.fake_optimizer=group"),
+    ("flow_opd", "teacher.teachers.ocr.guidance_scale=text"),
+]
+"""What fuzzing found that ended in a traceback once."""
+
+
+@pytest.mark.parametrize(("experiment", "change"), FOUND)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_what_was_found_is_refused(world, tmp_path, experiment, change):
+    outcome = outcome_of(Case(experiment, (change,)), world, tmp_path / "case")
+    assert outcome.kind == "refused", outcome.text

@@ -1,0 +1,87 @@
+"""A backbone in shards trains as a whole one does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from interruption import final_state
+from recorded import recorded
+from tiny_runs import FORKED, relative_distance
+
+from diffopd.check import ConfigError
+from diffopd.checkpoint import read_checkpoint
+
+SHARDED = ("trainer=sharded", *FORKED[1:])
+OPD = ("reward=picture_quality", "phase.score_every_n_rounds=1", "phase.conflict_every_n_rounds=1")
+RUNS = {
+    "mopd_sde": OPD,
+    "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
+}
+SLOW_RUNS = {
+    "mopd_ode": ("reward=picture_quality", "model.gradient_checkpointing=true"),
+    "mopd_sde routing=automatic": (*OPD, "routing.num_prompts=1"),
+    "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
+    "mopd_dmd": ("reward=picture_quality", "phase.fake_updates_per_round=1"),
+    "mopd_sft": ("reward=picture_quality",),
+}
+
+
+def build(world, folder, name, *settings):
+    name, *chosen = name.split()
+    return world.build(name, folder, *chosen, *settings)
+
+
+def compare(world, tmp_path, monkeypatch, name, settings):
+    settings = (*settings, "trainer.max_epochs=1")
+    (one,) = recorded(monkeypatch, build(world, tmp_path / "one", name, *settings), tmp_path / "noted1")
+    experiment = build(world, tmp_path / "two", name, *settings, *SHARDED)
+    two = recorded(monkeypatch, experiment, tmp_path / "noted2")
+    assert len(two) == 2
+    adapters = {n: p for n, p in experiment.phase.model.transformer.named_parameters() if ".lora_" in n}
+    whole = sum(p.numel() * p.element_size() for p in adapters.values())  # adapters are not divided
+    assert sum(found["held"] - whole for found in two) == one["held"] - whole
+    assert max(found["held"] - whole for found in two) < 0.55 * (one["held"] - whole)
+    for found in two:
+        assert len(found["gradients"]) == len(one["gradients"]) > 0
+        for mine, expected in zip(found["gradients"], one["gradients"], strict=True):
+            assert expected.norm() > 0
+            assert relative_distance(mine, expected) < 1e-5
+    first, second = (read_checkpoint(tmp_path / n / "checkpoints" / "round_000001") for n in ("one", "two"))
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    weights = [torch.cat([v.flatten() for v in c["state_dict"].values()]) for c in (second, first)]
+    assert relative_distance(*weights) < 1e-5
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_shards_have_the_gradients_of_the_whole(world, tmp_path, monkeypatch, name):
+    compare(world, tmp_path, monkeypatch, name, RUNS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW_RUNS)
+def test_shards_have_the_gradients_of_the_whole_in_every_phase(world, tmp_path, monkeypatch, name):
+    compare(world, tmp_path, monkeypatch, name, SLOW_RUNS[name])
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_uninterrupted_one(world, tmp_path):
+    """Checkpoints are of one format: the adapters, whole, by the first process."""
+    settings = ("reward=picture_quality", *SHARDED)
+    for folder, rounds in (("whole", 4), ("cut", 2), ("cut", 4)):
+        build(world, tmp_path / folder, "mopd_sde", *settings, f"trainer.max_epochs={rounds}").fit()
+    whole, resumed = (final_state(tmp_path / name) for name in ("whole", "cut"))
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("mini_pretrain", "seed=0", "trainer=sharded divides a frozen backbone, which this phase does not"),
+        ("mopd_ode", "model.compile=true", "trainer=sharded with model.compile=true is not supported"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(world, tmp_path, name, override, message):
+    with pytest.raises(ConfigError, match=message):
+        world.build(name, tmp_path, "trainer=sharded", override)

@@ -1,0 +1,106 @@
+"""``diffopd.evaluate`` in several processes, and killed in the middle: the same results to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SOURCE = str(Path(__file__).parents[1] / "src")
+SMALL = (
+    "benchmark.sampler.num_steps=2",
+    "benchmark.tasks.composition.num_prompts=13",
+    "benchmark.tasks.ocr.num_prompts=3",
+    "benchmark.tasks.aesthetic.num_prompts=7",
+    "benchmark.held_out.frechet.reference.number=40",
+    "check_scorers=false",
+    "num_threads=1",
+    "device=cpu",
+    "save_images=true",
+    "batch_size=4",
+)
+MODULE = ("-m", "diffopd.evaluate")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *MODULE)
+
+
+def start(root: Path, *overrides: str, program=MODULE) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *program, *SMALL, *overrides, f"paths.root={root}"],
+        env={**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(root: Path, *overrides: str, program=MODULE) -> str:
+    process = start(root, *overrides, program=program)
+    shown, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, shown
+    return shown
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Results, sheet and images of the one evaluation below ``root``."""
+    (results,) = root.rglob("results.json")
+    folder = results.parent
+    pictures = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+    return {"results.json": results.read_bytes(), **pictures}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    root = tmp_path_factory.mktemp("alone")
+    run(root)
+    found = contents(root)
+    assert len(found) == 13 + 3 + 7 + 2
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "overrides"), [(MODULE, ["devices=2"]), (MODULE, ["devices=3"]), (TORCHRUN, [])]
+)
+def test_any_number_of_processes_leaves_the_same_files(expected, tmp_path, program, overrides):
+    shown = run(tmp_path, *overrides, program=program)
+    assert contents(tmp_path) == expected
+    assert shown.count("held out: frechet distance") == 1  # one process tells
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_after_a_kill_the_same_command_goes_on(expected, tmp_path, devices):
+    process = start(tmp_path, f"devices={devices}", "benchmark.name=mini")
+    deadline = time.monotonic() + 400
+    while len(done := list(tmp_path.rglob("records/*/*.safetensors"))) < 2:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()  # returns when the processes it started are gone, too
+    (folder,) = (path.parent for path in tmp_path.rglob("made_from.json"))
+    assert not (folder / "results.json").exists()
+    kept = [
+        folder / "images" / file.parent.name / f"{index:05d}.png"
+        for file in done
+        for first, number in [map(int, file.stem.split("_"))]
+        for index in range(first, first + number)
+    ]
+    times = [path.stat().st_mtime_ns for path in kept]
+    run(tmp_path, f"devices={3 - devices}", "benchmark.name=mini")  # as many processes as there are now
+    assert contents(tmp_path) == expected
+    assert [path.stat().st_mtime_ns for path in kept] == times
+
+
+@pytest.mark.slow
+def test_a_mistake_is_told_once_by_several_processes(tmp_path):
+    process = start(tmp_path, "devices=2", "adapter_path=someone/absent_adapter", "debug=false")
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, shown
+    assert shown.count("config error: ") == 1
+    assert "Traceback" not in shown

@@ -65,12 +65,13 @@ EVERY_RUN = (
     "logger=csv",
     f"callbacks.round_checkpoint.every_n_rounds={INTERVAL}",
     "callbacks.round_checkpoint.keep_last=2",
-    "~report",
 )
 TASKS = ("composition", "ocr", "aesthetic")
 FEW_PROMPTS = tuple(f"data.tasks.{task}.prompts_per_round=1" for task in TASKS)
 STEPS = ("sampler.num_steps=3",)
+NO_REPORT = "~report"
 STUDENT = (
+    NO_REPORT,
     *FEW_PROMPTS,
     *STEPS,
     "reward=picture_quality",
@@ -78,7 +79,7 @@ STUDENT = (
     "phase.ema.update_interval=2",
     "phase.conflict_every_n_rounds=3",
 )
-LEARNER = ("data.tasks.aesthetic.prompts_per_round=2", "data.tasks.aesthetic.group_size=2", *STEPS)
+LEARNER = (NO_REPORT, "data.tasks.aesthetic.prompts_per_round=2", "data.tasks.aesthetic.group_size=2", *STEPS)
 NFT = ("+experiment=teacher_aesthetic", *LEARNER, "phase.num_timesteps=2", "phase.updates_per_round=2")
 GRPO = ("+experiment=guard_aesthetic", *LEARNER, "phase.updates_per_round=2", "phase.noise_window.last=1")
 DRAWINGS = ("phase.warmup_steps=2", "data.num_drawings=16", "data.batch_size=2", "data.batches_per_round=2")
@@ -92,7 +93,7 @@ PHASES: dict[str, tuple[str, ...]] = {
     "opd_ppo": ("+experiment=mopd_ppo", *STUDENT),
     "opd_ppo_detached": ("+experiment=mopd_ppo", *STUDENT, "estimator=ppo_detached"),
     "dmd": ("+experiment=mopd_dmd", *STUDENT),
-    "tdm": ("+experiment=mopd_tdm", *STUDENT, "phase.num_segments=3"),
+    "tdm": ("+experiment=mopd_tdm", *STUDENT, "phase.num_segments=3", "phase.tau_window=to_noise"),
     "sft": ("+experiment=mopd_sft", *STUDENT, "phase.num_timesteps=2"),
     "pretrain": (
         "+experiment=mini_pretrain",
@@ -442,7 +443,7 @@ class Soak:
         stages = {
             name: {
                 "experiment": arguments[0].removeprefix("+experiment="),
-                "overrides": [*arguments[1:], *(override for override in shared if override != "~report")],
+                "overrides": [each for each in (*arguments[1:], *shared) if each != NO_REPORT],
             }
             for name, arguments in STAGES.items()
         }

@@ -91,7 +91,7 @@ def test_where_and_when_a_reward_is_computed_may_change(tmp_path):
 
 @pytest.fixture(scope="module")
 def distilled(world, tmp_path_factory):
-    """A run of two rounds with files of its own: ``(folder of the files, overrides that name them)``."""
+    """A run of two rounds with files of its own: ``(their folder, its config as JSON)``."""
     place = tmp_path_factory.mktemp("distilled")
     shutil.copytree(world.teachers["ocr"], place / "ocr")
     shutil.copytree(world.pipeline, place / "base")
@@ -103,21 +103,27 @@ def distilled(world, tmp_path_factory):
         "~report",
     )
     world.build("mopd_ode", place / "run", *overrides).run()
-    return place, overrides
+    cfg = world.config("mopd_ode", place / "run", *overrides)
+    return place, json.dumps(OmegaConf.to_container(cfg, resolve=True))
 
 
 @pytest.fixture
-def again(world, distilled, tmp_path):
-    """``again(*overrides, change=...)``: find the checkpoint in a copy of everything, after a change."""
+def moved(distilled, tmp_path):
+    """The run and its files in another place: ``(their folder, its config)``."""
+    place, cfg = distilled
+    shutil.copytree(place, tmp_path / "copy")
+    return tmp_path / "copy", OmegaConf.create(cfg.replace(str(place), str(tmp_path / "copy")))
 
-    def find(*more, change=lambda folder: None):
-        place, overrides = distilled
-        shutil.copytree(place, tmp_path / "copy")
-        change(tmp_path / "copy")
-        moved = [override.replace(str(place), str(tmp_path / "copy")) for override in overrides]
-        folder = tmp_path / "copy" / "run"
-        cfg = world.config("mopd_ode", folder, *moved, "trainer.max_epochs=4", *more)
-        return find_checkpoint(cfg, folder)
+
+@pytest.fixture
+def again(moved):
+    """``again(*changes, change=...)``: find the run's checkpoint after a change of its config or files."""
+
+    def find(*changes, change=lambda folder: None):
+        folder, cfg = moved
+        change(folder)
+        changed = OmegaConf.merge(cfg, OmegaConf.from_dotlist(["trainer.max_epochs=4", *changes]))
+        return find_checkpoint(changed, folder / "run")
 
     return find
 
@@ -140,16 +146,29 @@ OTHER_FILES = {
 
 
 @pytest.mark.parametrize("setting", OTHER_FILES)
-def test_other_files_behind_the_same_path_are_refused(again, setting):
+def test_other_files_are_refused(again, setting):
     with pytest.raises(ValueError, match=rf"holds a run with other settings:\n  {setting}.*\nGive this run"):
         again(change=OTHER_FILES[setting])
+
+
+def test_other_files_behind_the_same_path_are_refused(distilled, tmp_path):
+    place, cfg = distilled
+    kept = (place / "ocr" / "adapter_model.safetensors").read_bytes()
+    try:
+        flip_a_bit(place / "ocr" / "adapter_model.safetensors")
+        with pytest.raises(
+            ValueError, match=r"ocr\.path=.*/ocr: the files are others than before \(SHA-256 "
+        ):
+            find_checkpoint(OmegaConf.create(cfg), place / "run")
+    finally:
+        (place / "ocr" / "adapter_model.safetensors").write_bytes(kept)
 
 
 @pytest.mark.parametrize(
     "harmless",
     [
-        "logger=default",
-        "~callbacks.throughput",
+        "logger.tensorboard.save_dir=elsewhere",
+        "callbacks.throughput=null",
         "callbacks.round_progress.seconds_per_line=1",
         "callbacks.round_checkpoint.every_n_rounds=7",
         "phase.score_every_n_rounds=1",
@@ -188,11 +207,9 @@ def test_more_rounds_are_another_schedule_where_the_learning_rate_ends_with_them
         check_same(saved({"warmup_steps": 2}), tmp_path, {})
 
 
-def test_a_finished_run_with_other_teachers_is_told(world, distilled, tmp_path):
-    place, overrides = distilled
-    shutil.copytree(place, tmp_path / "copy")
-    flip_a_bit(tmp_path / "copy" / "ocr" / "adapter_model.safetensors")
-    moved = [override.replace(str(place), str(tmp_path / "copy")) for override in overrides]
-    folder = tmp_path / "copy" / "run"
-    with pytest.raises(ValueError, match=r"teacher\.teachers\.ocr\.path.*\n"):
-        is_finished(world.config("mopd_ode", folder, *moved), folder)
+def test_a_finished_run_with_other_teachers_is_told(moved):
+    folder, cfg = moved
+    assert is_finished(cfg, folder / "run")
+    flip_a_bit(folder / "ocr" / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"teacher\.teachers\.ocr\.path: .*, where other files are\n"):
+        is_finished(cfg, folder / "run")

@@ -172,6 +172,7 @@ def check_same(cfg: DictConfig, folder: Path, inputs: Mapping[str, str]) -> None
     moved = [setting for setting in changed if setting in inputs and found[setting] == inputs[setting]]
     lines = [
         f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        + (", where other files are" if key in inputs else "")
         for key in changed
         if key not in moved
     ]

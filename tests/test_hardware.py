@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from diffopd.check.combination import combination_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
-from diffopd.resume import _flat
+from diffopd.configs import flat_settings
 
 CONF = Path(__file__).parents[1] / "conf"
 PRESETS = sorted(path.stem for path in (CONF / "hardware").glob("*.yaml"))
@@ -50,7 +50,7 @@ def composed(*overrides):
 
 
 def settings(*overrides):
-    return dict(_flat(plain_values(composed(*overrides))))
+    return dict(flat_settings(plain_values(composed(*overrides))))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

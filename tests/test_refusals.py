@@ -58,6 +58,7 @@ CASES = {
     "reward_server": (["reward=ocrr"], "reward=ocrr: there is no such choice; did you mean reward=ocr?"),
     "report": (["runz=x"], "runz is not a setting of report; did you mean runs?"),
     "table": (["rows=tabel1"], "rows=tabel1: there is no such choice; did you mean rows=table1?"),
+    "paper_table": (["refrence=x"], "refrence is not a setting .*did you mean reference?"),
     "cascade": (["stages=nftt"], "stages=nftt: there is no such choice; did you mean stages=nft?"),
     "ablations": (["num_procesess=1"], "num_procesess is not a setting .*did you mean num_processes?"),
     "doctor": (["+experiment=mopd_ode", "loss=opdd"], "loss=opdd: there is no such choice; .*loss=opd?"),

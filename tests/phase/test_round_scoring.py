@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_runs import run_rounds
 
+from diffopd.non_finite import NonFiniteError
 from diffopd.phase.round_scoring import RoundScoring
-from diffopd.reward.checked import RewardError
 from diffopd.types import Prompts, Scores
 
 CPU = torch.device("cpu")
@@ -130,7 +130,7 @@ def test_a_sample_that_fails_in_the_background_is_named_and_saved(world, tmp_pat
 
     experiment.phase.reward = fails_at_the_fifth
     with pytest.raises(
-        RewardError, match=r"^reward \(fails_at_the_fifth\) returned 'value' = nan for sample 4 "
+        NonFiniteError, match=r"reward \(fails_at_the_fifth\) returned 'value' = nan for sample 4 "
     ):
         experiment.fit()
     assert (tmp_path / "run" / "failed_reward" / "round_000001_aesthetic_00004.png").is_file()

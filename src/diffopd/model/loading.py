@@ -136,7 +136,7 @@ def _check_weights(folder: Path, index: Mapping[str, Any], absent: Mapping[str, 
         ValueError: If one is empty, cut short, or a pickle, or a component has pickles alone.
     """
     for component in (name for name in index if (folder / name).is_dir() and name not in absent):
-        files = sorted((folder / component).glob("*.safetensors"))
+        files = sorted(filter(_is_weights, (folder / component).glob("*")))
         pickles = [f.name for f in (folder / component).glob("*") if f.suffix in (".bin", ".pt", ".ckpt")]
         if pickles and not files:
             raise ValueError(
@@ -187,6 +187,11 @@ def read_transformer_config(path: str, revision: str | None = None) -> dict[str,
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def _is_weights(file: Path) -> bool:
+    """Whether a file holds weights that are read; variants such as ``model.fp16.safetensors`` are not."""
+    return file.suffix == ".safetensors" and "." not in file.stem
+
+
 def pipeline_identity(folder: Path, components: Sequence[str]) -> str:
     """SHA-256 over the configs and safetensors files that make up a base model.
 
@@ -199,8 +204,7 @@ def pipeline_identity(folder: Path, components: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for component in components:
         for file in sorted((folder / component).glob("*")):
-            is_weights = file.suffix == ".safetensors" and "." not in file.stem
-            if is_weights or file.name in _IDENTITY_CONFIGS:
+            if _is_weights(file) or file.name in _IDENTITY_CONFIGS:
                 digest.update(f"{component}/{file.name} {cached_sha256_of(file)}\n".encode())
     return digest.hexdigest()
 

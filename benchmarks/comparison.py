@@ -16,7 +16,7 @@ from rich.table import Table
 Steps = Mapping[str, Mapping[int, int]]
 """way -> number of steps -> peak bytes."""
 WAY_COLUMNS = ("Way", "median ms", "least ms", "most ms", "peak MiB")
-COMPARISON_COLUMNS = ("Choice", "times as fast", "least to most", "memory")
+COMPARISON_COLUMNS = ("Choice", "ratio", "least to most", "memory")
 
 
 @dataclass

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
 torch.set_num_threads(1)
 
@@ -27,3 +31,17 @@ def conf_dir() -> Path:
 def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch the test suite's shape checks off, to reach the errors that users see without them."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def no_hydra_traces() -> Iterator[None]:
+    """Hydra leaves the latest run in global variables, and its loggers, where later tests would find them."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None

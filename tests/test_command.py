@@ -1,7 +1,6 @@
 """What a user sees of a refused command line: one message and exit code 2; a traceback only on request."""
 
 import errno
-import logging
 import os
 import re
 import signal
@@ -9,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from diffopd.check import ConfigError
@@ -20,18 +18,7 @@ CONF = Path(__file__).parents[1] / "conf"
 ODE = "+experiment=mopd_ode"
 
 
-@pytest.fixture(autouse=True)
-def no_traces():
-    """Hydra leaves the latest run in global variables, and its loggers, where later tests would find them."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    for handler in [handler for handler in root.handlers if handler not in handlers]:
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
+pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 
 
 @pytest.fixture

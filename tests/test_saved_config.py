@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -20,19 +18,7 @@ from tiny_runs import make_world
 from diffopd import train
 from diffopd.saved_config import from_arguments
 
-
-@pytest.fixture(autouse=True)
-def no_traces():
-    """Hydra leaves the latest run in global variables, and its loggers."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    for handler in [handler for handler in root.handlers if handler not in handlers]:
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
+pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 
 
 def test_a_run_is_repeated_from_its_saved_config(tmp_path, monkeypatch, capfd):

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.configs import flat_settings
+from diffopd.configs import HOW_TO_ASK, flat_settings
 
 _HARMLESS = (
     "hydra",
@@ -28,17 +28,7 @@ _HARMLESS = (
     "scorer_pairs",
 )
 _HARMLESS_SETTINGS = ("model.prompt_cache", "model.offload_text_encoders")
-_OF_SCORER = (
-    "address",
-    "token_variable",
-    "timeout",
-    "retries",
-    "backoff",
-    "concurrency",
-    "images_per_request",
-    "batch_size",
-    "device",
-)
+_OF_SCORER = (*HOW_TO_ASK, "batch_size", "device")
 """Settings of a benchmark's scorer that say where and how fast it works."""
 _LABEL_LENGTH = 40
 

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.checkpoint import latest_valid_checkpoint, read_inputs
-from diffopd.configs import flat_settings
+from diffopd.configs import HOW_TO_ASK, flat_settings
 from diffopd.files import atomic_write_json
 from diffopd.inputs import fingerprint
 
@@ -61,16 +61,6 @@ _HARMLESS_TRAINER = (
 """How long, where and with what output a training runs; the rest of the trainer's settings counts."""
 _SCHEDULED = "phase.warmup_steps"
 """A phase with this setting has a learning rate that falls to 0 in the last round, so their number counts."""
-HOW_TO_ASK = (
-    "address",
-    "token_variable",
-    "timeout",
-    "retries",
-    "backoff",
-    "concurrency",
-    "images_per_request",
-)
-"""Settings of a reward that a server computes: a server that moves is still the same scorer."""
 _KEPT_ASIDE = (
     "checkpoints",
     "metrics.csv",

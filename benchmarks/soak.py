@@ -104,7 +104,10 @@ PHASES: dict[str, tuple[str, ...]] = {
     "cascade": (),
 }
 """Phase -> what makes its training, beside what every training here has; the cascade has ``STAGES``."""
-STAGES: Mapping[str, Sequence[str]] = {"first": NFT, "second": ("+experiment=mopd_ode", *STUDENT)}
+STAGES: Mapping[str, Sequence[str]] = {
+    "first": NFT,
+    "second": ("+experiment=mopd_ode", *STUDENT, "adapter=lora_small"),  # the shape that the first one leaves
+}
 """What the cascade trains in turn."""
 MOST_TRIALS = {"opd": 50, "nft": 50}
 OTHER_TRIALS = 10

@@ -71,7 +71,7 @@ def test_two_processes_end_together_with_one_code(tmp_path_factory, tmp_path):
         "train",
         "+experiment=teacher_aesthetic",
         *world.overrides("teacher_aesthetic"),
-        "trainer.strategy=ddp",
+        "trainer=ddp",
         "trainer.devices=2",
         "trainer.max_epochs=3",
         "~report",

@@ -58,6 +58,7 @@ def test_the_other_commands_pass(composed):
     assert problems(composed("prompt=a circle", config_name="sample"), "sample") == []
     files = ("reward_name=hpsv2", "from=HPS_v2.1_compressed.pt", "to=models/hpsv2")
     assert problems(composed(*files, config_name="convert"), "convert") == []
+    assert problems(composed("benchmark_name=mini_ood", config_name="report"), "report") == []
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "model").glob("*.yaml")))

@@ -50,7 +50,11 @@ trainer = Trainer(
     strategy=DataParallel(start_method="popen", timeout_minutes=30),
     max_epochs=3,
     logger=False,
-    callbacks=[RoundCheckpoint(folder=str(FOLDER / "checkpoints"), every_n_rounds=100, keep_last=2)],
+    callbacks=[
+        RoundCheckpoint(
+            folder=str(FOLDER / "checkpoints"), every_n_rounds=100, keep_last=2, keep_every_n_rounds=None
+        )
+    ],
     enable_progress_bar=False,
     enable_model_summary=False,
     use_distributed_sampler=False,

@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> None:
         PageSettings(
             title=cfg.title,
             labels=plain["labels"] or {},
-            benchmark=cfg.benchmark,
+            benchmark=cfg.benchmark_name,
             window=cfg.running_mean,
             num_images=cfg.num_images,
             include_unfinished=cfg.include_unfinished,

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from diffopd.check import ConfigError
 from diffopd.command import INTERRUPTED, REFUSED, STOPPED, command, ending_when_asked, interrupted
+from diffopd.non_finite import NonFiniteError
 from diffopd.signals import REQUESTS_TO_END
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -88,6 +89,18 @@ def test_a_full_disk_ends_in_a_message(train, capsys):
     assert "the same command goes on from the newest checkpoint" in shown
     assert "Traceback" not in shown
     with pytest.raises(OSError, match="No space left"):
+        train("+experiment=mini_autoencoder", "debug=true", step=fail)
+
+
+def test_a_number_that_is_not_finite_ends_in_its_report(train, capsys):
+    def fail(cfg):
+        raise NonFiniteError("loss", "loss is nan in round 3")
+
+    with pytest.raises(SystemExit) as end:
+        train("+experiment=mini_autoencoder", step=fail)
+    assert end.value.code == STOPPED
+    assert capsys.readouterr().err == "stopped: loss is nan in round 3\n(debug=true shows the traceback)\n"
+    with pytest.raises(NonFiniteError):
         train("+experiment=mini_autoencoder", "debug=true", step=fail)
 
 

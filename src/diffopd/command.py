@@ -89,7 +89,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 @contextlib.contextmanager
 def errors_told(*, debug: bool) -> Iterator[None]:
-    """End the program with a message instead of a traceback where a config or a full disk is the cause.
+    """End the program with a message, not a traceback, where a config, a full disk or a nan is the cause.
 
     Args:
         debug: Let the traceback be shown after all.
@@ -101,9 +101,11 @@ def errors_told(*, debug: bool) -> Iterator[None]:
             raise
         refuse(str(error))
     except Exception as error:
-        if debug or not _is_full_disk(error):
+        why = None if debug else _why_stopped(error)
+        if why is None:
             raise
-        _stop(f"no space left on the disk ({error})")
+        print(f"stopped: {why}\n(debug=true shows the traceback)", file=sys.stderr)
+        sys.exit(STOPPED)
 
 
 @contextlib.contextmanager
@@ -133,20 +135,19 @@ def interrupted(why: str) -> NoReturn:
     sys.exit(INTERRUPTED)
 
 
-def _is_full_disk(error: Exception) -> bool:
-    from diffopd.files import is_full_disk  # brings torch, which is there when anything was written
+def _why_stopped(error: Exception) -> str | None:
+    """What to tell of an error that is no fault of the program, or None."""
+    from diffopd.files import (
+        is_full_disk,
+    )  # brings torch, which is there when anything was trained or written
+    from diffopd.non_finite.error import NonFiniteError
 
-    return is_full_disk(error)
-
-
-def _stop(message: str) -> None:
-    """Print why a run could not go on, and end the program."""
-    print(
-        f"stopped: {message}. What was saved before is intact; free some space, and the same command goes on "
-        "from the newest checkpoint\n(debug=true shows the traceback)",
-        file=sys.stderr,
-    )
-    sys.exit(STOPPED)
+    if is_full_disk(error):
+        return (
+            f"no space left on the disk ({error}). What was saved before is intact; free some space, and the "
+            "same command goes on from the newest checkpoint"
+        )
+    return str(error) if isinstance(error, NonFiniteError) else None
 
 
 def refuse(message: str) -> None:

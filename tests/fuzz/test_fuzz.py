@@ -50,6 +50,11 @@ FOUND = [
     ("guard_composition", "benchmark.tasks.ocr.metric._target_=[null]"),
     ("mini_autoencoder", "phase._partial_='1'"),
     ("flow_opd", "teacher.teachers.ocr.guidance_scale=text"),
+    ("flow_opd", "loss@regulariser.loss=tdm"),
+    ("multi_guard", "phase=[1,2]"),
+    ("dance_opd", "estimator=[null]"),
+    ("mini_more_signs", "~optimizer.momentum"),
+    ("guard_aesthetic", "~phase.noise_window.first"),
 ]
 """What fuzzing found that ended in a traceback once."""
 

@@ -16,7 +16,7 @@ from diffopd.check.error import did_you_mean
 from diffopd.check.setting import Groups
 from diffopd.configs import config_folder
 
-COMPOSITION_ERRORS = (CompactHydraException, OmegaConfBaseException, ValueError)
+COMPOSITION_ERRORS = (CompactHydraException, OmegaConfBaseException, ValueError, TypeError)
 """What Hydra raises when it cannot compose a command line."""
 
 _UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'")
@@ -35,7 +35,7 @@ def explain_composition(error: Exception, config_name: str, overrides: Sequence[
     """
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _unknown_choice(error)
-    if "group override must be a string" in str(error):
+    if "group override must be a string" in str(error) or isinstance(error, TypeError):
         return _no_choice(overrides) or str(error)
     found = _UNKNOWN_KEY.search(str(error))
     if found and "No match in the defaults list" in str(error):

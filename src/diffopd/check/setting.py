@@ -26,6 +26,7 @@ KEYS: Mapping[str, Sequence[str]] = {
     "adapter.merge": ("method", "folders", "weights"),
     "paths": ("root", "run", "checkpoints"),
     "phase.ema": ("decay", "update_interval"),
+    "phase.noise_window": ("size", "first", "last"),
     "phase.old_policy": ("decay_type", "start", "rate", "cap"),
     "teacher.teachers.*": ("path", "guidance_scale"),
     "scorer_pairs.*": ("better", "worse", "prompt", "metadata"),
@@ -218,10 +219,12 @@ def _target_problems(path: str, node: Mapping[str, Any], target: Target | None) 
             if key not in known and key not in HYDRA_KEYS:
                 near = did_you_mean(key, known, f"{path}.")
                 yield f"{path}.{key} is not a setting of {name}{near or _list(known)}"
-    if not node.get("_partial_"):
-        for key, parameter in target.parameters.items():
-            if parameter.required and key not in node:
-                yield f"{path}.{key} is missing; {name} needs it"
+    if path == "phase":  # what it is built from is asked for apart
+        return
+    later = {"params"} if node.get("_partial_") else set()  # an optimiser gets its parameters from the phase
+    for key, parameter in target.parameters.items():
+        if parameter.required and key not in node and key not in later:
+            yield f"{path}.{key} is missing; {name} needs it"
 
 
 def _keys_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:

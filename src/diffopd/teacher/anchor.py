@@ -130,6 +130,11 @@ class Anchor(Regulariser):
         Raises:
             ValueError: If a value makes no sense, or the card is missing.
         """
+        if not isinstance(loss, TransitionMatching):
+            raise ValueError(
+                f"regulariser.loss={type(loss).__name__} compares no transitions; choose one that "
+                "phase=distill takes, such as loss@regulariser.loss=opd"
+            )
         if not 0 < weight < math.inf:
             raise ValueError(
                 f"regulariser.weight={weight} must be a finite number above 0; for no anchor, "

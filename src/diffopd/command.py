@@ -137,9 +137,8 @@ def interrupted(why: str) -> NoReturn:
 
 def _why_stopped(error: Exception) -> str | None:
     """What to tell of an error that is no fault of the program, or None."""
-    from diffopd.files import (
-        is_full_disk,
-    )  # brings torch, which is there when anything was trained or written
+    # Both bring torch, which is there when anything was trained or written.
+    from diffopd.files import is_full_disk
     from diffopd.non_finite.error import NonFiniteError
 
     if is_full_disk(error):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from diffopd.configs import flat_settings
 from diffopd.files import cached_sha256_of, resolve_path
 
 ALWAYS = ("data", "phase", "pipeline")
@@ -35,14 +36,14 @@ def inputs_of(values: Mapping[str, Any], groups: Collection[str]) -> dict[str, s
         ValueError: If something cannot be read.
     """
     used = {group: values[group] for group in (*ALWAYS, *groups) if values.get(group) is not None}
-    found = {setting: fingerprint(values, setting) for setting, _ in _flat(used)}
+    found = {setting: fingerprint(values, setting) for setting, _ in flat_settings(used)}
     return {setting: value for setting, value in found.items() if value is not None}
 
 
 def fingerprint(values: Mapping[str, Any], setting: str) -> str | None:
     """The same of one setting; None if it names no input, or nothing."""
     kind = next((kind for pattern, kind in _KINDS.items() if _matches(setting, pattern)), None)
-    value = next((value for path, value in _flat(values) if path == setting), None)
+    value = dict(flat_settings(values)).get(setting)
     if kind is None or not value:
         return None
     return kind(values, setting, value)
@@ -118,12 +119,3 @@ def _lines(folder: Path, files: Iterable[Path]) -> list[str]:
 
 def _digest(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        at = f"{path}.{key}" if path else str(key)
-        if isinstance(value, Mapping):
-            yield from _flat(value, at)
-        else:
-            yield at, value

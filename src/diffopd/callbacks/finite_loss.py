@@ -14,8 +14,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 from typing_extensions import override
 
-from diffopd.non_finite import NonFiniteError, Report, Suspect, write_report
+from diffopd.non_finite import NonFiniteError, Report, Suspect, check_gradient, write_report
 from diffopd.reward.checked import RewardError
+from diffopd.strategy.group import num_processes
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +108,9 @@ class FiniteLoss(Callback):
         """Look at the gradient of a phase that leaves its updates to Lightning."""
         if not pl_module.automatic_optimization:
             return
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not parameters:
-            return
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not bool(torch.isfinite(norm)):
-            error = NonFiniteError("gradient", f"the gradient's norm is {norm.item():g}")
+        try:
+            check_gradient(optimizer)
+        except NonFiniteError as error:
             self._found(trainer, pl_module, error, self._batch)
 
     def _found(
@@ -227,9 +225,9 @@ def _judged(error: RewardError) -> list[Suspect]:
 
 
 def _of_all_processes(suspects: tuple[Suspect, ...]) -> list[Suspect]:
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if num_processes() == 1:
         return list(suspects)
-    parts: list[Any] = [None] * distributed.get_world_size()
+    parts: list[Any] = [None] * num_processes()
     distributed.all_gather_object(parts, list(suspects))
     return [suspect for part in parts for suspect in part]
 

@@ -99,6 +99,18 @@ class RoundRecord:
         return [] if first is None else list(_suspects(first))
 
 
+def check_gradient(optimizer: torch.optim.Optimizer) -> None:
+    """Look at the gradient of all that an optimiser is about to step.
+
+    Raises:
+        NonFiniteError: If its norm is not finite.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if not bool(torch.isfinite(norm)):
+        raise NonFiniteError("gradient", f"the gradient's norm is {norm.item():g}")
+
+
 def _suspects(entry: Entry) -> Iterable[Suspect]:
     for row, loss in enumerate(entry.losses.tolist()):
         yield Suspect(

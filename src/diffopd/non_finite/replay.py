@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from typing_extensions import override
 
 from diffopd.non_finite.error import NonFiniteError
+from diffopd.non_finite.record import check_gradient
 from diffopd.non_finite.report import Report
 from diffopd.reward.checked import RewardError
 
@@ -101,11 +102,9 @@ class _Replay(Callback):
         """Look at the gradient of a phase that leaves its updates to Lightning."""
         if not pl_module.automatic_optimization:
             return
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if self._batch == self.report.batch:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            if bool(torch.isfinite(norm)):
-                raise _AllFiniteError
-            raise NonFiniteError("gradient", f"the gradient's norm is {norm.item():g}")
-        for parameter in parameters:
-            parameter.grad = None
+            check_gradient(optimizer)
+            raise _AllFiniteError
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None

@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed
 
-
-def num_processes() -> int:
-    """How many processes train together."""
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if ready else 1
+from diffopd.strategy.group import num_processes
 
 
 def averaged(values: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
+from diffopd.strategy.group import num_processes
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -39,7 +41,7 @@ def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
 
 def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Average the gradients of one update over all processes in one transfer; nothing in a single process."""
-    if not _several_processes():
+    if num_processes() == 1:
         return
     flat = averaged_gradients(flat_gradient(parameters))
     for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
@@ -49,13 +51,8 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 def averaged_gradients(values: Tensor) -> Tensor:
     """Mean over all processes of what holds gradients, in one transfer, which is counted."""
     global _traffic
-    if not _several_processes():
+    if num_processes() == 1:
         return values
     distributed.all_reduce(values)
     _traffic = Traffic(_traffic.num_bytes + values.numel() * values.element_size(), _traffic.transfers + 1)
-    return values / distributed.get_world_size()
-
-
-def _several_processes() -> bool:
-    ready = distributed.is_available() and distributed.is_initialized()
-    return ready and distributed.get_world_size() > 1
+    return values / num_processes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Literal
@@ -98,9 +99,9 @@ class Together(ParallelStrategy):
         )
         self._met = True
 
+    @abstractmethod
     def _connect(self) -> None:
         """Make the process group."""
-        raise NotImplementedError
 
     @override
     def on_exception(self, exception: BaseException) -> None:

@@ -17,48 +17,28 @@ the machine.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import hashlib
 import json
-import math
-import os
 import platform
-import random
-import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from forked import Ended, run
+from kill_point import KillPoint
+from left_behind import differences, lost_rounds, what_is_left
 
-import diffopd.build
-import diffopd.cascade
-import diffopd.doctor
-import diffopd.evaluation
-import diffopd.launch
-import diffopd.report.cascade
-import diffopd.stages
-import diffopd.train
-from diffopd.checkpoint import encode_tree, latest_valid_checkpoint, read_checkpoint
-from diffopd.checkpoint import folder as checkpoint_folder
 from diffopd.files import atomic_write_json, replacing, resolve_path
-from diffopd.resume import FINISHED
 
 INTERVAL = 2
 """Rounds from one checkpoint to the next."""
-SECONDS = 3600
-"""After so long a training counts as hanging."""
 EVERY_RUN = (
     "trainer.accelerator=cpu",
     "trainer.num_threads=1",
@@ -111,250 +91,6 @@ STAGES: Mapping[str, Sequence[str]] = {
 """What the cascade trains in turn."""
 MOST_TRIALS = {"opd": 50, "nft": 50}
 OTHER_TRIALS = 10
-UNREPEATABLE = ("train/time/", "train/memory/")
-
-
-# ---------------------------------------------------------------------------------------------- a kill point
-
-
-@dataclass(frozen=True)
-class KillPoint:
-    """When a training is killed.
-
-    Attributes:
-        share: Share of the training's time, for a moment.
-        operation: Number of a file operation on checkpoints, or None for a moment.
-        half: Whether that operation is done half.
-    """
-
-    share: float
-    operation: int | None
-    half: bool
-
-    @staticmethod
-    def of(seed: int, phase: str, trial: int, num_operations: int) -> KillPoint:
-        """The kill point of one trial; every third is at a file operation."""
-        name = f"{seed}/{phase}/{trial}".encode()
-        draw = random.Random(hashlib.sha256(name).hexdigest())
-        share, operation, half = draw.random(), draw.randrange(max(1, num_operations)), draw.random() < 0.5
-        return KillPoint(share, operation if trial % 3 == 2 and num_operations else None, half)
-
-    def __str__(self) -> str:
-        if self.operation is None:
-            return f"at {self.share:.0%} of the time"
-        return f"{'in' if self.half else 'before'} file operation {self.operation}"
-
-
-class Operations:
-    """Counts the file operations on checkpoints of this process, and ends it at one of them.
-
-    Args:
-        kill: Where to end.
-    """
-
-    def __init__(self, kill: KillPoint | None) -> None:
-        self.count = 0
-        self._at = kill.operation if kill else None
-        self._half = kill is not None and kill.half
-
-    def install(self) -> None:
-        """Watch the module that writes checkpoints."""
-        module: Any = checkpoint_folder
-        write_text = Path.write_text
-
-        def half_written(path: Path, text: str) -> None:
-            write_text(path, text[: len(text) // 2])
-
-        def half_saved(save: Callable[..., None], tensors: Any, path: Path) -> None:
-            save(tensors, path)
-            os.truncate(path, path.stat().st_size // 2)
-
-        def half_removed(folder: Path) -> None:
-            for file in list(Path(folder).iterdir())[:1]:
-                file.unlink()
-
-        def watched_write_text(path: Path, text: str, *rest: Any, **named: Any) -> int:
-            if path.parent.name.endswith(".writing"):
-                self._at_one(lambda: half_written(path, text))
-            return write_text(path, text, *rest, **named)
-
-        def watch(
-            function: Callable[..., Any], half: Callable[..., None] | None = None
-        ) -> Callable[..., Any]:
-            def watched(*arguments: Any, **named: Any) -> Any:
-                self._at_one(lambda: half(*arguments) if half else None)
-                return function(*arguments, **named)
-
-            return watched
-
-        save = module.save_file
-        Path.write_text = watched_write_text  # type: ignore[assignment,method-assign]
-        module.save_file = watch(save, lambda tensors, path: half_saved(save, tensors, path))
-        module._fingerprint = watch(module._fingerprint)
-        module._flush = watch(module._flush)
-        module.os = SimpleNamespace(**vars(os) | {"rename": watch(os.rename)})
-        module.shutil = SimpleNamespace(**vars(shutil) | {"rmtree": watch(shutil.rmtree, half_removed)})
-
-    def _at_one(self, half: Callable[[], None]) -> None:
-        if self.count == self._at:
-            if self._half:
-                half()
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.count += 1
-
-
-# ------------------------------------------------------------------------------------------------- a process
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a training ended.
-
-    Attributes:
-        code: Exit code; negative for a signal.
-        seconds: From when it began to train to its end; from its start if it never began.
-        operations: File operations on checkpoints; 0 for one that was killed.
-    """
-
-    code: int
-    seconds: float
-    operations: int
-
-
-def run(program: str, arguments: Sequence[str], log: Path, kill: KillPoint | None, usual: float) -> Ended:
-    """Fork a training, and kill it if asked to.
-
-    Args:
-        program: ``train`` or ``cascade``.
-        arguments: Its command line.
-        log: Gets what it prints.
-        kill: When to kill it.
-        usual: Seconds it takes from when it begins to train.
-    """
-    begun, tell = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.close(begun)
-        _train(program, arguments, log, kill, tell)
-    os.close(tell)
-    start = time.monotonic()
-    try:
-        select.select([begun], [], [], SECONDS)  # the first byte, or the end of a process that never began
-        os.read(begun, 1)
-        start = time.monotonic()
-        until = start + (kill.share * usual if kill and kill.operation is None else SECONDS)
-        while True:
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
-                break
-            if time.monotonic() >= until:
-                os.kill(process, signal.SIGKILL)
-                until = math.inf
-            time.sleep(0.002)
-        seconds, told = time.monotonic() - start, os.read(begun, 64)
-    finally:
-        os.close(begun)
-    return Ended(os.waitstatus_to_exitcode(status), seconds, int(told) if told.strip() else 0)
-
-
-def _train(program: str, arguments: Sequence[str], log: Path, kill: KillPoint | None, tell: int) -> NoReturn:
-    """What the forked process does."""
-    code: Any = 1
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        operations = Operations(kill)
-        operations.install()
-        experiment: Any = diffopd.build.Experiment
-        fit = experiment.fit
-
-        def told_fit(self: Any) -> None:
-            os.write(tell, b"b")
-            fit(self)
-
-        experiment.fit = told_fit
-        if program == "cascade":
-            os.write(tell, b"b")
-        sys.argv = [f"diffopd.{program}", *arguments]
-        getattr(diffopd, program).main()
-        code = 0
-        os.write(tell, str(operations.count).encode())
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
-
-
-# ----------------------------------------------------------------------------------------------- what it left
-
-
-def what_is_left(folder: Path) -> dict[str, Any]:
-    """Everything a finished training left that has to be the same, by name."""
-    left: dict[str, Any] = {}
-    for run_folder in sorted(path.parent for path in folder.rglob(FINISHED)):
-        name = run_folder.relative_to(folder)
-        newest = latest_valid_checkpoint(run_folder / "checkpoints")
-        assert newest is not None, f"{run_folder} holds no checkpoint"
-        state = read_checkpoint(newest)
-        state["callbacks"] = {
-            k: v for k, v in state["callbacks"].items() if not k.startswith("RoundCheckpoint")
-        }
-        numbers, tensors = encode_tree({"round": newest.name, **state})
-        left[f"{name}: counters"] = json.dumps(numbers, sort_keys=True)
-        left |= {f"{name}: {key}": _bits(tensor) for key, tensor in tensors.items()}
-        left[f"{name}: metrics.csv"] = _metrics(run_folder)
-    for file in folder.rglob("*.safetensors"):
-        if "checkpoints" not in file.parts:  # by tensor: the order in a file's header is not fixed
-            tensors = load_file(file)
-            left |= {f"{file.relative_to(folder)}: {key}": _bits(tensor) for key, tensor in tensors.items()}
-    return left
-
-
-def _bits(tensor: torch.Tensor) -> str:
-    return _sha256(
-        f"{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.flatten().view(torch.uint8).numpy().tobytes()
-    )
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _metrics(folder: Path) -> list[dict[str, str]]:
-    """Every logged line; of times and memory only that they are there."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [
-            {
-                name: "logged" if name.startswith(UNREPEATABLE) else value
-                for name, value in line.items()
-                if value
-            }
-            for line in csv.DictReader(file)
-        ]
-
-
-def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Names of what differs, or is in one of them alone."""
-    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-
-
-def lost_rounds(folder: Path) -> int:
-    """Rounds that were begun, if only in part, and are not in the newest checkpoint of the run under way."""
-    logs = sorted(folder.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return 0
-    with logs[-1].open(newline="") as file:
-        rounds = [int(float(line["epoch"])) + 1 for line in csv.DictReader(file) if line.get("epoch")]
-    newest = latest_valid_checkpoint(logs[-1].parent / "checkpoints")
-    saved = int(newest.name.removeprefix("round_")) if newest else 0
-    return max([*rounds, saved]) - saved
-
-
-# ----------------------------------------------------------------------------------------------------- trials
 
 
 @dataclass(frozen=True)
@@ -454,9 +190,6 @@ class Soak:
         return self.scratch / "configs"
 
 
-# ------------------------------------------------------------------------------------------------------ table
-
-
 def table(trials: Sequence[Trial]) -> str:
     """A line for each phase, as Markdown."""
     lines = [
@@ -508,7 +241,7 @@ def commit() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "conf", "benchmarks/soak.py")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "conf", "benchmarks")
     return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
 
 

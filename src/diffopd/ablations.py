@@ -14,7 +14,9 @@ from diffopd.command import command, ending_when_asked
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Check every training, run what is not there yet, report."""
-    with ending_when_asked():
+    from diffopd.folder_lock import locked
+
+    with ending_when_asked(), locked(Path(cfg.paths.run)):
         run(cfg)
 
 

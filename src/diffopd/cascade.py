@@ -15,7 +15,9 @@ from diffopd.command import command, ending_when_asked, interrupted
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Check every stage, train them in turn, report."""
-    with ending_when_asked():
+    from diffopd.folder_lock import locked
+
+    with ending_when_asked(), locked(Path(cfg.paths.run)):
         run(cfg)
 
 

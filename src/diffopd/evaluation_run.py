@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from diffopd.evaluation import (
 )
 from diffopd.evaluation.processes import Processes
 from diffopd.evaluation_folder import EvaluationFolder, made_from
+from diffopd.folder_lock import locked
 from diffopd.inference import load_model, trial_step
 from diffopd.pin import pin_model
 from diffopd.report.images import ImageCollector
@@ -30,6 +32,11 @@ from diffopd.threads import available_cores, choose_num_threads
 
 def evaluate_share(cfg: DictConfig, processes: Processes) -> None:
     """Make and score this process's share of the images; the first process checks, tells and writes."""
+    with locked(Path(cfg.paths.run)) if processes.first else contextlib.nullcontext():
+        _evaluate_share(cfg, processes)
+
+
+def _evaluate_share(cfg: DictConfig, processes: Processes) -> None:
     console = Console() if processes.first else Console(file=io.StringIO())  # the others say nothing
     folder = EvaluationFolder(Path(cfg.paths.run))
     benchmark: Benchmark = instantiate(cfg.benchmark)

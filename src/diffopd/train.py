@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import tempfile
@@ -24,7 +25,23 @@ def main(cfg: DictConfig) -> None:
 
 
 def train(cfg: DictConfig) -> None:
-    """Train as ``cfg`` asks, unless that is done already.
+    """Train as ``cfg`` asks, alone in the run's folder.
+
+    Raises:
+        SystemExit: If the training was asked to end before it was done.
+    """
+    from diffopd.folder_lock import locked
+    from diffopd.rank import is_first_process
+
+    with contextlib.ExitStack() as stack:
+        if is_first_process():
+            with config_errors():
+                stack.enter_context(locked(Path(cfg.paths.run)))
+        train_in_folder(cfg)
+
+
+def train_in_folder(cfg: DictConfig) -> None:
+    """Train as ``cfg`` asks in a folder that no other run uses meanwhile, unless that is done already.
 
     Raises:
         SystemExit: If the training was asked to end before it was done.

@@ -78,11 +78,13 @@ def test_distillation_survives_kills_while_a_checkpoint_is_written(tmp_path):
 
 @pytest.fixture(scope="module")
 def soak():
+    sys.path.insert(0, str(PROGRAM.parent))  # it imports its parts by their names, as a program does
     spec = importlib.util.spec_from_file_location("soak", PROGRAM)
     module = importlib.util.module_from_spec(spec)
     sys.modules["soak"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(PROGRAM.parent))
 
 
 def test_kill_points_follow_from_the_seed_and_reach_every_operation(soak):

@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 from diffopd.evaluation import Benchmark, UntrustedError, check_benchmark, check_scorer
 from diffopd.png import save_png
 from diffopd.reward.checked import RewardError
+from diffopd.reward.composition import CompositionReward
 from diffopd.reward.mixture import MixtureReward
 from diffopd.reward.sunset import sunset_and_noise
-from diffopd.types import KnownPair
+from diffopd.types import Detection, KnownPair
 
 CONF = Path(__file__).parents[2] / "conf"
 EMBEDDED = ("by_task", "composition", "ocr", "picture_quality", "spectrum")
@@ -70,13 +71,38 @@ def test_each_member_of_a_mixture_is_checked():
     )
 
 
-def test_what_needs_photographs_says_so():
+class SeesCats:
+    """A detector of photographs: a cat wherever there is more than noise."""
+
+    def __init__(self, known_pair, *, blind):
+        self.known_pair = known_pair
+        self.blind = blind
+
+    def __call__(self, images):
+        cat = Detection("cat", (0.0, 0.0, 9.0, 9.0), 0.95, "brown")
+        rough = [(image[:, 1:] - image[:, :-1]).abs().mean() > 0.2 for image in images]
+        return [[] if self.blind or noise else [cat] for noise in rough]
+
+
+def test_a_detector_of_photographs_has_to_find_the_cat():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         reward = instantiate(compose(overrides=["+reward=geneval"]).reward)
+    know = reward.detector.known_pair
+    reward.check_prompt(know().prompt)
+    reward.detector = SeesCats(know, blind=False)
+    assert list(check_scorer(reward, "composition")) == [
+        "composition (CompositionReward): 1 for a better image, 0 for a worse one"
+    ]
+    reward.detector = SeesCats(know, blind=True)
+    with pytest.raises(UntrustedError, match=r"gives 0 to .* 'a photo of a cat', and 0 to"):
+        list(check_scorer(reward, "composition"))
+
+
+def test_a_detector_without_a_pair_is_told():
+    reward = CompositionReward(detector=lambda images: [[] for _ in images], score="dense")
     assert list(check_scorer(reward, "composition", pairs="scorer_pairs.composition")) == [
-        "composition (CompositionReward): not checked, as nothing drawn is sure to be seen by a detector of "
-        "photographs; give it a pair with "
-        "'+scorer_pairs.composition={better: a.png, worse: b.png, prompt: ..., metadata: {}}'"
+        "composition (CompositionReward): not checked, as its detector knows no pair of images; give it a "
+        "pair with '+scorer_pairs.composition={better: a.png, worse: b.png, prompt: ..., metadata: {}}'"
     ]
 
 

@@ -26,6 +26,8 @@ class CompositionReward:
         score: Which of the four is the value to maximise.
     """
 
+    why_no_pair = "its detector knows no pair of images"
+
     def __init__(self, *, detector: Detector, score: str) -> None:
         if score not in _SCALES:
             raise ValueError(f"reward.score must be one of {sorted(_SCALES)}, got {score!r}")
@@ -57,11 +59,6 @@ class CompositionReward:
             ValueError: If it has none.
         """
         check_clauses(prompt.metadata[0])
-
-    @property
-    def why_no_pair(self) -> str:
-        """Why there is no pair that every detector of this kind is sure to judge alike."""
-        return getattr(self.detector, "why_no_pair", "its detector knows no pair of images")
 
     def known_pair(self) -> KnownPair | None:
         """The pair the detector knows, as pictures differ with it; None if it knows none."""

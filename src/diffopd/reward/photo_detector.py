@@ -28,8 +28,9 @@ from diffopd.reward.coco import COCO_NAMES, check_labels
 from diffopd.reward.frozen import chosen_device, load_pretrained
 from diffopd.reward.geneval import MIN_CONFIDENCE
 from diffopd.reward.instances import Frame, Instance, find_instances
+from diffopd.reward.photograph import cat_and_noise
 from diffopd.reward.weights import local_folder, weights_folder
-from diffopd.types import Detection
+from diffopd.types import Detection, KnownPair
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, by which the detector's input is normalised."""
@@ -59,11 +60,9 @@ class PhotoDetector:
 
     Attributes:
         note: Said with every score.
-        why_no_pair: Why no pair of images comes with it.
     """
 
     note: ClassVar[str] = "objects by transformers' Mask2Former, not by the mmdet build of the official score"
-    why_no_pair: ClassVar[str] = "nothing drawn is sure to be seen by a detector of photographs"
     setting = "reward.detector"
 
     def __init__(
@@ -112,6 +111,10 @@ class PhotoDetector:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model behind; it is loaded again on demand."""
         return {**self.__dict__, "_model": None}
+
+    def known_pair(self) -> KnownPair:
+        """A photograph of a cat, and the same buried in noise."""
+        return cat_and_noise()
 
     def __call__(self, images: Float[Tensor, " batch 3 height width"]) -> list[list[Detection]]:
         """The objects in each image in [0, 1], each with its colour."""

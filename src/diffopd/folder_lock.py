@@ -1,0 +1,61 @@
+"""One process at a time in a run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+WAIT = 10.0
+"""Seconds: what is being ended, a killed cascade's training for one, has let go of its folder by then."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: float = WAIT) -> Iterator[None]:
+    """Keep every other process from working in a folder while the block runs.
+
+    The operating system lets go when the process ends, however it ends, so nothing has to be cleaned up after
+    a kill. Only processes that ask take part; of several that train together one does.
+
+    Args:
+        folder: The folder, made if need be. The file ``.lock`` stays in it.
+        wait: Seconds in which a process that is at work there may end.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LOCK
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s is at work in %s; waiting %g s for its end", _holder(file), folder, wait)
+        try:
+            lock.acquire(timeout=wait)
+        except Timeout as error:
+            raise ValueError(
+                f"{_holder(file)} is at work in {folder}; wait for it, end it, or give this one its own "
+                "folder with run_id=..."
+            ) from error
+    try:
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(file: Path) -> str:
+    """Who wrote its name in the lock's file."""
+    with contextlib.suppress(OSError):
+        if name := file.read_text(encoding="utf-8").strip():
+            return name
+    return "another process"

@@ -60,7 +60,7 @@ class Experiment:
         trainer: Lightning's trainer.
         folder: The run's folder.
         checkpoint: Where to go on from, or None.
-        inputs: Fingerprints of the files it learns from.
+        inputs: Fingerprints of the files it learns from; in the first process alone.
         num_threads: Setting of ``trainer.num_threads``.
         report: What to do with the trained phase, or None.
         benchmark: What the report measures, or None.
@@ -154,7 +154,8 @@ def build(cfg: DictConfig) -> Experiment:
     data = instantiate(cfg.data)
     check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), parts.get("reward"))
     values = cast(Any, OmegaConf.to_container(cfg, resolve=True))
-    inputs = inputs_of(values, [group for group in (*LIGHT_GROUPS, *HEAVY_GROUPS) if group in wanted])
+    groups = [group for group in (*LIGHT_GROUPS, *HEAVY_GROUPS) if group in wanted]
+    inputs = inputs_of(values, groups) if is_first_process() else {}  # which writes the checkpoints
     settings = {key: value for key, value in cfg.trainer.items() if key != "num_threads"}
     trainer = instantiate(
         settings,

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from diffopd.check import config_errors
 from diffopd.command import command, ending_when_asked, interrupted, refuse
+from diffopd.rank import is_first_process
 from diffopd.saved_config import from_arguments
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ def train(cfg: DictConfig) -> None:
         SystemExit: If the training was asked to end before it was done.
     """
     from diffopd.folder_lock import locked
-    from diffopd.rank import is_first_process
 
     with contextlib.ExitStack() as stack:
         if is_first_process():
@@ -52,8 +52,9 @@ def train_in_folder(cfg: DictConfig) -> None:
     with config_errors():
         finished = is_finished(cfg, Path(cfg.paths.run))
     if finished and cfg.if_finished == "skip":
-        print(f"finished already: {cfg.paths.run}")
-        print_pipeline(Path(cfg.paths.run))
+        if is_first_process():
+            print(f"finished already: {cfg.paths.run}")
+            print_pipeline(Path(cfg.paths.run))
         return
     from diffopd.build import build
     from diffopd.doctor.checks import cheap_findings

@@ -25,9 +25,10 @@ from diffopd.adapter import (
 from diffopd.data.prompts import PromptData
 from diffopd.model import PipelineModel, guided_velocity
 from diffopd.non_finite import RoundRecord
+from diffopd.phase.task_gradients import TaskGradients
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.sampler import TransitionSampler
-from diffopd.strategy.gradients import average_gradients, averaged_gradients, flat_gradient
+from diffopd.strategy.gradients import average_gradients
 from diffopd.strategy.sharded import shard, without_shards
 from diffopd.types import Conditioning, Prompts, Transition, VelocityFunction
 
@@ -90,7 +91,7 @@ class AdaptedPhase(lightning.LightningModule):
         self.ema = EMA(**ema)
         self.gradient_clip = gradient_clip
         self.conflict_every_n_rounds = conflict_every_n_rounds
-        self._task_gradients: dict[str, Tensor] = {}
+        self._task_gradients: TaskGradients | None = None
         self.record = RoundRecord()
         self.round_start: dict[str, Tensor] = {}
         self._encoded: dict[str, Conditioning] = {}
@@ -232,8 +233,8 @@ class AdaptedPhase(lightning.LightningModule):
         Returns:
             The loss, detached.
         """
-        if self._task_gradients:
-            self._add_task_gradients(losses, prompts.tasks)
+        if self._task_gradients is not None:
+            self._task_gradients.backward(losses, prompts.tasks, self.manual_backward)
         else:
             self.manual_backward(losses.sum())
         self.record.add(losses, prompts, steps, self.parameters_of(STUDENT).values())
@@ -242,43 +243,13 @@ class AdaptedPhase(lightning.LightningModule):
     def on_train_batch_start(self, batch: Prompts, batch_index: int) -> None:
         """Begin the round's record; decide whether it measures the conflict of its tasks' gradients."""
         self.record, self.round_start = RoundRecord(), {}
-        tasks = dict.fromkeys(batch.tasks)
-        self._task_gradients = {}
-        if self.due(self.conflict_every_n_rounds) and len(tasks) > 1:
-            nothing = torch.zeros_like(flat_gradient(list(self.parameters_of(STUDENT).values())))
-            self._task_gradients = dict.fromkeys(tasks, nothing)
-
-    def _add_task_gradients(self, losses: Tensor, tasks: Sequence[str]) -> None:
-        """Add the gradient with one backward per task, and keep each task's."""
-        parameters = list(self.parameters_of(STUDENT).values())
-        before = flat_gradient(parameters)
-        names = list(dict.fromkeys(tasks))
-        for task in names:
-            rows = [row for row, name in enumerate(tasks) if name == task]
-            self.manual_backward(losses[rows].sum(), retain_graph=task != names[-1])
-            after = flat_gradient(parameters)
-            self._task_gradients[task] = self._task_gradients[task] + after - before
-            before = after
+        tasks, measured = list(dict.fromkeys(batch.tasks)), self.due(self.conflict_every_n_rounds)
+        parameters = self.parameters_of(STUDENT).values()
+        self._task_gradients = TaskGradients(tasks, parameters) if measured and len(tasks) > 1 else None
 
     def gradient_conflict(self) -> dict[str, Tensor]:
-        """How the tasks' gradients since the last call compare, in rounds that measure it.
-
-        Returns:
-            The cosine of every two, ``train/conflict/<a>_<b>``, and each one's share of the sum of their
-            norms, ``train/gradient_share/<task>``.
-        """
-        if not self._task_gradients:
-            return {}
-        names = list(self._task_gradients)
-        gradients = averaged_gradients(torch.stack(list(self._task_gradients.values())))
-        self._task_gradients = dict.fromkeys(names, torch.zeros_like(gradients[0]))
-        unit, norms = torch.nn.functional.normalize(gradients, dim=1), gradients.norm(dim=1)
-        shares = norms / norms.sum().clamp_min(torch.finfo(norms.dtype).tiny)
-        return {f"train/gradient_share/{task}": share for task, share in zip(names, shares, strict=True)} | {
-            f"train/conflict/{names[a]}_{names[b]}": (unit[a] * unit[b]).sum()
-            for a in range(len(names))
-            for b in range(a + 1, len(names))
-        }
+        """What :meth:`TaskGradients.compare` says of this update, in rounds that measure it."""
+        return {} if self._task_gradients is None else self._task_gradients.compare()
 
     def update(self) -> Tensor:
         """One optimiser step with the gradients added so far; then move the average.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffopd.configs import flat_settings
 from diffopd.report.runs import Run
 
 _SAME_METHOD = (
@@ -96,7 +97,9 @@ def method_settings(run: Run) -> dict[str, Any]:
     if len(run.config_texts) > 1:  # a cascade's last stage starts from a folder with the seed in its name
         kept["adapter"] = {key: value for key, value in kept["adapter"].items() if key != "start"}
     rounds = {"trainer.max_epochs": run.planned_rounds} if run.planned_rounds is not None else {}
-    return {path: value for path, value in _flat(kept, "") if not _is_seed(path, value, run.seed)} | rounds
+    return {
+        path: value for path, value in flat_settings(kept) if not _is_seed(path, value, run.seed)
+    } | rounds
 
 
 def _is_seed(path: str, value: Any, seed: int) -> bool:
@@ -130,10 +133,3 @@ def _key(name: str, own: Mapping[str, Any], variants: Sequence[Mapping[str, Any]
     if len(different) > _MOST_SETTINGS:
         return f"{name} ({variants.index(own) + 1})"
     return ", ".join([name, *(f"{path}={own.get(path, '-')}" for path in different)])
-
-
-def _flat(node: Any, path: str) -> list[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        children = ((f"{path}.{key}" if path else str(key), value) for key, value in node.items())
-        return [leaf for child, value in children for leaf in _flat(value, child)]
-    return [(path, node)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
@@ -33,6 +34,16 @@ def cells(tmp_path):
             return read_cells(compose("ablations", overrides=list(overrides)), tmp_path)
 
     return read
+
+
+@pytest.mark.parametrize("name", ablation_names())
+def test_the_docs_list_what_a_file_varies(name):
+    conf = OmegaConf.load(Path(config_folder()) / "experiment" / "ablation" / f"{name}.yaml")
+    sweep = OmegaConf.select(conf, "hydra.sweeper.params") or {}
+    varied = " ".join(f"{key}={values}" for key, values in sweep.items() if key != "seed")
+    lines = (Path(__file__).parents[1] / "docs" / "ablations.md").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| `{name}` |")]
+    assert varied in line
 
 
 @pytest.mark.parametrize("name", ablation_names())

@@ -46,7 +46,7 @@ demo: install  ## Distil three teachers into one student, minutes on a CPU; ARGS
 table: install  ## Train and score every row of the paper's Table 1 (100 minutes on 2 cores); SEEDS=3.
 	$(BIN)/python -m diffopd.table seeds=$(SEEDS) $(ARGS)
 
-ablations: install  ## Figures 5 and 6 and gradient variance (90 minutes on 2 cores); ABLATIONS=full: every file.
+ablations: install  ## Figures 5 and 6 and gradient variance (70 minutes on 2 cores); ABLATIONS=full: every file.
 	$(BIN)/python -m diffopd.ablations $(if $(filter full,$(ABLATIONS)),ablations=all) $(ARGS)
 
 test: install  ## Run the tests (under 10 minutes on 2 cores); ARGS="tests/flow -k sigma".

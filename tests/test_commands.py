@@ -44,7 +44,6 @@ def test_evaluate_writes_results_images_and_config(tiny, tmp_path, capsys):
         "benchmark.sampler.num_steps=2",
         "guidance_scale=2.0",
         "num_threads=1",
-        "save_images=true",
     ]
     evaluate.run(config("evaluate", tiny, tmp_path / "run", *overrides))
     result = EvaluationResult.load(tmp_path / "run" / "results.json")
@@ -52,6 +51,7 @@ def test_evaluate_writes_results_images_and_config(tiny, tmp_path, capsys):
     assert result.guidance_scale == 2.0
     files = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*.*")}
     assert files == {
+        ".lock",
         "config.yaml",
         "made_from.json",
         "results.json",

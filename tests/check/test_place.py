@@ -200,3 +200,21 @@ def test_teachers_of_guidance_for_a_model_that_has_none(composed, on_disk):
     cfg = composed(ODE, *on_disk, *guided)
     with pytest.raises(ConfigError, match=r"teacher ocr is asked at guidance 3, .*ocr\.guidance_scale=1"):
         check_fit(cfg, parts_of(cfg))
+
+
+def test_prompt_files_to_train_on_and_to_report_on(composed, on_disk, tmp_path):
+    missing = [f"{group}.tasks.ocr.path={tmp_path}/{group}.txt" for group in ("data", "benchmark")]
+    with pytest.raises(ConfigError) as refused:
+        check_config(composed(ODE, *on_disk, *missing))
+    assert str(refused.value).splitlines() == [
+        f"{setting}: there is no such file ({tmp_path}/{group}.txt)"
+        for setting, group in zip(missing, ("data", "benchmark"), strict=True)
+    ]
+    with pytest.raises(ConfigError, match=r"^data\.[^\n]*$"):  # without a report nobody reads the benchmark
+        check_config(composed(ODE, *on_disk, *missing, "~report"))
+
+
+def test_the_prompt_file_of_an_evaluation(composed, on_disk, tmp_path):
+    overrides = ["benchmark=ocr", f"benchmark.path={tmp_path}/none.txt"]
+    with pytest.raises(ConfigError, match=r"^benchmark.path=.*/none.txt: there is no such file"):
+        check_config(composed(on_disk[0], *overrides, config_name="evaluate"), "evaluate")

@@ -53,6 +53,24 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _adapter_place(f"adapter.merge.folders.{number}", path)
     if isinstance(values.get("adapter_path"), str):
         yield from _adapter_place("adapter_path", values["adapter_path"])
+    yield from _prompt_files(values)
+
+
+def _prompt_files(values: Mapping[str, Any]) -> Iterator[str]:
+    """Prompts to train on, and those that a report at the end, days later, or an evaluation reads."""
+    from diffopd.files import resolve_path
+
+    reported = "phase" not in values or values.get("report")
+    for group in ("data", "benchmark") if reported else ("data",):
+        node = values.get(group)
+        if not isinstance(node, Mapping):
+            continue
+        tasks = node.get("tasks") if isinstance(node.get("tasks"), Mapping) else {}
+        named = {group: node} | {f"{group}.tasks.{task}": entry for task, entry in (tasks or {}).items()}
+        for setting, entry in named.items():
+            path = entry.get("path") if isinstance(entry, Mapping) else None
+            if isinstance(path, str) and not (file := Path(resolve_path(path))).is_file():
+                yield f"{setting}.path={path}: there is no such file ({file.absolute()})"
 
 
 def _port_problems(values: Mapping[str, Any]) -> Iterator[str]:

@@ -13,6 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from diffopd.check import ConfigError
 from diffopd.command import INTERRUPTED, REFUSED, STOPPED, command, ending_when_asked, interrupted
 from diffopd.non_finite import NonFiniteError
+from diffopd.reward.checked import RewardError
+from diffopd.reward.http_json import ServerError
 from diffopd.signals import REQUESTS_TO_END
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -102,6 +104,20 @@ def test_a_number_that_is_not_finite_ends_in_its_report(train, capsys):
     assert capsys.readouterr().err == "stopped: loss is nan in round 3\n(debug=true shows the traceback)\n"
     with pytest.raises(NonFiniteError):
         train("+experiment=mini_autoencoder", "debug=true", step=fail)
+
+
+def test_a_server_that_does_not_score_ends_in_a_message_and_a_failing_reward_in_its_traceback(train, capsys):
+    def fail(cfg, cause):
+        raise RewardError("RemoteReward", "reward.address=http://x", "does not answer", None) from cause
+
+    with pytest.raises(SystemExit) as end:
+        train("+experiment=mini_autoencoder", step=lambda cfg: fail(cfg, ServerError("refused", None)))
+    assert end.value.code == STOPPED
+    assert capsys.readouterr().err.startswith(
+        "stopped: reward.address=http://x (RemoteReward) does not answer"
+    )
+    with pytest.raises(RewardError):
+        train("+experiment=mini_autoencoder", step=lambda cfg: fail(cfg, KeyError("a user's own code")))
 
 
 def test_a_folder_that_cannot_be_made_ends_in_a_message(train, tmp_path, capsys):

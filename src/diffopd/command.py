@@ -89,7 +89,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 @contextlib.contextmanager
 def errors_told(*, debug: bool) -> Iterator[None]:
-    """End the program with a message, not a traceback, where a config, a full disk or a nan is the cause.
+    """End the program with a message, not a traceback, where that says all there is to know.
+
+    So it does of a refused config, a full disk, a nan, and a server that does not score.
 
     Args:
         debug: Let the traceback be shown after all.
@@ -101,7 +103,7 @@ def errors_told(*, debug: bool) -> Iterator[None]:
             raise
         refuse(str(error))
     except Exception as error:
-        why = None if debug else _why_stopped(error)
+        why = None if debug else why_stopped(error)
         if why is None:
             raise
         print(f"stopped: {why}\n(debug=true shows the traceback)", file=sys.stderr)
@@ -135,18 +137,21 @@ def interrupted(why: str) -> NoReturn:
     sys.exit(INTERRUPTED)
 
 
-def _why_stopped(error: Exception) -> str | None:
+def why_stopped(error: Exception) -> str | None:
     """What to tell of an error that is no fault of the program, or None."""
-    # Both bring torch, which is there when anything was trained or written.
+    # These bring torch, which is there when anything was trained or written.
     from diffopd.files import is_full_disk
     from diffopd.non_finite.error import NonFiniteError
+    from diffopd.reward.checked import RewardError
+    from diffopd.reward.http_json import ServerError
 
     if is_full_disk(error):
         return (
             f"no space left on the disk ({error}). What was saved before is intact; free some space, and the "
             "same command goes on from the newest checkpoint"
         )
-    return str(error) if isinstance(error, NonFiniteError) else None
+    unanswered = isinstance(error, RewardError) and isinstance(error.__cause__, ServerError)
+    return str(error) if unanswered or isinstance(error, NonFiniteError) else None
 
 
 def refuse(message: str) -> None:

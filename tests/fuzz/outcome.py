@@ -29,6 +29,7 @@ from tiny_runs import TinyWorld
 
 from diffopd.build import build
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
+from diffopd.command import why_stopped
 
 ROUNDS = 2
 STEPS_PER_ROUND = 2
@@ -77,8 +78,9 @@ def outcome_of(case: Case, world: TinyWorld, folder: Path) -> Outcome:
             kind, text = "ran", _run(case, world)
         except ConfigError as error:
             kind, text = "refused", str(error)
-        except Exception:
-            kind, text = "other", traceback.format_exc()
+        except Exception as error:
+            told = why_stopped(error)  # as the command tells it, without a traceback
+            kind, text = ("refused", told) if told else ("other", traceback.format_exc())
     shutil.rmtree(folder, ignore_errors=True)
     if kind != "refused":
         gc.collect()  # modules hold each other, and would stay

@@ -55,6 +55,7 @@ FOUND = [
     ("dance_opd", "estimator=[null]"),
     ("mini_more_signs", "~optimizer.momentum"),
     ("guard_aesthetic", "~phase.noise_window.first"),
+    ("teacher_ocr", "reward@phase.held_out.spectrum=remote"),
 ]
 """What fuzzing found that ended in a traceback once."""
 

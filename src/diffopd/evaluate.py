@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -56,8 +57,14 @@ def _process(rank: int, count: int, port: int, settings: dict[str, Any]) -> None
     from diffopd.evaluation_run import evaluate_share
 
     cfg = OmegaConf.create(settings)
-    with errors_told(debug=cfg.debug), config_errors(), joined(rank, count, port) as processes:
-        evaluate_share(cfg, processes)
+    try:
+        with errors_told(debug=cfg.debug), config_errors(), joined(rank, count, port) as processes:
+            evaluate_share(cfg, processes)
+    except SystemExit as end:
+        # All is said. An orderly exit can abort instead (SIGABRT): threads of gloo still wait for the others.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else STOPPED)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 import programs
 from tiny_runs import make_world
 
-from diffopd.cells import ablation_names, index_of, jobs_of, read_cells
+from diffopd.cells import ablation_names, index_of, jobs_of, read_cells, report_jobs
 from diffopd.check import ConfigError
 from diffopd.configs import config_folder
 
@@ -144,3 +144,14 @@ def test_a_file_is_an_ordinary_sweep(world, tmp_path):
     folder = tmp_path / "runs" / "ablation_schedule"
     finished = [str(path.relative_to(folder)) for path in sorted(folder.rglob("finished.json"))]
     assert [path.split("data.schedule=")[1].split(",")[0] for path in finished] == ["accumulate", "alternate"]
+
+
+def test_a_training_made_for_other_ablations_is_labelled_by_the_name_it_has(cells, tmp_path):
+    found = cells("ablations=[balance]", "seeds=1")
+    (shared,) = (cell for cell in found if cell.label == "balance=equal")
+    shared.folder.mkdir(parents=True)
+    (shared.folder / "config.yaml").write_text("name: made_before\n")
+    (job,) = report_jobs(found, tmp_path)
+    ((*_, labels, _, _, _),) = job.commands()
+    assert "made_before:" in labels
+    assert f"{shared.name}:" not in labels

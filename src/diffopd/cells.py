@@ -197,7 +197,9 @@ def report_jobs(cells: Sequence[Cell], folder: Path) -> list[Job]:
 
 
 def _report(name: str, page: Sequence[Cell], names: Mapping[Path, str], folder: Path) -> list[str]:
-    labels = {names[cell.folder]: cell.label.removeprefix("variant=") for cell in page}
+    labels = {
+        _saved_name(cell.folder) or names[cell.folder]: cell.label.removeprefix("variant=") for cell in page
+    }
     labels = {key: label for key, label in labels.items() if key != label and name != "all"}
     shown = ",".join(f"{key}:{quoted(label)}" for key, label in labels.items())
     return [
@@ -208,6 +210,12 @@ def _report(name: str, page: Sequence[Cell], names: Mapping[Path, str], folder: 
         f"out={quoted(str(folder / 'report' / name))}",
         f"claims={'figures' if name in ('all', 'method', 'formulation') else 'none'}",
     ]
+
+
+def _saved_name(folder: Path) -> str | None:
+    """What a training calls itself: it may have been run before, for ablations that are not asked for now."""
+    file = folder / "config.yaml"
+    return str(OmegaConf.load(file).name) if file.is_file() else None
 
 
 def index_of(cells: Sequence[Cell]) -> Mapping[str, Mapping[str, str]]:

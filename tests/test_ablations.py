@@ -149,8 +149,10 @@ def test_a_file_is_an_ordinary_sweep(world, tmp_path):
 def test_a_training_made_for_other_ablations_is_labelled_by_the_name_it_has(cells, tmp_path):
     found = cells("ablations=[balance]", "seeds=1")
     (shared,) = (cell for cell in found if cell.label == "balance=equal")
-    shared.folder.mkdir(parents=True)
-    (shared.folder / "config.yaml").write_text("name: made_before\n")
+    for cell in found:
+        cell.folder.mkdir(parents=True)
+        name = "made_before" if cell is shared else cell.name
+        (cell.folder / "config.yaml").write_text(f"name: {name}\n")
     (job,) = report_jobs(found, tmp_path)
     ((*_, labels, _, _, _),) = job.commands()
     assert "made_before:" in labels

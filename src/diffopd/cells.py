@@ -182,23 +182,24 @@ def report_jobs(cells: Sequence[Cell], folder: Path) -> list[Job]:
     for cell in cells:
         pages.setdefault(cell.ablation, []).append(cell)
     compared = {name: page for name, page in pages.items() if len({cell.label for cell in page}) > 1}
-    names = {cell.folder: cell.name for cell in reversed(cells)}  # a shared training has the first one's name
     if len(compared) > 1:
         compared["all"] = list({cell.folder: cell for page in compared.values() for cell in page}.values())
     return [
         Job(
             name=f"report: {name}",
             needs=(),
-            commands=lambda name=name, page=page: iter([_report(name, page, names, folder)]),
+            commands=lambda name=name, page=page: iter([_report(name, page, folder)]),
             log=None,
         )
         for name, page in compared.items()
     ]
 
 
-def _report(name: str, page: Sequence[Cell], names: Mapping[Path, str], folder: Path) -> list[str]:
+def _report(name: str, page: Sequence[Cell], folder: Path) -> list[str]:
+    """Its arguments; the trainings are done, and one that several files share has the name of one of them."""
     labels = {
-        _saved_name(cell.folder) or names[cell.folder]: cell.label.removeprefix("variant=") for cell in page
+        str(OmegaConf.load(cell.folder / "config.yaml").name): cell.label.removeprefix("variant=")
+        for cell in page
     }
     labels = {key: label for key, label in labels.items() if key != label and name != "all"}
     shown = ",".join(f"{key}:{quoted(label)}" for key, label in labels.items())
@@ -210,12 +211,6 @@ def _report(name: str, page: Sequence[Cell], names: Mapping[Path, str], folder: 
         f"out={quoted(str(folder / 'report' / name))}",
         f"claims={'figures' if name in ('all', 'method', 'formulation') else 'none'}",
     ]
-
-
-def _saved_name(folder: Path) -> str | None:
-    """What a training calls itself: it may have been run before, for ablations that are not asked for now."""
-    file = folder / "config.yaml"
-    return str(OmegaConf.load(file).name) if file.is_file() else None
 
 
 def index_of(cells: Sequence[Cell]) -> Mapping[str, Mapping[str, str]]:

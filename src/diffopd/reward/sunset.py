@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffopd.reward.under_noise import under_noise
 from diffopd.types import KnownPair
 
 SIDE = 256
@@ -13,14 +14,12 @@ _TOP, _HORIZON = (0.15, 0.12, 0.35), (1.0, 0.55, 0.25)
 """Sky above and where it meets the sea."""
 _SEA_FAR, _SEA_NEAR = (0.45, 0.22, 0.25), (0.05, 0.07, 0.18)
 _SUN = (1.0, 0.9, 0.6)
-_NOISE_SHARE = 0.9
 
 
 def sunset_and_noise() -> KnownPair:
     """A sunset over the sea, and the same picture at a tenth of its strength under uniform noise."""
     clear = _sunset()
-    noise = torch.rand(clear.shape, generator=torch.Generator().manual_seed(0))
-    return KnownPair.of(clear, (1 - _NOISE_SHARE) * clear + _NOISE_SHARE * noise, "a sunset over the sea")
+    return KnownPair.of(clear, under_noise(clear), "a sunset over the sea")
 
 
 def _sunset() -> Float[Tensor, " 3 height width"]:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
 import programs
 from tiny_runs import make_world
+
+from diffopd.configs import config_folder
 
 TASKS = ("composition", "ocr", "aesthetic")
 ROW = {"command": None, "arguments": [], "teachers": {}, "seeds": 1, "guidance": [1], "note": ""}
@@ -83,3 +86,29 @@ def test_mistakes_are_told_before_anything_is_trained(table, tmp_path, mistake, 
     assert refused.returncode == 2, refused.stdout + refused.stderr
     assert message in refused.stderr
     assert not list((tmp_path / "runs").glob("small/one/*/seed0"))
+
+
+@pytest.mark.parametrize("rows", ["table1", "table1_large"])
+def test_rows_draw_equally_many_images(rows):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        table = compose("table", overrides=[f"rows={rows}"]).rows
+        drawn = {}
+        for name, row in table.items():
+            if row.command == "train":
+                drawn[name] = images_of(row.arguments)
+            elif row.command == "cascade":
+                stages = compose("cascade", overrides=list(row.arguments)).stages.values()
+                drawn[name] = sum(
+                    images_of([f"+experiment={stage.experiment}", *stage.overrides]) for stage in stages
+                )
+    specialists = {name: drawn.pop(name) for name in list(drawn) if name.startswith("teacher_")}
+    assert len(set(specialists.values())) == 1
+    drawn["opd"] += sum(specialists.values())
+    assert max(drawn.values()) <= 1.01 * min(drawn.values())
+
+
+def images_of(arguments):
+    """Images that a training draws."""
+    cfg = compose("train", overrides=[*arguments, "paths.run=."])
+    sizes = (task.prompts_per_round * task.group_size for task in cfg.data.tasks.values())
+    return cfg.trainer.max_epochs * sum(sizes)

@@ -90,7 +90,7 @@ class TinyWorld:
         return build(self.config(experiment, folder, *overrides))
 
 
-REWARD_LEARNING = ("teacher", "guard", "multi")
+REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi")
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")
 

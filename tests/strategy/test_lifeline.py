@@ -40,7 +40,8 @@ def tied():
 
 
 def cut(line: Lifeline) -> None:
-    """What the kernel does when a process ends."""
+    """What the kernel does when a process ends; its own thread says nothing any more."""
+    line._closed.set()
     for connection in line._connections.values():
         with contextlib.suppress(OSError):  # the other end has gone first
             connection.shutdown(socket.SHUT_RDWR)

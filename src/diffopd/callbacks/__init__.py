@@ -3,6 +3,7 @@
 from diffopd.callbacks.adapter_export import AdapterExport
 from diffopd.callbacks.csv_logger import ResumableCSVLogger
 from diffopd.callbacks.finite_loss import FiniteLoss
+from diffopd.callbacks.gradient_signal import GradientSignal
 from diffopd.callbacks.reward_guard import RewardGuard
 from diffopd.callbacks.round_checkpoint import RoundCheckpoint
 from diffopd.callbacks.round_progress import RoundProgress
@@ -11,6 +12,7 @@ from diffopd.callbacks.throughput import Throughput
 __all__ = [
     "AdapterExport",
     "FiniteLoss",
+    "GradientSignal",
     "ResumableCSVLogger",
     "RewardGuard",
     "RoundCheckpoint",

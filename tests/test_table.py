@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 import programs
 from tiny_runs import make_world
 
+from diffopd.comparison import jobs_of, read_rows
 from diffopd.configs import config_folder
 
 TASKS = ("composition", "ocr", "aesthetic")
@@ -62,6 +63,7 @@ def test_rows_are_made_once_and_seeds_are_added(table, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed0/**/*.safetensors")}
     scores = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed0/scores/**/results.json")}
     assert len(scores) == 2
+    assert all((row / "scores" / "output.log").is_file() for row in (teacher, student))
 
     second = table("seeds=2")
     assert second.returncode == 0, second.stdout + second.stderr
@@ -105,6 +107,21 @@ def test_rows_draw_equally_many_images(rows):
     assert len(set(specialists.values())) == 1
     drawn["opd"] += sum(specialists.values())
     assert max(drawn.values()) <= 1.01 * min(drawn.values())
+
+
+def test_all_trainings_come_before_scores_which_wait_for_their_own_alone(tmp_path):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        cfg = compose("table", overrides=["rows=table1", f"paths.run={tmp_path}"])
+    jobs = {job.name: job for job in jobs_of(read_rows(cfg, tmp_path), cfg)}
+    names = list(jobs)
+    trained = [name for name in names if not name.endswith("/scores")]
+    assert names[: len(trained)] == trained
+    assert "base/seed0" not in trained
+    assert list(jobs["base/seed0/scores"].needs) == []
+    assert list(jobs["opd/seed2/scores"].needs) == ["opd/seed2"]
+    assert set(jobs["opd/seed2"].needs) == {f"teacher_{task}/seed0" for task in TASKS}
+    assert {name.removesuffix("/scores") for name in names} == {*trained, "base/seed0"}
+    assert len({job.log for job in jobs.values()}) == len(jobs)
 
 
 def images_of(arguments):

@@ -112,27 +112,45 @@ def check_rows(rows: Sequence[RowRun]) -> None:
 
 
 def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
-    """A job for each row and seed: train, then score whatever is not scored yet."""
-    return [
+    """For each row and seed a training, then for each whatever is not scored yet.
+
+    Scoring waits for its own training alone and comes after all trainings: no process then idles while the
+    last of these, which are longer, goes on.
+    """
+    trainings = [
         Job(
             name=run.name,
             needs=[f"{teacher}/seed0" for teacher in run.teachers.values()],
-            commands=lambda run=run: _commands(run, rows, cfg),
+            commands=lambda run=run: _training(run, rows),
             log=run.folder / "output.log",
         )
         for run in rows
+        if run.command is not None
     ]
+    scorings = [
+        Job(
+            name=f"{run.name}/scores",
+            needs=[run.name] if run.command is not None else [],
+            commands=lambda run=run: _scoring(run, cfg),
+            log=run.folder / "scores" / "output.log",
+        )
+        for run in rows
+    ]
+    return [*trainings, *scorings]
 
 
-def _commands(run: RowRun, rows: Sequence[RowRun], cfg: DictConfig) -> Iterator[Sequence[str]]:
+def _training(run: RowRun, rows: Sequence[RowRun]) -> Iterator[Sequence[str]]:
     adapters = {other.row: other.adapter for other in rows if other.seed == 0}
     taught = [
         f"teacher.teachers.{task}.path={quoted(str(adapters[row]))}" for task, row in run.teachers.items()
     ]
     if run.command == "train":
         yield training_command(run.folder, [*run.arguments, *taught])
-    elif run.command == "cascade":
+    else:
         yield ["diffopd.cascade", *run.arguments, f"hydra.run.dir={quoted(str(run.folder))}"]
+
+
+def _scoring(run: RowRun, cfg: DictConfig) -> Iterator[Sequence[str]]:
     for benchmark in cfg.benchmarks:
         for scale in run.guidance:
             place = run.scores_at(benchmark, scale)

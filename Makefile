@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## Distil three teachers into one student, minutes on a CPU; ARGS="trainer.max_epochs=3".
 	$(RUN) +experiment=mopd_ode $(ARGS)
 
-table: install  ## Train and score every row of the paper's Table 1 (103 minutes on 2 slow cores); SEEDS=3.
+table: install  ## Train and score every row of the paper's Table 1 (98 minutes on 2 slow cores); SEEDS=3.
 	$(BIN)/python -m diffopd.table seeds=$(SEEDS) $(ARGS)
 
 ablations: install  ## Figures 5 and 6 and gradient variance (70 minutes on 2 cores); ABLATIONS=full: every file.

@@ -67,7 +67,7 @@ class GradientSignal(Callback):
         if len(self._now) < len(before):
             other = before[len(self._now)].to(gradient.device)
             pair = torch.stack([gradient @ other, (gradient @ gradient + other @ other) / 2])
-            self._sums = pair if self._sums is None else self._sums + pair
+            self._sums = pair if self._sums is None else self._sums.to(pair.device) + pair
         self._now.append(gradient)
 
     @override

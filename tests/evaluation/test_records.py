@@ -80,7 +80,7 @@ class Thread(Processes):
     barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
 
     def wait(self):
-        self.barrier.wait(timeout=30)
+        self.barrier.wait(timeout=60)
 
 
 def made_by(count, model, benchmark, records, batch_size):

@@ -47,7 +47,7 @@ def brightness(images, prompts):
 @contextlib.contextmanager
 def server(reward, *, token=None, limits=LIMITS, max_images=8, max_wait=0.0, max_waiting=64):
     batcher = Batcher(reward, max_images=max_images, max_wait=max_wait, max_waiting=max_waiting)
-    with RewardServer("127.0.0.1", 0, batcher=batcher, limits=limits, token=token, timeout=5.0) as running:
+    with RewardServer("127.0.0.1", 0, batcher=batcher, limits=limits, token=token, timeout=60.0) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -60,7 +60,7 @@ def server(reward, *, token=None, limits=LIMITS, max_images=8, max_wait=0.0, max
 def client(address, **changes):
     settings = {
         "token_variable": "NO_TOKEN",
-        "timeout": 5.0,
+        "timeout": 60.0,
         "retries": 2,
         "backoff": 0.0,
         "images_per_request": 8,
@@ -71,7 +71,7 @@ def client(address, **changes):
 def post(address, body, headers=None):
     request = urllib.request.Request(f"{address}/score", body, headers or {}, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -325,7 +325,7 @@ def test_a_picture_of_another_mode_is_refused():
 def test_a_request_without_length_is_refused():
     with (
         server(brightness) as running,
-        socket.create_connection(running.server_address[:2], timeout=5) as line,
+        socket.create_connection(running.server_address[:2], timeout=60) as line,
     ):
         line.sendall(b"POST /score HTTP/1.0\r\n\r\n")
         assert b" 411 " in line.recv(1000)
@@ -362,7 +362,7 @@ def test_a_port_that_is_taken():
 def test_health_says_what_is_served():
     with (
         server(brightness) as running,
-        urllib.request.urlopen(f"{running.address}/health", timeout=5) as response,
+        urllib.request.urlopen(f"{running.address}/health", timeout=60) as response,
     ):
         assert json.loads(response.read()) == {
             "status": "ok",
@@ -424,9 +424,11 @@ def test_a_dead_server_is_named_with_its_setting():
 
 
 def test_a_server_that_says_nothing_times_out():
-    with serving(lambda *_: (time.sleep(0.5), (200, {}))[1]) as address:
+    given_up = threading.Event()
+    with serving(lambda *_: (given_up.wait(60), (200, {}))[1]) as address:
         with pytest.raises(RewardError, match=r"does not answer \(timed out\)"):
             client(address, timeout=0.1, retries=0)(images(1), prompts(1))
+        given_up.set()
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ LAUNCHERS = {
     "own": ("-m", "job"),
     "torchrun": ("-m", "torch.distributed.run", "--nproc_per_node=2", str(HERE / "job.py")),
 }
-SECONDS = 3 * GRACE
-"""A third is waited on purpose; a machine at work takes its time to end Python."""
+SECONDS = GRACE + 60
+"""``GRACE`` is waited on purpose; a machine at work takes its time to end Python. Gloo would wait 30 minutes."""
 
 
 def run(folder: Path, launcher: str, how: str, who: int) -> tuple[subprocess.CompletedProcess[str], float]:

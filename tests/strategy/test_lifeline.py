@@ -24,7 +24,7 @@ def tied():
         if given is not None:
             found.put(given)
             told.set()
-        assert told.wait(10)
+        assert told.wait(60)
         return found.queue[0]
 
     with ThreadPoolExecutor(3) as pool:
@@ -35,7 +35,7 @@ def tied():
     for line in lines:
         line.close()
     for line in lines:
-        line._thread.join(timeout=10)
+        line._thread.join(timeout=60)
         assert not line._thread.is_alive()
 
 
@@ -51,23 +51,23 @@ def test_a_death_is_heard_by_all(tied):
     lines, heard = tied
     cut(lines[1])
     assert (
-        heard[0].get(timeout=10) == "process 1 of this training has died, see above; this process ends, too"
+        heard[0].get(timeout=60) == "process 1 of this training has died, see above; this process ends, too"
     )
-    assert "another process of this training has failed" in heard[2].get(timeout=10)
+    assert "another process of this training has failed" in heard[2].get(timeout=60)
 
 
 def test_the_death_of_the_first_is_heard_by_all(tied):
     lines, heard = tied
     cut(lines[0])
     for rank in (1, 2):
-        assert "process 0 of this training has died" in heard[rank].get(timeout=10)
+        assert "process 0 of this training has died" in heard[rank].get(timeout=60)
 
 
 def test_a_failure_is_told_before_the_end(tied):
     lines, heard = tied
     lines[2].fail()
-    assert "process 2 of this training has failed" in heard[0].get(timeout=10)
-    assert "has failed" in heard[1].get(timeout=10)
+    assert "process 2 of this training has failed" in heard[0].get(timeout=60)
+    assert "has failed" in heard[1].get(timeout=60)
 
 
 def test_leave_is_no_news(tied):
@@ -76,6 +76,6 @@ def test_leave_is_no_news(tied):
         line.close()
     for line in lines:
         cut(line)
-        line._thread.join(timeout=10)
+        line._thread.join(timeout=60)
         assert not line._thread.is_alive()
     assert all(said.empty() for said in heard)

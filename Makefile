@@ -23,7 +23,8 @@ RUN := $(BIN)/python -m diffopd.train
 # One test process per core, 4 at most as each takes over a gigabyte; the tests of one file share theirs, and its
 # fixtures. WORKERS= (empty) runs all in one process; so does pytest's --pdb.
 WORKERS ?= $(if $(filter-out 1,$(shell getconf _NPROCESSORS_ONLN)),-n logical --maxprocesses 4 --dist loadfile)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
+# Byte code is kept, whatever the environment says: many tests start a Python of their own.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 help:  ## List these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -36,17 +36,18 @@ def inputs_of(values: Mapping[str, Any], groups: Collection[str]) -> dict[str, s
         ValueError: If something cannot be read.
     """
     used = {group: values[group] for group in (*ALWAYS, *groups) if values.get(group) is not None}
-    found = {setting: fingerprint(values, setting) for setting, _ in flat_settings(used)}
+    found = {setting: _fingerprint(values, setting, value) for setting, value in flat_settings(used)}
     return {setting: value for setting, value in found.items() if value is not None}
 
 
 def fingerprint(values: Mapping[str, Any], setting: str) -> str | None:
     """The same of one setting; None if it names no input, or nothing."""
+    return _fingerprint(values, setting, dict(flat_settings(values)).get(setting))
+
+
+def _fingerprint(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
     kind = next((kind for pattern, kind in _KINDS.items() if _matches(setting, pattern)), None)
-    value = dict(flat_settings(values)).get(setting)
-    if kind is None or not value:
-        return None
-    return kind(values, setting, value)
+    return kind(values, setting, value) if kind is not None and value else None
 
 
 def _adapters(values: Mapping[str, Any], setting: str, value: Any) -> str:

@@ -64,7 +64,7 @@ def test_sampling_goes_on_while_scores_are_computed():
     sampled = threading.Event()
 
     def waits_for_the_next(images, prompts):
-        assert sampled.wait(10)
+        assert sampled.wait(60)
         return {"reward": Scores(images.mean((1, 2, 3)), {}, "any")}
 
     with RoundScoring(prompts(0, 1), waits_for_the_next, in_background=True, device=CPU) as scoring:

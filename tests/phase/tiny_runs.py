@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +75,20 @@ class TinyWorld:
 
     def config(self, experiment: str, folder: Path, *overrides: str) -> DictConfig:
         """The composed config of one experiment in its own folder."""
-        with initialize_config_dir(config_folder(), version_base="1.3"):
-            return compose(
-                "train",
-                overrides=[
-                    f"+experiment={experiment}",
-                    f"paths.run={folder}",
-                    f"paths.root={folder.parent}",
-                    *self.overrides(experiment),
-                    *overrides,
-                ],
-            )
+        cfg = copy.deepcopy(_composed((f"+experiment={experiment}", *self.overrides(experiment), *overrides)))
+        cfg.paths.run, cfg.paths.root = str(folder), str(folder.parent)
+        return cfg
 
     def build(self, experiment: str, folder: Path, *overrides: str) -> Experiment:
         """The same, built."""
         return build(self.config(experiment, folder, *overrides))
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    """Hydra takes half a second for what differs from test to test in its folder alone."""
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
 
 
 REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi")

@@ -189,7 +189,7 @@ def test_requests_that_wait_are_scored_together_and_groups_stay_apart():
     def slow(images, prompts):
         calls.append(prompts.groups)
         if len(calls) == 1:
-            first.wait(5)
+            first.wait(60)
         return brightness(images, prompts)
 
     batcher = Batcher(slow, max_images=4, max_wait=0.0, max_waiting=64)
@@ -220,7 +220,7 @@ def test_one_bad_sample_fails_its_own_request_alone():
     blocked = threading.Event()
 
     def picky(images, prompts):
-        blocked.wait(5)
+        blocked.wait(60)
         if "bad" in prompts.texts:
             raise OSError("unreadable")
         return brightness(images, prompts)
@@ -251,13 +251,13 @@ def test_a_closed_or_full_batcher_says_so():
 
     def slow(images, prompts):
         entered.set()
-        leave.wait(5)
+        leave.wait(60)
         return brightness(images, prompts)
 
     batcher = Batcher(slow, max_images=8, max_wait=0.0, max_waiting=3)
     thread = threading.Thread(target=batcher.score, args=(images(2), prompts(2)))
     thread.start()
-    entered.wait(5)
+    entered.wait(60)
     with pytest.raises(BusyError, match="2 images are waiting"):
         batcher.score(images(2), prompts(2))
     leave.set()

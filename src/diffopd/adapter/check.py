@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +176,15 @@ def expected_shapes(config: LoraConfig, base_config: Mapping[str, Any]) -> dict[
 
 def linear_layers(base_config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Name of every linear layer of the backbone, with the width of its input and output."""
+    return _linear_layers(json.dumps(dict(base_config), sort_keys=True))
+
+
+@lru_cache(maxsize=4)
+def _linear_layers(base_config: str) -> dict[str, tuple[int, int]]:
+    """All teachers of a set lie on one base, which need not be built for each."""
     return {
         name: (module.in_features, module.out_features)
-        for name, module in weightless(base_config).named_modules()
+        for name, module in weightless(json.loads(base_config)).named_modules()
         if isinstance(module, nn.Linear)
     }
 

@@ -5,8 +5,9 @@ Constructors that are built before any weights load check their own arguments; h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 from diffopd.check.annotation import shown
@@ -149,7 +150,13 @@ def limit_problems(path: str, value: Any) -> Iterator[str]:
     """What is wrong with one value, if its path has a limit."""
     if value is UNSET or value is UNKNOWN:
         return
-    for pattern, (text, holds) in LIMITS.items():
-        if matches(path, pattern) and not holds(value):
+    for text, holds in _limits_of(path):
+        if not holds(value):
             choices = text.removeprefix("one of ").split(", ") if text.startswith("one of ") else []
             yield f"{path}={shown(value)} must be {text}{did_you_mean(shown(value), choices)}"
+
+
+@cache
+def _limits_of(path: str) -> Sequence[Rule]:
+    """A command checks the config of each of its trainings: the same paths again and again."""
+    return [rule for pattern, rule in LIMITS.items() if matches(path, pattern)]

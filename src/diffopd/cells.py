@@ -85,6 +85,8 @@ def _cells(
 ) -> Iterator[Cell]:
     experiment = f"+experiment=ablation/{name}"
     swept = compose("train", overrides=[experiment], return_hydra_config=True).hydra.sweeper.params or {}
+    seeded = "seed" in swept and not any(override.startswith("seed=") for override in shared)
+    settings: dict[str, Mapping[str, Any]] = {}
     for choices in itertools.product(*(_choices(key, value) for key, value in swept.items())):
         overrides = [experiment, *choices, *shared]
         varied = [choice.removeprefix("+") for choice in choices if not choice.startswith("seed=")]
@@ -93,16 +95,20 @@ def _cells(
         seed = int(next((choice.removeprefix("seed=") for choice in choices if "seed=" in choice), 0))
         if seed >= seeds:
             continue
-        # What needs another training may name what is not there yet, and is checked when its turn comes.
-        if seed == 0 and not first:
-            check_composed("train", overrides, folder, setting=f"ablations.{name}")
+        if label not in settings:
+            # What needs another training may name what is not there yet, and is checked when its turn comes.
+            settings[label] = _plain(
+                compose("train", overrides=[*overrides, "paths.run=run"])
+                if first
+                else check_composed("train", overrides, folder, setting=f"ablations.{name}")
+            )
         yield Cell(
             ablation=name,
             label=label,
             name=re.sub(r"[^\w.]+", "_", run_name).strip("_"),
             seed=seed,
             overrides=overrides,
-            folder=folder / _key(overrides),
+            folder=folder / _key({**settings[label], **({"seed": seed} if seeded else {})}),
             first=first,
         )
 
@@ -115,10 +121,9 @@ def _choices(key: str, value: object) -> list[str]:
     return [f"{key}={choice}" for choice in override.sweep_string_iterator()]
 
 
-def _key(overrides: Sequence[str]) -> str:
+def _key(settings: Mapping[Any, Any]) -> str:
     """A name made of all settings that make the training."""
-    cfg = compose("train", overrides=[*overrides, "paths.run=run"])
-    values = {str(key): _same(value) for key, value in _plain(cfg).items() if key not in NAMES}
+    values = {str(key): _same(value) for key, value in settings.items() if key not in NAMES}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -36,7 +36,14 @@ def folder(full_size, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("method", "way"), [("mopd", "fused"), ("mopd", "released"), ("nft", "eager")])
+@pytest.mark.parametrize(
+    ("method", "way"),
+    [
+        ("mopd", "fused"),
+        pytest.param("mopd", "released", marks=pytest.mark.slow),
+        pytest.param("nft", "eager", marks=pytest.mark.slow),
+    ],
+)
 def test_a_case_is_measured(full_size, folder, method, way):
     arguments = full_size.parse(["--model", "mini_sd3", "--rounds", "2"])
     found = full_size.measure(full_size.Case(method, way, 6), folder, arguments)
@@ -47,6 +54,7 @@ def test_a_case_is_measured(full_size, folder, method, way):
     assert (found["peak_gib"] is None) != torch.cuda.is_available()
 
 
+@pytest.mark.slow
 def test_a_two_pass_round_computes_more_than_a_fused_one(full_size, folder):
     arguments = full_size.parse(["--model", "mini_sd3", "--rounds", "1"])
     cases = [full_size.Case("mopd", way, 3) for way in ("fused", "two_pass")]

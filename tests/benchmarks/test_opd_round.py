@@ -27,6 +27,7 @@ def opd_round():
     return module
 
 
+@pytest.mark.slow
 def test_a_run_prints_tables_and_writes_every_time(opd_round, tmp_path, capsys):
     world, output = make_world(tmp_path), tmp_path / "out"
     small = ["--model-path", str(world.pipeline), "--repeats", "2", "--rows-per-task", "1"]

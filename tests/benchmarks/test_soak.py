@@ -58,6 +58,7 @@ def assert_nothing_was_lost(written, table, phases, trials):
     assert all(f"| {phase} | {trials} | " in table for phase in phases)
 
 
+@pytest.mark.slow
 def test_distillation_and_nft_survive_a_kill(tmp_path):
     written, table = run(tmp_path, SHORT, 1)
     assert_nothing_was_lost(written, table, SHORT, 1)

@@ -92,7 +92,9 @@ def test_an_error_ends_the_round_and_what_is_left_is_dropped():
     assert calls[0] == (0,)
 
 
-@pytest.mark.parametrize("experiment", ["guard_aesthetic", "teacher_ocr", "multi_nft"])
+@pytest.mark.parametrize(
+    "experiment", ["guard_aesthetic", "teacher_ocr", pytest.param("multi_nft", marks=pytest.mark.slow)]
+)
 def test_a_training_is_the_same_bit_for_bit(world, tmp_path, experiment):
     runs = {}
     for name, overrides in {

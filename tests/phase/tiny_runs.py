@@ -18,10 +18,12 @@ from torch import Tensor
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
 from diffopd.build import Experiment, build
 from diffopd.configs import config_folder
+from diffopd.files import resolve_path
 from diffopd.model import SD3Model
 from diffopd.teacher import Recipe, TeacherCard
 
 TASKS = ("composition", "ocr", "aesthetic")
+NUM_PROMPTS = 100
 GUIDANCE = {"composition": 1.0, "ocr": 4.5, "aesthetic": 3.0, "signs": 2.0}
 SMALL_TRANSFORMER = (
     "pipeline.transformer.num_layers=1",
@@ -48,10 +50,11 @@ FORKED = (
 
 @dataclass(frozen=True)
 class TinyWorld:
-    """A saved base pipeline and random teachers on it, one per task of ``GUIDANCE``."""
+    """A saved base pipeline, a random teacher on it for each task of ``GUIDANCE``, and few prompts a task."""
 
     pipeline: Path
     teachers: Mapping[str, Path]
+    prompts: Mapping[str, Path]
 
     def overrides(self, experiment: str) -> list[str]:
         """What makes an experiment small: the tiny model and adapter, the random teachers, few prompts."""
@@ -70,7 +73,11 @@ class TinyWorld:
             if experiment.startswith("flow_opd"):
                 adapter = ["adapter.rank=3", "adapter.alpha=6"]  # the teachers', as it starts from their mean
                 sizes += [f"adapter.merge.folders=[{','.join(str(self.teachers[task]) for task in tasks)}]"]
-        sizes += [f"data.tasks.{task}.prompts_per_round=2" for task in tasks]
+        for task in tasks:
+            sizes += [
+                f"data.tasks.{task}.prompts_per_round=2",
+                f"data.tasks.{task}.path={self.prompts[task]}",
+            ]
         return [*RUN, f"model.path={self.pipeline}", *adapter, *sizes]
 
     def config(self, experiment: str, folder: Path, *overrides: str) -> DictConfig:
@@ -109,7 +116,7 @@ def make_world(folder: Path) -> TinyWorld:
     pipeline = folder / "pipeline"
     instantiate(cfg.pipeline).save_pretrained(pipeline)
     with initialize_config_dir(config_folder(), version_base="1.3"):
-        settings = compose("train", overrides=[f"model.path={pipeline}", "paths.run=."])
+        settings = compose("train", overrides=["+data=prompts", f"model.path={pipeline}", "paths.run=."])
     model = instantiate(settings.model)
     targets = tuple(settings.adapter.target_modules)
     teachers = {}
@@ -132,7 +139,16 @@ def make_world(folder: Path) -> TinyWorld:
             scores={},
             recipe=Recipe(command="none", seed=seed, minutes=0.0, images=6, reward_calls=6, commit="none"),
         ).save(folder / task)
-    return TinyWorld(pipeline, teachers)
+    prompts = {task: first_prompts(folder, settings.data.tasks[task].path) for task in TASKS}
+    return TinyWorld(pipeline, teachers, prompts)
+
+
+def first_prompts(folder: Path, path: str) -> Path:
+    """The beginning of a prompt file: thousands of lines are read and checked whenever a training starts."""
+    source = Path(resolve_path(path))
+    copy = folder / f"{source.parent.name}{source.suffix}"
+    copy.write_text("".join(source.read_text().splitlines(keepends=True)[:NUM_PROMPTS]))
+    return copy
 
 
 @torch.no_grad()

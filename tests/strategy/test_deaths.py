@@ -18,7 +18,7 @@ LAUNCHERS = {
     "torchrun": ("-m", "torch.distributed.run", "--nproc_per_node=2", str(HERE / "job.py")),
 }
 SECONDS = GRACE + 60
-"""``GRACE`` is waited on purpose; a machine at work takes its time to end Python. Gloo would wait 30 minutes."""
+"""``GRACE`` is waited on purpose; a machine at work takes its time to end Python. Gloo waits half an hour."""
 
 
 def run(folder: Path, launcher: str, how: str, who: int) -> tuple[subprocess.CompletedProcess[str], float]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose
+from omegaconf import DictConfig
 
 from diffopd.arguments import quoted
 from diffopd.check.config import check_config
@@ -13,7 +14,7 @@ from diffopd.check.error import ConfigError
 from diffopd.check.override import COMPOSITION_ERRORS, explain_composition
 
 
-def check_composed(config_name: str, overrides: Sequence[str], folder: Path, *, setting: str) -> None:
+def check_composed(config_name: str, overrides: Sequence[str], folder: Path, *, setting: str) -> DictConfig:
     """Compose and check a command's config, inside another command.
 
     Args:
@@ -22,12 +23,16 @@ def check_composed(config_name: str, overrides: Sequence[str], folder: Path, *, 
         folder: The folder it would run in.
         setting: Where these are named in the config at hand, for messages.
 
+    Returns:
+        The composed config.
+
     Raises:
         ConfigError: If the command would be refused.
     """
     try:
         cfg = compose(config_name, overrides=[*overrides, f"paths.run={quoted(str(folder))}"])
         check_config(cfg, config_name)
+        return cfg
     except ConfigError as error:
         raise ConfigError(f"{setting}: {error}") from error
     except COMPOSITION_ERRORS as error:

@@ -109,14 +109,13 @@ def test_rows_draw_equally_many_images(rows):
     assert max(drawn.values()) <= 1.01 * min(drawn.values())
 
 
-def test_all_trainings_come_before_scores_which_wait_for_their_own_alone(tmp_path):
+def test_the_base_is_scored_first_and_the_others_after_all_trainings(tmp_path):
     with initialize_config_dir(config_folder(), version_base="1.3"):
         cfg = compose("table", overrides=["rows=table1", f"paths.run={tmp_path}"])
     jobs = {job.name: job for job in jobs_of(read_rows(cfg, tmp_path), cfg)}
     names = list(jobs)
     trained = [name for name in names if not name.endswith("/scores")]
-    assert names[: len(trained)] == trained
-    assert "base/seed0" not in trained
+    assert names[: len(trained) + 1] == ["base/seed0/scores", *trained]
     assert list(jobs["base/seed0/scores"].needs) == []
     assert list(jobs["opd/seed2/scores"].needs) == ["opd/seed2"]
     assert set(jobs["opd/seed2"].needs) == {f"teacher_{task}/seed0" for task in TASKS}

@@ -114,8 +114,9 @@ def check_rows(rows: Sequence[RowRun]) -> None:
 def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
     """For each row and seed a training, then for each whatever is not scored yet.
 
-    Scoring waits for its own training alone and comes after all trainings: no process then idles while the
-    last of these, which are longer, goes on.
+    What needs no training is scored first, so that an evaluation that cannot run is known before hours of
+    training. Other scores wait for their own training alone and come after all trainings: no process then
+    idles while the last of these, which are longer, goes on.
     """
     trainings = [
         Job(
@@ -136,7 +137,8 @@ def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
         )
         for run in rows
     ]
-    return [*trainings, *scorings]
+    at_once = [job for job in scorings if not job.needs]
+    return [*at_once, *trainings, *(job for job in scorings if job.needs)]
 
 
 def _training(run: RowRun, rows: Sequence[RowRun]) -> Iterator[Sequence[str]]:

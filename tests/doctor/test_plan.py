@@ -81,7 +81,7 @@ def test_the_plan_says_what_is_going_to_happen(plan, world):
     assert told["model"].startswith(str(world.pipeline))
     assert told["adapter"] == "rank 2, alpha 4, starts as the base model"
     assert told["teacher ocr"].endswith("its card's guidance")
-    assert told["task ocr"] == "600 prompts, 2 a round, 1 of each"
+    assert told["task ocr"] == "100 prompts, 2 a round, 1 of each"
     assert told["sampling"] == "10 steps, noise level 0.7, guidance 1"
     assert told["rounds"] == "7 of 6 samples shared by 2 processes"
     assert (told["images"], told["reward calls"], told["updates"]) == ("42", "18", "7")

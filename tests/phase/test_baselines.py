@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from interruption import ROUNDS, Interrupt, final_state, metrics
 from tiny_runs import FORKED, GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 from diffopd.adapter import copy_adapter
@@ -295,34 +294,6 @@ def test_two_processes_have_the_gradients_of_one(world, tmp_path, method):
 def flat(tensors):
     """All of them as one vector."""
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
-
-
-RESUMED = {
-    "sft": ("phase.best_of_n=2", "phase.caption_dropout=0.5", "phase.num_timesteps=2"),
-    "dmd": ("phase.fake_updates_per_round=2",),
-    "tdm": ("phase.midpoint=random", "phase.tau_window=to_noise", "phase.num_segments=10"),
-}
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_interrupted_equals_uninterrupted(world, tmp_path, method):
-    def build(folder):
-        settings = ("reward=picture_quality", "phase.score_every_n_rounds=3", "phase.ema.update_interval=2")
-        rounds = (f"trainer.max_epochs={ROUNDS}", "callbacks.round_checkpoint.every_n_rounds=100")
-        return world.build(f"mopd_{method}", folder, *settings, *rounds, *RESUMED[method])
-
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    build(whole).fit()
-    first = build(cut)
-    first.trainer.callbacks.insert(0, Interrupt(in_round=1))
-    first.fit()
-    assert latest_valid_checkpoint(cut / "checkpoints").name == "round_000002"
-    build(cut).fit()
-    expected, found = (final_state(folder) for folder in (whole, cut))
-    assert found.keys() == expected.keys()
-    for name in expected:
-        assert torch.equal(found[name], expected[name]), name
-    assert metrics(cut) == metrics(whole)
 
 
 # Settings.

@@ -24,9 +24,15 @@ MORE_RUNS = {
     "log_ratio": ("mopd_sde", *STUDENT, "estimator=log_ratio"),
     "ppo": ("mopd_ppo", *STUDENT),
     "ppo_detached": ("mopd_ppo", *STUDENT, "estimator=ppo_detached"),
-    "dmd": ("mopd_dmd", *STUDENT),
-    "tdm": ("mopd_tdm", *STUDENT),
-    "sft": ("mopd_sft", *STUDENT, "phase.caption_dropout=0.3"),
+    "dmd": ("mopd_dmd", *STUDENT, "phase.fake_updates_per_round=2"),
+    "tdm": (
+        *("mopd_tdm", *STUDENT),
+        *("phase.midpoint=random", "phase.tau_window=to_noise", "phase.num_segments=10"),
+    ),
+    "sft": (
+        *("mopd_sft", *STUDENT),
+        *("phase.best_of_n=2", "phase.caption_dropout=0.5", "phase.num_timesteps=2"),
+    ),
 }
 """One of each kind of phase and estimator; `make soak` kills them, too."""
 

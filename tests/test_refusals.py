@@ -12,20 +12,20 @@ import pytest
 
 HEAVY = ("diffusers", "lightning", "transformers", "peft", "torch")
 PROGRAM = r"""
-import contextlib, io, json, os, runpy, sys, time, traceback
+import contextlib, io, json, os, runpy, sys, traceback
 import hydra, omegaconf  # once for all commands; each is then run in a copy of this process
 
 def run(command, arguments):
     from diffopd.check import ConfigError
     sys.argv = [command, *arguments]
-    shown, code, start = io.StringIO(), None, time.process_time()
+    shown, code = io.StringIO(), None
     with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(io.StringIO()):
         try:
             runpy.run_module(f"diffopd.{command}", run_name="__main__", alter_sys=False)
         except SystemExit as end:
             code = end.code
     heavy = [name for name in HEAVY if name in sys.modules]
-    return {"code": code, "shown": shown.getvalue(), "heavy": heavy, "cpu": time.process_time() - start}
+    return {"code": code, "shown": shown.getvalue(), "heavy": heavy}
 
 HEAVY, cases = json.loads(sys.stdin.read())
 assert not [name for name in HEAVY if name in sys.modules]
@@ -36,7 +36,7 @@ for command, arguments in cases:
         try:
             found = run(command, arguments)
         except BaseException:
-            found = {"code": None, "shown": traceback.format_exc(), "heavy": [], "cpu": 0.0}
+            found = {"code": None, "shown": traceback.format_exc(), "heavy": []}
         with os.fdopen(write, "w") as out:
             out.write(json.dumps(found))
         os._exit(0)
@@ -95,7 +95,6 @@ def test_every_command_refuses_before_heavy_imports(tmp_path):
         for part in message.split(".*"):
             assert part in refused["shown"], command
         assert refused["heavy"] == [], command
-        assert refused["cpu"] < 3, command  # seconds of one core, without the import of Hydra
 
 
 def test_commands_are_all_here():

@@ -45,7 +45,7 @@ def run(tmp_path: Path, folder: Path, signal_in: int) -> list[str]:
         text=True,
         check=False,
         env=environment | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return sorted(path.name for path in folder.iterdir())

@@ -406,7 +406,7 @@ def test_two_processes_decide_alike(tmp_path):
         text=True,
         check=False,
         env=environment | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr.count("reward hacking?") == 1

@@ -46,6 +46,7 @@ def test_the_docs_list_what_a_file_varies(name):
     assert varied in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ablation_names())
 def test_every_cell_of_a_file_can_be_run(cells, name):
     found = cells(f"ablations=[{name}]", "seeds=1")

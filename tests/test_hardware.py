@@ -14,8 +14,17 @@ from diffopd.configs import flat_settings
 
 CONF = Path(__file__).parents[1] / "conf"
 PRESETS = sorted(path.stem for path in (CONF / "hardware").glob("*.yaml"))
-EXPERIMENTS = ("mopd_ode", "mopd_dmd", "guard_aesthetic", "multi_nft")
-OTHERS = ("mopd_sde", "mopd_ppo", "mopd_sft", "mopd_tdm", "teacher_ocr", "gradient_variance")
+EXPERIMENTS = ("mopd_ode", "guard_aesthetic")
+OTHERS = (
+    "mopd_dmd",
+    "multi_nft",
+    "mopd_sde",
+    "mopd_ppo",
+    "mopd_sft",
+    "mopd_tdm",
+    "teacher_ocr",
+    "gradient_variance",
+)
 MAY_CHANGE = {
     "hardware.micro_batch_size",
     "phase.micro_batch_size",

@@ -43,6 +43,7 @@ def test_every_experiment_passes(composed, name):
     assert problems(composed(f"+experiment={name}")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "group", ["sampler", "loss", "reward", "trainer", "callbacks", "logger", "adapter", "model"]
 )

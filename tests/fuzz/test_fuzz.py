@@ -15,7 +15,7 @@ from mutation import Case
 from outcome import outcome_of
 from tiny_runs import make_world
 
-COUNT = 20
+COUNT = 12
 
 
 @pytest.fixture(scope="module")

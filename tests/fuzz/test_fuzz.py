@@ -15,8 +15,6 @@ from mutation import Case
 from outcome import outcome_of
 from tiny_runs import make_world
 
-COUNT = 12
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -25,9 +23,10 @@ def world(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("unchecked_shapes")
-def test_every_mutated_config_runs_or_is_refused(world, tmp_path):
-    outcomes = run(COUNT, 0, world, tmp_path)
-    assert len(outcomes) == COUNT
+@pytest.mark.parametrize("count", [12, pytest.param(50, marks=pytest.mark.slow)])
+def test_every_mutated_config_runs_or_is_refused(world, tmp_path, count):
+    outcomes = run(count, 0, world, tmp_path)
+    assert len(outcomes) == count
     others = [
         f"{o.case.experiment} {' '.join(o.case.changes)}\n{o.text}" for o in outcomes if o.kind == "other"
     ]

@@ -155,7 +155,7 @@ class LayerNames:
     """
 
     def __init__(self, family: str, layers: Mapping[str, tuple[int, int]]) -> None:
-        self.example = next(iter(layers), "none")
+        self.example = max(layers, default="none")
         self._dotted = {layer: Module(layer, (layer,)) for layer in layers}
         for original, ours in RELEASED.get(family, {}).items():
             for number in _numbers(ours, layers):

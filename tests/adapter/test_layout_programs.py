@@ -120,6 +120,10 @@ def test_names_of_diffusers(tmp_path, family, layout):
     transformer = BUILDERS[family]()
     shapes = {name: tuple(layer.weight.shape) for name, layer in linear_layers(transformer).items()}
     found = trained(shapes)
+    if "base_model" in layout.get(
+        "prefix", ""
+    ):  # keys of PEFT are read without its config if they state alpha
+        found = {name: Factors(item.down, item.up, item.alpha or 1.0) for name, item in found.items()}
     save_file(written(found, **layout), tmp_path / "x.safetensors")
     changes = changes_of(transformer, tmp_path)
     assert_same(changes, {name: factors.change for name, factors in found.items()})
@@ -137,6 +141,15 @@ def test_layers_that_were_trained_apart_and_joined_keep_their_rank(tmp_path):
     changes = changes_of(transformer, tmp_path)
     assert_same(changes, {name: factors.change for name, factors in found.items()})
     assert transformer.peft_config["teacher"].r == 4
+
+
+def test_what_some_exports_of_flux2_left_of_a_name(tmp_path):
+    """``transformer.transformer_blocks.`` less as many letters as ``diffusion_model.`` has."""
+    found = {"transformer_blocks.0.attn.to_q": Factors(torch.randn(2, 16), torch.randn(16, 2), 3.0)}
+    tensors = {key.removeprefix("tran"): value for key, value in written(found).items()}
+    save_file({f"diffusion_model.{key}": value for key, value in tensors.items()}, tmp_path / "x.safetensors")
+    expected = {name: factors.change for name, factors in found.items()}
+    assert_same(changes_of(BUILDERS["flux2"](), tmp_path), expected)
 
 
 def test_an_xlabs_file_of_flux(tmp_path):

@@ -17,7 +17,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from diffopd.adapter.layout_keys import Pair, read_pairs
 from diffopd.adapter.layout_names import LayerNames
 from diffopd.adapter.layout_shape import by_layer, one_shape
-from diffopd.adapter.place import CONFIG, WEIGHTS, Place
+from diffopd.adapter.place import CONFIG, Place
 from diffopd.adapter.safe_file import read_tensors
 
 PREFIX = "base_model.model."
@@ -81,7 +81,6 @@ def read_lora(place: Place, family: str, layers: Mapping[str, tuple[int, int]]) 
         stated, source = _read_header(header[METADATA], place.where), "the file's header"
     else:
         stated, source = None, file.name
-        _refuse_without_scale(tensors, pairs, where)
     strengths = [_strength(pair, stated, source, where) for pair in pairs]
     found = by_layer(zip(pairs, strengths, strict=True), layers, where)
     is_theirs = all(pair.module.is_diffusers for pair in pairs)
@@ -104,16 +103,6 @@ def read_lora(place: Place, family: str, layers: Mapping[str, tuple[int, int]]) 
             use_rslora=False,
         )
     return SavedLoRA(config, shape.factors, source, padded=shape.padded)
-
-
-def _refuse_without_scale(tensors: Mapping[str, Tensor], pairs: Sequence[Pair], where: str) -> None:
-    """PEFT's own keys are saved beside a config that states alpha; alone, they are read at a wrong scale."""
-    key = next((key for key in tensors if key.startswith(PREFIX)), None)
-    if key is not None and all(pair.alpha is None and pair.module.is_diffusers for pair in pairs):
-        raise ValueError(
-            f"{where}: {key} is a key of PEFT, whose alpha is stated in {CONFIG}, and none is beside "
-            f"it; give the folder with both files, named {WEIGHTS} and {CONFIG}"
-        )
 
 
 def _strength(pair: Pair, stated: LoraConfig | None, source: str, where: str) -> float:

@@ -225,6 +225,18 @@ def test_a_peft_folder_whose_keys_name_the_adapter(tmp_path):
     assert_same(changes_of(sd3(), tmp_path), their_changes(theirs, "default"))
 
 
+def test_a_peft_folder_of_a_model_under_the_names_of_its_release(tmp_path):
+    """Trained on the authors' own code: joined layers, and a config that names these."""
+    shapes = {"double_blocks.0.img_attn.qkv": (48, 16), "single_blocks.0.linear2": (16, 80)}
+    found = {name: Factors(torch.randn(4, i), torch.randn(o, 4), None) for name, (o, i) in shapes.items()}
+    save_file(written(found, prefix="base_model.model."), tmp_path / "adapter_model.safetensors")
+    LoraConfig(r=4, lora_alpha=6, target_modules=["qkv", "linear2"]).save_pretrained(tmp_path)
+    joined, single = (1.5 * factors.change for factors in found.values())
+    parts = [f"transformer_blocks.0.attn.to_{part}" for part in "qkv"]
+    expected = {name: joined[rows] for name, rows in zip(parts, thirds(), strict=True)}
+    assert_same(changes_of(flux(), tmp_path), {**expected, "single_transformer_blocks.0.proj_out": single})
+
+
 @pytest.mark.parametrize("settings", [PATTERNS, {**PATTERNS, "rank_pattern": {}, "alpha_pattern": {}}])
 def test_a_file_of_diffusers_with_its_config_in_the_header(tmp_path, settings):
     theirs = sd3()
@@ -266,6 +278,30 @@ def test_a_stated_rank_that_the_file_does_not_have(tmp_path):
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "rank_pattern": {"to_q": 2}}))
     message = r"layer norm_out\.linear has rank 1, and adapter_config\.json states 4"
+    with pytest.raises(ValueError, match=message):
+        load_adapter(sd3(), "teacher", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (
+            {"alpha_pattern": {"to_q": -1}},
+            r"alpha_pattern in adapter_config\.json gives -1 for .*to_q; a num",
+        ),
+        (
+            {"alpha_pattern": {"to_q": "8"}},
+            r"alpha_pattern in adapter_config\.json gives '8' for .*to_q; a num",
+        ),
+        ({"rank_pattern": {"to_q(": 4}}, r"rank_pattern in adapter_config\.json is no table of patterns of"),
+        ({"rank_pattern": [4]}, r"rank_pattern in adapter_config\.json is no table of patterns of layers"),
+    ],
+)
+def test_patterns_without_sense(tmp_path, patterns, message):
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["attn.to_q"])
+    get_peft_model(sd3(), config).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**saved, **patterns}))
     with pytest.raises(ValueError, match=message):
         load_adapter(sd3(), "teacher", tmp_path)
 

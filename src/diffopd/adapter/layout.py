@@ -111,17 +111,14 @@ def _strength(pair: Pair, stated: LoraConfig | None, source: str, where: str) ->
     if stated is None:
         return 1.0 if own is None else own  # as diffusers and ComfyUI read a file without alpha
     name = pair.module.name
-    ranks, alphas = stated.rank_pattern or {}, stated.alpha_pattern or {}
-    rank = ranks.get(get_pattern_key(list(ranks), name), stated.r)
-    alpha = alphas.get(get_pattern_key(list(alphas), name), stated.lora_alpha)
-    is_plain = not ranks and not alphas and pair.module.is_diffusers  # then the shapes are compared later
-    if rank != pair.rank and not is_plain:
+    rank = _by_pattern(stated.rank_pattern, name, stated.r, f"{where}: rank_pattern in {source}")
+    alpha = _by_pattern(stated.alpha_pattern, name, stated.lora_alpha, f"{where}: alpha_pattern in {source}")
+    is_plain = pair.module.is_diffusers and not (stated.rank_pattern or stated.alpha_pattern)
+    if rank != pair.rank and not is_plain:  # a plain one's shapes are compared with the model's later
         raise ValueError(
             f"{where}: layer {name} has rank {pair.rank}, and {source} states {rank}; use the config that "
             "was saved with these weights, or save both again"
         )
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"{where}: layer {name} has alpha {alpha} in {source}; one above 0 is needed")
     strength = alpha / (math.sqrt(rank) if stated.use_rslora else rank)
     if own is not None and not math.isclose(own, strength, rel_tol=_AGREEMENT):
         raise ValueError(
@@ -129,6 +126,17 @@ def _strength(pair: Pair, stated: LoraConfig | None, source: str, where: str) ->
             f"{source}; save the adapter with one of them"
         )
     return strength
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any, where: str) -> Any:
+    """A layer's own rank or alpha: that of the first pattern that PEFT matches with its name."""
+    try:
+        value = (patterns or {}).get(get_pattern_key(list(patterns or {}), name), default)
+    except (re.error, TypeError, AttributeError) as error:
+        raise ValueError(f"{where} is no table of patterns of layers: {error}") from error
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{where} gives {value!r} for {name}; a number above 0 is needed")
+    return value
 
 
 def _exactly(chosen: Collection[str], layers: Collection[str]) -> list[str] | str:

@@ -158,12 +158,15 @@ def test_another_width_is_refused_with_both_shapes(saved, base_config):
 
 def test_missing_and_unexpected_keys_are_refused(saved, base_config):
     edit_weights(saved, lambda tensors: tensors.pop(FIRST))
+    with pytest.raises(ValueError, match=r"layer .*to_q has .*'\.lora_B\.weight'.*needs the two matrices"):
+        check_adapter(saved, base_config, setting="adapter.path")
+    edit_weights(saved, lambda tensors: tensors.pop(FIRST.replace("lora_A", "lora_B")))
     with pytest.raises(
-        ValueError, match=r"has 29 tensors, .* need 30; 1 missing .*to_q\.lora_A.*0 unexpected"
+        ValueError, match=r"has 28 tensors, .* need 30; 2 missing .*to_q\.lora_A.*0 unexpected"
     ):
         check_adapter(saved, base_config, setting="adapter.path")
-    edit_weights(saved, lambda tensors: tensors.update({FIRST: torch.zeros(4, 16), "extra": torch.zeros(1)}))
-    with pytest.raises(ValueError, match=r"0 missing .*1 unexpected \(first: \['extra'\]\)"):
+    edit_weights(saved, lambda tensors: tensors.update({"extra": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is no plain LoRA: extra is not known"):
         check_adapter(saved, base_config, setting="adapter.path")
 
 
@@ -172,7 +175,7 @@ def test_missing_and_unexpected_keys_are_refused(saved, base_config):
     [
         ({"peft_type": "LOHA"}, "peft_type is LOHA; only LORA is read"),
         ({"use_dora": True}, "use_dora.*not supported"),
-        ({"rank_pattern": {"to_q": 8}}, "rank_pattern.*not supported"),
+        ({"rank_pattern": {"to_q": 8}}, "to_q has rank 4, and adapter_config.json states 8"),
         ({"bias": "all"}, "bias.*not supported"),
         ({"target_modules": ["elsewhere"]}, "match no layer of the model's transformer"),
     ],

@@ -4,26 +4,30 @@
 |---|---|
 | PEFT folder | ``base_model.model.<layer>.lora_A.weight``, ``.lora_B.weight``; rank and alpha in its JSON |
 | diffusers | ``transformer.<layer>.lora_A.weight``, ``.lora_B.weight``; rank, alpha in its header if any |
-| ComfyUI | the same, or ``.lora_down.weight`` and ``.lora_up.weight``, and ``<layer>.alpha`` |
-| OneTrainer | ``lora_transformer_<layer, underscored>.lora_down.weight``, ``.lora_up.weight``, ``.alpha`` |
-| others | what diffusers converts for the family: kohya's ``lora_unet_...``, ``diffusion_model....`` |
+| ComfyUI | ``diffusion_model.<name>`` or ``transformer.<layer>`` with either ending, and ``.alpha`` |
+| kohya | ``lora_unet_<name, underscored>.lora_down.weight``, ``.lora_up.weight``, ``.alpha`` |
+| OneTrainer | ``lora_transformer_<layer, underscored>``, and as ComfyUI and kohya |
+
+A name is diffusers' or that of the authors' release, see :mod:`diffopd.adapter.layout_names`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import diffusers.loaders
-import torch
 from peft import LoraConfig
+from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from diffopd.adapter.merge import A, B
+from diffopd.adapter.layout_keys import Pair, read_pairs
+from diffopd.adapter.layout_names import LayerNames
+from diffopd.adapter.layout_shape import by_layer, one_shape
 from diffopd.adapter.place import CONFIG, Place
 from diffopd.adapter.safe_file import read_tensors
 
@@ -33,23 +37,9 @@ METADATA = "lora_adapter_metadata"
 """Entry of the header in which diffusers keeps the PEFT config, each key after the component's name."""
 
 _COMPONENT = "transformer."
-_UNDERSCORED = "lora_transformer_"
-_ENDINGS = {
-    A: (A, ".lora_down.weight", ".lora.down.weight"),
-    B: (B, ".lora_up.weight", ".lora.up.weight"),
-    ".alpha": (".alpha",),
-}
-_TEXT_ENCODER = ("text_encoder", "lora_te")
-_OTHER_KINDS = ("lokr_", "loha_", "hada_", "dora_scale", "lora_magnitude_vector", "lora_mid")
-_UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias")
-_CONVERTERS = {
-    "SD3Transformer2DModel": "SD3LoraLoaderMixin",
-    "FluxTransformer2DModel": "FluxLoraLoaderMixin",
-    "Flux2Transformer2DModel": "Flux2LoraLoaderMixin",
-    "ZImageTransformer2DModel": "ZImageLoraLoaderMixin",
-    "QwenImageTransformer2DModel": "QwenImageLoraLoaderMixin",
-}
-"""Transformer -> what of diffusers knows the file layouts of its family."""
+_UNSUPPORTED = ("use_dora", "modules_to_save", "lora_bias")
+_AGREEMENT = 1e-3
+"""Relative difference of two statements of one strength that rounding in half precision may make."""
 
 
 @dataclass(frozen=True)
@@ -69,31 +59,92 @@ class SavedLoRA:
     padded: bool = False
 
 
-def read_lora(place: Place, family: str, layers: Collection[str]) -> SavedLoRA:
+def read_lora(place: Place, family: str, layers: Mapping[str, tuple[int, int]]) -> SavedLoRA:
     """Read a LoRA; that its shapes fit the model is not looked at yet.
 
     Args:
         place: A ``peft`` folder or ``lora`` file.
-        family: Class of the model's transformer, which decides how keys are converted.
-        layers: Names of the transformer's linear layers.
+        family: Class of the model's transformer, which decides how its layers may be called.
+        layers: Names of the transformer's linear layers, with the width of their input and output.
 
     Raises:
-        ValueError: If the file cannot be read, or is no plain LoRA of a transformer.
+        ValueError: If the file cannot be read, is no plain LoRA of a transformer, or has a key that nothing
+            here understands.
     """
-    tensors, header = read_tensors(place.weights[0], place.where)
-    _refuse_other_kinds(tensors, place.where)
+    file = place.weights[0]
+    tensors, header = read_tensors(file, place.where)
+    where = place.where if place.where.endswith(file.name) else f"{place.where}: {file.name}"
+    pairs = read_pairs(tensors, LayerNames(family, layers), family, where)
     if place.kind == "peft":
-        config = read_peft_config(place)
-        return SavedLoRA(config, {k.removeprefix(PREFIX): v for k, v in tensors.items()}, CONFIG)
-    if METADATA in header:
-        return _with_header(tensors, header[METADATA], place.where)
-    found = _direct(tensors, layers)
-    if found is None:
-        converted = _converted(tensors, layers, family, place.where)
-        found = _direct(converted, layers)
-        if found is None:
-            raise _other_architecture(converted, layers, family, place.where)
-    return _of_one_shape(*found, place)
+        stated, source = read_peft_config(place), CONFIG
+    elif METADATA in header:
+        stated, source = _read_header(header[METADATA], place.where), "the file's header"
+    else:
+        stated, source = None, file.name
+    strengths = [_strength(pair, stated, source, where) for pair in pairs]
+    found = by_layer(zip(pairs, strengths, strict=True), layers, where)
+    is_theirs = all(pair.module.is_diffusers for pair in pairs)
+    if stated is not None and is_theirs and not (stated.rank_pattern or stated.alpha_pattern):
+        factors = {f"{layer}{end}": value for layer, part in found.items() for end, value in part.by_key}
+        return SavedLoRA(stated, factors, source)
+    shape = one_shape(found)
+    config = LoraConfig(
+        r=shape.rank,
+        lora_alpha=cast(int, shape.strength * shape.rank),  # PEFT only divides by the rank
+        target_modules=_exactly(found, layers),
+    )
+    if stated is not None and is_theirs:
+        config = dataclasses.replace(
+            stated,
+            r=config.r,
+            lora_alpha=config.lora_alpha,
+            rank_pattern={},
+            alpha_pattern={},
+            use_rslora=False,
+        )
+    return SavedLoRA(config, shape.factors, source, padded=shape.padded)
+
+
+def _strength(pair: Pair, stated: LoraConfig | None, source: str, where: str) -> float:
+    """What scales a module's product: by the config, else by its own alpha, else 1."""
+    own = None if pair.alpha is None else pair.alpha / pair.rank
+    if stated is None:
+        return 1.0 if own is None else own  # as diffusers and ComfyUI read a file without alpha
+    name = pair.module.name
+    rank = _by_pattern(stated.rank_pattern, name, stated.r, f"{where}: rank_pattern in {source}")
+    alpha = _by_pattern(stated.alpha_pattern, name, stated.lora_alpha, f"{where}: alpha_pattern in {source}")
+    is_plain = pair.module.is_diffusers and not (stated.rank_pattern or stated.alpha_pattern)
+    if rank != pair.rank and not is_plain:  # a plain one's shapes are compared with the model's later
+        raise ValueError(
+            f"{where}: layer {name} has rank {pair.rank}, and {source} states {rank}; use the config that "
+            "was saved with these weights, or save both again"
+        )
+    strength = alpha / (math.sqrt(rank) if stated.use_rslora else rank)
+    if own is not None and not math.isclose(own, strength, rel_tol=_AGREEMENT):
+        raise ValueError(
+            f"{where}: layer {name} has scale {own:g} by its alpha in the file, and {strength:g} by "
+            f"{source}; save the adapter with one of them"
+        )
+    return strength
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any, where: str) -> Any:
+    """A layer's own rank or alpha: that of the first pattern that PEFT matches with its name."""
+    try:
+        value = (patterns or {}).get(get_pattern_key(list(patterns or {}), name), default)
+    except (re.error, TypeError, AttributeError) as error:
+        raise ValueError(f"{where} is no table of patterns of layers: {error}") from error
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{where} gives {value!r} for {name}; a number above 0 is needed")
+    return value
+
+
+def _exactly(chosen: Collection[str], layers: Collection[str]) -> list[str] | str:
+    """Target modules that are these layers alone: PEFT takes a name for the end of others' names as well."""
+    ends, others = tuple(f".{layer}" for layer in chosen), set(layers) - set(chosen)
+    if any(layer.endswith(ends) for layer in others):
+        return "|".join(re.escape(layer) for layer in sorted(chosen))
+    return sorted(chosen)
 
 
 def read_peft_config(place: Place) -> LoraConfig:
@@ -126,8 +177,8 @@ def _plain_lora(raw: Mapping[str, Any], where: str, source: str) -> LoraConfig:
     return LoraConfig(**{key: value for key, value in raw.items() if key in known})
 
 
-def _with_header(tensors: Mapping[str, Tensor], text: str, where: str) -> SavedLoRA:
-    """A file whose header holds the PEFT config, as diffusers writes it."""
+def _read_header(text: str, where: str) -> LoraConfig:
+    """The PEFT config in a file's header; SimpleTuner may leave out the component before each key."""
     source = "the file's header"
     try:
         header = json.loads(text)
@@ -136,118 +187,4 @@ def _with_header(tensors: Mapping[str, Tensor], text: str, where: str) -> SavedL
         raise ValueError(
             f"{where}: {METADATA} in {source} is not JSON ({error}); save the file again"
         ) from error
-    config = _plain_lora({"peft_type": "LORA", **raw}, f"{where}: ", source)
-    return SavedLoRA(config, {k.removeprefix(_COMPONENT): v for k, v in tensors.items()}, source)
-
-
-def _refuse_other_kinds(tensors: Mapping[str, Tensor], where: str) -> None:
-    for key in tensors:
-        if key.startswith(_TEXT_ENCODER):
-            raise ValueError(
-                f"{where} also changes a text encoder ({key}); prompts are encoded once for all adapters of "
-                "a run, so only LoRAs of the transformer alone are read"
-            )
-        if any(kind in key for kind in _OTHER_KINDS):
-            raise ValueError(
-                f"{where} is no plain LoRA ({key}); LoKr, LoHa, DoRA and convolutions are not read"
-            )
-
-
-def _direct(
-    tensors: Mapping[str, Tensor], layers: Collection[str]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]] | None:
-    """``layer -> its two factors`` and ``layer -> alpha``, or None if a key names no layer of the model."""
-    by_underscores = {layer.replace(".", "_"): layer for layer in layers}
-    factors: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
-    alphas: dict[str, float] = {}
-    for key, value in tensors.items():
-        stem, part = _split(key)
-        if stem.startswith(_UNDERSCORED):
-            layer = by_underscores.get(stem.removeprefix(_UNDERSCORED), "")
-        else:
-            layer = stem.removeprefix(PREFIX).removeprefix(_COMPONENT)
-        if layer not in layers or not part:
-            return None
-        if part == ".alpha":
-            alphas[layer] = float(value.float().flatten()[0])
-        else:
-            factors[layer][part] = value
-    return dict(factors), alphas
-
-
-def _split(key: str) -> tuple[str, str]:
-    """The layer of a key, and which of ``.lora_A.weight``, ``.lora_B.weight`` and ``.alpha`` it is."""
-    for part, endings in _ENDINGS.items():
-        for ending in endings:
-            if key.endswith(ending):
-                return key.removesuffix(ending), part
-    return key, ""
-
-
-def _converted(
-    tensors: Mapping[str, Tensor], layers: Collection[str], family: str, where: str
-) -> dict[str, Tensor]:
-    """The same by diffusers' own converter of the family, where it has one."""
-    loader = getattr(diffusers.loaders, _CONVERTERS.get(family, ""), None)
-    if loader is None:
-        raise _other_architecture(tensors, layers, family, where)
-    convert = cast(Callable[..., Any], loader.lora_state_dict)
-    try:
-        if family == "FluxTransformer2DModel":  # the one that hands alphas over beside the factors
-            found, alphas = convert(dict(tensors), return_alphas=True)
-            return {**found, **{key: torch.as_tensor(alpha) for key, alpha in (alphas or {}).items()}}
-        return convert(dict(tensors))
-    except Exception as error:  # the converters raise what their parsing happens to meet
-        raise ValueError(
-            f"{where}: diffusers does not convert these keys for {family} (first: {min(tensors)}): "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _other_architecture(
-    tensors: Mapping[str, Tensor], layers: Collection[str], family: str, where: str
-) -> ValueError:
-    return ValueError(
-        f"{where}: its keys (first: {min(tensors, default='none')}) are not all of layers of this model's "
-        f"{family} (last: {max(layers, default='none')}); it was made for another architecture, or has a "
-        "layout that diffusers does not convert for this one. Layouts that are read: PEFT, diffusers "
-        "(transformer.<layer>.lora_A.weight), ComfyUI's with diffusers' layer names"
-    )
-
-
-def _of_one_shape(
-    factors: Mapping[str, Mapping[str, Tensor]], alphas: Mapping[str, float], place: Place
-) -> SavedLoRA:
-    """One rank and strength for all layers, with every product ``strength * B A`` kept.
-
-    A smaller rank is filled up with zeros; another strength is moved into ``B``. A layer without alpha has
-    strength 1, as diffusers and ComfyUI read it.
-    """
-    ranks, strengths = {}, {}
-    for layer, parts in factors.items():
-        if set(parts) != {A, B} or parts[A].ndim != 2 or parts[B].ndim != 2:
-            shapes = {part: tuple(value.shape) for part, value in parts.items()}
-            raise ValueError(
-                f"{place.where}: layer {layer} has {shapes}; it needs the two matrices {A} and {B}"
-            )
-        down, up = parts[A].shape[0], parts[B].shape[1]
-        if down != up:
-            raise ValueError(f"{place.where}: layer {layer} has rank {down} in {A} and {up} in {B}")
-        if not 0 < alphas.get(layer, down) < math.inf:
-            raise ValueError(f"{place.where}: layer {layer} has alpha {alphas[layer]}; above 0 is needed")
-        ranks[layer], strengths[layer] = down, alphas.get(layer, down) / down
-    if not factors:
-        raise ValueError(f"{place.where} holds no factors of a LoRA")
-    rank, strength = max(ranks.values()), Counter(strengths.values()).most_common(1)[0][0]
-    values: dict[str, Tensor] = {}
-    for layer, parts in factors.items():
-        missing = rank - ranks[layer]
-        up = parts[B] if strengths[layer] == strength else parts[B].float() * (strengths[layer] / strength)
-        values[layer + A] = torch.nn.functional.pad(parts[A], (0, 0, 0, missing))
-        values[layer + B] = torch.nn.functional.pad(up, (0, missing))
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=cast(int, strength * rank),  # PEFT only divides by the rank
-        target_modules=sorted(factors),
-    )
-    return SavedLoRA(config, values, place.path.name, padded=min(ranks.values()) != rank)
+    return _plain_lora({"peft_type": "LORA", **(raw or header)}, f"{where}: ", source)

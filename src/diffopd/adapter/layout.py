@@ -24,6 +24,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from diffopd.adapter.merge import A, B
+from diffopd.adapter.peft_settings import plain_settings
 from diffopd.adapter.place import CONFIG, Place
 from diffopd.adapter.safe_file import read_tensors
 
@@ -122,8 +123,7 @@ def _plain_lora(raw: Mapping[str, Any], where: str, source: str) -> LoraConfig:
             f"{where}{source} has r={raw.get('r')} and target_modules={raw.get('target_modules')}; a rank of "
             "at least 1 and the names of the adapted layers are needed"
         )
-    known = set(LoraConfig.__dataclass_fields__) - {"peft_type"}
-    return LoraConfig(**{key: value for key, value in raw.items() if key in known})
+    return LoraConfig(**plain_settings(raw, where, source))
 
 
 def _with_header(tensors: Mapping[str, Tensor], text: str, where: str) -> SavedLoRA:

@@ -6,11 +6,12 @@ only :func:`set_trainable` does.
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
@@ -107,8 +108,11 @@ def add_adapter(transformer: nn.Module, name: str, config: LoRA, generator: torc
 def inject(transformer: Any, name: str, config: LoraConfig) -> None:
     """Have PEFT add an adapter, then undo what it changes besides: the active adapter, the trainable ones.
 
-    PEFT's own random start is drawn aside, so the global random state stays as it was.
+    PEFT's own random start is drawn aside, so the global random state stays as it was. Whatever the config says,
+    the base weights stay as they are and no unit is dropped: the caller fills the factors in.
     """
+    config = copy.copy(config)
+    config.lora_dropout, config.init_lora_weights = 0.0, _neutral(config.init_lora_weights)
     held = tuple(getattr(transformer, "peft_config", {}))
     if name in held:
         raise ValueError(f"the model already holds an adapter named {name}; it holds {held}")
@@ -127,7 +131,13 @@ def inject(transformer: Any, name: str, config: LoraConfig) -> None:
     for module in transformer.modules():
         if isinstance(module, LoraLayer):
             module.set_adapter([])  # the bare transformer is the base model
+            cast(nn.Module, module).train(transformer.training)  # PEFT's new modules are in training mode
     set_trainable(transformer, trainable)
+
+
+def _neutral(start: Any) -> Any:
+    """``start`` where it leaves the base weights alone and can be recorded, else PEFT's default."""
+    return start if start == "gaussian" else True
 
 
 def adapter_names(transformer: Any) -> tuple[str, ...]:

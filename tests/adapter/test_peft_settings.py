@@ -115,6 +115,7 @@ def test_an_initialisation_that_rewrites_the_base_is_an_error_that_names_it(base
         check_adapter(changed(init_lora_weights=start), base_config, setting="teacher.path")
 
 
+@pytest.mark.filterwarnings("ignore:lora with eva initialization used with")  # PEFT's advice to its trainer
 @pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "mica", "eva", "pissa"])
 def test_no_adapter_changes_the_base(model, folder, start):
     """All that PEFT can initialise on the spot; what it makes of the base is either none or an error."""
@@ -162,6 +163,6 @@ def test_settings_without_sense_are_one_line(base_config, changed, changes, mess
 def test_a_switch_of_a_newer_peft_is_told(base_config, changed, caplog):
     check_adapter(changed(use_something_new=True, another=None), base_config, setting="teacher.path")
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "use_something_new=True in adapter_config.json is a setting that the installed PEFT does not know; it "
-        "has no effect"
+        "use_something_new=True in adapter_config.json is a setting that the installed PEFT does not know; "
+        "it has no effect"
     ]

@@ -108,8 +108,8 @@ def add_adapter(transformer: nn.Module, name: str, config: LoRA, generator: torc
 def inject(transformer: Any, name: str, config: LoraConfig) -> None:
     """Have PEFT add an adapter, then undo what it changes besides: the active adapter, the trainable ones.
 
-    PEFT's own random start is drawn aside, so the global random state stays as it was. Whatever the config says,
-    the base weights stay as they are and no unit is dropped: the caller fills the factors in.
+    PEFT's own random start is drawn aside, so the global random state stays as it was. Whatever the config
+    says, the base weights stay as they are and no unit is dropped: the caller fills the factors in.
     """
     config = copy.copy(config)
     config.lora_dropout, config.init_lora_weights = 0.0, _neutral(config.init_lora_weights)

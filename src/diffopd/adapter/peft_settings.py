@@ -49,7 +49,7 @@ _TRAINING = (
     "runtime_config",
     "ensure_weight_tying",
 )
-"""What was of use while it was trained and changes nothing of its function, once its base is known to be whole."""
+"""What was of use in its training and changes nothing of its function on an unchanged base."""
 _KEEP_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 """Initialisations that leave the base weights alone: its trained factors are then all there is to an adapter.
 
@@ -94,7 +94,7 @@ def plain_settings(raw: Mapping[str, Any], where: str, source: str) -> dict[str,
 
 
 def check_numbers(raw: Mapping[str, Any], where: str, source: str) -> None:
-    """Check rank and alpha, none of which has a default that could be meant.
+    """Check rank and alpha; neither has a default that could be meant.
 
     Raises:
         ValueError: If one is missing, no number or out of range.

@@ -18,7 +18,9 @@ from torch import nn
 from diffopd.adapter.layout import SavedLoRA, read_lora
 from diffopd.adapter.lora import LoRA
 from diffopd.adapter.merge import A, B, MergePlan, check_shape
+from diffopd.adapter.peft_settings import STRENGTH_BOUND
 from diffopd.adapter.place import find_place
+from diffopd.adapter.stated import check_stated
 
 
 def check_adapter(path: str | Path, base_config: Mapping[str, Any], *, setting: str) -> LoraConfig:
@@ -56,9 +58,15 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
             f"{where} is a whole transformer, and a LoRA is needed here; whole ones can be teachers and "
             "anchors, and what evaluate and sample are given"
         )
+    check_stated(place)
     linear = linear_layers(base_config)
     saved = read_lora(place, base_config["_class_name"], linear)
     config, source = saved.config, saved.stated_in
+    if not 1 / STRENGTH_BOUND <= strength_of(config) <= STRENGTH_BOUND:
+        raise ValueError(
+            f"{where} has strength {strength_of(config):.3g} (alpha / rank); it must be between "
+            f"{1 / STRENGTH_BOUND:g} and {STRENGTH_BOUND:g}, and beyond either the file is damaged"
+        )
     found = {key: tuple(value.shape) for key, value in saved.factors.items()}
     expected = expected_shapes(config, base_config)
     if not expected:
@@ -80,7 +88,7 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
             f"unexpected (first: {extra[:1]}); use the model the adapter was trained on, or retrain it"
         )
     for key, value in saved.factors.items():
-        if not value.isfinite().all():
+        if not value.float().isfinite().all():  # factors are used in fp32, which 1e300 is beyond
             raise ValueError(
                 f"{where}: {key} holds values that are nan or infinite; its training has diverged"
             )

@@ -55,7 +55,7 @@ _KEEP_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 The others of PEFT (pissa, pissa_niter_<n>, olora, corda, loftq, lora_ga) write into the base.
 """
-_BOUND = 1e6
+STRENGTH_BOUND = 1e6
 """Released LoRAs have strengths from 0.01 to some 10; beyond a million either way a number is damaged."""
 
 
@@ -113,10 +113,10 @@ def check_numbers(raw: Mapping[str, Any], where: str, source: str) -> None:
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         raise ValueError(f"{where}{source} has lora_alpha={alpha!r}; a number is needed, without quotes")
     divisor = math.sqrt(rank) if rslora else rank
-    if not divisor / _BOUND <= alpha <= divisor * _BOUND:
+    if not divisor / STRENGTH_BOUND <= alpha <= divisor * STRENGTH_BOUND:
         raise ValueError(
             f"{where}{source} has lora_alpha={alpha} at rank {rank}; it must be above 0, and the strength it "
-            f"gives between {1 / _BOUND:g} and {_BOUND:g}"
+            f"gives between {1 / STRENGTH_BOUND:g} and {STRENGTH_BOUND:g}"
         )
 
 

@@ -97,13 +97,12 @@ def _port_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _adapter_place(setting: str, path: str) -> Iterator[str]:
     """Is there a folder or file, or may the hub have one? What is in it is looked at when it is read."""
-    from diffopd.files import is_hub_path, resolve_path
+    from diffopd.hub_path import why_no_place
 
-    place = Path(resolve_path(path))
-    if not place.exists() and not is_hub_path(path):
+    if (why := why_no_place(path)) is not None:
         yield (
-            f"{setting}={path}: there is no such folder or file ({place.absolute()}); give a PEFT folder, a "
-            ".safetensors file, the folder of a whole transformer, or owner/name on the hub"
+            f"{setting}={path}: {why}; give a PEFT folder, a .safetensors file, the folder of a whole "
+            "transformer, or owner/name on the hub"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,7 +21,7 @@ from diffopd.adapter.lora import LoRA
 from diffopd.adapter.merge import A, B, MergePlan, check_shape
 from diffopd.adapter.peft_settings import STRENGTH_BOUND
 from diffopd.adapter.place import find_place
-from diffopd.adapter.stated import check_stated
+from diffopd.adapter.stated import check_stated, log_once
 
 
 def check_adapter(path: str | Path, base_config: Mapping[str, Any], *, setting: str) -> LoraConfig:
@@ -103,12 +104,17 @@ def _listed(config: LoraConfig) -> str:
     return str(sorted(modules)[:8])[:-1] + (", ...]" if len(modules) > 8 else "]")
 
 
-def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
+def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> SavedLoRA | None:
     """Compare the folders an adapter starts from, if it names any, with the backbone and its own shape.
+
+    A strength of its own is no obstacle: the start is scaled to the adapter's, which is logged.
 
     Args:
         adapter: The adapter to train.
         base_config: The transformer's ``config.json``.
+
+    Returns:
+        What ``adapter.start`` names, as it was read.
 
     Raises:
         ValueError: If the two do not fit.
@@ -116,7 +122,7 @@ def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
     if adapter.merge_plan is not None:
         check_merge(adapter, adapter.merge_plan, base_config)
     if adapter.start is None:
-        return
+        return None
     saved = read_fitting(adapter.start, base_config, setting="adapter.start")
     found, own = saved.config, adapter.peft_config()
     if saved.padded:
@@ -125,17 +131,25 @@ def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
             "smaller ones up would never learn. Start from an adapter of one rank, or cut this one to one, "
             f"as in adapter=merged_svd 'adapter.merge.folders=[{adapter.start}]'"
         )
-    if (found.r, found.lora_alpha) != (own.r, own.lora_alpha):
+    if found.r != own.r:
+        alpha = found.r * adapter.strength
         raise ValueError(
-            f"adapter.start={adapter.start} has rank {found.r} and alpha {found.lora_alpha}, this run's "
-            f"adapter has {own.r} and {own.lora_alpha}; "
-            f"set adapter.rank={found.r} adapter.alpha={found.lora_alpha}"
+            f"adapter.start={adapter.start} has rank {found.r}, this run's adapter has {own.r}; set "
+            f"adapter.rank={found.r} and, for the same strength as now, adapter.alpha={alpha:g}"
         )
     if expected_shapes(found, base_config) != expected_shapes(own, base_config):
         raise ValueError(
             f"adapter.start={adapter.start} lies on other layers ({_listed(found)}) than "
             f"adapter.target_modules={list(adapter.target_modules)}; set these to the same"
         )
+    if (strength := strength_of(found)) != adapter.strength:
+        log_once(
+            f"note: adapter.start={adapter.start} has strength {strength:g}, this run's adapter "
+            f"{adapter.strength:g} (adapter.alpha / adapter.rank); its factors B are scaled by "
+            f"{strength / adapter.strength:g}, so the model starts as it is",
+            logging.INFO,
+        )
+    return saved
 
 
 def check_merge(adapter: LoRA, plan: MergePlan, base_config: Mapping[str, Any]) -> list[SavedLoRA]:
@@ -162,8 +176,8 @@ def check_merge(adapter: LoRA, plan: MergePlan, base_config: Mapping[str, Any]) 
                 f"adapter.target_modules={list(adapter.target_modules)}; set these to the same"
             )
         found.append(saved)
-    shapes = [(saved.config.r, strength_of(saved.config)) for saved in found]
-    check_shape(plan.method, shapes, rank=adapter.rank, strength=adapter.strength)
+    ranks = [saved.config.r for saved in found]
+    check_shape(plan.method, ranks, rank=adapter.rank, strength=adapter.strength)
     return found
 
 

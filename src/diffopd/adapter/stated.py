@@ -50,16 +50,16 @@ def check_stated(place: Place) -> None:
             f"which holds the weights as {WEIGHTS} with their {CONFIG} beside them"
         )
     if unstated:
-        _log_once(
+        log_once(
             f"note: {place.where} states no alpha for {len(unstated)} of its {len(stems)} layers (first: "
             f"{unstated[0]}); their strength is taken as 1, as diffusers and ComfyUI take it"
         )
 
 
 @lru_cache(maxsize=256)
-def _log_once(message: str) -> None:
-    """A file is looked at when settings are checked and again when it is loaded."""
-    log.warning("%s", message)
+def log_once(message: str, level: int = logging.WARNING) -> None:
+    """Log a note the first time only: a file is looked at in the checks and again when it loads."""
+    log.log(level, "%s", message)
 
 
 def _stems(keys: Iterable[str]) -> list[str]:

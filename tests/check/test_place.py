@@ -1,7 +1,6 @@
 """Folders and adapters are looked at before weights load."""
 
 import json
-import re
 import shutil
 
 import pytest
@@ -126,9 +125,17 @@ def test_a_teacher_of_another_rank_than_its_config_says(composed, on_disk, teach
         check_fit(cfg, parts_of(cfg))
 
 
-def test_a_student_whose_modules_the_model_lacks(composed, on_disk):
-    cfg = composed(ODE, *on_disk, "adapter.target_modules=[mlp.up]")
-    with pytest.raises(ConfigError, match=re.escape("adapter.target_modules=['mlp.up'] match no layer")):
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("adapter.target_modules=[mlp.up]", r"has 'mlp\.up', with which the name of no linear layer"),
+        ("model.lora_modules=[attn.to_q,attn.to_qk]", r"has 'attn\.to_qk', .* the nearest is attn\.to_q"),
+        ("model.lora_modules=[attn.to_qattn.to_k]", r"without a comma: attn\.to_q,attn\.to_k"),
+    ],
+)
+def test_a_student_whose_modules_the_model_lacks(composed, on_disk, setting, message):
+    cfg = composed(ODE, *on_disk, setting)
+    with pytest.raises(ConfigError, match=rf"adapter\.target_modules .*{message}"):
         check_fit(cfg, parts_of(cfg))
 
 

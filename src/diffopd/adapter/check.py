@@ -22,6 +22,7 @@ from diffopd.adapter.merge import A, B, MergePlan, check_shape
 from diffopd.adapter.peft_settings import STRENGTH_BOUND
 from diffopd.adapter.place import find_place
 from diffopd.adapter.stated import check_stated, log_once
+from diffopd.adapter.targets import check_targets
 
 
 def check_adapter(path: str | Path, base_config: Mapping[str, Any], *, setting: str) -> LoraConfig:
@@ -104,6 +105,19 @@ def _listed(config: LoraConfig) -> str:
     return str(sorted(modules)[:8])[:-1] + (", ...]" if len(modules) > 8 else "]")
 
 
+def check_layers(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
+    """Check that each of an adapter's ``target_modules`` means a layer of the backbone.
+
+    Args:
+        adapter: The adapter to train.
+        base_config: The transformer's ``config.json``.
+
+    Raises:
+        ValueError: If one matches nothing.
+    """
+    check_targets(adapter.target_modules, linear_layers(base_config), base_config["_class_name"])
+
+
 def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> SavedLoRA | None:
     """Compare the folders an adapter starts from, if it names any, with the backbone and its own shape.
 
@@ -119,6 +133,7 @@ def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> SavedLoRA | No
     Raises:
         ValueError: If the two do not fit.
     """
+    check_layers(adapter, base_config)
     if adapter.merge_plan is not None:
         check_merge(adapter, adapter.merge_plan, base_config)
     if adapter.start is None:

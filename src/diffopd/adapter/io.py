@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from diffopd.adapter.check import check_merge, check_start, read_fitting, strength_of
+from diffopd.adapter.check import check_layers, check_merge, check_start, read_fitting, strength_of
 from diffopd.adapter.layout import PREFIX
 from diffopd.adapter.lora import LoRA, adapter_parameters, adapter_strength, inject
 from diffopd.adapter.merge import A, B, MergeError, MergePart, merge_adapters
@@ -128,6 +128,7 @@ def add_merged_adapter(transformer: Any, name: str, config: LoRA) -> MergeError:
     if plan is None:
         raise ValueError("adapter.merge is null; name the adapters to merge, as in adapter=merged_exact")
     base_config = {**transformer.config, "_class_name": type(transformer).__name__}
+    check_layers(config, base_config)
     parts = [
         MergePart(factors=saved.factors, strength=strength_of(saved.config), share=share)
         for saved, share in zip(check_merge(config, plan, base_config), plan.shares, strict=True)

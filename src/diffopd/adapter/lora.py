@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from diffopd.adapter.merge import MergePlan
+from diffopd.adapter.targets import check_targets
 
 INITIALISATIONS = ("gaussian", "kaiming")
 
@@ -55,6 +56,8 @@ class LoRA:
             )
         if isinstance(self.target_modules, str) or not self.target_modules:
             raise ValueError(f"adapter.target_modules={self.target_modules!r} must be a list of module names")
+        if unnamed := [name for name in self.target_modules if not isinstance(name, str)]:
+            raise ValueError(f"adapter.target_modules has {unnamed[0]!r}; each must be the name of a layer")
         if self.merge_plan is not None and self.start is not None:
             raise ValueError(
                 f"adapter.start={self.start} and adapter.merge are both given, an adapter starts from one; "
@@ -91,8 +94,9 @@ def add_adapter(transformer: nn.Module, name: str, config: LoRA, generator: torc
         generator: A CPU generator; the same state gives the same start on any device.
 
     Raises:
-        ValueError: If the name is taken or no layer matches.
+        ValueError: If the name is taken or a target matches no layer.
     """
+    check_targets(config.target_modules, linear_names(transformer), type(transformer).__name__)
     inject(transformer, name, config.peft_config())
     for key, parameter in adapter_parameters(transformer, name).items():
         with torch.no_grad():
@@ -138,6 +142,17 @@ def inject(transformer: Any, name: str, config: LoraConfig) -> None:
 def _neutral(start: Any) -> Any:
     """``start`` where it leaves the base weights alone and can be recorded, else PEFT's default."""
     return start if start == "gaussian" else True
+
+
+def linear_names(transformer: nn.Module) -> list[str]:
+    """Names of a backbone's own linear layers, with adapters on them or without."""
+    held = {name for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
+    return [
+        name
+        for name, module in transformer.named_modules()
+        if name in held
+        or (isinstance(module, nn.Linear) and not {name.rsplit(".", 1)[0], name.rsplit(".", 2)[0]} & held)
+    ]
 
 
 def adapter_names(transformer: Any) -> tuple[str, ...]:

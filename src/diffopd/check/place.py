@@ -132,17 +132,12 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If one does not fit.
     """
-    from diffopd.adapter.check import check_start, expected_shapes
+    from diffopd.adapter.check import check_start
     from diffopd.model import read_transformer_config
 
     if not {"adapter", "teacher", "regulariser"} & set(parts):
         return
     base = read_transformer_config(cfg.model.path, cfg.model.revision)
-    if "adapter" in parts and not expected_shapes(parts["adapter"].peft_config(), base):
-        raise ConfigError(
-            f"adapter.target_modules={list(parts['adapter'].target_modules)} match no layer of "
-            f"model.path={cfg.model.path}"
-        )
     scales = parts["teacher"].guidance_scales if "teacher" in parts else {}
     for name, scale in scales.items():
         if cfg.model.get("step_distilled") and scale != 1:

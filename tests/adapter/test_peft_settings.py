@@ -17,7 +17,7 @@ from diffopd.adapter import (
     load_adapter,
     save_adapter,
 )
-from diffopd.model import read_transformer_config
+from diffopd.model import SD3Model, read_transformer_config
 
 PROJECTIONS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.add_q_proj", "attn.to_out.0")
 
@@ -85,6 +85,16 @@ def test_dropout_of_the_training_is_not_applied(model, folder, setting):
 def test_nothing_is_in_training_mode_after_loading(model, folder):
     load_adapter(model.transformer, "teacher", folder(lora_dropout=0.9))
     assert [name for name, module in model.named_modules() if module.training] == []
+
+
+def test_nothing_frozen_is_in_training_mode(tiny):
+    """Encoders that are kept off the device are no submodules; whole teachers come in whatever mode."""
+    model = SD3Model(**{**tiny.settings, "offload_text_encoders": True})
+    model.backbones.add("whole", tiny.load_stock().transformer.train())
+    model.train()
+    held = [model, *(getattr(model.pipeline, name) for name in model.encoders)]
+    for module in filter(None, held):
+        assert [name for name, part in module.named_modules() if part.training] == []
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -62,6 +63,17 @@ def test_a_renamed_copy_beside_the_config_is_an_error_too(peft_folder, base_conf
         ValueError, match=r"so their strength \(lora_alpha / r\) is unknown; give PEFT's whole"
     ):
         check_adapter(renamed, base_config, setting="teacher.path")
+
+
+@pytest.mark.parametrize("path", ["someone/ocr", "someone/ocr/adapter_model.safetensors"])
+def test_a_folder_on_the_hub_and_its_file_have_one_strength(peft_folder, model, monkeypatch, tmp_path, path):
+    """The config beside the file is fetched with it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda repository, name, revision=None: str(peft_folder / name)
+    )
+    load_adapter(model.transformer, "a", path, setting="teacher.path")
+    assert adapter_strength(model.transformer, "a") == 1.5
 
 
 def test_keys_of_peft_with_an_alpha_for_each_layer_are_read(peft_folder, model, tmp_path):

@@ -31,6 +31,7 @@ def check_stated(place: Place) -> None:
         ValueError: If a tensor has another kind of numbers, or PEFT's weights come without their config.
     """
     header = read_header(place.weights[0], place.where)
+    stems = _stems(header.dtypes)
     for key, dtype in header.dtypes.items():
         is_alpha = key.endswith(_ALPHA)
         if dtype not in (*_REAL, *_WHOLE) if is_alpha else dtype not in _REAL:
@@ -38,11 +39,11 @@ def check_stated(place: Place) -> None:
                 f"{place.where}: {key} holds numbers of type {dtype}; a LoRA's must be {', '.join(_REAL)}. "
                 "Take the file it was quantised or converted from"
             )
-        if is_alpha and math.prod(header.shapes[key]) != 1:
+        if key.removesuffix(_ALPHA) in stems and is_alpha and math.prod(header.shapes[key]) != 1:
             raise ValueError(f"{place.where}: {key} has shape {header.shapes[key]}; an alpha is one number")
     if place.kind == "peft" or METADATA in header.strings:
         return
-    stems, unstated = _stems(header.dtypes), _unstated(header.dtypes)
+    unstated = _unstated(header.dtypes)
     if peft := [stem for stem in unstated if PREFIX in stem]:
         raise ValueError(
             f"{place.where} holds weights in PEFT's keys (first: {peft[0]}) without the {CONFIG} that lay "

@@ -5,13 +5,15 @@ from itertools import pairwise
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from diffopd.adapter import (
     LoRA,
     adapter_parameters,
+    adapter_strength,
     add_adapter,
+    add_started_adapter,
     check_adapter,
     export_lora,
     load_adapter,
@@ -30,6 +32,8 @@ TARGETS = (
     "attn.add_v_proj",
     "attn.to_add_out",
 )
+LEFT = {"peft": "adapter_model.safetensors", "diffusers": "pytorch_lora_weights.safetensors"}
+"""The two files that a run leaves, which differ in their keys and in where PEFT's settings are."""
 FIRST = "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight"
 
 
@@ -53,6 +57,115 @@ def saved(adapted, tmp_path):
 @pytest.fixture
 def base_config(tiny):
     return read_transformer_config(str(tiny.folder))
+
+
+def at(model):
+    return (
+        torch.ones(2, *model.latent_shape),
+        torch.tensor([0.9, 0.4]),
+        model.encode(["a red cat", "a dog"]),
+    )
+
+
+def add_student(model, alpha):
+    """A clearly visible student of rank 4, as a run with these settings would hold it."""
+    config = LoRA(rank=4, alpha=alpha, init="gaussian", target_modules=TARGETS, start=None)
+    add_adapter(model.transformer, "student", config, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model.transformer, "student").values():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def left(model, folder):
+    """What a run leaves of its student."""
+    save_adapter(model.transformer, "student", folder / "peft")
+    export_lora(model.transformer, "student", folder / "diffusers")
+    return {kind: folder / kind / name for kind, name in LEFT.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("alpha", [2, 4, 6, 8, 10.5])
+@pytest.mark.parametrize("kind", LEFT)
+def test_a_reader_of_the_factors_alone_has_the_strength_of_the_run(model, tmp_path, alpha, kind):
+    """ComfyUI without ``.alpha`` keys: ``weight + B A``. Alpha 6 of rank 4 was read at 1 / 1.5."""
+    add_student(model, alpha)
+    tensors = load_file(left(model, tmp_path)[kind])
+    assert not [key for key in tensors if key.endswith(".alpha")]
+    prefix = {"peft": "base_model.model.", "diffusers": "transformer."}[kind]
+    own = adapter_parameters(model.transformer, "student")
+    assert {prefix + key for key in own} == set(tensors)
+    for key in own:
+        if key.endswith(".lora_A.weight"):
+            up = key.replace(".lora_A.", ".lora_B.")
+            expected = alpha / 4 * own[up].double() @ own[key].double()
+            found = tensors[prefix + up].double() @ tensors[prefix + key].double()
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("alpha", "exact"), [(4, True), (8, True), (1, True), (6, False), (10.5, False)])
+def test_every_reader_of_what_a_run_leaves_has_one_and_the_same_model(tiny, model, tmp_path, alpha, exact):
+    """PEFT, diffusers and this package agree bit for bit; with the run itself if its strength is 2^n."""
+    add_student(model, alpha)
+    left(model, tmp_path)
+    given = at(model)
+    latent, sigma, conditioning = given
+    stock = tiny.load_stock()
+    stock.load_lora_weights(str(tmp_path / "diffusers"))
+    peft = PeftModel.from_pretrained(tiny.load_stock().transformer, str(tmp_path / "peft"))
+    found = [
+        transformer(latent, conditioning.embeds, conditioning.pooled, 1000 * sigma).sample
+        for transformer in (stock.transformer, peft)
+    ]
+    for kind in LEFT:
+        fresh = SD3Model(**tiny.settings)
+        load_adapter(fresh.transformer, "a", tmp_path / kind)
+        found.append(fresh.velocity(*given, "a"))
+    assert all(torch.equal(one, found[0]) for one in found)
+    in_training = model.velocity(*given, "student")
+    if exact:
+        assert torch.equal(found[0], in_training)
+    torch.testing.assert_close(found[0], in_training, rtol=0, atol=2e-5)
+    assert (in_training - model.velocity(*given)).abs().max() > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("r", "lora_alpha", "rslora"), [(4, 6, False), (4, 8, True), (4, 4, False)])
+def test_an_adapter_of_others_is_saved_again_with_its_strength(tiny, model, tmp_path, r, lora_alpha, rslora):
+    """With rslora the strength is alpha / sqrt(rank): 4, which alpha / rank = 2 alone does not say."""
+    config = LoraConfig(
+        r=r, lora_alpha=lora_alpha, use_rslora=rslora, target_modules=list(TARGETS), init_lora_weights=False
+    )
+    get_peft_model(tiny.load_stock().transformer, config).save_pretrained(tmp_path / "theirs")
+    load_adapter(model.transformer, "student", tmp_path / "theirs")
+    left(model, tmp_path)
+    load_adapter(model.transformer, "again", tmp_path / "diffusers")
+    given = at(model)
+    torch.testing.assert_close(
+        model.velocity(*given, "again"), model.velocity(*given, "student"), rtol=0, atol=2e-5
+    )
+    settings = json.loads((tmp_path / "peft/adapter_config.json").read_text())
+    assert (settings["lora_alpha"], settings["use_rslora"]) == (4, False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("lora_alpha", "rslora"), [(8, True), (8, False), (2, False)])
+def test_a_start_has_the_strength_of_the_run_and_the_function_of_the_file(tiny, tmp_path, lora_alpha, rslora):
+    """An rslora start has strength 4 where alpha / rank is 2: compared is the strength, not alpha."""
+    config = LoraConfig(
+        r=4, lora_alpha=lora_alpha, use_rslora=rslora, target_modules=list(TARGETS), init_lora_weights=False
+    )
+    get_peft_model(tiny.load_stock().transformer, config).save_pretrained(tmp_path / "start")
+    model = SD3Model(**tiny.settings)
+    load_adapter(model.transformer, "theirs", tmp_path / "start")
+    own = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS, start=str(tmp_path / "start"))
+    add_started_adapter(model.transformer, "student", own)
+    assert adapter_strength(model.transformer, "student") == 2
+    given = at(model)
+    assert torch.equal(model.velocity(*given, "student"), model.velocity(*given, "theirs"))
+    assert not torch.equal(model.velocity(*given, "student"), model.velocity(*given))
+    assert trainable_adapters(model.transformer) == ()
 
 
 def images(model, noise, adapter):
@@ -101,15 +214,18 @@ def test_stock_transformer_with_the_exported_lora_is_bit_equal(tiny, adapted, tm
     assert torch.equal(adapted.velocity(latent, sigma, conditioning, "student"), theirs)
 
 
-def test_a_saved_adapter_comes_back_bit_for_bit_and_frozen(tiny, adapted, saved):
+def test_a_saved_adapter_comes_back_with_its_strength_in_its_factors_and_frozen(tiny, adapted, saved):
     fresh = SD3Model(**tiny.settings)
     load_adapter(fresh.transformer, "again", saved)
     before = adapter_parameters(adapted.transformer, "student")
     after = adapter_parameters(fresh.transformer, "again")
     assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    assert fresh.transformer.peft_config["again"].lora_alpha == 8
+    for key, value in before.items():  # strength 2
+        assert torch.equal(2 * value if key.endswith("lora_B.weight") else value, after[key]), key
+    assert adapter_strength(fresh.transformer, "again") == 1
     assert trainable_adapters(fresh.transformer) == ()
+    given = at(adapted)
+    assert torch.equal(fresh.velocity(*given, "again"), adapted.velocity(*given, "student"))
 
 
 @torch.no_grad()

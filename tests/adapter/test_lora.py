@@ -123,6 +123,7 @@ def test_copy_between_different_configs_is_refused(model, other):
         ({"init": "zeros"}, "adapter.init=zeros is not known; choose one of gaussian, kaiming"),
         ({"target_modules": []}, "must be a list of module names"),
         ({"target_modules": "to_q"}, "must be a list of module names"),
+        ({"target_modules": ["to_q", None]}, "adapter.target_modules has None; each must be the name"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
@@ -143,7 +144,7 @@ def test_names_are_unique_and_known(model):
 def test_layers_that_do_not_exist_are_refused_and_leave_the_model_as_it_was(model):
     add(model, "a")
     set_trainable(model.transformer, ["a"])
-    with pytest.raises(ValueError, match="adapter b fits no layer of SD3Transformer2DModel"):
+    with pytest.raises(ValueError, match="has 'nothing', with which the name of no linear layer of"):
         add(model, "b", target_modules=["nothing"])
     assert adapter_names(model.transformer) == ("a",)
     assert trainable_adapters(model.transformer) == ("a",)

@@ -96,6 +96,25 @@ def test_the_elementwise_merge_is_the_mean_of_each_factor():
         assert error.layers[layer] == pytest.approx(float(gap), rel=1e-5)
 
 
+def test_the_elementwise_merge_does_not_depend_on_where_an_adapter_keeps_its_strength():
+    """The same adapter with its strength of 2 in B, as runs save it, and the result at another strength."""
+    in_b = [
+        MergePart(
+            factors={k: 2 * v if k.endswith("lora_B.weight") else v for k, v in part.factors.items()},
+            strength=1.0,
+            share=part.share,
+        )
+        for part in EQUAL
+    ]
+    as_released, _ = merge_adapters("elementwise", EQUAL, rank=2, strength=2.0)
+    for parts in (in_b, [in_b[0], EQUAL[1]]):
+        merged, _ = merge_adapters("elementwise", parts, rank=2, strength=2.0)
+        assert all(torch.equal(merged[key], as_released[key]) for key in merged)
+    merged, _ = merge_adapters("elementwise", EQUAL, rank=2, strength=1.0)
+    for layer in SIZES:
+        assert torch.equal(dense(merged, layer, 1.0), dense(as_released, layer, 2.0))
+
+
 def test_the_error_of_nothing_is_one():
     zeros = {key: torch.zeros_like(value) for key, value in EQUAL[0].factors.items()}
     assert merge_error(zeros, EQUAL, strength=3.0).overall == pytest.approx(1.0, rel=1e-12)
@@ -116,9 +135,9 @@ def test_the_error_of_nothing_is_one():
             "elementwise",
             PARTS,
             2,
-            r"one rank and alpha, got rank 1 with alpha 1, rank 2 with alpha 4, rank 3",
+            r"needs adapters of one rank, got ranks 2, 3, 1; use adapter\.merge\.method=exact or svd",
         ),
-        ("elementwise", EQUAL, 3, r"adapter.rank=3 .* set adapter.rank=2 adapter.alpha=4"),
+        ("elementwise", EQUAL, 3, r"adapter.rank=3, but .* set adapter.rank=2 adapter.alpha=4"),
     ],
 )
 def test_a_shape_the_method_cannot_give_is_refused(method, parts, rank, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -11,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundE
 from safetensors.torch import save_file
 
 from diffopd.adapter import find_card, find_place
+from diffopd.check.place import place_problems
 
 
 def put(folder, *names):
@@ -67,6 +69,37 @@ def test_a_path_that_is_not_there_is_no_question_for_the_hub(tmp_path, monkeypat
         find_place(path, setting="teacher.path")
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("@someone/peft", r"does not begin with @, which stands before a revision: give someone/peft$"),
+        (
+            "teacher@v1/x",
+            r"'teacher' before the @ is no owner/name; a name on the hub is owner/name\[/folder\]",
+        ),
+        (
+            "https://huggingface.co/someone/many/resolve/v2/b/kohya.safetensors?download=true",
+            r"this is the URL of a page, .* by name: someone/many/b/kohya\.safetensors@v2$",
+        ),
+        ("https://huggingface.co/someone/peft/tree/main", r"by name: someone/peft$"),
+        ("https://hf.co/someone/peft", r"by name: someone/peft$"),
+        ("https://example.org/x.safetensors", r"URLs are not fetched; download the file and give its path"),
+        ("file:///tmp/x.safetensors", r"URLs are not fetched; download the file and give its path"),
+        ("here/peft", r"The folder here/ is here, so .* not on the hub; if here/peft is on the hub, rename"),
+    ],
+)
+def test_each_slip_in_a_name_has_a_sentence_of_its_own(hub, tmp_path, path, message):
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ValueError, match=message) as refused:
+        find_place(path, setting="teacher.path")
+    assert str(refused.value).startswith(f"teacher.path={path}: ")
+    assert hub[1] == []
+    assert find_card(path) is None
+    assert [
+        line for line in place_problems({"adapter_path": path}) if re.search(message.removesuffix("$"), line)
+    ]
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub with three repositories on disk; every call is noted."""
@@ -102,6 +135,7 @@ def hub(tmp_path, monkeypatch):
     [
         ("someone/peft", "peft", "peft"),
         ("someone/many/a/lora@abc", "peft", "many/a/lora"),
+        ("someone/many/a/lora/adapter_model.safetensors@abc", "peft", "many/a/lora"),
         ("someone/many/b", "lora", "many/b/pytorch_lora_weights.safetensors"),
         ("someone/many/b/kohya.safetensors", "lora", "many/b/kohya.safetensors"),
         ("someone/whole", "transformer", "whole/transformer"),
@@ -131,6 +165,10 @@ def test_of_a_whole_pipeline_the_transformer_alone_is_fetched(hub):
             "someone/offline",
             r"is neither a folder or file here nor an adapter the hub delivers: the hub cannot",
         ),
+        (
+            "someone/offline/a@v1/x",
+            r"the hub cannot be reached\. The revision stands at the end: was someone/offline/a/x@v1 meant\?",
+        ),
     ],
 )
 def test_what_the_hub_does_not_have(hub, path, message):
@@ -145,3 +183,4 @@ def test_cards(hub, tmp_path):
     assert find_card(tmp_path / "nowhere") is None
     assert find_card("someone/peft") == Path(hub[0] / "someone/peft/card.json")
     assert find_card("someone/many/a/lora") is None
+    assert find_card("someone/peft/adapter_model.safetensors") is None

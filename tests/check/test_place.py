@@ -1,11 +1,11 @@
 """Folders and adapters are looked at before weights load."""
 
 import json
-import re
 import shutil
 
 import pytest
 from hydra.utils import instantiate
+from safetensors.torch import load_file, save_file
 
 from diffopd.build import build
 from diffopd.check import ConfigError, check_config, check_fit
@@ -72,7 +72,9 @@ def test_an_adapter_folder_of_an_evaluation(composed, on_disk, tmp_path):
 def test_a_teacher_without_a_card_is_fine_where_the_config_says_its_guidance(
     composed, on_disk, teacher_folders, tmp_path
 ):
-    shutil.copy(teacher_folders / "ocr" / "adapter_model.safetensors", tmp_path / "ocr.safetensors")
+    tensors = load_file(teacher_folders / "ocr" / "adapter_model.safetensors")
+    renamed = {key.replace("base_model.model.", "transformer."): value for key, value in tensors.items()}
+    save_file(renamed, tmp_path / "ocr.safetensors")
     path = f"teacher.teachers.ocr.path={tmp_path / 'ocr.safetensors'}"
     with pytest.raises(
         ConfigError, match=r"ocr.safetensors holds no card.json, .* teacher.teachers.ocr.guidanc"
@@ -123,9 +125,17 @@ def test_a_teacher_of_another_rank_than_its_config_says(composed, on_disk, teach
         check_fit(cfg, parts_of(cfg))
 
 
-def test_a_student_whose_modules_the_model_lacks(composed, on_disk):
-    cfg = composed(ODE, *on_disk, "adapter.target_modules=[mlp.up]")
-    with pytest.raises(ConfigError, match=re.escape("adapter.target_modules=['mlp.up'] match no layer")):
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("adapter.target_modules=[mlp.up]", r"has 'mlp\.up', with which the name of no linear layer"),
+        ("model.lora_modules=[attn.to_q,attn.to_qk]", r"has 'attn\.to_qk', .* the nearest is attn\.to_q"),
+        ("model.lora_modules=[attn.to_qattn.to_k]", r"without a comma: attn\.to_q,attn\.to_k"),
+    ],
+)
+def test_a_student_whose_modules_the_model_lacks(composed, on_disk, setting, message):
+    cfg = composed(ODE, *on_disk, setting)
+    with pytest.raises(ConfigError, match=rf"adapter\.target_modules .*{message}"):
         check_fit(cfg, parts_of(cfg))
 
 
@@ -173,11 +183,23 @@ def test_a_start_of_the_same_shape_passes(composed, on_disk, teacher_folders):
     check_fit(cfg, parts_of(cfg))
 
 
+def test_a_start_of_another_strength_passes_and_is_told(composed, on_disk, teacher_folders, caplog):
+    """The teachers are saved with strength 1."""
+    cfg = composed(ODE, *on_disk, f"adapter.start={teacher_folders / 'ocr'}", *START, "adapter.alpha=16")
+    with caplog.at_level("INFO"):
+        check_fit(cfg, parts_of(cfg))
+    (note,) = [record.getMessage() for record in caplog.records if "adapter.start" in record.getMessage()]
+    assert "has strength 1, this run's adapter 4 (adapter.alpha / adapter.rank); its factors B are" in note
+    assert "scaled by 0.25, so the model starts as it is" in note
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("adapter.rank=8", r"adapter.start=.* has rank 4 and alpha 8, .* has 8 and 8; set adapter.rank=4"),
-        ("adapter.alpha=4", r"adapter.start=.* has rank 4 and alpha 8, .* has 4 and 4; set adapter.rank=4"),
+        (
+            "adapter.rank=8",
+            r"adapter.start=.* has rank 4, this run's adapter has 8; set adapter.rank=4 and, .*alpha=4",
+        ),
         (
             "adapter.target_modules=[attn.to_q]",
             r"adapter.start=.* lies on other layers .* set these to the same",

@@ -222,10 +222,11 @@ def test_comfyui_keys_of_sd3_5_medium_are_those_of_the_committed_list():
 
 
 def test_what_reads_back_as_something_else_is_not_left_behind(run, tmp_path, monkeypatch):
-    def without_alpha(transformer, name):
-        return {k: v for k, v in comfyui_tensors(transformer, name).items() if "0.attn.to_q.alpha" not in k}
+    def wrong_alpha(transformer, name):
+        tensors = comfyui_tensors(transformer, name)
+        return {key: 3 * value if "0.attn.to_q.alpha" in key else value for key, value in tensors.items()}
 
-    monkeypatch.setattr("diffopd.export.formats.comfyui_tensors", without_alpha)
+    monkeypatch.setattr("diffopd.export.formats.comfyui_tensors", wrong_alpha)
     with pytest.raises(ValueError, match=r"read back and differs: .*is above tolerance=0\.05"):
         exported(f"run={run}", "format=comfyui", f"to={tmp_path / 'x'}")
     assert not list(tmp_path.iterdir())

@@ -183,13 +183,14 @@ def test_tdm_matches_distributions_on_segments(build_round, midpoint):
 def test_equal_scores_teach_nothing(build_round, method):
     """A fake score that is its teacher, which has no guidance."""
     assert GUIDANCE["composition"] == 1
-    experiment = build_round(method, *ONE_TEACHER)
+    one_strength = "adapter.alpha=3"  # rank 3: strength 1, which saved teachers have
+    experiment = build_round(method, *ONE_TEACHER, one_strength)
     copy_adapter(experiment.phase.model.transformer, "teacher_composition", "fake")
     run = run_rounds(experiment)
     assert run.metrics[f"train/loss/{method}"] == pytest.approx(0, abs=1e-6)
     assert (
         run.flat_gradient().norm()
-        < 1e-3 * run_rounds(build_round(method, *ONE_TEACHER)).flat_gradient().norm()
+        < 1e-3 * run_rounds(build_round(method, *ONE_TEACHER, one_strength)).flat_gradient().norm()
     )
 
 

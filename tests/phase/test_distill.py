@@ -154,7 +154,7 @@ def test_every_row_is_taught_by_its_own_teacher_at_its_own_guidance(build_round)
 
 
 def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(build_round):
-    same_shape = ("adapter.rank=3", "adapter.alpha=6", f"sampler.guidance_scale={GUIDANCE['ocr']}")
+    same_shape = ("adapter.rank=3", "adapter.alpha=3", f"sampler.guidance_scale={GUIDANCE['ocr']}")
     experiment = build_round(*same_shape, "sampler.noise_level=0.7", experiment="sopd_ocr")
     copy_adapter(experiment.phase.model.transformer, "teacher_ocr", "student")
     run = run_rounds(experiment, student_seed=None)

@@ -27,13 +27,13 @@ def start_of(world, choice):
 
 
 def mean_weights_model(model, world):
-    """A copy of the model with the teachers' mean update in its own weights."""
+    """A copy of the model with the teachers' mean update in its own weights; saved ones have strength 1."""
     other = copy.deepcopy(model)
     saved = [load_file(world.teachers[task] / WEIGHTS) for task in MERGED]
     layers = [key.removesuffix(".lora_A.weight") for key in saved[0] if key.endswith(".lora_A.weight")]
     with torch.no_grad():
         for layer in layers:
-            products = [2.0 * one[layer + ".lora_B.weight"] @ one[layer + ".lora_A.weight"] for one in saved]
+            products = [one[layer + ".lora_B.weight"] @ one[layer + ".lora_A.weight"] for one in saved]
             linear = other.transformer.get_submodule(layer.removeprefix(PREFIX)).base_layer
             linear.weight += torch.stack(products).mean(0)
     return other

@@ -19,7 +19,9 @@ def test_every_trained_adapter_starts_there(world, tmp_path, name):
     for adapter in phase.saved_adapters:
         found = phase.parameters_of(adapter)
         assert {PREFIX + key for key in found} == set(saved)
-        assert all(torch.equal(value, saved[PREFIX + key]) for key, value in found.items()), adapter
+        for key, value in found.items():  # saved with strength 1, trained with strength 2
+            strength = 2 if key.endswith("lora_B.weight") else 1
+            assert torch.equal(strength * value, saved[PREFIX + key]), (adapter, key)
     trainable = {key for key, value in phase.model.transformer.named_parameters() if value.requires_grad}
     assert trainable
     assert all(".student." in key for key in trainable)

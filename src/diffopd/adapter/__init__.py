@@ -2,7 +2,13 @@
 
 from diffopd.adapter.check import check_adapter, check_start, weightless
 from diffopd.adapter.ema import EMA, blend, ema_decay, old_policy_decay, ramp_decay
-from diffopd.adapter.io import add_merged_adapter, export_lora, load_adapter, save_adapter
+from diffopd.adapter.io import (
+    add_merged_adapter,
+    add_started_adapter,
+    export_lora,
+    load_adapter,
+    save_adapter,
+)
 from diffopd.adapter.lora import (
     LoRA,
     adapter_names,
@@ -31,6 +37,7 @@ __all__ = [
     "adapter_strength",
     "add_adapter",
     "add_merged_adapter",
+    "add_started_adapter",
     "blend",
     "check_adapter",
     "check_start",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -18,7 +19,10 @@ from torch import nn
 from diffopd.adapter.layout import SavedLoRA, read_lora
 from diffopd.adapter.lora import LoRA
 from diffopd.adapter.merge import A, B, MergePlan, check_shape
+from diffopd.adapter.peft_settings import STRENGTH_BOUND
 from diffopd.adapter.place import find_place
+from diffopd.adapter.stated import check_stated, log_once
+from diffopd.adapter.targets import check_targets
 
 
 def check_adapter(path: str | Path, base_config: Mapping[str, Any], *, setting: str) -> LoraConfig:
@@ -56,9 +60,15 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
             f"{where} is a whole transformer, and a LoRA is needed here; whole ones can be teachers and "
             "anchors, and what evaluate and sample are given"
         )
+    check_stated(place)
     linear = linear_layers(base_config)
     saved = read_lora(place, base_config["_class_name"], linear)
     config, source = saved.config, saved.stated_in
+    if not 1 / STRENGTH_BOUND <= strength_of(config) <= STRENGTH_BOUND:
+        raise ValueError(
+            f"{where} has strength {strength_of(config):.3g} (alpha / rank); it must be between "
+            f"{1 / STRENGTH_BOUND:g} and {STRENGTH_BOUND:g}, and beyond either the file is damaged"
+        )
     found = {key: tuple(value.shape) for key, value in saved.factors.items()}
     expected = expected_shapes(config, base_config)
     if not expected:
@@ -80,7 +90,7 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
             f"unexpected (first: {extra[:1]}); use the model the adapter was trained on, or retrain it"
         )
     for key, value in saved.factors.items():
-        if not value.isfinite().all():
+        if not value.float().isfinite().all():  # factors are used in fp32, which 1e300 is beyond
             raise ValueError(
                 f"{where}: {key} holds values that are nan or infinite; its training has diverged"
             )
@@ -95,20 +105,39 @@ def _listed(config: LoraConfig) -> str:
     return str(sorted(modules)[:8])[:-1] + (", ...]" if len(modules) > 8 else "]")
 
 
-def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
-    """Compare the folders an adapter starts from, if it names any, with the backbone and its own shape.
+def check_layers(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
+    """Check that each of an adapter's ``target_modules`` means a layer of the backbone.
 
     Args:
         adapter: The adapter to train.
         base_config: The transformer's ``config.json``.
 
     Raises:
+        ValueError: If one matches nothing.
+    """
+    check_targets(adapter.target_modules, linear_layers(base_config), base_config["_class_name"])
+
+
+def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> SavedLoRA | None:
+    """Compare the folders an adapter starts from, if it names any, with the backbone and its own shape.
+
+    A strength of its own is no obstacle: the start is scaled to the adapter's, which is logged.
+
+    Args:
+        adapter: The adapter to train.
+        base_config: The transformer's ``config.json``.
+
+    Returns:
+        What ``adapter.start`` names, as it was read.
+
+    Raises:
         ValueError: If the two do not fit.
     """
+    check_layers(adapter, base_config)
     if adapter.merge_plan is not None:
         check_merge(adapter, adapter.merge_plan, base_config)
     if adapter.start is None:
-        return
+        return None
     saved = read_fitting(adapter.start, base_config, setting="adapter.start")
     found, own = saved.config, adapter.peft_config()
     if saved.padded:
@@ -117,17 +146,25 @@ def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
             "smaller ones up would never learn. Start from an adapter of one rank, or cut this one to one, "
             f"as in adapter=merged_svd 'adapter.merge.folders=[{adapter.start}]'"
         )
-    if (found.r, found.lora_alpha) != (own.r, own.lora_alpha):
+    if found.r != own.r:
+        alpha = found.r * adapter.strength
         raise ValueError(
-            f"adapter.start={adapter.start} has rank {found.r} and alpha {found.lora_alpha}, this run's "
-            f"adapter has {own.r} and {own.lora_alpha}; "
-            f"set adapter.rank={found.r} adapter.alpha={found.lora_alpha}"
+            f"adapter.start={adapter.start} has rank {found.r}, this run's adapter has {own.r}; set "
+            f"adapter.rank={found.r} and, for the same strength as now, adapter.alpha={alpha:g}"
         )
     if expected_shapes(found, base_config) != expected_shapes(own, base_config):
         raise ValueError(
             f"adapter.start={adapter.start} lies on other layers ({_listed(found)}) than "
             f"adapter.target_modules={list(adapter.target_modules)}; set these to the same"
         )
+    if (strength := strength_of(found)) != adapter.strength:
+        log_once(
+            f"note: adapter.start={adapter.start} has strength {strength:g}, this run's adapter "
+            f"{adapter.strength:g} (adapter.alpha / adapter.rank); its factors B are scaled by "
+            f"{strength / adapter.strength:g}, so the model starts as it is",
+            logging.INFO,
+        )
+    return saved
 
 
 def check_merge(adapter: LoRA, plan: MergePlan, base_config: Mapping[str, Any]) -> list[SavedLoRA]:
@@ -154,8 +191,8 @@ def check_merge(adapter: LoRA, plan: MergePlan, base_config: Mapping[str, Any]) 
                 f"adapter.target_modules={list(adapter.target_modules)}; set these to the same"
             )
         found.append(saved)
-    shapes = [(saved.config.r, strength_of(saved.config)) for saved in found]
-    check_shape(plan.method, shapes, rank=adapter.rank, strength=adapter.strength)
+    ranks = [saved.config.r for saved in found]
+    check_shape(plan.method, ranks, rank=adapter.rank, strength=adapter.strength)
     return found
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from diffopd.adapter.layout_keys import Pair, read_pairs
 from diffopd.adapter.layout_names import LayerNames
 from diffopd.adapter.layout_shape import by_layer, one_shape
+from diffopd.adapter.peft_settings import plain_settings
 from diffopd.adapter.place import CONFIG, Place
 from diffopd.adapter.safe_file import read_tensors
 
@@ -173,8 +174,7 @@ def _plain_lora(raw: Mapping[str, Any], where: str, source: str) -> LoraConfig:
             f"{where}{source} has r={raw.get('r')} and target_modules={raw.get('target_modules')}; a rank of "
             "at least 1 and the names of the adapted layers are needed"
         )
-    known = set(LoraConfig.__dataclass_fields__) - {"peft_type"}
-    return LoraConfig(**{key: value for key, value in raw.items() if key in known})
+    return LoraConfig(**plain_settings(raw, where, source))
 
 
 def _read_header(text: str, where: str) -> LoraConfig:

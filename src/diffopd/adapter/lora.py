@@ -6,11 +6,12 @@ only :func:`set_trainable` does.
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
@@ -18,6 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from diffopd.adapter.merge import MergePlan
+from diffopd.adapter.targets import check_targets
 
 INITIALISATIONS = ("gaussian", "kaiming")
 
@@ -54,6 +56,8 @@ class LoRA:
             )
         if isinstance(self.target_modules, str) or not self.target_modules:
             raise ValueError(f"adapter.target_modules={self.target_modules!r} must be a list of module names")
+        if unnamed := [name for name in self.target_modules if not isinstance(name, str)]:
+            raise ValueError(f"adapter.target_modules has {unnamed[0]!r}; each must be the name of a layer")
         if self.merge_plan is not None and self.start is not None:
             raise ValueError(
                 f"adapter.start={self.start} and adapter.merge are both given, an adapter starts from one; "
@@ -90,8 +94,9 @@ def add_adapter(transformer: nn.Module, name: str, config: LoRA, generator: torc
         generator: A CPU generator; the same state gives the same start on any device.
 
     Raises:
-        ValueError: If the name is taken or no layer matches.
+        ValueError: If the name is taken or a target matches no layer.
     """
+    check_targets(config.target_modules, linear_names(transformer), type(transformer).__name__)
     inject(transformer, name, config.peft_config())
     for key, parameter in adapter_parameters(transformer, name).items():
         with torch.no_grad():
@@ -107,8 +112,11 @@ def add_adapter(transformer: nn.Module, name: str, config: LoRA, generator: torc
 def inject(transformer: Any, name: str, config: LoraConfig) -> None:
     """Have PEFT add an adapter, then undo what it changes besides: the active adapter, the trainable ones.
 
-    PEFT's own random start is drawn aside, so the global random state stays as it was.
+    PEFT's own random start is drawn aside, so the global random state stays as it was. Whatever the config
+    says, the base weights stay as they are and no unit is dropped: the caller fills the factors in.
     """
+    config = copy.copy(config)
+    config.lora_dropout, config.init_lora_weights = 0.0, _neutral(config.init_lora_weights)
     held = tuple(getattr(transformer, "peft_config", {}))
     if name in held:
         raise ValueError(f"the model already holds an adapter named {name}; it holds {held}")
@@ -127,7 +135,24 @@ def inject(transformer: Any, name: str, config: LoraConfig) -> None:
     for module in transformer.modules():
         if isinstance(module, LoraLayer):
             module.set_adapter([])  # the bare transformer is the base model
+            cast(nn.Module, module).train(transformer.training)  # PEFT's new modules are in training mode
     set_trainable(transformer, trainable)
+
+
+def _neutral(start: Any) -> Any:
+    """``start`` where it leaves the base weights alone and can be recorded, else PEFT's default."""
+    return start if start == "gaussian" else True
+
+
+def linear_names(transformer: nn.Module) -> list[str]:
+    """Names of a backbone's own linear layers, with adapters on them or without."""
+    held = {name for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
+    return [
+        name
+        for name, module in transformer.named_modules()
+        if name in held
+        or (isinstance(module, nn.Linear) and not {name.rsplit(".", 1)[0], name.rsplit(".", 2)[0]} & held)
+    ]
 
 
 def adapter_names(transformer: Any) -> tuple[str, ...]:

@@ -127,31 +127,28 @@ def merge_adapters(
         ValueError: If the parts do not fit each other, or the result's shape does not fit the method.
     """
     _check_layers(parts)
-    check_shape(method, [(_rank(part), part.strength) for part in parts], rank=rank, strength=strength)
+    check_shape(method, [_rank(part) for part in parts], rank=rank, strength=strength)
     if method == "exact":
         merged = exact(parts, strength=strength)
     elif method == "svd":
         merged = svd(parts, rank=rank, strength=strength)
     else:
-        merged = elementwise(parts)
+        merged = elementwise(parts, strength=strength)
     return merged, merge_error(merged, parts, strength=strength)
 
 
-def check_shape(
-    method: MergeMethod, parts: Sequence[tuple[int, float]], *, rank: int, strength: float
-) -> None:
-    """Refuse a rank and strength that a merge cannot have.
+def check_shape(method: MergeMethod, ranks: Sequence[int], *, rank: int, strength: float) -> None:
+    """Check that a merge can have a rank.
 
     Args:
         method: ``exact``, ``svd`` or ``elementwise``.
-        parts: Rank and strength of each adapter.
+        ranks: Rank of each adapter.
         rank: Rank of the result.
-        strength: ``alpha / rank`` of the result.
+        strength: ``alpha / rank`` of the result, for the advice.
 
     Raises:
-        ValueError: If the result's shape does not fit; with what is needed.
+        ValueError: If the result's rank does not fit; with what is needed.
     """
-    ranks = [rank for rank, _ in parts]
     listed, total = ", ".join(map(str, ranks)), sum(ranks)
     if method == "exact" and rank != total:
         raise ValueError(
@@ -165,19 +162,15 @@ def check_shape(
         )
     if method != "elementwise":
         return
-    shapes = sorted(set(parts))
-    if len(shapes) > 1:
-        shown = ", ".join(f"rank {rank} with alpha {rank * strength:g}" for rank, strength in shapes)
+    if len(set(ranks)) > 1:
         raise ValueError(
-            f"adapter.merge.method=elementwise needs adapters of one rank and alpha, got {shown}; "
-            "use adapter.merge.method=exact or svd"
+            f"adapter.merge.method=elementwise needs adapters of one rank, got ranks {listed}; use "
+            "adapter.merge.method=exact or svd"
         )
-    if (rank, strength) != shapes[0]:
-        own, alpha = shapes[0][0], shapes[0][0] * shapes[0][1]
+    if rank != ranks[0]:
         raise ValueError(
-            f"adapter.rank={rank} and adapter.alpha={rank * strength:g}, but "
-            f"adapter.merge.method=elementwise keeps those of the adapters; "
-            f"set adapter.rank={own} adapter.alpha={alpha:g}"
+            f"adapter.rank={rank}, but adapter.merge.method=elementwise keeps the rank of the adapters; set "
+            f"adapter.rank={ranks[0]} adapter.alpha={ranks[0] * strength:g}"
         )
 
 
@@ -232,14 +225,21 @@ def svd(parts: Sequence[MergePart], *, rank: int, strength: float) -> dict[str, 
     return merged
 
 
-def elementwise(parts: Sequence[MergePart]) -> dict[str, Tensor]:
-    """The mean of each factor by itself, as released; the result has the rank and strength of the parts.
+def elementwise(parts: Sequence[MergePart], *, strength: float) -> dict[str, Tensor]:
+    """The mean of each factor by itself, as released.
+
+    As releases give all adapters one alpha, each ``B`` is first brought to the strength of the result.
 
     Args:
-        parts: The adapters, of one rank and strength.
+        parts: The adapters, of one rank.
+        strength: ``alpha / rank`` of the result.
     """
+
+    def scale(part: MergePart, key: str) -> float:
+        return part.share * (part.strength / strength if key.endswith(B) else 1.0)
+
     return {
-        key: torch.stack([part.share * part.factors[key].float() for part in parts]).sum(0)
+        key: torch.stack([scale(part, key) * part.factors[key].float() for part in parts]).sum(0)
         for key in parts[0].factors
     }
 

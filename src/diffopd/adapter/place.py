@@ -14,7 +14,8 @@ from huggingface_hub.errors import (
 )
 
 from diffopd.adapter.safe_file import PICKLES, check_safe
-from diffopd.files import is_hub_path, resolve_path
+from diffopd.files import resolve_path
+from diffopd.hub_path import misplaced_revision, why_no_place
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -71,8 +72,8 @@ def find_place(path: str | Path, *, setting: str) -> Place:
         return _from_file(local, where)
     if local.is_dir():
         return _from_folder(local, where)
-    if not is_hub_path(str(path)):
-        raise ValueError(f"{where}: there is no such folder or file ({local.absolute()})")
+    if (why := why_no_place(str(path))) is not None:
+        raise ValueError(f"{where}: {why}")
     return _from_hub(HubFolder.parse(str(path)), where)
 
 
@@ -85,10 +86,11 @@ def find_card(path: str | Path) -> Path | None:
         path: As in :func:`find_place`.
     """
     local = Path(resolve_path(path))
-    if local.exists() or not is_hub_path(str(path)):
+    if local.exists() or why_no_place(str(path)) is not None:
         return local / CARD_FILE if (local / CARD_FILE).is_file() else None
+    hub = HubFolder.parse(str(path))
     try:
-        return HubFolder.parse(str(path)).fetch(CARD_FILE)
+        return None if hub.file else hub.fetch(CARD_FILE)
     except (OSError, ValueError):
         return None
 
@@ -196,8 +198,10 @@ def _from_hub(hub: HubFolder, where: str) -> Place:
     try:
         place = _found_on_hub(hub, where)
     except (OSError, HFValidationError) as error:
+        meant = misplaced_revision(where.partition("=")[2])
+        hint = f". The revision stands at the end: was {meant} meant?" if meant else ""
         raise ValueError(
-            f"{where} is neither a folder or file here nor an adapter the hub delivers: {error}"
+            f"{where} is neither a folder or file here nor an adapter the hub delivers: {error}{hint}"
         ) from error
     if place is None:
         raise ValueError(
@@ -216,7 +220,11 @@ _KNOWN_FILES = (WEIGHTS, LORA_FILE, MODEL_CONFIG)
 def _found_on_hub(hub: HubFolder, where: str) -> Place | None:
     if hub.file:
         found = hub.fetch(hub.file)
-        return found and Place("lora", found, where)
+        if found is None:
+            return None
+        if hub.file == WEIGHTS and (config := hub.fetch(CONFIG)) is not None:
+            return Place("peft", config.parent, where)  # rank and alpha are in the config beside the weights
+        return _from_file(found, where)
     config = hub.fetch(CONFIG)
     if config is not None:
         return hub.fetch(WEIGHTS) and Place("peft", config.parent, where)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -28,8 +30,23 @@ def read_tensors(file: Path, where: str) -> tuple[dict[str, Tensor], dict[str, s
         raise _broken(file, where, error) from error
 
 
-def read_shapes(file: Path, where: str) -> dict[str, tuple[int, ...]]:
-    """Key and shape of every tensor, from the header alone.
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself before its values.
+
+    Attributes:
+        shapes: Shape of each tensor.
+        dtypes: Type of its numbers in the words of safetensors, such as ``F32`` or ``BF16``.
+        strings: Its metadata.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    strings: Mapping[str, str]
+
+
+def read_header(file: Path, where: str) -> Header:
+    """The header of a safetensors file; no value is read.
 
     Raises:
         ValueError: As :func:`read_tensors`.
@@ -37,9 +54,23 @@ def read_shapes(file: Path, where: str) -> dict[str, tuple[int, ...]]:
     check_safe(file, where)
     try:
         with safe_open(file, framework="pt") as opened:
-            return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}
+            slices = {key: opened.get_slice(key) for key in opened.keys()}
+            return Header(
+                shapes={key: tuple(value.get_shape()) for key, value in slices.items()},
+                dtypes={key: value.get_dtype() for key, value in slices.items()},
+                strings=dict(opened.metadata() or {}),
+            )
     except SafetensorError as error:
         raise _broken(file, where, error) from error
+
+
+def read_shapes(file: Path, where: str) -> dict[str, tuple[int, ...]]:
+    """Key and shape of every tensor, from the header alone.
+
+    Raises:
+        ValueError: As :func:`read_tensors`.
+    """
+    return dict(read_header(file, where).shapes)
 
 
 def check_safe(file: Path, where: str) -> None:

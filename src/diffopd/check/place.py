@@ -97,13 +97,12 @@ def _port_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _adapter_place(setting: str, path: str) -> Iterator[str]:
     """Is there a folder or file, or may the hub have one? What is in it is looked at when it is read."""
-    from diffopd.files import is_hub_path, resolve_path
+    from diffopd.hub_path import why_no_place
 
-    place = Path(resolve_path(path))
-    if not place.exists() and not is_hub_path(path):
+    if (why := why_no_place(path)) is not None:
         yield (
-            f"{setting}={path}: there is no such folder or file ({place.absolute()}); give a PEFT folder, a "
-            ".safetensors file, the folder of a whole transformer, or owner/name on the hub"
+            f"{setting}={path}: {why}; give a PEFT folder, a .safetensors file, the folder of a whole "
+            "transformer, or owner/name on the hub"
         )
 
 
@@ -133,17 +132,12 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If one does not fit.
     """
-    from diffopd.adapter.check import check_start, expected_shapes
+    from diffopd.adapter.check import check_start
     from diffopd.model import read_transformer_config
 
     if not {"adapter", "teacher", "regulariser"} & set(parts):
         return
     base = read_transformer_config(cfg.model.path, cfg.model.revision)
-    if "adapter" in parts and not expected_shapes(parts["adapter"].peft_config(), base):
-        raise ConfigError(
-            f"adapter.target_modules={list(parts['adapter'].target_modules)} match no layer of "
-            f"model.path={cfg.model.path}"
-        )
     scales = parts["teacher"].guidance_scales if "teacher" in parts else {}
     for name, scale in scales.items():
         if cfg.model.get("step_distilled") and scale != 1:

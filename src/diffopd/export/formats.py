@@ -121,10 +121,10 @@ class Diffusers(Format):
 
 @final
 class ComfyUI(Format):
-    """One file with the keys and the alphas that ComfyUI's LoRA loader takes; never run in ComfyUI itself."""
+    """One file with the keys and the alphas that ComfyUI's LoRA loader takes; read back by its rule."""
 
     title = "LoRA file in ComfyUI's layout"
-    library = "diffusers"
+    library = "diffusion-single-file"  # diffusers refuses its alphas but for FLUX.1
     usage = f"put {COMFYUI_FILE} into ComfyUI's models/loras and choose it in a LoraLoader node"
 
     def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:

@@ -25,6 +25,7 @@ class Backbones(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._held = nn.ModuleDict()
+        self.eval()
 
     @property
     def names(self) -> tuple[str, ...]:

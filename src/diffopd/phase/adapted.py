@@ -18,8 +18,8 @@ from diffopd.adapter import (
     adapter_parameters,
     add_adapter,
     add_merged_adapter,
+    add_started_adapter,
     copy_adapter,
-    load_adapter,
     set_trainable,
 )
 from diffopd.data.prompts import PromptData
@@ -124,7 +124,7 @@ class AdaptedPhase(lightning.LightningModule):
                 log.debug("adapter.merge: relative error by layer %s", dict(error.layers))
             return
         if self.adapter.start is not None:
-            load_adapter(self.model.transformer, name, self.adapter.start, setting="adapter.start")
+            add_started_adapter(self.model.transformer, name, self.adapter)
             return
         add_adapter(self.model.transformer, name, self.adapter, torch_generator(self.seed, "adapter/start"))
 

@@ -64,7 +64,7 @@ class TeacherCard:
         guidance_scale: The guidance it was trained for, and is queried at.
         base: Identity of the base model (``PipelineModel.identity``).
         rank: Rank of the adapter.
-        alpha: Its strength.
+        alpha: Alpha of its training. The file beside the card has alpha / rank in its factors.
         scores: benchmark -> task -> estimate.
         recipe: How it was made.
     """

@@ -261,10 +261,10 @@ class AdaptedPhase(lightning.LightningModule):
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers  # the student's is first
         assert isinstance(optimizer, LightningOptimizer)
-        taken = self.global_step
         optimizer.step()
         optimizer.zero_grad()
-        self.ema.update(self.parameters_of(AVERAGE), self.parameters_of(STUDENT), taken)
+        # After the step, which global_step now counts: the released loops move the average so, too.
+        self.ema.update(self.parameters_of(AVERAGE), self.parameters_of(STUDENT), self.global_step)
         return norm
 
     def clip_adapter_gradient(self, name: str) -> Tensor:

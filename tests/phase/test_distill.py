@@ -8,10 +8,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 from diffopd.adapter import copy_adapter
 from diffopd.randomness import normal_rows, torch_generator
+from diffopd.report.at_end import exported_adapter
 from diffopd.states import StepChoice
 
 ONE_ROUND = ("trainer.max_epochs=1", "reward=picture_quality", "phase.score_every_n_rounds=0")
@@ -188,6 +190,19 @@ def test_the_average_moves_when_the_released_loops_move_theirs(build_round):
         for key, value in state["average"].items():
             torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-8)
     assert any(not torch.equal(start[key], value) for key, value in states[-1]["average"].items())
+
+
+@pytest.mark.parametrize(("rounds", "exported"), [(6, "student"), (7, "average")])
+def test_an_average_that_never_moved_is_not_exported(build_round, caplog, rounds, exported):
+    experiment = build_round("phase.ema.update_interval=8", f"trainer.max_epochs={rounds}")
+    experiment.fit()
+    phase = experiment.phase
+    saved = load_file(experiment.folder / "adapter" / "adapter_model.safetensors")
+    assert exported_adapter(phase) == exported
+    for key, value in phase.parameters_of(exported).items():
+        assert torch.equal(saved[f"base_model.model.{key}"], value), key
+    assert any(value.any() for key, value in saved.items() if ".lora_B." in key)
+    assert ("the average has not moved yet" in caplog.text) == (exported == "student")
 
 
 def test_the_student_alone_learns(build_round):

@@ -98,6 +98,15 @@ class EMA:
             )
         self.decay, self.update_interval = decay, update_interval
 
+    def moves(self, step: int) -> int:
+        """How often the average has moved after so many optimiser steps.
+
+        Examples:
+            >>> [EMA(decay=0.9, update_interval=8).moves(step) for step in (0, 6, 7, 14, 15)]
+            [0, 0, 1, 1, 2]
+        """
+        return (step + 1) // self.update_interval - (1 if self.update_interval == 1 else 0)
+
     def update(self, average: Mapping[str, Tensor], current: Mapping[str, Tensor], step: int) -> bool:
         """Move the average if ``step`` is one at which it moves: with an interval of 8, 7, 15, 23, ...
 

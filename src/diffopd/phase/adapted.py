@@ -106,6 +106,10 @@ class AdaptedPhase(lightning.LightningModule):
         """Adapters that training changes, and checkpoints hold."""
         return (STUDENT, AVERAGE)
 
+    def trained_adapter(self, wanted: str) -> str:
+        """The adapter to hand on for ``wanted``: the student in place of an average that never moved."""
+        return STUDENT if wanted == AVERAGE and not self.ema.moves(self.global_step) else wanted
+
     @property
     def round(self) -> int:
         """The round in progress, 0 at first."""

@@ -51,7 +51,7 @@ def _evaluate_share(cfg: DictConfig, processes: Processes) -> None:
         if cfg.check_scorers:
             with failures_saved(folder.path, "check"):
                 pairs: Any = OmegaConf.to_container(cfg.scorer_pairs, resolve=True)
-                for line in check_benchmark(benchmark, pairs):
+                for line in check_benchmark(benchmark, pairs, side=cfg.model.image_size):
                     print(f"scorer {line}")
         return False
 

@@ -41,7 +41,7 @@ class Brightness:
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_every_embedded_reward_passes_its_own_check(name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        reward = instantiate(compose(overrides=[f"+reward={name}"]).reward)
+        reward = instantiate(compose(overrides=["+domain=drawn", f"+reward={name}"]).reward)
     lines = list(check_scorer(reward, "reward"))
     assert lines
     assert all(" for a better image, " in line for line in lines)
@@ -53,6 +53,36 @@ def test_text_is_read_in_both_manners_of_reading():
             compose("evaluate", overrides=["benchmark=ocr", "benchmark.path=x"]).benchmark.metric.reward
         )
     assert list(check_scorer(reward, "ocr")) == ["ocr (OcrReward): 1 for a better image, 0 for a worse one"]
+
+
+def reader(domain):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose(overrides=[f"+domain={domain}", "+reward=ocr"]).reward)
+
+
+def test_the_pair_of_a_reader_has_the_size_of_the_models_pictures():
+    """A sign that hangs in a large picture is read only where lines are found first."""
+    assert list(check_scorer(reader("drawn"), "ocr", side=32)) == [
+        "ocr (OcrReward): 1 for a better image, 0 for a worse one"
+    ]
+    (line,) = check_scorer(reader("photos"), "ocr", side=512)
+    assert line == "ocr (OcrReward): 1 for a better image, 0 for a worse one"
+    with pytest.raises(UntrustedError, match="cannot be trusted"):
+        list(check_scorer(reader("drawn"), "ocr", side=512))
+
+
+def test_small_pairs_are_enlarged_to_the_models_pictures():
+    sizes = []
+
+    class Noting(Brightness):
+        def __call__(self, images, prompts):
+            sizes.append(tuple(images.shape[-2:]))
+            return super().__call__(images, prompts)
+
+    list(check_scorer(Noting(), "t", side=6))
+    list(check_scorer(Noting(), "t", side=16))
+    list(check_scorer(Noting(), "t"))
+    assert sizes == [(8, 8), (6, 6), (16, 16), (16, 16), (8, 8), (4, 4)]
 
 
 def test_each_member_of_a_mixture_is_checked():

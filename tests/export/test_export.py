@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ from tiny_pipelines import TinyPipeline, with_t5
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, load_adapter, save_adapter
 from diffopd.export import __main__ as command
-from diffopd.export.formats import comfyui_tensors
+from diffopd.export.formats import Format, comfyui_tensors
 from diffopd.files import sha256_of
 from diffopd.model import SD3Model
 from diffopd.teacher import Estimate, Recipe, TeacherCard
@@ -247,11 +249,67 @@ def test_half_precision_that_swallows_the_adapter_is_told(tiny, run, tmp_path):
 def test_a_base_in_half_precision_is_compared_without_its_rounding(tiny, run, tmp_path):
     given = [f"run={run}", "model_dtype=bf16", "tolerance=1e-3"]
     exported(*given, "format=diffusers", f"to={tmp_path / 'exact'}")
-    with pytest.raises(ValueError, match=r"is above tolerance=0\.001"):
-        exported(*given, "format=diffusers", "compare_in_fp32=false", f"to={tmp_path / 'rounded'}")
     exported(*given[:2], "format=merged", f"to={tmp_path / 'merged'}")
     weights = load_file(tmp_path / "merged" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("written_as", list(FILES))
+def test_half_precision_is_judged_by_its_own_rounding(run, tmp_path, capsys, monkeypatch, written_as):
+    """What is read back is compared with the adapter rounded as its reader rounds: a wrong file shows."""
+    given = [f"run={run}", "model_dtype=bf16", "compare_in_fp32=false", f"format={written_as}"]
+    exported(*given, "tolerance=0.02", f"to={tmp_path / 'right'}")
+    told = capsys.readouterr().out
+    assert ("and rounding to the base's precision by up to" in told) == (written_as != "peft")
+    monkeypatch.setattr(Format, "fresh_transformer", with_one_layer_changed(Format.fresh_transformer))
+    with pytest.raises(ValueError, match="read back and differs"):
+        exported(*given, f"to={tmp_path / 'wrong'}")
+
+
+def with_one_layer_changed(fresh):
+    def changed(self, model, folder):
+        transformer = fresh(self, model, folder)
+        with torch.no_grad():
+            transformer.transformer_blocks[0].attn.to_q.weight *= 1.5
+        return transformer
+
+    return changed
+
+
+def test_one_transformer_at_a_time(run, tmp_path, monkeypatch):
+    """When a transformer is read, the weights of the model's own are gone, and of any read before."""
+    alive = []
+    load = SD3Transformer2DModel.from_pretrained
+
+    def counted(*args, **kwargs):
+        transformer = load(*args, **kwargs)
+        alive.append(weakref.ref(transformer))
+        return transformer
+
+    def check(model, *_):
+        gc.collect()
+        others = [ref() for ref in alive[1:] if ref() is not None]  # the first is the model's own
+        assert not others
+        assert model.transformer.device == torch.device("meta")
+
+    fresh = Format.fresh_transformer
+    monkeypatch.setattr(SD3Transformer2DModel, "from_pretrained", counted)
+    monkeypatch.setattr(
+        Format, "fresh_transformer", lambda self, model, folder: check(model) or fresh(self, model, folder)
+    )
+    for written_as in FILES:
+        alive.clear()
+        exported(f"run={run}", f"format={written_as}", f"to={tmp_path / written_as}")
+
+
+def test_an_adapter_without_effect_is_not_exported(tiny, run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "adapter")
+    save_random(SD3Model(**tiny.settings), folder / "adapter", scale=0.0)
+    with pytest.raises(ValueError, match=r"run=.* changes no velocity at all.*phase\.ema\.update_interval"):
+        exported(f"run={folder}", "format=diffusers", f"to={tmp_path / 'x'}")
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tiny_runs import FORKED, GUIDANCE, TASKS, randomise, relative_distance, run
 from diffopd.adapter import copy_adapter
 from diffopd.check import ConfigError
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
+from diffopd.phase.fake_score import Predicted
 from diffopd.randomness import normal_rows, torch_generator, uniform_rows
 
 METHODS = ("sft", "dmd", "tdm")
@@ -141,6 +142,19 @@ def test_dmd_follows_the_difference_of_two_scores(build_round):
         slope = (fake - real) / wide(mean((clean - real).abs()))
     surrogate = mean(slope * clean).mean()
     assert_agrees(experiment, "dmd", 0.5 * mean(slope.square()).mean(), hand.gradient(surrogate))
+
+
+def test_dmd_trains_the_fake_score_at_all_levels(build_round):
+    """DMD2 draws the levels of the fake score from [0, 1), those of the comparison from [0.02, 0.98)."""
+    experiment = build_round("dmd")
+    phase, prompts = experiment.phase, experiment.data.batch(0)
+    clean = torch.zeros(len(prompts), *phase.model.latent_shape)
+    level = torch.zeros(len(prompts))
+    predicted = Predicted(prompts, phase.conditioning(prompts), clean, level, clean)
+    uniform = uniform_rows(0, "any/tau", 0, prompts.indices, (1,))[:, 0]
+    assert torch.equal(phase.noised(predicted, "any", for_fake=True).sigma, uniform)
+    compared = phase.noised(predicted, "any", for_fake=False).sigma
+    torch.testing.assert_close(compared, 0.02 + 0.96 * uniform)
 
 
 @pytest.mark.parametrize("midpoint", ["end", "random"])
@@ -372,6 +386,7 @@ def test_exit_steps_are_uniform_over_the_range_and_one_for_all_rows(build_round,
         ),
         ("dmd", ["phase.last_exit_step=10"], r"0 to sampler\.num_steps - 1 = 9"),
         ("dmd", ["phase.tau_max=1"], r"phase\.tau_max=1"),
+        ("dmd", ["phase.fake_tau_min=1"], r"phase\.fake_tau_min=1 and phase\.fake_tau_max=1.0 must lie in"),
         (
             "dmd",
             ["phase.fake_updates_per_round=0"],

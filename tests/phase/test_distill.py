@@ -8,10 +8,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 from diffopd.adapter import copy_adapter
 from diffopd.randomness import normal_rows, torch_generator
+from diffopd.report.at_end import exported_adapter
 from diffopd.states import StepChoice
 
 ONE_ROUND = ("trainer.max_epochs=1", "reward=picture_quality", "phase.score_every_n_rounds=0")
@@ -27,6 +29,9 @@ FOURTH_TEACHER = (
     "+data.tasks.signs.prompts_per_round=2",
     "+data.tasks.signs.group_size=1",
 )
+
+
+BOTH = ("student", "average")
 
 
 @pytest.fixture
@@ -160,6 +165,44 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(build_round)
     run = run_rounds(experiment, student_seed=None)
     assert run.metrics["train/loss/opd"] == 0
     assert torch.equal(run.flat_gradient(), torch.zeros_like(run.flat_gradient()))
+
+
+def test_the_average_moves_when_the_released_loops_move_theirs(build_round):
+    """They count the update and then call their average: with an interval of 3, after updates 2 and 5."""
+    experiment = build_round("phase.ema.update_interval=3", "phase.ema.decay=0.9", "trainer.max_epochs=6")
+    phase, states = experiment.phase, []
+    take = phase.update
+
+    def update():
+        norm = take()
+        states.append({n: {k: v.detach().clone() for k, v in phase.parameters_of(n).items()} for n in BOTH})
+        return norm
+
+    phase.update = update
+    start = {key: value.detach().clone() for key, value in phase.parameters_of("average").items()}
+    experiment.fit()
+    assert len(states) == 6
+    expected = start
+    for number, state in enumerate(states, start=1):
+        if number in (2, 5):
+            decay = min((1 + number) / (10 + number), 0.9)
+            expected = {k: decay * v + (1 - decay) * state["student"][k] for k, v in expected.items()}
+        for key, value in state["average"].items():
+            torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-8)
+    assert any(not torch.equal(start[key], value) for key, value in states[-1]["average"].items())
+
+
+@pytest.mark.parametrize(("rounds", "exported"), [(6, "student"), (7, "average")])
+def test_an_average_that_never_moved_is_not_exported(build_round, caplog, rounds, exported):
+    experiment = build_round("phase.ema.update_interval=8", f"trainer.max_epochs={rounds}")
+    experiment.fit()
+    phase = experiment.phase
+    saved = load_file(experiment.folder / "adapter" / "adapter_model.safetensors")
+    assert exported_adapter(phase) == exported
+    for key, value in phase.parameters_of(exported).items():
+        assert torch.equal(saved[f"base_model.model.{key}"], value), key
+    assert any(value.any() for key, value in saved.items() if ".lora_B." in key)
+    assert ("the average has not moved yet" in caplog.text) == (exported == "student")
 
 
 def test_the_student_alone_learns(build_round):
@@ -305,7 +348,7 @@ def test_a_drawn_subset_is_weighted_to_the_mean_of_all_steps(build_round):
         experiment = build_round("states.first=3", "states.last=4", "states.size=1")
         (drawn,) = experiment.phase.states.draw(10, torch_generator(number, "states", 0))
         if drawn not in single:
-            experiment.phase.states = StepChoice(first=drawn, last=drawn, size=None)
+            experiment.phase.states = StepChoice(first=drawn, last=drawn, size=None, beta=None)
             single[drawn] = run_rounds(experiment)
         if len(single) == 2:
             break

@@ -2,12 +2,14 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from diffopd.reward.clip_colours import COLOURS, ClipColours, on_grey
+from diffopd.reward.pixels import cut_pictures
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz-"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -36,8 +38,6 @@ def folder(tmp_path_factory):
             parameter.data += 0.5 * torch.randn(parameter.shape)
     model.save_pretrained(place)
     CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77).save_pretrained(place)
-    size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
-    CLIPImageProcessorPil(**size).save_pretrained(place)
     return place
 
 
@@ -55,11 +55,22 @@ def crops(number):
     ]
 
 
+def open_clip_pixels(crop, side=16):
+    """open_clip's transform, written out: resized, the middle cut out, half an odd margin rounded to even."""
+    width, height = crop.size
+    short = min(width, height)
+    resized = crop.resize((int(side * width / short), int(side * height / short)), Image.Resampling.BICUBIC)
+    left, top = round((resized.width - side) / 2), round((resized.height - side) / 2)
+    pixels = np.asarray(resized.crop((left, top, left + side, top + side))) / 255
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    return torch.tensor((pixels - mean) / std).permute(2, 0, 1)[None].float()
+
+
 def likeness_one_by_one(folder, crop, name):
     """Cosine of a crop with each colour, from the whole model's embeddings of one text at a time."""
     model = CLIPModel.from_pretrained(folder).eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    pixels = CLIPImageProcessorPil.from_pretrained(folder)(crop, return_tensors="pt")["pixel_values"]
+    pixels = open_clip_pixels(crop)
     result = []
     for colour in COLOURS:
         embeds = []
@@ -85,6 +96,15 @@ def test_the_colour_is_the_nearest_of_the_averaged_templates(folder):
     assert len(set(expected)) > 1
     assert colours(folder)(pictures, names) == expected
     assert colours(folder, batch_size=1)(pictures, names) == expected
+
+
+def test_crops_are_cut_as_open_clip_cuts_them():
+    for size in [(40, 16), (19, 16), (16, 21), (27, 18), (31, 90), (16, 16)]:
+        crop = Image.effect_noise(size, 90).convert("RGB")
+        torch.testing.assert_close(cut_pictures([crop], 16, "round"), open_clip_pixels(crop))
+    # A margin of 3 pixels is cut 2 and 1, where transformers' processor cuts 1 and 2.
+    odd = Image.effect_noise((19, 16), 90).convert("RGB")
+    assert not torch.equal(cut_pictures([odd], 16, "round"), cut_pictures([odd], 16, "floor"))
 
 
 def test_other_precision_and_copies_load_anew(folder):

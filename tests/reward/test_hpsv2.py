@@ -35,3 +35,16 @@ def test_html_entities_are_resolved_as_open_clip_does(build_scorer, samples):
 
     assert score("a &amp;amp; b ") == score("a & b")
     assert score("a & b") != score("a b")
+
+
+def test_texts_are_repaired_as_open_clip_does(build_scorer, samples):
+    images, prompts = samples
+    reward = build_scorer("hpsv2")
+
+    def score(text):
+        return reward(images[:1], type(prompts)((text,), ("t",), ({},), (0,), (0,))).value.item()
+
+    assert score("a \u201csale\u201d sign") == score('a "sale" sign')
+    assert score("it\u2019s a dog") == score("it's a dog")
+    assert score("a caf\u00c3\u00a9") == score("a caf\u00e9")  # UTF-8 once read as Latin-1
+    assert score("a\n dog") == score("a dog")

@@ -13,15 +13,15 @@ def ema_decay(step: int, cap: float) -> float:
     """Decay with warm-up, ``min((1 + step) / (10 + step), cap)``.
 
     Args:
-        step: Optimiser steps taken before this one, 0 at first.
+        step: Optimiser steps taken, 1 after the first update.
         cap: Largest decay, in [0, 1].
 
     References:
         Flow-GRPO's EMA, as used by DiffusionOPD's released code.
 
     Examples:
-        >>> ema_decay(0, 0.9), ema_decay(1000, 0.9)
-        (0.1, 0.9)
+        >>> round(ema_decay(1, 0.9), 3), ema_decay(1000, 0.9)
+        (0.182, 0.9)
     """
     return min((1 + step) / (10 + step), cap)
 
@@ -98,13 +98,23 @@ class EMA:
             )
         self.decay, self.update_interval = decay, update_interval
 
+    def moves(self, step: int) -> int:
+        """How often the average has moved after so many optimiser steps.
+
+        Examples:
+            >>> [EMA(decay=0.9, update_interval=8).moves(step) for step in (0, 6, 7, 14, 15)]
+            [0, 0, 1, 1, 2]
+        """
+        return (step + 1) // self.update_interval - (1 if self.update_interval == 1 else 0)
+
     def update(self, average: Mapping[str, Tensor], current: Mapping[str, Tensor], step: int) -> bool:
-        """Move the average if ``step`` is one at which it moves.
+        """Move the average if ``step`` is one at which it moves: with an interval of 8, 7, 15, 23, ...
 
         Args:
             average: Overwritten in place.
             current: The adapter in training.
-            step: Optimiser steps taken before this one, 0 at first.
+            step: Optimiser steps taken, 1 after the first update. The released loops add the update to their
+                counter and then call the average, so theirs moves after updates 7, 15, 23 as well.
 
         Returns:
             Whether it moved.

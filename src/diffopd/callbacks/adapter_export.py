@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
@@ -16,7 +17,8 @@ log = logging.getLogger(__name__)
 class AdapterExport(Callback):
     """When training ends, writes one adapter as a PEFT folder and as a diffusers LoRA file.
 
-    Does nothing for phases that train no adapter.
+    An average that has not moved once is the untrained adapter; the student is written in its place, with a
+    warning. Does nothing for phases that train no adapter.
     """
 
     def __init__(self, *, adapter: str, peft_folder: str, lora_folder: str) -> None:
@@ -31,12 +33,26 @@ class AdapterExport(Callback):
         self.peft_folder = Path(peft_folder)
         self.lora_folder = Path(lora_folder)
 
+    def choice(self, phase: Any) -> str:
+        """The adapter that is written of a phase: the one asked for, unless that was never trained."""
+        trained = getattr(phase, "trained_adapter", None)
+        return self.adapter if trained is None else trained(self.adapter)
+
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both forms."""
         model = getattr(pl_module, "model", None)
         if model is None or not trainer.is_global_zero:
             return
-        save_adapter(model.transformer, self.adapter, self.peft_folder)
-        export_lora(model.transformer, self.adapter, self.lora_folder)
+        name = self.choice(pl_module)
+        if name != self.adapter:
+            log.warning(
+                "the average has not moved yet: phase.ema.update_interval=%d, and this run made %d updates. "
+                "The %s is saved instead; train longer, or set phase.ema.update_interval=1",
+                cast(Any, pl_module).ema.update_interval,
+                trainer.global_step,
+                name,
+            )
+        save_adapter(model.transformer, name, self.peft_folder)
+        export_lora(model.transformer, name, self.lora_folder)
         log.info("adapter saved in %s (PEFT) and %s (diffusers)", self.peft_folder, self.lora_folder)

@@ -126,6 +126,8 @@ LIMITS: Mapping[str, Rule] = {
     "phase.tau_min": ABOVE_0,
     "phase.tau_max": ABOVE_0,
     "phase.tau_shift": ABOVE_0,
+    "phase.fake_tau_min": SHARE,
+    "phase.fake_tau_max": SHARE,
     "phase.num_segments": whole(1),
     "phase.num_draws": whole(1),
     "seeds": whole(1),

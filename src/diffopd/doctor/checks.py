@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from diffopd.adapter import find_card
+from diffopd.adapter import EMA, find_card
 from diffopd.check import config_errors
 from diffopd.check.setting import phase_takes
 from diffopd.check.values import plain_values
@@ -16,6 +16,7 @@ from diffopd.doctor.cost import learns_from_rewards
 from diffopd.doctor.device import device_findings, precision_findings
 from diffopd.doctor.finding import Finding, Level
 from diffopd.doctor.last_step import last_step_findings
+from diffopd.doctor.pictures import picture_findings
 from diffopd.doctor.plan import Plan
 from diffopd.files import existing_parent, why_not_writable
 from diffopd.model import PipelineModel
@@ -54,6 +55,8 @@ def early_findings(plan: Plan) -> Iterator[Finding]:
     yield from prompt_findings(plan)
     yield from teacher_findings(values)
     yield from last_step_findings(values)
+    yield from picture_findings(values)
+    yield from average_findings(plan)
     yield folder_finding(values["paths"]["run"])
 
 
@@ -94,6 +97,22 @@ def group_findings(plan: Plan) -> Iterator[Finding]:
             )
         else:
             yield Finding(Level.FINE, "group", f"{task.group_size} samples of each {task.task} prompt")
+
+
+def average_findings(plan: Plan) -> Iterator[Finding]:
+    """Does the average, which is exported, move at all?"""
+    ema = plan.values["phase"].get("ema")
+    if not ema or plan.cost is None or not phase_takes(plan.values, "adapter"):
+        return
+    moves, updates = EMA(**ema).moves(plan.cost.updates), plan.cost.updates
+    if moves == 0:
+        yield Finding(
+            Level.WARNING,
+            "average",
+            f"phase.ema.update_interval={ema['update_interval']}: the average does not move within the "
+            f"{updates} updates of this run, so the student itself is exported; train longer or set "
+            "phase.ema.update_interval=1",
+        )
 
 
 def prompt_findings(plan: Plan) -> Iterator[Finding]:

@@ -50,12 +50,15 @@ def configured_scorers(experiment: Experiment, learns_from_rewards: bool) -> lis
     return found
 
 
-def scorer_findings(scorers: list[Scorer], pairs: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+def scorer_findings(
+    scorers: list[Scorer], pairs: Mapping[str, Mapping[str, Any]], *, side: int | None
+) -> Iterator[Finding]:
     """Does each give the better image more?
 
     Args:
         scorers: By :func:`configured_scorers`.
         pairs: Name of a scorer -> the user's pair; others use the one their reward knows.
+        side: Height and width of the model's pictures; None where there is no model.
 
     Raises:
         ValueError: If ``pairs`` names what is not there, or an image cannot be read.
@@ -67,7 +70,7 @@ def scorer_findings(scorers: list[Scorer], pairs: Mapping[str, Mapping[str, Any]
         given = pairs.get(scorer.name)
         pair = None if given is None else read_pair(given, scorer.name)
         try:
-            for line in check_scorer(scorer.reward, scorer.path, pair, otherwise=""):
+            for line in check_scorer(scorer.reward, scorer.path, pair, otherwise="", side=side):
                 yield _finding(line, scorer)
         except (UntrustedError, RewardError) as error:
             yield Finding(Level.FAILURE, "scorer", str(error))

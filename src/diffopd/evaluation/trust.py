@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from diffopd.evaluation.benchmark import Benchmark
 from diffopd.metric.reward_mean import RewardMean
@@ -24,13 +25,16 @@ class UntrustedError(ValueError):
     """A scorer that does not tell better from worse."""
 
 
-def check_benchmark(benchmark: Benchmark, pairs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def check_benchmark(
+    benchmark: Benchmark, pairs: Mapping[str, Mapping[str, Any]], *, side: int | None = None
+) -> Iterator[str]:
     """Check every scorer of a benchmark.
 
     Args:
         benchmark: Its metrics' rewards are checked.
         pairs: Task or held-out metric -> the user's pair: files ``better`` and ``worse``, ``prompt``,
             ``metadata``. Others use the pair their reward knows.
+        side: Height and width of the model's pictures, as :func:`check_scorer` takes it.
 
     Yields:
         A line about each scorer: its two values, or that nothing is known to check it with.
@@ -45,7 +49,7 @@ def check_benchmark(benchmark: Benchmark, pairs: Mapping[str, Mapping[str, Any]]
         raise ValueError(f"scorer_pairs has {unknown}; the benchmark's scorers are {sorted(rewards)}")
     for name, reward in rewards.items():
         given = read_pair(pairs[name], name) if name in pairs else None
-        yield from check_scorer(reward, name, given, pairs=f"scorer_pairs.{name}")
+        yield from check_scorer(reward, name, given, pairs=f"scorer_pairs.{name}", side=side)
 
 
 def scorers_of(benchmark: Benchmark) -> dict[str, Reward]:
@@ -61,10 +65,12 @@ def check_scorer(
     *,
     otherwise: str = ", or leave the check out with check_scorers=false",
     pairs: str | None = None,
+    side: int | None = None,
 ) -> Iterator[str]:
     """Check one scorer; of a mixture without a pair of its own, each member.
 
-    A reward of anyone's takes part by a method ``known_pair()`` that returns a :class:`KnownPair` or None.
+    A reward of anyone's takes part by a method ``known_pair()`` that returns a :class:`KnownPair` or None, or
+    by ``known_pair_of(side)``, which gets the size of the model's pictures.
 
     Args:
         reward: The scorer.
@@ -72,6 +78,8 @@ def check_scorer(
         pair: The images; None = those the reward knows.
         otherwise: What else the user of an untrusted scorer can do.
         pairs: Setting that takes a pair of the user's; None if there is none.
+        side: Height and width of the pictures that are going to be scored; a smaller pair that the reward
+            knows is enlarged to it. None takes the pair as it is.
 
     Yields:
         As :func:`check_benchmark`.
@@ -80,11 +88,12 @@ def check_scorer(
         UntrustedError: If it does not give the better image more.
         RewardError: If it fails.
     """
-    know = getattr(reward, "known_pair", None)
-    pair = know() if pair is None and know is not None else pair
+    pair = _known_pair(reward, side) if pair is None else pair
     if pair is None and isinstance(reward, (MixtureReward, RewardByTask)):
         for name, member in reward.rewards.items():
-            yield from check_scorer(member, f"{path}.rewards.{name}", otherwise=otherwise, pairs=pairs)
+            yield from check_scorer(
+                member, f"{path}.rewards.{name}", otherwise=otherwise, pairs=pairs, side=side
+            )
         return
     scorer = f"{path} ({name_of(reward)})"
     if pair is None:
@@ -103,6 +112,27 @@ def check_scorer(
             f"settings{otherwise}"
         )
     yield f"{scorer}: {better:.4g} for a better image, {worse:.4g} for a worse one"
+
+
+def _known_pair(reward: Reward, side: int | None) -> KnownPair | None:
+    """The pair that a reward knows, in the size of the model's pictures where it is smaller."""
+    of_size = getattr(reward, "known_pair_of", None)
+    if side is not None and of_size is not None:
+        return of_size(side)
+    know = getattr(reward, "known_pair", None)
+    pair = None if know is None else know()
+    if pair is None or side is None:
+        return pair
+    return KnownPair(_enlarged(pair.better, side), _enlarged(pair.worse, side), pair.prompt)
+
+
+def _enlarged(image: Tensor, side: int) -> Tensor:
+    """An image whose shorter side is at least ``side`` pixels."""
+    factor = side / min(image.shape[-2:])
+    if factor <= 1:
+        return image
+    size = tuple(round(factor * length) for length in image.shape[-2:])
+    return interpolate(image[None], size=size, mode="nearest-exact")[0]
 
 
 def read_pair(entry: Mapping[str, Any], task: str) -> KnownPair:

@@ -21,9 +21,11 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Export as ``cfg`` asks."""
+    import torch
     from hydra.utils import instantiate
 
     from diffopd.export.formats import format_of
+    from diffopd.export.memory import memory_needed
     from diffopd.export.source import read_source
     from diffopd.export.write import check_target, export
     from diffopd.inference import chosen_device
@@ -35,11 +37,17 @@ def run(cfg: DictConfig) -> None:
     check_target(to)
     source = read_source(cfg)
     dtype = parse_dtype(source.model.dtype, "model.dtype")
-    written_as = format_of(cfg.format, dtype=dtype, whole_pipeline=cfg.whole_pipeline)
-    model = instantiate(source.model)
-    if cfg.compare_in_fp32:
-        model.transformer.float()
-    model = model.to(chosen_device(cfg.device))
+    device = chosen_device(cfg.device)
+    written_as = format_of(
+        cfg.format,
+        dtype=dtype,
+        compared_in=torch.float32 if cfg.compare_in_fp32 else dtype,
+        device=device,
+        whole_pipeline=cfg.whole_pipeline,
+    )
+    # Encoders on the device for one prompt alone: with the transformer in fp32 they would not fit many GPUs.
+    model = instantiate(source.model, offload_text_encoders=True).to(device)
+    print(memory_needed(model, written_as.compared_in), flush=True)
     verification = export(model, source, written_as, to, tolerance=cfg.tolerance)
     print(f"read back: {verification}")
     print(f"{cfg.format}: {to}")

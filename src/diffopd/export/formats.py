@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast, final
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffopd.adapter import adapter_parameters, adapter_strength, export_lora, save_adapter
+from diffopd.export.verify import States, release, velocities
 from diffopd.files import atomic_save_safetensors
 from diffopd.model import PipelineModel
 
@@ -33,6 +36,7 @@ class Format(ABC):
         usage: Lines of Python, or of text, that say how to use it.
         whole_model: Whether it is a model of its own rather than an addition to the base.
         keeps_card: Whether this package reads it with the ``card.json`` of a teacher.
+        if_rounded: What else to do where half precision rounds most of the adapter away.
         if_different: What to do where it reads back as something else.
     """
 
@@ -41,21 +45,24 @@ class Format(ABC):
     usage: ClassVar[str]
     whole_model: ClassVar[bool] = False
     keeps_card: ClassVar[bool] = False
+    if_rounded: ClassVar[str] = ""
     if_different: ClassVar[str] = (
         "This is a fault of diffopd or of the library that read it; please report it"
     )
 
-    def __init__(self, *, dtype: torch.dtype) -> None:
-        """Say how the base is stored.
+    def __init__(self, *, dtype: torch.dtype, compared_in: torch.dtype, device: torch.device) -> None:
+        """Say how the base is stored and where the comparison runs.
 
         Args:
             dtype: Precision that the base has in use, and merged weights are written in.
+            compared_in: Precision of the transformers that are compared.
+            device: Where they are.
         """
-        self.dtype = dtype
+        self.dtype, self.compared_in, self.device = dtype, compared_in, device
 
     @abstractmethod
     def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
-        """Write the adapter.
+        """Write the adapter; what needs a transformer of its own gives the model's back first.
 
         Args:
             model: Holds it.
@@ -71,13 +78,21 @@ class Format(ABC):
     def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """A transformer of the base model with what ``folder`` holds, not by this package's own reader."""
 
+    @abstractmethod
+    def rounded(self, model: PipelineModel, name: str, at: States) -> Tensor:
+        """Velocities of an adapter in the base's half precision, rounded as this format's reader rounds.
+
+        Called before :meth:`write`; may round the base's weights, which no format writes.
+        """
+
     def fresh_transformer(self, model: PipelineModel, folder: Path) -> nn.Module:
         """The transformer in a pipeline's folder: in the base's precision, then in that of the comparison."""
         own: Any = model.transformer
         transformer = type(own).from_pretrained(
             folder / TRANSFORMER, local_files_only=True, use_safetensors=True, dtype=self.dtype
         )
-        return transformer.to(own.device, own.dtype)
+        # Not diffusers' own ``to``, which tells of modules to keep in fp32 where there are none.
+        return nn.Module.to(transformer, self.device, self.compared_in)
 
 
 @final
@@ -96,6 +111,10 @@ class Peft(Format):
     def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:
         """By PEFT's own class."""
         return PeftModel.from_pretrained(cast(Any, self.fresh_transformer(model, base)), str(folder))
+
+    def rounded(self, model: PipelineModel, name: str, at: States) -> Tensor:
+        """As in training: PEFT keeps the factors in fp32."""
+        return velocities(model, at, name)
 
 
 @final
@@ -117,6 +136,18 @@ class Diffusers(Format):
         pipeline = type(stock)(**{**stock.components, TRANSFORMER: transformer})
         pipeline.load_lora_weights(str(folder))
         return transformer
+
+    def rounded(self, model: PipelineModel, name: str, at: States) -> Tensor:
+        """With the factors in the base's precision."""
+        factors = adapter_parameters(model.transformer, name)
+        exact = {key: value.data for key, value in factors.items()}
+        try:
+            for value in factors.values():
+                value.data = value.data.to(self.compared_in)
+            return velocities(model, at, name)
+        finally:
+            for key, value in factors.items():
+                value.data = exact[key]
 
 
 @final
@@ -144,6 +175,11 @@ class ComfyUI(Format):
                 add_product(transformer, stem.removeprefix(COMFYUI_PREFIX), down, up, strength)
         return transformer
 
+    def rounded(self, model: PipelineModel, name: str, at: States) -> Tensor:
+        """With each sum of weight and product in the base's precision."""
+        add_adapter_product(model.transformer, Factors.of(model, name))
+        return velocities(model, at)
+
 
 @final
 class Merged(Format):
@@ -153,33 +189,33 @@ class Merged(Format):
     library = "diffusers"
     usage = 'pipeline = DiffusionPipeline.from_pretrained("<this folder>")'
     whole_model = True
-    if_different = (
+    if_rounded = if_different = (
         "Weights in half precision cannot hold small changes: set model.dtype=fp32 (of a run: "
         "model_dtype=fp32), which makes files of twice the size, or export the adapter by itself"
     )
 
-    def __init__(self, *, dtype: torch.dtype, whole_pipeline: bool) -> None:
+    def __init__(
+        self, *, dtype: torch.dtype, compared_in: torch.dtype, device: torch.device, whole_pipeline: bool
+    ) -> None:
         """Choose how much is written.
 
         Args:
             dtype: Precision of the weights.
+            compared_in: Precision of the transformers that are compared.
+            device: Where they are.
             whole_pipeline: All components of the base pipeline; otherwise ``transformer/`` alone.
         """
-        super().__init__(dtype=dtype)
+        super().__init__(dtype=dtype, compared_in=compared_in, device=device)
         self.whole_pipeline = whole_pipeline
 
     def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
         """``transformer/``, and copies of the base's other components."""
+        factors = Factors.of(model, name)
+        release(model)
         transformer: Any = self.fresh_transformer(model, base)
-        strength, factors = (
-            adapter_strength(model.transformer, name),
-            adapter_parameters(model.transformer, name),
-        )
-        for key in factors:
-            if key.endswith(_A):
-                layer = key.removesuffix(_A)
-                add_product(transformer, layer, factors[key], factors[layer + _B], strength)
-        transformer.to(self.dtype).save_pretrained(folder / TRANSFORMER, safe_serialization=True)
+        add_adapter_product(transformer, factors)
+        nn.Module.to(transformer, self.dtype).save_pretrained(folder / TRANSFORMER, safe_serialization=True)
+        del transformer
         if self.whole_pipeline:
             index = json.loads((base / INDEX).read_text(encoding="utf-8"))
             shutil.copyfile(base / INDEX, folder / INDEX)
@@ -192,22 +228,29 @@ class Merged(Format):
         """By diffusers' ``from_pretrained``."""
         return self.fresh_transformer(model, folder)
 
+    def rounded(self, model: PipelineModel, name: str, at: States) -> Tensor:
+        """With each sum of weight and product in the base's precision."""
+        add_adapter_product(model.transformer, Factors.of(model, name))
+        return velocities(model, at)
+
 
 FORMATS = ("peft", "diffusers", "comfyui", "merged")
 
 
-def format_of(name: str, *, dtype: torch.dtype, whole_pipeline: bool) -> Format:
+def format_of(
+    name: str, *, dtype: torch.dtype, compared_in: torch.dtype, device: torch.device, whole_pipeline: bool
+) -> Format:
     """The format called ``name``.
 
     Raises:
         ValueError: If there is none.
     """
     if name == "merged":
-        return Merged(dtype=dtype, whole_pipeline=whole_pipeline)
+        return Merged(dtype=dtype, compared_in=compared_in, device=device, whole_pipeline=whole_pipeline)
     formats: dict[str, type[Format]] = {"peft": Peft, "diffusers": Diffusers, "comfyui": ComfyUI}
     if name not in formats:
         raise ValueError(f"format={name} is not known; choose one of {', '.join(FORMATS)}")
-    return formats[name](dtype=dtype)
+    return formats[name](dtype=dtype, compared_in=compared_in, device=device)
 
 
 def comfyui_tensors(transformer: nn.Module, name: str) -> dict[str, Tensor]:
@@ -220,6 +263,36 @@ def comfyui_tensors(transformer: nn.Module, name: str) -> dict[str, Tensor]:
             alpha = torch.tensor(strength * value.shape[0], dtype=torch.float32)
             tensors[COMFYUI_PREFIX + key.removesuffix(_A) + _ALPHA] = alpha
     return tensors
+
+
+@dataclass(frozen=True)
+class Factors:
+    """An adapter's factors on the CPU, apart from the model that held it.
+
+    Attributes:
+        by_key: ``<layer>.lora_A.weight`` and ``<layer>.lora_B.weight``.
+        strength: What their product is multiplied by.
+    """
+
+    by_key: Mapping[str, Tensor]
+    strength: float
+
+    @staticmethod
+    def of(model: PipelineModel, name: str) -> Factors:
+        """Copies of one adapter's factors."""
+        held = adapter_parameters(model.transformer, name)
+        return Factors(
+            {key: value.detach().cpu().clone() for key, value in held.items()},
+            adapter_strength(model.transformer, name),
+        )
+
+
+def add_adapter_product(transformer: nn.Module, factors: Factors) -> None:
+    """Add an adapter to the weights of its layers, each sum rounded to the weight's precision."""
+    for key, down in factors.by_key.items():
+        if key.endswith(_A):
+            layer = key.removesuffix(_A)
+            add_product(transformer, layer, down, factors.by_key[layer + _B], factors.strength)
 
 
 @torch.no_grad()

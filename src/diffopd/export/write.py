@@ -5,11 +5,22 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import torch
+
 from diffopd.adapter import load_adapter
 from diffopd.export.formats import Format
 from diffopd.export.model_card import SAMPLES, CardFacts, hashes, model_card
 from diffopd.export.source import Source
-from diffopd.export.verify import Verification, verify
+from diffopd.export.verify import (
+    MOST_ROUNDING,
+    Verification,
+    check_effect,
+    largest,
+    release,
+    states,
+    velocities,
+    velocities_of,
+)
 from diffopd.files import replacing
 from diffopd.model import PipelineModel, pipeline_folder
 
@@ -33,10 +44,11 @@ def export(
     """Export an adapter.
 
     Everything is written beside ``to`` and moved there in one step at the end, so an export that fails leaves
-    nothing.
+    nothing. The prompt is encoded first; then one transformer is in memory at a time: the model's own, whose
+    weights are given back, then the one that is read back.
 
     Args:
-        model: The base model, without the adapter.
+        model: The base model, without the adapter; its transformer has no weights afterwards.
         source: What is exported.
         written_as: The format.
         to: The folder to make.
@@ -46,10 +58,27 @@ def export(
         The comparison.
 
     Raises:
-        ValueError: If the adapter does not fit, ``to`` is not empty, or what was read back differs.
+        ValueError: If the adapter does not fit or changes nothing, ``to`` is not empty, or what was read back
+            differs.
     """
     check_target(to)
-    load_adapter(model.transformer, ADAPTER, source.adapter, setting="run" if source.run else "adapter")
+    setting = "run" if source.run else "adapter"
+    load_adapter(model.transformer, ADAPTER, source.adapter, setting=setting)
+    at = states(model)
+    exact = written_as.compared_in == torch.float32
+    if exact:
+        model.transformer.float()
+    unadapted, adapted = velocities(model, at), velocities(model, at, ADAPTER)
+    effect = largest(adapted - unadapted)
+    check_effect(effect, f"{setting}={source.run or source.adapter}")
+    expected = adapted if exact else written_as.rounded(model, ADAPTER, at)
+    rounding = largest(expected - adapted)
+    if rounding > MOST_ROUNDING * effect:
+        raise ValueError(
+            f"in {written_as.compared_in} rounding alone changes velocities by up to {rounding:.1e}, where "
+            f"the adapter changes them by up to {effect:.1e}, so nothing can be verified; compare in fp32 "
+            f"(compare_in_fp32=true). {written_as.if_rounded}"
+        )
     base = pipeline_folder(source.model.path, source.model.revision)
     to.parent.mkdir(parents=True, exist_ok=True)
     aside = to.with_name(f".{to.name}.writing")
@@ -57,7 +86,9 @@ def export(
     aside.mkdir()
     try:
         files = written_as.write(model, ADAPTER, base, aside)
-        verification = verify(model, ADAPTER, written_as.read(model, base, aside))
+        release(model)
+        found = velocities_of(model, at, written_as.read(model, base, aside))
+        verification = Verification(largest(found - expected), effect, rounding)
         if not verification.ratio <= tolerance:
             raise ValueError(
                 f"the export was read back and differs: {verification}; the share {verification.ratio:.2g} "

@@ -106,6 +106,10 @@ class AdaptedPhase(lightning.LightningModule):
         """Adapters that training changes, and checkpoints hold."""
         return (STUDENT, AVERAGE)
 
+    def trained_adapter(self, wanted: str) -> str:
+        """The adapter to hand on for ``wanted``: the student in place of an average that never moved."""
+        return STUDENT if wanted == AVERAGE and not self.ema.moves(self.global_step) else wanted
+
     @property
     def round(self) -> int:
         """The round in progress, 0 at first."""
@@ -261,10 +265,10 @@ class AdaptedPhase(lightning.LightningModule):
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers  # the student's is first
         assert isinstance(optimizer, LightningOptimizer)
-        taken = self.global_step
         optimizer.step()
         optimizer.zero_grad()
-        self.ema.update(self.parameters_of(AVERAGE), self.parameters_of(STUDENT), taken)
+        # After the step, which global_step now counts: the released loops move the average so, too.
+        self.ema.update(self.parameters_of(AVERAGE), self.parameters_of(STUDENT), self.global_step)
         return norm
 
     def clip_adapter_gradient(self, name: str) -> Tensor:

@@ -46,7 +46,9 @@ class DMDPhase(FakeScorePhase):
         last_exit_step: Last one; null for the last but one of the grid.
         tau_min: Smallest noise level at which scores are compared, above 0.
         tau_max: Largest, below 1.
-        tau_shift: Shift of the uniformly drawn level towards noise; 1 for none.
+        tau_shift: Shift of the uniformly drawn level towards noise, also of the fake score's; 1 for none.
+        fake_tau_min: Smallest noise level at which the fake score is trained, at least 0.
+        fake_tau_max: Largest, at most 1.
         micro_batch_size: Most rows in one forward; null for all at once.
         score_every_n_rounds: Rounds from one scored rollout of the student to the next; 0 for never.
         conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
@@ -83,6 +85,8 @@ class DMDPhase(FakeScorePhase):
         tau_min: int | float,
         tau_max: int | float,
         tau_shift: int | float,
+        fake_tau_min: int | float,
+        fake_tau_max: int | float,
         micro_batch_size: int | None,
         score_every_n_rounds: int,
         conflict_every_n_rounds: int,
@@ -97,6 +101,11 @@ class DMDPhase(FakeScorePhase):
             raise ValueError(
                 f"phase.tau_min={tau_min} and phase.tau_max={tau_max} must lie between 0 and 1 in this order "
                 f"(both exclusive), and phase.tau_shift={tau_shift} above 0"
+            )
+        if not 0 <= fake_tau_min < fake_tau_max <= 1:
+            raise ValueError(
+                f"phase.fake_tau_min={fake_tau_min} and phase.fake_tau_max={fake_tau_max} must lie "
+                "in [0, 1], the first below the second"
             )
         super().__init__(
             model=model,
@@ -116,7 +125,8 @@ class DMDPhase(FakeScorePhase):
             conflict_every_n_rounds=conflict_every_n_rounds,
         )
         self.exit_steps = range(first_exit_step, last + 1)
-        self.tau_min, self.tau_max, self.tau_shift = tau_min, tau_max, tau_shift
+        self.tau_range, self.fake_tau_range = (tau_min, tau_max), (fake_tau_min, fake_tau_max)
+        self.tau_shift = tau_shift
 
     def exit_step(self) -> int:
         """The step at which this round's rollout ends, the same in every process."""
@@ -134,9 +144,10 @@ class DMDPhase(FakeScorePhase):
         latent = next(islice(self.states(prompts, conditioning), step, None))
         return latent, self.sampler.sigma_at(step, latent)
 
-    def noised(self, predicted: Predicted, purpose: str) -> Noised:
+    def noised(self, predicted: Predicted, purpose: str, *, for_fake: bool) -> Noised:
         """The clean predictions, noised to levels drawn anew for each row."""
+        lowest, highest = self.fake_tau_range if for_fake else self.tau_range
         share = self.uniform(f"{purpose}/tau", predicted.prompts)
-        tau = shift_sigma(self.tau_min + (self.tau_max - self.tau_min) * share, self.tau_shift)
+        tau = shift_sigma(lowest + (highest - lowest) * share, self.tau_shift)
         fresh = self.noise(f"{purpose}/noise", predicted.prompts)
         return Noised(interpolate(predicted.clean, fresh, tau), tau, fresh)

@@ -194,8 +194,14 @@ class FakeScorePhase(TaughtPhase, ABC):
         """A state of the student's rollout for each row, and its noise; without gradient."""
 
     @abstractmethod
-    def noised(self, predicted: Predicted, purpose: str) -> Noised:
-        """Noise the student's predictions; ``purpose`` names the draws."""
+    def noised(self, predicted: Predicted, purpose: str, *, for_fake: bool) -> Noised:
+        """Noise the student's predictions; ``purpose`` names the draws.
+
+        Args:
+            predicted: The predictions.
+            purpose: Name of the draws.
+            for_fake: Whether the fake score is trained there, rather than compared with the teacher's.
+        """
 
     # What does not.
 
@@ -235,7 +241,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         """The student's loss per row: its clean prediction against the teacher's and the fake score's."""
         prompts, conditioning = predicted.prompts, predicted.conditioning
         with torch.no_grad():
-            at = self.noised(predicted.detached(), f"{self.method}/student")
+            at = self.noised(predicted.detached(), f"{self.method}/student", for_fake=False)
             real = self.teacher_velocity(at.latent, at.sigma, prompts, conditioning)
             fake = self.velocity(at.latent, at.sigma, conditioning, FAKE, 1.0)
             gap = velocity_gap(fake, real, reduction="mean")
@@ -250,7 +256,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         self, predicted: Predicted, weights: Tensor, purpose: str, totals: defaultdict[str, Tensor]
     ) -> None:
         """Add the gradient of the fake score's loss, on this process only."""
-        at = self.noised(predicted, purpose)
+        at = self.noised(predicted, purpose, for_fake=True)
         velocity = self.velocity(at.latent, at.sigma, predicted.conditioning, FAKE, 1.0)
         term = self.loss.fake(velocity, at.latent, at.sigma, predicted.clean, at.fresh)
         losses = weights * term.value

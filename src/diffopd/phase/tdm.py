@@ -167,8 +167,8 @@ class TDMPhase(FakeScorePhase):
             latent[rows] = reached[rows]
         return latent, self.bounds[segments].to(self.device)
 
-    def noised(self, predicted: Predicted, purpose: str) -> Noised:
-        """Jump along the segment, then forward to a level drawn anew for each row."""
+    def noised(self, predicted: Predicted, purpose: str, *, for_fake: bool) -> Noised:
+        """Jump along the segment, then forward to a level drawn anew for each row, for either network."""
         segments, prompts = self.segments(predicted.prompts), predicted.prompts
         start, end = self.bounds[segments].to(self.device), self.bounds[segments + 1].to(self.device)
         middle = end

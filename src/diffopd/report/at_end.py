@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from diffopd.callbacks import AdapterExport
 from diffopd.evaluation import Benchmark, evaluate
 from diffopd.phase import DistillPhase, RewardPhase
 from diffopd.phase.adapted import AVERAGE
@@ -71,12 +72,12 @@ class DistillationReport:
         self.batch_size, self.rows_per_task = batch_size, rows_per_task
 
     def __call__(self, phase: DistillPhase, benchmark: Benchmark, run: RunFiles) -> None:
-        """Score the student's average and write the report."""
+        """Score the student's exported adapter and write the report."""
         with failures_saved(run.folder, "report"):
             report_distillation(
                 model=phase.model,
                 teachers=phase.teacher,
-                student=AVERAGE,
+                student=exported_adapter(phase),
                 student_guidance=float(phase.sampler.guidance_scale),
                 benchmark=benchmark,
                 folder=run.folder / "report",
@@ -99,14 +100,14 @@ class TeacherReport:
         self.batch_size, self.name = batch_size, name
 
     def __call__(self, phase: RewardPhase, benchmark: Benchmark, run: RunFiles) -> None:
-        """Score the trained average at its own guidance, print beside the base, write ``card.json``."""
+        """Score the exported adapter at its own guidance, print beside the base, write ``card.json``."""
         scale = float(phase.sampler.guidance_scale)
         with failures_saved(run.folder, "report"):
             result = evaluate(
                 phase.model,
                 benchmark,
                 batch_size=self.batch_size,
-                adapter=AVERAGE,
+                adapter=exported_adapter(phase),
                 guidance_scale=scale,
                 label=f"scoring {self.name}",
             )
@@ -142,6 +143,12 @@ class TeacherReport:
         print(FinalTable(f"{benchmark.name}: reward by task", rows, {}).to_markdown())
         for label, file in {"card": path, "reward curve": curve, **run.others}.items():
             print(f"{label + ':':<14} {file}", flush=True)
+
+
+def exported_adapter(phase: Any) -> str:
+    """The adapter that ``callbacks.adapter_export`` writes: scores are of what is handed on."""
+    exports = [callback for callback in phase.trainer.callbacks if isinstance(callback, AdapterExport)]
+    return exports[0].choice(phase) if exports else phase.trained_adapter(AVERAGE)
 
 
 def _commit() -> str:

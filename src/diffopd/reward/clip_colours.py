@@ -14,10 +14,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 
 from diffopd.precision import parse_dtype
 from diffopd.reward.frozen import chosen_device, load_pretrained
+from diffopd.reward.pixels import cut_pictures
 from diffopd.reward.weights import local_folder, weights_folder
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
@@ -45,7 +46,7 @@ class ClipColours:
     """Names the colour of objects; the model is loaded at the first call and kept.
 
     Args:
-        path: CLIP in transformers' format with tokenizer and image processor: a folder or a hub id.
+        path: CLIP in transformers' format with its tokenizer: a folder or a hub id.
         revision: Branch, tag or commit on the hub; None = its main branch.
         batch_size: Crops in one forward.
         device: ``auto``, or a device's name.
@@ -61,7 +62,7 @@ class ClipColours:
         self.batch_size = batch_size
         self.device = device
         self.dtype = parse_dtype(dtype, f"{self.setting}.dtype")
-        self._loaded: tuple[Any, Any, Any] | None = None
+        self._loaded: tuple[Any, Any] | None = None
         self._classifiers: dict[str, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,15 +87,17 @@ class ClipColours:
         return found
 
     def _image_embeds(self, crops: Sequence[Image.Image]) -> Float[Tensor, " batch width"]:
-        model, _, processor = self._model()
-        pixels = processor(list(crops), return_tensors="pt")["pixel_values"]
+        model, _ = self._model()
+        # As open_clip's transform, which the benchmark uses: half of an odd margin is rounded to even, where
+        # transformers' processor rounds it down.
+        pixels = cut_pictures(crops, model.config.vision_config.image_size, "round")
         embeds = _embeds(model.get_image_features(pixel_values=pixels.to(model.device, self.dtype)))
         return normalize(embeds.float(), dim=-1)
 
     def _classifier(self, name: str) -> Float[Tensor, " colour width"]:
         """One unit vector per colour: the mean over the templates."""
         if name not in self._classifiers:
-            model, tokenizer, _ = self._model()
+            model, tokenizer = self._model()
             texts = [
                 template.format(colour=colour, name=name) for colour in COLOURS for template in TEMPLATES
             ]
@@ -106,7 +109,7 @@ class ClipColours:
             self._classifiers[name] = normalize(by_template.mean(1), dim=-1)
         return self._classifiers[name]
 
-    def _model(self) -> tuple[Any, Any, Any]:
+    def _model(self) -> tuple[Any, Any]:
         if self._loaded is None:
             device = chosen_device(self.device, f"{self.setting}.device")
             setting = f"{self.setting}.path"
@@ -115,12 +118,9 @@ class ClipColours:
             model.requires_grad_(False).eval().to(device)
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-                processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
             except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"{setting}={self.path} lacks a tokenizer or an image processor: {error}"
-                ) from error
-            self._loaded = model, tokenizer, processor
+                raise ValueError(f"{setting}={self.path} lacks a tokenizer: {error}") from error
+            self._loaded = model, tokenizer
         return self._loaded
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from typing import ClassVar, final
 
+import ftfy
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,7 +28,18 @@ class HPSv2Reward(ClipCosineReward):
 
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
         """Score each image against its prompt; no gradient."""
-        # open_clip's tokenizer resolves HTML entities, twice as some texts were escaped twice.
-        texts = [html.unescape(html.unescape(text)).strip() for text in prompts.texts]
-        raw = self.clip.cosines(images, texts, padded_bicubic)
+        raw = self.clip.cosines(images, [cleaned(text) for text in prompts.texts], padded_bicubic)
         return Scores(raw, {}, DESCRIPTION)
+
+
+def cleaned(text: str) -> str:
+    """A prompt as open_clip's tokenizer reads it, but for the case, which the tokenizer itself lowers.
+
+    Broken encodings and typographic quotes are repaired, HTML entities resolved, twice as some texts were
+    escaped twice, and runs of white space become one space.
+
+    Examples:
+        >>> cleaned("a \u201cSALE\u201d  &amp;amp; more ")
+        'a "SALE" & more'
+    """
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.types import KnownPair, Prompts, Scores
-from diffopd.world.known_pairs import right_and_wrong_sign
+from diffopd.world.known_pairs import right_and_wrong_sign, sign_in_a_picture
 
 TextRecognizer = Callable[[Float[Tensor, " batch 3 height width"]], Sequence[str]]
 """Images in [0, 1] to the text read in each, ``""`` for none."""
@@ -48,6 +48,10 @@ class OcrReward:
     def known_pair(self) -> KnownPair:
         """A sign with the asked word, and one with another."""
         return right_and_wrong_sign()
+
+    def known_pair_of(self, side: int) -> KnownPair:
+        """The same in pictures of ``side`` pixels, where the sign does not fill a large one."""
+        return sign_in_a_picture(side)
 
 
 def ocr_reward(prompt: str, recognised: str) -> float:

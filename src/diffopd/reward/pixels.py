@@ -6,6 +6,7 @@ tensors by torch, bicubic or bilinear, cropped or padded, half a pixel in a crop
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -38,7 +39,14 @@ def cut_by_pil(
     Returns:
         On the CPU, in fp32; no gradient.
     """
-    cut = [_cut_picture(to_picture(image), side, offset) for image in images]
+    return cut_pictures([to_picture(image) for image in images], side, offset)
+
+
+def cut_pictures(
+    pictures: Sequence[Image.Image], side: int, offset: Offset
+) -> Float[Tensor, " batch 3 side side"]:
+    """The same for 8-bit RGB pictures, whose sizes may differ."""
+    cut = [_cut_picture(picture, side, offset) for picture in pictures]
     pixels = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() / 255
     return normalised(pixels)
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from diffopd.types import KnownPair
 from diffopd.world.draw import draw
@@ -31,11 +32,34 @@ def right_and_wrong_sign() -> KnownPair:
     return KnownPair.of(better, worse, caption(Request("sign", word="CAT")))
 
 
+def sign_in_a_picture(side: int) -> KnownPair:
+    """The same signs in a picture of ``side`` pixels: filling one of 64 and less, else in a part of it.
+
+    Only a reader that finds lines first reads the second kind, as in pictures of large models.
+    """
+    pair = right_and_wrong_sign()
+    better, worse = (_placed(image, side) for image in (pair.better, pair.worse))
+    return KnownPair(better, worse, pair.prompt)
+
+
 def accent_and_noise() -> KnownPair:
     """An orange circle in the middle of a calm ground, and uniform noise."""
     better = _pixels(Scene("night", 0, (Object("circle", "orange", 7, 7, 18),)))
     worse = torch.from_numpy(np.random.default_rng(0).random(better.shape, np.float32))
     return KnownPair.of(better, worse, "a painting of an orange circle in the night")
+
+
+def _placed(sign: Tensor, side: int) -> Float[Tensor, " 3 side side"]:
+    """A sign that fills the picture, or hangs on a wall that grows darker downwards."""
+    share = 1.0 if side <= 64 else 0.375
+    size = round(share * side)
+    small = interpolate(sign[None], size=(size, size), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    if share == 1:
+        return small
+    wall = torch.linspace(0.75, 0.45, side)[None, :, None].expand(3, side, side).clone()
+    top, left = side // 5, side // 3
+    wall[:, top : top + size, left : left + size] = small
+    return wall
 
 
 def _pixels(scene: Scene) -> Float[Tensor, " 3 height width"]:

@@ -188,6 +188,7 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
     from diffopd.report.compared import ComparedRow
 
     costs = {run.name: _cost(run) for run in rows}
+    _check_alike(rows, benchmarks)
     return [
         ComparedRow(
             name=run.row,
@@ -206,6 +207,25 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
         for run in rows
         for scale in run.guidance
     ]
+
+
+def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:
+    """Refuse scores of other prompts, samplers or metrics beside each other.
+
+    Raises:
+        ValueError: With the row to be scored again.
+    """
+    from diffopd.evaluation import EvaluationResult
+
+    for benchmark in benchmarks:
+        places = [run.scores_at(benchmark, scale) for run in rows for scale in run.guidance]
+        results = [EvaluationResult.load(place / "results.json") for place in places]
+        for place, result in zip(places, results, strict=True):
+            if lines := result.differences(results[0]):
+                raise ValueError(
+                    f"{place} and {places[0]} were scored with different settings: {'; '.join(lines)}. "
+                    "Delete the older folder and run the same command again, which scores it anew"
+                )
 
 
 def _cost(run: RowRun) -> Cost:

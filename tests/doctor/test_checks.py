@@ -19,7 +19,7 @@ from diffopd.doctor.checks import (
 )
 from diffopd.doctor.device import device_findings, num_processes, precision_findings
 from diffopd.doctor.finding import Finding, Level, exit_code, findings_table
-from diffopd.teacher import Estimate, TeacherCard
+from diffopd.teacher import Score, TeacherCard
 
 CPU = {"accelerator": "cpu", "devices": 1}
 GIB = 1024**3
@@ -86,7 +86,7 @@ def test_fewer_prompts_than_a_round_takes(plan, tmp_path):
 
 
 def score(mean, half=0.01):
-    return Estimate(mean=mean, low=mean - half, high=mean + half, n=64)
+    return Score(mean=mean, low=mean - half, high=mean + half, n=64)
 
 
 @pytest.mark.parametrize(

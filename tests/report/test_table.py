@@ -62,3 +62,17 @@ def test_three_tasks_fit_a_terminal_of_80_columns():
     assert text.count("0.500 ±0.050") == 9
     assert text.count("91%") == 3
     assert "teacher: composition" in text
+
+
+def test_the_number_of_images_is_in_the_title_or_where_rows_differ_in_each_cell():
+    assert (
+        table()
+        .to_markdown()
+        .startswith("**mini (ocr 64, composition 64 images)** (mean ± half of its 95 % CI")
+    )
+    few = Estimate(mean=0.6, low=0.5, high=0.7, n=12)
+    mixed = FinalTable("mini", [Row("base", 1.0, BASE), Row("student", 1.0, {**STUDENT, "ocr": few})], {})
+    lines = mixed.to_markdown().splitlines()
+    assert lines[0].startswith("**mini (composition 64 images)**")
+    assert lines[4] == "| base | 1 | 0.200 ±0.050 (n = 64) | 0.500 ±0.050 |"
+    assert lines[5] == "| student | 1 | 0.600 ±0.100 (n = 12) | 0.700 ±0.050 |"

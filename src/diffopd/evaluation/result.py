@@ -147,7 +147,11 @@ class EvaluationResult:
     @staticmethod
     def load(path: str | PathLike[str]) -> EvaluationResult:
         """Read what :meth:`save` wrote."""
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        return EvaluationResult.of(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    @staticmethod
+    def of(raw: Mapping[str, Any]) -> EvaluationResult:
+        """From the plain values that :meth:`save` writes."""
         tasks = {task: _task_from_json(entry) for task, entry in raw["tasks"].items()}
         return EvaluationResult(**{**raw, "tasks": tasks})
 

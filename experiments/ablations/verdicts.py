@@ -44,8 +44,8 @@ def verdicts() -> list[list[str]]:
     for claim in claims.values():
         if claim["metric"] == "final_score":
             for scale in (1.0, 2.0):
-                sides = [mean_of_tasks(scores[claim[side], scale]) for side in ("method", "against")]
-                found = difference_of(*sides, 1, resolution=1 / 64 / 3, margin=claim["margin"])
+                first, second = (mean_of_tasks(scores[claim[side], scale]) for side in ("method", "against"))
+                found = difference_of(first, second, 1, resolution=1 / 64 / 3, margin=claim["margin"])
                 assert found is not None
                 assert found.p_equivalent is not None
                 tested.append((claim, scale, found, found.p_equivalent))

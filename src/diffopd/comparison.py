@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,6 +208,15 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
         for run in rows
         for scale in run.guidance
     ]
+
+
+def keep_data(rows: Sequence[RowRun], folder: Path) -> None:
+    """Write every row's metrics and scores into ``folder``, for ``diffopd.report`` without the runs."""
+    from diffopd.report.archive import archive_runs
+    from diffopd.report.runs import read_run
+
+    read = [dataclasses.replace(read_run(run.folder), name=run.row, seed=run.seed) for run in rows]
+    archive_runs(read, folder)
 
 
 def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:

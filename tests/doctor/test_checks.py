@@ -119,6 +119,18 @@ def test_teachers_are_compared_with_the_base_at_their_guidance(
     assert asked == ([] if taught is None else [(str(world.pipeline), "mini", 4.5)])
 
 
+def test_scores_that_were_not_measured_alike_are_not_compared(plan, world, monkeypatch):
+    values = plan("sopd_ocr").values
+    card = TeacherCard.load(world.teachers["ocr"])
+    taught = replace(score(0.9), conditions={"sampler.num_steps": 40})
+    monkeypatch.setattr(TeacherCard, "load", lambda *_, **__: replace(card, scores={"mini": {"ocr": taught}}))
+    base = replace(score(0.6), conditions={"sampler.num_steps": 10})
+    monkeypatch.setattr(checks, "base_scores", lambda *_: {"ocr": base})
+    (found,) = teacher_findings(values)
+    assert found.level == Level.NOTE
+    assert "share no score on ocr at guidance 4.5 that was measured alike" in found.text
+
+
 def test_scores_at_another_guidance_say_little(plan):
     (found,) = teacher_findings(plan("sopd_ocr", "teacher.teachers.ocr.guidance_scale=2").values)
     assert found.level == Level.NOTE

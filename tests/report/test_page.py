@@ -207,7 +207,7 @@ def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path, capsys):
     page = page_of(tmp_path, "labels={mopd_ode: 'OPD <ODE>'}")
     out = capsys.readouterr().out
     assert "noise_0_over_07: not decidable" not in out
-    assert re.search(r"noise_0_over_07, guidance 1: holds \(Holm p = 0\.000; Welch, seeds and prompts", out)
+    assert re.search(r"noise_0_over_07, guidance 1: holds \(Holm p < 0\.001; Welch, seeds and prompts", out)
     assert "10 claims of claims=... are about methods that these runs do not have" in out
     assert "opd_ceiling_dmd" not in out + page  # no run is about it
     assert f"not finished: {tmp_path / 'mopd_sft'}" in out
@@ -267,14 +267,14 @@ def test_labels_say_what_differs_with_three_settings_and_more(tmp_path):
     write_run(tmp_path / "c", "tiny", 0, {REWARD: [0.5]}, settings=settings(0.7, 1e-3, 8))
     write_run(tmp_path / "d", "tiny", 0, {REWARD: [0.5]}, settings=settings(0.7, 2e-3, 16))
     assert [(method.label, method.num_seeds) for method in methods_in(tmp_path)] == [
-        ("tiny, noise_level=0, lr=0.001, rank=8", 2),  # 0 and 0.0, 8 and 8.0 are one setting
-        ("tiny, noise_level=0.7, lr=0.001, rank=8", 1),
-        ("tiny, noise_level=0.7, lr=0.002, rank=16", 1),
+        ("tiny, rank=8, lr=0.001, noise_level=0", 2),  # 0 and 0.0, 8 and 8.0 are one setting
+        ("tiny, rank=8, lr=0.001, noise_level=0.7", 1),
+        ("tiny, rank=16, lr=0.002, noise_level=0.7", 1),
     ]
     loss = {"loss": {str(number): number for number in range(9)}}
     write_run(tmp_path / "e", "tiny", 0, {REWARD: [0.5]}, settings=settings(0.7, 5e-3, 16, **loss))
     labels = [method.label for method in methods_in(tmp_path)]
-    assert labels[3] == "tiny (4), lr=0.005, rank=16, 0=0"
+    assert labels[3] == "tiny (4), rank=16, lr=0.005, 0=0"
     assert len(set(labels)) == 4
 
 

@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> None:
     )
     for verdict in (verdict for verdict in verdicts if not verdict.no_runs):
         at = "" if verdict.guidance is None else f", guidance {verdict.guidance:g}"
-        p = "" if verdict.p is None else f"Holm p = {verdict.p:.3f}; "
+        p = "" if verdict.p is None else f"Holm p {verdict.shown_p}; "
         print(f"{verdict.claim.id}{at}: {verdict.outcome} ({p}{verdict.reason})")
     if hidden := sum(verdict.no_runs for verdict in verdicts):
         print(f"{hidden} claims of claims=... are about methods that these runs do not have")

@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffopd.evaluation import EvaluationResult
 from diffopd.files import replacing
 from diffopd.report.runs import ARCHIVE, Run, Series
 
 FORMAT = 1
-_DIGITS = 9
-"""Significant digits of logged values; float32 has fewer."""
+_SHORT, _LONG = "float32", "float64"
+"""How values are written: logged ones are float32 mostly, which half the digits give exactly."""
 
 
 def archive_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -35,7 +37,7 @@ def archive_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
     paths: list[Path] = []
     for number, run in enumerate(runs):
         paths.append(folder / f"{number:03d}_{run.name.replace('/', '_')}_seed{run.seed}{ARCHIVE}")
-        text = json.dumps(_plain(run), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(_plain(run), separators=(",", ":"), allow_nan=False)
         with replacing(paths[-1]) as temporary:
             temporary.write_bytes(gzip.compress(_without_places(text).encode(), mtime=0))
     for path in folder.glob(f"*{ARCHIVE}"):
@@ -67,10 +69,9 @@ def _plain(run: Run) -> dict[str, Any]:
         "settings": {key: value for key, value in run.settings.items() if key != "paths"},
         "config_texts": {stage: _without_paths(text) for stage, text in run.config_texts.items()},
         "series": {
-            name: [list(series.rounds), [_rounded(value) for value in series.values]]
-            for name, series in run.series.items()
+            name: [list(series.rounds), *_written(series.values)] for name, series in run.series.items()
         },
-        "minutes": [[number, _rounded(end)] for number, end in run.minutes.items()],
+        "minutes": [[number, end] for number, end in run.minutes.items()],
         "results": [[path.name, dataclasses.asdict(result)] for path, result in run.results],
     }
 
@@ -81,15 +82,26 @@ def _run(raw: Mapping[str, Any]) -> Run:
         **{
             **{key: value for key, value in raw.items() if key != "format"},
             "folder": folder,
-            "series": {name: Series(*columns) for name, columns in raw["series"].items()},
+            "series": {
+                name: Series(rounds, _read(kind, values))
+                for name, (rounds, kind, values) in raw["series"].items()
+            },
             "minutes": {int(number): end for number, end in raw["minutes"]},
             "results": [(folder / name, EvaluationResult.of(entry)) for name, entry in raw["results"]],
         }
     )
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def _written(values: Sequence[float]) -> tuple[str, list[float]]:
+    """Kind and values, exact."""
+    short = np.array(values, np.float32)
+    if np.array_equal(short.astype(np.float64), np.array(values)):
+        return _SHORT, [float(str(value)) for value in short]
+    return _LONG, list(values)
+
+
+def _read(kind: str, values: Sequence[float]) -> list[float]:
+    return np.array(values, np.float32).astype(np.float64).tolist() if kind == _SHORT else list(values)
 
 
 def _without_paths(text: str) -> str:

@@ -93,7 +93,8 @@ def reward_curve(
         _panel(axis, task, history, levels.get(task, {}))
     break_or_space = "\n" if len(tasks) == 1 else " "  # one panel is too narrow for the whole line
     notes = [
-        f"points: mean reward of a round's rollouts on training prompts;{break_or_space}line: running mean",
+        f"points: mean reward of a round's rollouts on training prompts;{break_or_space}"
+        "line: running mean, or the points joined",
         *([levels_note] if levels_note else []),
     ]
     figure.supxlabel("\n".join(notes), fontsize=8, color=_GREY)

@@ -45,7 +45,7 @@ def _run_folders(top: Path) -> Iterator[Path]:
         yield top
     for place, inside, files in os.walk(top):
         folder = Path(place)
-        if not folder.parent.joinpath("index.html").is_file() or folder == top:
+        if not folder.parent.joinpath("index.html").is_file() or top in (folder, folder.parent):
             yield from (folder / name for name in files if name.endswith(ARCHIVE))
         if any((folder / name / CONFIG).is_file() for name in inside if STAGE.fullmatch(name)):
             yield folder

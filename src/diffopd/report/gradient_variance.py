@@ -63,7 +63,7 @@ def variance_table(levels: Sequence[Level]) -> str:
     Args:
         levels: ``GradientVariancePhase.levels``.
     """
-    sizes = sorted(_entries(levels[0], ALL_STEPS)["variance"], key=int)  # a JSON file has them as text
+    sizes = sorted(_entries(levels[0], ALL_STEPS)["variance"], key=int)  # a JSON file sorts them as text
     columns = ["noise level", "KL (nats)", "estimator", *(f"variance, n={size}" for size in sizes)]
     columns += ["relative, n=1" if sizes[0] == "1" else f"relative, n={sizes[0]}"]
     columns += [

@@ -226,7 +226,7 @@ def _claim_line(verdict: Verdict, methods: Sequence[Method]) -> ClaimLine:
         against_value=_over_seeds(verdict.against, digits),
         difference=(f"{difference.mean:+.{digits}f}" if difference else "-"),
         interval=(f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f}" if difference else ""),
-        p=f"{verdict.p:.3f}" if verdict.p is not None else "-",
+        p=verdict.shown_p,
         ratio=f"{verdict.ratio:.1f}" if verdict.ratio is not None else "-",
     )
 

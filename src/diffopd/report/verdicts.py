@@ -54,6 +54,13 @@ class Verdict:
     p_equivalent: float | None = None
 
     @property
+    def shown_p(self) -> str:
+        """The adjusted p-value as it is printed, a dash without one."""
+        if self.p is None:
+            return "-"
+        return f"{self.p:.3f}" if self.p >= 0.001 else "< 0.001"
+
+    @property
     def no_runs(self) -> bool:
         """Whether a method of the claim has no run that counts."""
         return self.num_seeds == 0

@@ -238,3 +238,18 @@ def test_prompts_are_drawn_too(tmp_path):
 def test_a_test_that_is_not_known_is_named(tmp_path):
     with pytest.raises(ValueError, match="test=anova must be one of welch, paired"):
         judge_all([claim()], [], MEASURING, test="anova")
+
+
+def test_a_single_prompt_has_no_variance_to_be_drawn_from(tmp_path):
+    methods_of(tmp_path, a=scored(0.8, 0.9, 1.0), b=scored(0.5, 0.7, 0.6))
+    for name, values in (("a", (0.8, 0.9, 1.0)), ("b", (0.5, 0.7, 0.6))):
+        for seed, value in enumerate(values):
+            place = tmp_path / name / f"seed{seed}" / "report" / "student_guidance_1.json"
+            result({"ocr": 0.5}, by_prompt={"ocr": [value]}).save(place)
+    methods = group_runs(find_runs([str(tmp_path)]), {}, include_unfinished=False)
+    verdict = judge(claim(), methods, MEASURING)
+    assert not verdict.difference.over_prompts
+    assert "Welch, seeds as drawn" in verdict.reason
+    # One image is a step of 1, so each side's variance is 1 / 12 at least.
+    half = 2.776445 * (2 / 12 / 3) ** 0.5
+    assert verdict.difference.high == pytest.approx(0.3 + half, abs=1e-5)

@@ -64,6 +64,17 @@ def test_three_tasks_fit_a_terminal_of_80_columns():
     assert "teacher: composition" in text
 
 
+def test_four_tasks_fit_a_terminal_of_80_columns():
+    scores = {task: score(0.5) for task in ("composition", "ocr", "aesthetic", "redness")}
+    rows = [Row(name, 2.0, scores) for name in ("base", "teacher: composition", "student")]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(FinalTable("mini", rows, {2.0: dict.fromkeys(scores, 0.912)}).to_rich())
+    text = console.file.getvalue()
+    assert text.count(".500 ±.050") == 12
+    assert "…" not in text
+    assert "student's gain kept" in text
+
+
 def test_the_number_of_images_is_in_the_title_or_where_rows_differ_in_each_cell():
     assert (
         table()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,11 @@ class PromptScores:
     texts: tuple[str, ...]
     strata: tuple[int, ...]
     values: Float[np.ndarray, " prompts"]
+
+    @property
+    def vary(self) -> bool:
+        """Whether each tag has two prompts at least, so that their variance can be known."""
+        return min(Counter(self.strata).values()) > 1
 
 
 @dataclass(frozen=True, kw_only=True)

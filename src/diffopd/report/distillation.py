@@ -97,8 +97,12 @@ def report_distillation(
     results = [score(student, scale, f"scoring the student, guidance {scale:g}") for scale in scales]
     conditions = conditions_of(benchmark, model)
 
+    told: set[str] = set()
+
     def tell(line: str) -> None:
-        print(line, file=console.file, flush=True)
+        if line not in told:  # the base's card is asked once for each guidance
+            told.add(line)
+            print(line, file=console.file, flush=True)
 
     bases = {scale: scores_of_base(model, benchmark, scale, conditions, score, tell) for scale in scales}
     taught = scores_of_teachers(teachers, benchmark, conditions, score, tell)

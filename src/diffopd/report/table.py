@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from diffopd.teacher import Estimate
 
 READING = "mean ± half of its 95 % CI over prompts"
 """What a cell is."""
+
+_WIDE = 3
+"""Tasks up to which a terminal of 80 columns shows numbers in full."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,12 @@ class FinalTable:
             title=self.full_title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left"
         )
         table.caption = READING
-        for place, name in enumerate(("", "guidance", *self.tasks)):
-            table.add_column(name, justify="right" if place else "left")
+        narrow = len(self.tasks) > _WIDE  # .500 for 0.500, so that four tasks fit
+        table.padding = (0, 0) if narrow else (0, 1)
+        for place, name in enumerate(("", "CFG" if narrow else "guidance", *self.tasks)):
+            table.add_column(name, justify="right" if place else "left", no_wrap=True)
         for line in self._score_lines():
-            table.add_row(*line)
+            table.add_row(*(re.sub(r"\b0\.", ".", cell) if narrow else cell for cell in line))
         table.add_section()
         for line in self._gain_lines():
             table.add_row(*line, style="bold")

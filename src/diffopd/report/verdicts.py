@@ -179,7 +179,7 @@ def _one(
         return dataclasses.replace(_undecided(claim, num_seeds, str(error)), guidance=scale)
     shared = [task for task in ours.prompts if task in theirs.prompts]
     pairs = [(ours.prompts[task], theirs.prompts[task]) for task in shared]
-    drawn = len(shared) == len(ours.prompts) and all(len(pair[0].texts) > 1 for pair in pairs)
+    drawn = len(shared) == len(ours.prompts) and all(pair[0].vary for pair in pairs)
     difference = difference_of(
         ours.values,
         theirs.values,

@@ -24,7 +24,7 @@ def add_scores(results: Path, card: Path) -> None:
     elif result.guidance_scale != content["guidance_scale"]:
         raise SystemExit(f"{results} was scored at another guidance than {card} states")
     tasks = scores.setdefault(result.benchmark, {})
-    tasks.update({task: dataclasses.asdict(estimate) for task, estimate in result.estimates.items()})
+    tasks.update({task: dataclasses.asdict(score) for task, score in result.scores.items()})
     atomic_write_json(card, content)
 
 

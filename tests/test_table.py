@@ -12,11 +12,15 @@ from hydra import compose, initialize_config_dir
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
+sys.path.insert(0, str(Path(__file__).parent / "report"))
+
 import programs
+from run_folders import result
 from tiny_runs import make_world
 
-from diffopd.comparison import jobs_of, read_rows
+from diffopd.comparison import RowRun, collect, jobs_of, keep_data, read_rows
 from diffopd.configs import config_folder
+from diffopd.report.find import find_runs
 
 TASKS = ("composition", "ocr", "aesthetic")
 ROW = {"command": None, "arguments": [], "teachers": {}, "seeds": 1, "guidance": [1], "note": ""}
@@ -88,6 +92,36 @@ def test_mistakes_are_told_before_anything_is_trained(table, tmp_path, mistake, 
     assert refused.returncode == 2, refused.stdout + refused.stderr
     assert message in refused.stderr
     assert not list((tmp_path / "runs").glob("small/one/*/seed0"))
+
+
+def test_rows_of_other_prompts_do_not_stand_in_one_table(tmp_path):
+    """Scores made before the benchmark's file was changed stay in their folders."""
+    rows = []
+    for name, number in (("old", 64), ("new", 12)):
+        row = RowRun(
+            row=name,
+            seed=0,
+            command=None,
+            arguments=(),
+            teachers={},
+            guidance=[1.0],
+            note="",
+            folder=tmp_path / name / "seed0",
+        )
+        result({"ocr": 0.5}, by_prompt={"ocr": [0.5] * number}).save(
+            row.scores_at("mini", 1.0) / "results.json"
+        )
+        rows.append(row)
+    with pytest.raises(
+        ValueError, match=r"new/seed0.* and .*old/seed0.* with different settings: ocr, images: 12 and 64"
+    ):
+        collect(rows, ["mini"])
+    assert [row.name for row in collect(rows[:1], ["mini"])] == ["old"]
+    keep_data(rows, tmp_path / "data")
+    assert [(run.name, len(run.results)) for run in find_runs([str(tmp_path / "data")])] == [
+        ("old", 1),
+        ("new", 1),
+    ]
 
 
 @pytest.mark.parametrize("rows", ["table1", "table1_large"])

@@ -179,9 +179,15 @@ def build(cfg: DictConfig) -> Experiment:
         inputs=inputs,
         num_threads=cfg.trainer.num_threads,
         report=instantiate(cfg.report) if cfg.get("report") else None,
-        benchmark=instantiate(cfg.benchmark) if cfg.get("benchmark") else None,
+        benchmark=_benchmark(cfg) if cfg.get("benchmark") else None,
         files=RunFiles(folder=folder, command=_command_line(), seed=cfg.seed),
     )
+
+
+def _benchmark(cfg: DictConfig) -> Benchmark:
+    """With its config, which scores are kept with."""
+    settings: Any = OmegaConf.to_container(cfg.benchmark, resolve=True)
+    return dataclasses.replace(instantiate(cfg.benchmark), settings=settings)
 
 
 def _command_line() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
     from diffopd.report.compared import ComparedRow
 
     costs = {run.name: _cost(run) for run in rows}
+    _check_alike(rows, benchmarks)
     return [
         ComparedRow(
             name=run.row,
@@ -206,6 +208,34 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
         for run in rows
         for scale in run.guidance
     ]
+
+
+def keep_data(rows: Sequence[RowRun], folder: Path) -> None:
+    """Write every row's metrics and scores into ``folder``, for ``diffopd.report`` without the runs."""
+    from diffopd.report.archive import archive_runs
+    from diffopd.report.runs import read_run
+
+    read = [dataclasses.replace(read_run(run.folder), name=run.row, seed=run.seed) for run in rows]
+    archive_runs(read, folder)
+
+
+def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:
+    """Refuse scores of other prompts, samplers or metrics beside each other.
+
+    Raises:
+        ValueError: With the row to be scored again.
+    """
+    from diffopd.evaluation import EvaluationResult
+
+    for benchmark in benchmarks:
+        places = [run.scores_at(benchmark, scale) for run in rows for scale in run.guidance]
+        results = [EvaluationResult.load(place / "results.json") for place in places]
+        for place, result in zip(places, results, strict=True):
+            if lines := result.differences(results[0]):
+                raise ValueError(
+                    f"{place} and {places[0]} were scored with different settings: {'; '.join(lines)}. "
+                    "Delete the older folder and run the same command again, which scores it anew"
+                )
 
 
 def _cost(run: RowRun) -> Cost:

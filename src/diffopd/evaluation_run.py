@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from diffopd.evaluation import (
     EvaluationResult,
     ImageProgress,
     check_benchmark,
+    conditions_of,
     measure,
     result_of,
 )
@@ -23,6 +25,7 @@ from diffopd.evaluation.processes import Processes
 from diffopd.evaluation_folder import EvaluationFolder, made_from
 from diffopd.folder_lock import locked
 from diffopd.inference import load_model, trial_step
+from diffopd.model import PipelineModel
 from diffopd.pin import pin_model
 from diffopd.report.images import ImageCollector
 from diffopd.report.results import results_table
@@ -39,7 +42,8 @@ def evaluate_share(cfg: DictConfig, processes: Processes) -> None:
 def _evaluate_share(cfg: DictConfig, processes: Processes) -> None:
     console = Console() if processes.first else Console(file=io.StringIO())  # the others say nothing
     folder = EvaluationFolder(Path(cfg.paths.run))
-    benchmark: Benchmark = instantiate(cfg.benchmark)
+    settings: Any = OmegaConf.to_container(cfg.benchmark, resolve=True)
+    benchmark: Benchmark = dataclasses.replace(instantiate(cfg.benchmark), settings=settings)
     prompts = benchmark.prompts()  # a missing file is told before weights load
     pin_model(cfg)
     pictures = folder.images if cfg.save_images else folder.progress / "shown"
@@ -85,15 +89,24 @@ def _evaluate_share(cfg: DictConfig, processes: Processes) -> None:
         if processes.first:
             progress.reach(total)
     if processes.first:
-        _finish(cfg, benchmark, folder, images, console)
+        _finish(cfg, model, benchmark, folder, images, console)
 
 
 def _finish(
-    cfg: DictConfig, benchmark: Benchmark, folder: EvaluationFolder, images: ImageCollector, console: Console
+    cfg: DictConfig,
+    model: PipelineModel,
+    benchmark: Benchmark,
+    folder: EvaluationFolder,
+    images: ImageCollector,
+    console: Console,
 ) -> None:
     """Turn the records into results."""
     result = result_of(
-        benchmark, folder.records, adapter=cfg.adapter_path, guidance_scale=float(cfg.guidance_scale)
+        benchmark,
+        folder.records,
+        adapter=cfg.adapter_path,
+        guidance_scale=float(cfg.guidance_scale),
+        conditions=conditions_of(benchmark, model),
     )
     images.save_sheet(folder.sheet, benchmark.prompts())
     result.save(folder.results)  # from here on it is finished

@@ -22,7 +22,8 @@ def run(cfg: DictConfig) -> None:
     """Make the table ``cfg`` asks for."""
     from omegaconf import OmegaConf
 
-    from diffopd.report.paper_table import PaperTable, own_row, read_reference
+    from diffopd.report.paper_rows import own_row, read_reference
+    from diffopd.report.paper_table import PaperTable
 
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     columns = plain["columns"]

@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Make the table ``cfg`` asks for."""
-    from diffopd.comparison import check_rows, collect, jobs_of, read_rows
+    from diffopd.comparison import check_rows, collect, jobs_of, keep_data, read_rows
     from diffopd.side_by_side import finish
 
     folder = Path(cfg.paths.run)
@@ -33,6 +33,7 @@ def run(cfg: DictConfig) -> None:
     jobs = jobs_of(rows, cfg)
     finish(jobs, num_processes=cfg.num_processes, seconds_per_line=cfg.seconds_per_line)
     write_comparison(collect(rows, list(cfg.benchmarks)), folder, num_shown=cfg.num_shown)
+    keep_data(rows, folder / "data")
 
 
 if __name__ == "__main__":

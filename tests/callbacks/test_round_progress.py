@@ -53,6 +53,32 @@ def test_plain_lines_keep_their_distance_but_show_the_first_and_last_round(fit, 
     assert shown == [1, 4, 7, 8]
 
 
+def test_a_reward_of_an_earlier_round_is_shown_with_its_round(fit, tiny_phase):
+    phase, stream = tiny_phase(), io.StringIO()
+    log = phase.log
+
+    def log_every_third(name, value, **options):
+        if not name.startswith("train/reward") or phase.current_epoch % 3 == 0:
+            log(name, 0.25 + phase.current_epoch if "reward" in name else value, **options)
+
+    phase.log = log_every_third
+    fit(phase, [progress(stream)], 5)
+    ends = [re.split(r"loss/total \d\.\d+", line)[1] for line in stream.getvalue().splitlines()[:5]]
+    assert ends == [
+        "  reward/ocr 0.25",
+        " | in round 1: reward/ocr 0.25",
+        " | in round 1: reward/ocr 0.25",
+        "  reward/ocr 3.25",
+        " | in round 4: reward/ocr 3.25",
+    ]
+
+
+def test_an_unchanged_reward_that_was_scored_again_is_of_the_new_round(fit, tiny_phase):
+    stream = io.StringIO()
+    fit(tiny_phase(), [progress(stream)], 3)
+    assert "in round" not in stream.getvalue()
+
+
 def test_resumed_run_counts_from_where_it_was(fit, tiny_phase, tmp_path):
     checkpoint = RoundCheckpoint(
         folder=str(tmp_path), every_n_rounds=1, keep_last=1, keep_every_n_rounds=None

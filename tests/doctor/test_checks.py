@@ -19,7 +19,7 @@ from diffopd.doctor.checks import (
 )
 from diffopd.doctor.device import device_findings, num_processes, precision_findings
 from diffopd.doctor.finding import Finding, Level, exit_code, findings_table
-from diffopd.teacher import Estimate, TeacherCard
+from diffopd.teacher import Score, TeacherCard
 
 CPU = {"accelerator": "cpu", "devices": 1}
 GIB = 1024**3
@@ -86,7 +86,7 @@ def test_fewer_prompts_than_a_round_takes(plan, tmp_path):
 
 
 def score(mean, half=0.01):
-    return Estimate(mean=mean, low=mean - half, high=mean + half, n=64)
+    return Score(mean=mean, low=mean - half, high=mean + half, n=64)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,18 @@ def test_teachers_are_compared_with_the_base_at_their_guidance(
     assert (found.level, found.about) == (level, "teacher ocr")
     assert text in found.text
     assert asked == ([] if taught is None else [(str(world.pipeline), "mini", 4.5)])
+
+
+def test_scores_that_were_not_measured_alike_are_not_compared(plan, world, monkeypatch):
+    values = plan("sopd_ocr").values
+    card = TeacherCard.load(world.teachers["ocr"])
+    taught = replace(score(0.9), conditions={"sampler.num_steps": 40})
+    monkeypatch.setattr(TeacherCard, "load", lambda *_, **__: replace(card, scores={"mini": {"ocr": taught}}))
+    base = replace(score(0.6), conditions={"sampler.num_steps": 10})
+    monkeypatch.setattr(checks, "base_scores", lambda *_: {"ocr": base})
+    (found,) = teacher_findings(values)
+    assert found.level == Level.NOTE
+    assert "share no score on ocr at guidance 4.5 that was measured alike" in found.text
 
 
 def test_scores_at_another_guidance_say_little(plan):

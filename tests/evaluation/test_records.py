@@ -105,7 +105,7 @@ def made_by(count, model, benchmark, records, batch_size):
         thread.join()
     if failures:
         raise failures[0]
-    return shares, result_of(benchmark, records, adapter="bright", guidance_scale=1.0)
+    return shares, result_of(benchmark, records, adapter="bright", guidance_scale=1.0, conditions={})
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -127,7 +127,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(model, stateful, tmp_pat
     assert [next(first), next(first)] == [4, 2]
     first.close()  # as if it were killed here
     with pytest.raises(ValueError, match=r"4 of 4 images of tags are not recorded \(number 0 is the first\)"):
-        result_of(stateful, records, adapter="bright", guidance_scale=1.0)
+        result_of(stateful, records, adapter="bright", guidance_scale=1.0, conditions={})
     model.calls.clear()
     shares, result = made_by(2, model, stateful, FolderRecords(tmp_path), 4)
     assert sum(shares) == 4

@@ -27,7 +27,7 @@ from diffopd.export import __main__ as command
 from diffopd.export.formats import Format, comfyui_tensors
 from diffopd.files import sha256_of
 from diffopd.model import SD3Model
-from diffopd.teacher import Estimate, Recipe, TeacherCard
+from diffopd.teacher import Recipe, Score, TeacherCard
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ("attn.to_q", "attn.to_v", "attn.to_out.0", "attn.add_k_proj")
@@ -178,7 +178,7 @@ def test_an_adapter_by_itself_and_its_card(tiny, run, tmp_path):
         base="x",
         rank=4,
         alpha=12.0,
-        scores={"bench": {"ocr": Estimate(mean=0.5, low=0.4, high=0.6, n=500)}},
+        scores={"bench": {"ocr": Score(mean=0.5, low=0.4, high=0.6, n=500)}},
         recipe=Recipe(command="train", seed=1, minutes=2.5, images=6, reward_calls=6, commit="abc"),
     ).save(folder)
     model = [f"model.{key}={tiny.settings[key]}" for key in ("path", "image_size", "text_length")]

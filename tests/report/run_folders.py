@@ -60,20 +60,33 @@ def write_run(
     return folder
 
 
-def result(scores: Mapping[str, float]) -> EvaluationResult:
-    """Scores of one image for each task."""
+def result(
+    scores: Mapping[str, float],
+    *,
+    guidance_scale: float = 1.0,
+    by_prompt: Mapping[str, Sequence[float]] | None = None,
+    prompts: str = "prompt",
+) -> EvaluationResult:
+    """Scores of 64 images of 64 prompts for each task, all the same or, by task, those of ``by_prompt``."""
+    single = {task: list((by_prompt or {}).get(task, [score] * 64)) for task, score in scores.items()}
     tasks = {
         task: TaskResult(
-            value=Estimate(mean=score, low=score - 0.1, high=score + 0.1, n=1),
+            value=Estimate(mean=sum(images) / len(images), low=score - 0.1, high=score + 0.1, n=len(images)),
             tags={},
             parts={},
-            texts=(f"a prompt of {task}",),
-            groups=(0,),
-            strata=(0,),
-            scores=(score,),
+            texts=tuple(f"{prompts} {number} of {task}" for number in range(len(images))),
+            groups=tuple(range(len(images))),
+            strata=(0,) * len(images),
+            scores=tuple(images),
         )
         for task, score in scores.items()
+        for images in [single[task]]
     }
     return EvaluationResult(
-        benchmark="mini", seed=0, guidance_scale=1.0, adapter="student", tasks=tasks, held_out={}
+        benchmark="mini",
+        seed=0,
+        guidance_scale=guidance_scale,
+        adapter="student",
+        tasks=tasks,
+        held_out={},
     )

@@ -10,12 +10,13 @@ from scipy.stats import ttest_ind
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from run_folders import write_run
+from run_folders import result, write_run
 
-from diffopd.report.claims import difference_interval, judge, read_claims
+from diffopd.report.claims import read_claims
+from diffopd.report.find import find_runs
 from diffopd.report.measured import Measuring
 from diffopd.report.methods import group_runs
-from diffopd.report.runs import find_runs
+from diffopd.report.verdicts import judge as judge_all
 
 MEASURING = Measuring(benchmark="mini", window=1)
 
@@ -28,8 +29,14 @@ def claim(**fields):
         "against": "b",
         "task": None,
         "level": None,
+        "margin": None,
     }
     return read_claims({"one": {"metric": "final_score"} | entry | fields})[0]
+
+
+def judge(one, methods, measuring, **options):
+    (verdict,) = judge_all([one], methods, measuring, **options)
+    return verdict
 
 
 def methods_of(folder, **rewards_and_scores):
@@ -45,32 +52,12 @@ def scored(*scores):
     return [([0.0], score) for score in scores]
 
 
-def test_pairs_of_one_seed_make_the_interval_of_their_differences():
-    found = difference_interval({0: 0.8, 1: 0.9, 2: 1.0}, {0: 0.5, 1: 0.7, 2: 0.6}, 1)
-    half = 4.302653 * 0.1 / 3**0.5  # t of 2 degrees of freedom at 97.5 %; differences 0.3, 0.2, 0.4
-    assert (found.mean, found.low, found.high) == pytest.approx((0.3, 0.3 - half, 0.3 + half), abs=1e-6)
-    assert found.num_pairs == 3
-    worse = difference_interval({0: 0.8, 1: 0.9, 2: 1.0}, {0: 0.5, 1: 0.7, 2: 0.6}, -1)
-    assert (worse.low, worse.high) == pytest.approx((-0.3 - half, -0.3 + half), abs=1e-6)
-
-
-def test_different_seeds_make_welchs_interval():
-    found = difference_interval({0: 1.0, 1: 3.0, 2: 3.5}, {3: 10.0, 4: 14.0}, 1)
-    expected = ttest_ind([1.0, 3.0, 3.5], [10.0, 14.0], equal_var=False).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert found.num_pairs is None
-
-
-def test_one_seed_of_a_side_makes_no_interval():
-    assert difference_interval({0: 1.0}, {0: 0.0, 1: 0.1}, 1) is None
-
-
 @pytest.mark.parametrize(
     ("first", "second", "outcome"),
     [
-        ((0.8, 0.9, 1.0), (0.5, 0.7, 0.6), "holds"),
+        ((0.8, 0.9, 1.0), (0.5, 0.7, 0.6), "holds"),  # 0.3, error 0.0816, 4 degrees of freedom: p = .021
         ((0.5, 0.7, 0.6), (0.8, 0.9, 1.0), "does not hold here"),
-        ((0.8, 0.6, 1.0), (0.5, 0.7, 0.6), "not decidable at 3 seeds"),  # 0.2 ± 4.30 * 0.153
+        ((0.8, 0.6, 1.0), (0.5, 0.7, 0.6), "not decidable at 3 seeds"),  # 0.2, error 0.129, p = .21
         ((0.5, 0.5), (0.5, 0.5), "not decidable at 2 seeds"),
         ((0.8, 0.9, 1.0), (0.5,), "not decidable at 1 seed"),
         ((0.8, 0.9), (), "not decidable at 0 seeds"),
@@ -86,7 +73,7 @@ def test_a_score_that_is_missing_is_named(tmp_path):
     verdict = judge(claim(), methods, MEASURING)
     assert (verdict.outcome, verdict.reason) == (
         "not decidable at 2 seeds",
-        "a, seed 1 has no scores on mini",
+        "a, seed 1 has no scores on mini at guidance 1",
     )
 
 
@@ -96,7 +83,8 @@ def test_area_under_the_reward_over_the_rounds_both_have(tmp_path):
     verdict = judge(claim(metric="reward_area"), methods, MEASURING)
     assert verdict.method.values == {0: 1.25, 1: 1.25}
     assert verdict.against.values == {0: 1.0, 1: 1.0}
-    assert verdict.outcome == "holds"
+    assert verdict.outcome == "not decidable at 2 seeds"
+    assert verdict.reason == "nothing varies between the seeds, so there is no error to judge by"
 
 
 def test_rounds_and_minutes_to_a_share_of_the_others_rise(tmp_path):
@@ -108,13 +96,16 @@ def test_rounds_and_minutes_to_a_share_of_the_others_rise(tmp_path):
     assert (verdict.method.values, verdict.against.values) == ({0: 2, 1: 2}, {0: 6, 1: 6})
     assert (verdict.ratio, verdict.outcome) == (3.0, "holds")
     assert verdict.difference.mean == 4
+    # A round is known to a round, so a side's variance is 1 / 12 at least: error sqrt(2 / 12 / 2) = 0.289.
+    half = 4.302653 * (2 / 12 / 2) ** 0.5  # 2 degrees of freedom
+    assert (verdict.difference.low, verdict.difference.high) == pytest.approx((4 - half, 4 + half), abs=1e-5)
     minutes = judge(claim(metric="minutes_to_level", level=0.8), methods, MEASURING)
     assert minutes.method.values == {0: 2.0, 1: 2.0}  # a round takes a minute
 
 
 def test_what_never_reaches_the_level_can_refute_and_not_hold(tmp_path):
     never = [([0.0, 0.1], None), ([0.0, 0.2], None)]  # counted with two rounds, which is too few
-    reaches = [([0.0, 0.1, 0.2, 1.0], None), ([0.0, 0.1, 0.3, 1.0], None)]
+    reaches = [([*[0.0] * 10, 1.0], None), ([*[0.0] * 9, 0.5, 1.0], None)]
     methods = methods_of(tmp_path, a=never, b=reaches)
     verdict = judge(claim(metric="rounds_to_level", level=1.0), methods, MEASURING)
     assert verdict.method.unreached == [0, 1]
@@ -139,7 +130,7 @@ def test_runs_of_one_name_with_several_settings_are_no_method_of_that_name(tmp_p
         )
     methods = group_runs(find_runs([str(tmp_path)]), {}, include_unfinished=False)
     reason = judge(claim(), methods, MEASURING).reason
-    assert reason.startswith("a is the name of runs with different settings: a, sampler.noise_level=0.0; a, ")
+    assert reason.startswith("a is the name of runs with different settings: a, sampler.noise_level=0; a, ")
     assert reason.endswith("no run is called b")
 
 
@@ -150,8 +141,115 @@ def test_runs_of_one_name_with_several_settings_are_no_method_of_that_name(tmp_p
         ({"metric": "rounds_to_level"}, r"claims.one.level=None must be in \(0, 1\]"),
         ({"level": 0.5}, "claims.one.level=0.5 must be null for final_score"),
         ({"kind": "x"}, "claims.one must have figure, text, .* and has .*kind"),
+        ({"margin": 0}, "claims.one.margin=0 must be a number above 0, or null"),
     ],
 )
 def test_a_claim_that_makes_no_sense_is_refused(entry, message):
     with pytest.raises(ValueError, match=message):
         claim(**entry)
+
+
+def test_rounds_that_are_known_to_twenty_do_not_hold_by_equal_differences(tmp_path):
+    """The same 20 rounds between both methods in every seed: once an interval of width 0, and `holds`."""
+
+    def reaching(place):
+        rewards = [None] * 161
+        for number in range(0, 161, 20):
+            rewards[number] = 0.0 if number < place else 1.0
+        return rewards, None
+
+    ours, theirs = ([reaching(place + late) for place in (100, 120, 140)] for late in (0, 20))
+    methods = methods_of(tmp_path, a=ours, b=theirs)
+    one = claim(metric="rounds_to_level", level=1.0)
+    for test in ("welch", "paired"):
+        verdict = judge(one, methods, MEASURING, test=test)
+        assert (verdict.method.resolution, verdict.difference.mean) == (20, 20)
+        assert verdict.outcome == "not decidable at 3 seeds"
+        assert verdict.difference.low < 0 < verdict.difference.high
+    # Paired: variance 2 * 20**2 / 12 of a difference, so an error of 4.714; t of 2 degrees of freedom.
+    assert verdict.difference.high == pytest.approx(20 + 4.302653 * (2 * 400 / 12 / 3) ** 0.5, abs=1e-4)
+
+
+def test_p_is_adjusted_for_all_claims_of_a_page(tmp_path):
+    scores = {"a": (0.8, 0.9, 1.0), "b": (0.5, 0.7, 0.6), "c": (0.81, 0.88, 1.0)}
+    methods = methods_of(tmp_path, **{name: scored(*values) for name, values in scores.items()})
+    entries = [claim(), claim(against="c")]
+    first, second = judge_all(entries, methods, MEASURING)
+    raw = [float(ttest_ind(scores["a"], scores[name], equal_var=False).pvalue) for name in "bc"]
+    assert (first.p, second.p) == pytest.approx((2 * raw[0], raw[1]), abs=1e-6)
+    assert first.outcome == "holds"
+    many = judge_all([claim(), *[claim(against="c")] * 3], methods, MEASURING)
+    assert many[0].p == pytest.approx(4 * raw[0], abs=1e-6)  # .0845
+    assert many[0].outcome == "not decidable at 3 seeds"
+    assert many[0].difference.low > 0
+    assert many[0].reason.startswith("its own interval leaves 0 out, but with so many tests")
+
+
+def test_scores_are_compared_at_every_guidance_that_both_have(tmp_path):
+    methods_of(tmp_path, a=scored(0.8, 0.9, 1.0), b=scored(0.5, 0.7, 0.6))
+    for name, values in (("a", (0.5, 0.7, 0.6)), ("b", (0.8, 0.9, 1.0))):
+        for seed, score in enumerate(values):
+            place = tmp_path / name / f"seed{seed}" / "report" / "student_guidance_2.json"
+            result({"ocr": score}, guidance_scale=2.0).save(place)
+    result({"ocr": 0.5}, guidance_scale=3.0).save(tmp_path / "a" / "seed0" / "report" / "three.json")
+    methods = group_runs(find_runs([str(tmp_path)]), {}, include_unfinished=False)
+    found = judge_all([claim()], methods, MEASURING)
+    assert [verdict.guidance for verdict in found] == [1.0, 2.0]
+    assert [verdict.difference.mean > 0 for verdict in found] == [True, False]
+    assert [verdict.p for verdict in found] == pytest.approx([2 * 0.021312] * 2, abs=1e-5)  # Holm over both
+
+
+def test_no_difference_that_matters(tmp_path):
+    methods = methods_of(tmp_path, a=scored(0.80, 0.81, 0.82), b=scored(0.81, 0.80, 0.82))
+    verdict = judge(claim(margin=0.05), methods, MEASURING)
+    # Difference 0, error 0.01 * sqrt(2 / 3) = 0.00816, 4 degrees of freedom: p = P(t > 6.12) = .0018.
+    assert verdict.p_equivalent == pytest.approx(0.0018, abs=1e-4)
+    assert verdict.outcome == "no difference larger than 0.05"
+    assert verdict.kind == "equal"
+    assert judge(claim(margin=0.01), methods, MEASURING).outcome == "not decidable at 3 seeds"
+    assert judge(claim(), methods, MEASURING).outcome == "not decidable at 3 seeds"
+
+
+def test_scores_of_other_prompts_are_not_compared(tmp_path):
+    methods_of(tmp_path, a=scored(0.8, 0.9), b=scored(0.5, 0.6))
+    for seed in (0, 1):
+        place = tmp_path / "b" / f"seed{seed}" / "report" / "student_guidance_1.json"
+        result({"ocr": 0.5 + seed / 10}, prompts="another").save(place)
+    methods = group_runs(find_runs([str(tmp_path)]), {}, include_unfinished=False)
+    verdict = judge(claim(), methods, MEASURING)
+    assert verdict.reason == "a and b were scored with different settings: ocr: other prompts"
+
+
+def test_prompts_are_drawn_too(tmp_path):
+    """Seeds agree to the digit almost; half the prompts speak for a, half for b."""
+    methods_of(tmp_path, a=scored(0.7, 0.7, 0.7), b=scored(0.5, 0.5, 0.5))
+    for name, images in (("a", [1.0, 0.4] * 32), ("b", [0.0, 1.0] * 32)):
+        for seed in range(3):
+            place = tmp_path / name / f"seed{seed}" / "report" / "student_guidance_1.json"
+            result({"ocr": 0.5}, by_prompt={"ocr": images}).save(place)
+    methods = group_runs(find_runs([str(tmp_path)]), {}, include_unfinished=False)
+    verdict = judge(claim(), methods, MEASURING)
+    assert verdict.reason == "the interval includes 0; Welch, seeds and prompts as drawn"
+    # Differences 1 and -0.6, each in 32 of 64 prompts: variance 0.64 * 64 / 63, over 64 prompts.
+    error = (0.64 / 63 + 2 * (1 / 64) ** 2 / 12 / 3) ** 0.5
+    assert verdict.difference.high - verdict.difference.mean == pytest.approx(1.998 * error, abs=1e-3)
+
+
+def test_a_test_that_is_not_known_is_named(tmp_path):
+    with pytest.raises(ValueError, match="test=anova must be one of welch, paired"):
+        judge_all([claim()], [], MEASURING, test="anova")
+
+
+def test_a_single_prompt_has_no_variance_to_be_drawn_from(tmp_path):
+    methods_of(tmp_path, a=scored(0.8, 0.9, 1.0), b=scored(0.5, 0.7, 0.6))
+    for name, values in (("a", (0.8, 0.9, 1.0)), ("b", (0.5, 0.7, 0.6))):
+        for seed, value in enumerate(values):
+            place = tmp_path / name / f"seed{seed}" / "report" / "student_guidance_1.json"
+            result({"ocr": 0.5}, by_prompt={"ocr": [value]}).save(place)
+    methods = group_runs(find_runs([str(tmp_path)]), {}, include_unfinished=False)
+    verdict = judge(claim(), methods, MEASURING)
+    assert not verdict.difference.over_prompts
+    assert "Welch, seeds as drawn" in verdict.reason
+    # One image is a step of 1, so each side's variance is 1 / 12 at least.
+    half = 2.776445 * (2 / 12 / 3) ** 0.5
+    assert verdict.difference.high == pytest.approx(0.3 + half, abs=1e-5)

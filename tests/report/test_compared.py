@@ -48,13 +48,14 @@ def test_a_student_costs_what_its_teachers_cost_too():
     assert student.reward_calls_in_all == 152
 
 
-def test_means_and_deviations_are_over_seeds_of_one_guidance():
+def test_means_and_intervals_are_over_seeds_of_one_guidance():
     rows = [row("a", 0.2, 0.5), row("a", 0.4, 0.5, seed=1), row("a", 0.9, 0.9, guidance_scale=2.0)]
     first, second = summarise(rows)
     assert (first.num_seeds, second.num_seeds) == (2, 1)
     score = first.scores["mini", "composition"]
-    assert (score.mean, score.deviation) == pytest.approx((0.3, 0.1 * 2**0.5))
-    assert second.scores["mini", "composition"].deviation == 0
+    half = 12.7062 * 0.1  # t of 1 degree of freedom
+    assert (score.mean, score.half) == pytest.approx((0.3, half), abs=1e-4)
+    assert second.scores["mini", "composition"].half is None
 
 
 def test_normalised_means_run_from_the_worst_row_to_the_best_of_each_score():
@@ -75,7 +76,7 @@ def test_the_markdown_marks_single_seeds_and_leaves_free_rows_blank():
     lines = to_markdown(summarise(rows), [0.0, 1.0]).splitlines()
     assert lines[0].startswith("|  | guidance | seeds | minutes |")
     assert lines[2] == "| base | 1 | 1 | - | - | - | - | 0.200 | 0.400 | 0.000 |"
-    assert lines[3] == "| a | 1 | 2 | 61.2 | 61.2 | 1,440 | 1,440 | 0.600 ±0.141 | 0.500 ±0.000 | 1.000 |"
+    assert lines[3] == "| a | 1 | 2 | 61.2 | 61.2 | 1,440 | 1,440 | 0.600 ±1.271 | 0.500 ±0.000 | 1.000 |"
 
 
 def test_everything_is_written(tmp_path, capsys):

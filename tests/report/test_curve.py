@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffopd.report import curve
 from diffopd.report.curve import RewardHistory, _interpolate, _running_mean, reward_curve
 
 
@@ -45,10 +46,26 @@ def test_curve_is_a_picture_with_a_panel_per_task(metrics, tmp_path):
     assert len(wide.getcolors(1 << 24)) > 20  # text and lines, not a blank sheet
 
 
-def test_one_round_is_enough(tmp_path):
-    path = tmp_path / "metrics.csv"
-    path.write_text("step,epoch,train/reward/ocr,train/time/seconds_per_round\n0,0,0.5,2\n")
-    assert reward_curve(path, {}, tmp_path / "one.png").is_file()
+@pytest.mark.parametrize("num_rounds", [1, 2, 3])
+def test_few_rounds_have_whole_numbers_and_minutes_apart(tmp_path, monkeypatch, num_rounds):
+    path, figures = tmp_path / "metrics.csv", []
+    lines = [f"{number},{number},0.5,2" for number in range(num_rounds)]
+    header = "step,epoch,train/reward/ocr,train/time/seconds_per_round"
+    path.write_text("\n".join([header, *lines, ""]))
+    levels = {"ocr": {"base": 0.1, "teacher": 0.9, "student": 0.8}}
+    monkeypatch.setattr(curve, "save_figure", lambda figure, path: figures.append(figure) or path)
+    reward_curve(path, levels, tmp_path / "few.png")
+    figures[0].canvas.draw()
+    (axis,) = figures[0].axes
+    assert all(tick == round(tick) for tick in axis.get_xticks())
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "training",
+        "base 0.100",
+        "teacher 0.900",
+        "student 0.800",
+    ]
+    for scale in axis.child_axes:
+        assert 2 <= len(scale.get_xticks()) <= 7
 
 
 def test_runs_without_rewards_are_named(tmp_path):
@@ -60,7 +77,14 @@ def test_runs_without_rewards_are_named(tmp_path):
 
 
 def test_running_mean_is_centred_and_shorter_at_the_ends():
-    assert _running_mean(np.array([0.0, 3.0, 6.0])).tolist() == [1.5, 3.0, 4.5]
+    many = np.array([0.0, 3.0, 6.0, *[0.0] * 7])
+    assert _running_mean(many).tolist() == [1.5, 3.0, 3.0, 2.0, *[0.0] * 6]
+
+
+def test_a_run_of_few_rounds_is_drawn_as_it_is():
+    """A rise from .005 to .07 over six rounds was once a flat line."""
+    few = np.linspace(0.005, 0.07, 6)
+    assert _running_mean(few).tolist() == few.tolist()
 
 
 def test_minutes_go_on_at_the_average_slope():

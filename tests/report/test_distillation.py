@@ -1,11 +1,16 @@
 """The whole report on a tiny pipeline: who is scored live, what is read from cards, what is written."""
 
+import dataclasses
 import io
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
@@ -14,16 +19,27 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_pipelines import without_t5
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
-from diffopd.evaluation import Benchmark, BenchmarkTask, EvaluationResult
-from diffopd.files import atomic_write_json
+from diffopd.configs import config_folder
+from diffopd.evaluation import Benchmark, BenchmarkTask, EvaluationResult, conditions_of
+from diffopd.files import atomic_write_json, resolve_path
 from diffopd.metric.reward_mean import RewardMean
 from diffopd.model import SD3Model
-from diffopd.report.distillation import base_scores, report_distillation
+from diffopd.report.distillation import report_distillation
+from diffopd.report.known_scores import base_scores, unlike
 from diffopd.sampler import FlowSampler
-from diffopd.teacher import Estimate, Recipe, TeacherCard, TeacherSet
+from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
 from diffopd.types import Scores
 
-SCORE = Estimate(mean=0.75, low=0.7, high=0.8, n=2)
+
+def scores_of(model, benchmark, **other):
+    """Both tasks' scores as a card has them, measured as ``benchmark`` does it, but for ``other``."""
+    conditions = conditions_of(benchmark, model)
+    return {
+        task: Score(mean=0.75, low=0.7, high=0.8, n=2, conditions={**conditions[task], **other})
+        for task in ("ocr", "style")
+    }
+
+
 LORA = LoRA(rank=2, alpha=4, target_modules=["to_q", "to_v"], init="gaussian", start=None)
 
 
@@ -84,7 +100,7 @@ def write_metrics(path):
 
 
 def test_report(model, benchmark, tmp_path):
-    full = {"tiny": {"ocr": SCORE, "style": SCORE}}
+    full = {"tiny": scores_of(model, benchmark)}
     teachers = teacher_set(model, tmp_path / "teachers", {"ocr": full, "style": {}})
     console = Console(file=io.StringIO(), width=100)
     files = report_distillation(
@@ -121,15 +137,14 @@ def test_report(model, benchmark, tmp_path):
 
 
 def test_base_scores_come_from_the_model_s_card(model, benchmark, tmp_path):
-    scores = {"tiny": {"ocr": vars(SCORE), "style": vars(SCORE)}}
-    card = {"scores": {"guidance 2": scores, "guidance 1": scores}}
-    atomic_write_json(Path(model.path) / "card.json", card)
-    assert base_scores(model.path, "tiny", 2.0) == {"ocr": SCORE, "style": SCORE}
+    known = scores_of(model, benchmark)
+    write_base_card(model, known)
+    assert base_scores(model.path, "tiny", 2.0) == known
     assert base_scores(model.path, "tiny", 1.5) == base_scores(model.path, "another", 2.0) == {}
     console = Console(file=io.StringIO(), width=100)
     files = report_distillation(
         model=model,
-        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": card_scores(scores)}),
+        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": {"tiny": known}}),
         student="student",
         student_guidance=1.0,
         benchmark=benchmark,
@@ -143,8 +158,96 @@ def test_base_scores_come_from_the_model_s_card(model, benchmark, tmp_path):
     assert "| base | 2 | 0.750 ±0.050 | 0.750 ±0.050 |" in files.table.read_text()
 
 
-def card_scores(scores):
-    return {name: {task: Estimate(**entry) for task, entry in e.items()} for name, e in scores.items()}
+def write_base_card(model, known):
+    scores = {"tiny": {task: dataclasses.asdict(score) for task, score in known.items()}}
+    card = {"scores": {"guidance 2": scores, "guidance 1": scores}}
+    atomic_write_json(Path(model.path) / "card.json", card)
+
+
+def changed(benchmark, what, folder):
+    """The benchmark with something else overridden, its name kept."""
+    ocr = benchmark.tasks["ocr"]
+    if what == "prompts":
+        (folder / "other.txt").write_text("four\nfive\n")
+        ocr = dataclasses.replace(ocr, path=str(folder / "other.txt"))
+    if what == "number":
+        ocr = dataclasses.replace(ocr, num_prompts=1)
+    if what == "images":
+        ocr = dataclasses.replace(ocr, images_per_prompt=2)
+    tasks = {**benchmark.tasks, "ocr": ocr}
+    if what == "steps":
+        sampler = FlowSampler(num_steps=1, noise_level=0.0, shift=3.0, guidance_scale=1.0)
+        return dataclasses.replace(benchmark, sampler=sampler)
+    if what == "seed":
+        return dataclasses.replace(benchmark, seed=1)
+    if what == "metric":
+        settings = {"tasks": {task: {"metric": {"reward": {"upscale": 2}}} for task in tasks}}
+        return dataclasses.replace(benchmark, settings=settings)
+    return dataclasses.replace(benchmark, tasks=tasks)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("prompts", "ocr, prompts: "),
+        ("number", "ocr, images: 1 and 2"),
+        ("images", "ocr, images: 4 and 2"),
+        ("steps", "sampler.num_steps: 1 and 2"),
+        ("seed", "seed: 1 and 0"),
+        ("metric", "metric: RewardMean "),
+    ],
+)
+def test_scores_of_another_benchmark_of_the_same_name_are_not_put_beside_the_student_s(
+    model, benchmark, tmp_path, what, told
+):
+    known = scores_of(model, benchmark)
+    write_base_card(model, known)
+    console = Console(file=io.StringIO(), width=100)
+    files = report_distillation(
+        model=model,
+        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": {"tiny": known}}),
+        student="student",
+        student_guidance=1.0,
+        benchmark=changed(benchmark, what, tmp_path),
+        folder=tmp_path / "report",
+        metrics_csv=tmp_path / "absent.csv",
+        batch_size=4,
+        console=console,
+    )
+    text = console.file.getvalue()
+    assert f"the base's card does not fit (here and there): {told}" in text
+    assert f"the ocr teacher's card does not fit (here and there): {told}" in text
+    assert "scoring the base, guidance 1" in text
+    assert "scoring the ocr teacher" in text
+    rows = json.loads(files.scores.read_text())["rows"]
+    assert all(score["mean"] != 0.75 for row in rows for score in row["scores"].values())
+    numbers = {task: {row["scores"][task]["n"] for row in rows} for task in ("ocr", "style")}
+    assert all(len(of) == 1 for of in numbers.values()), "every row has the same number of images"
+
+
+def test_a_card_of_before_conditions_were_kept_is_not_trusted(model, benchmark):
+    bare = {
+        task: dataclasses.replace(score, conditions={}) for task, score in scores_of(model, benchmark).items()
+    }
+    assert unlike(bare, conditions_of(benchmark, model)) == ["it does not say how ocr, style was scored"]
+    assert unlike(scores_of(model, benchmark), conditions_of(benchmark, model)) == []
+    other = scores_of(model, benchmark, base="another")
+    assert unlike(other, conditions_of(benchmark, model)) == [f"base: {model.identity[:16]} and another"]
+
+
+@pytest.mark.parametrize("name", ["mini", "mini_large"])
+def test_shipped_cards_fit_the_shipped_benchmarks(name):
+    """Else ``make demo`` scores base and teachers for minutes; experiments/add_scores.py writes a card."""
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        cfg = compose("evaluate", overrides=[f"benchmark={name}", "paths.run=unused"])
+    settings = OmegaConf.to_container(cfg.benchmark, resolve=True)
+    benchmark = dataclasses.replace(instantiate(cfg.benchmark), settings=settings)
+    wanted = conditions_of(benchmark, instantiate(cfg.model))
+    assert unlike(base_scores(cfg.model.path, name, 1.0), wanted) == []
+    for task in wanted:
+        card = TeacherCard.load(resolve_path(f"package://assets/teachers/{task}"))
+        known = card.scores[name]
+        assert unlike(known, {known_task: wanted[known_task] for known_task in known}) == []
 
 
 def test_an_unreadable_card_is_named(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,14 +20,17 @@ from run_folders import result, write_run
 
 from diffopd.configs import config_folder
 from diffopd.png import save_png
-from diffopd.report.__main__ import run as report
+from diffopd.report import method_figures
+from diffopd.report.__main__ import run as report_command
 from diffopd.report.bands import band_by_minutes, band_by_round
+from diffopd.report.find import find_runs
 from diffopd.report.grid import sample_grid
 from diffopd.report.method_curves import curve_families
+from diffopd.report.method_figures import curve_figure, styles_of
 from diffopd.report.method_images import method_grids, split_sheet
 from diffopd.report.method_tables import cost_table, score_tables
 from diffopd.report.methods import differing_settings, group_runs
-from diffopd.report.runs import Series, find_runs
+from diffopd.report.runs import ARCHIVE, Series
 from diffopd.report.step_curves import step_band
 
 REWARD = "train/reward/ocr"
@@ -42,10 +47,10 @@ def test_runs_that_differ_only_in_their_seed_are_one_method(tmp_path):
     write_run(tmp_path / "noisy", "a", 0, {REWARD: [0.5]}, settings=noisy)
     methods = methods_in(tmp_path, labels={"a, sampler.noise_level=0.7": "noisy"})
     assert [(m.key, m.label, list(m.runs)) for m in methods] == [
-        ("a, sampler.noise_level=0.0", "a, sampler.noise_level=0.0", [0, 1]),
+        ("a, sampler.noise_level=0", "a, sampler.noise_level=0", [0, 1]),
         ("a, sampler.noise_level=0.7", "noisy", [0]),
     ]
-    assert differing_settings(methods) == {"sampler.noise_level": ["0.0", "0.7"]}
+    assert differing_settings(methods) == {"sampler.noise_level": ["0", "0.7"]}
     with pytest.raises(ValueError, match="labels has b, and no run is called that; there are a, sampler"):
         methods_in(tmp_path, labels={"b": "B"})
 
@@ -98,8 +103,8 @@ def test_a_band_by_round_goes_as_far_as_every_seed():
     band = band_by_round([short, long], window=1)
     assert (band.x.tolist(), band.mean.tolist()) == ([1, 3], [1.0, 4.0])
     assert (band.low.tolist(), band.high.tolist(), band.num_seeds) == ([0.0, 2.0], [2.0, 6.0], 2)
-    smooth = band_by_round([short], window=3)
-    assert smooth.mean.tolist() == [1.5, 3.0, 4.5]
+    smooth = band_by_round([Series(range(1, 10), [0.0, 3.0, 6.0, *[0.0] * 6])], window=3)
+    assert smooth.mean.tolist() == [1.5, 3.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     assert band_by_round([Series([1], [0.0]), Series([2], [0.0])], window=1) is None
 
 
@@ -113,12 +118,12 @@ def test_a_band_by_minutes_interpolates_between_rounds():
     assert band_by_minutes([(slow[0], {})], window=1) is None
 
 
-def test_scores_and_costs_are_means_and_deviations_over_seeds(tmp_path):
+def test_scores_are_means_and_intervals_and_costs_means_and_ranges_over_seeds(tmp_path):
     images = {"train/cost/images": [6.0, 6.0]}
     for seed, score in enumerate((0.4, 0.6)):
         scores = {"ocr": score, "composition": 0.2}
         write_run(tmp_path / str(seed), "a", seed, images, scores=scores, seconds=60 * (seed + 1))
-    base = {"name": "base", "guidance_scale": 2.0, "scores": {"ocr": {"mean": 0.1}}}
+    base = {"name": "base", "guidance_scale": 2.0, "scores": {"ocr": {"mean": 0.1, "n": 64}}}
     student = {"name": "student", "guidance_scale": 1.0, "scores": {}}
     table = {"title": "mini: reward by task", "rows": [base, student], "gain_kept": {}}
     (tmp_path / "0" / "report" / "table.json").write_text(json.dumps(table))
@@ -127,17 +132,17 @@ def test_scores_and_costs_are_means_and_deviations_over_seeds(tmp_path):
     assert scores.columns == ["composition", "ocr", "mean of tasks"]
     assert [(row.name, row.num_seeds, row.cells) for row in scores.rows] == [
         ("base", None, ["-", "0.100", "-"]),
-        ("a", 2, ["0.200 ± 0.000", "0.500 ± 0.141", "0.350 ± 0.071"]),
+        ("a", 2, ["0.200 ±0.000", "0.500 ±1.271", "0.350 ±0.635"]),
     ]
     costs = cost_table(methods)
     assert dict(zip(costs.columns, costs.rows["a"], strict=True)) == {
         "seeds": "2",
         "rounds": "2",
-        "minutes of training": "3.0 ± 1.4",
+        "minutes of training": "3.0 (2.0 to 4.0)",
         "images drawn": "12",
         "images scored": "-",
-        "seconds per round": "90.00 ± 42.43",
-        "peak memory of the process, GiB": "0.50 ± 0.00",
+        "seconds per round": "90.00 (60.00 to 120.00)",
+        "peak memory of the process, GiB": "0.50 (0.50 to 0.50)",
     }
 
 
@@ -181,7 +186,7 @@ def page_of(folder, *overrides):
             "report",
             overrides=[f"runs=['{folder}']", f"out={folder / 'page'}", f"paths.run={folder}", *overrides],
         )
-    report(cfg)
+    report_command(cfg)
     return (folder / "page" / "index.html").read_text(encoding="utf-8")
 
 
@@ -202,7 +207,9 @@ def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path, capsys):
     page = page_of(tmp_path, "labels={mopd_ode: 'OPD <ODE>'}")
     out = capsys.readouterr().out
     assert "noise_0_over_07: not decidable" not in out
-    assert "noise_0_over_07: holds (paired, 3 seeds)" in out
+    assert re.search(r"noise_0_over_07, guidance 1: holds \(Holm p < 0\.001; Welch, seeds and prompts", out)
+    assert "10 claims of claims=... are about methods that these runs do not have" in out
+    assert "opd_ceiling_dmd" not in out + page  # no run is about it
     assert f"not finished: {tmp_path / 'mopd_sft'}" in out
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:image/png;base64,|#)[^"'>]+""", page)
     assert not re.findall(r"<script|<link|@import|url\(", page)
@@ -227,7 +234,6 @@ def test_a_page_of_runs_that_left_next_to_nothing(tmp_path, capsys):
     (tmp_path / "begun" / "config.yaml").write_text("name: b\nphase: {}\nseed: 4\n")
     page = page_of(tmp_path, "claims=none")
     for sentence in (
-        "No claims were given",
         "No run holds benchmark scores",
         "No run logged rewards",
         "No run logged a gap to teachers",
@@ -235,6 +241,127 @@ def test_a_page_of_runs_that_left_next_to_nothing(tmp_path, capsys):
         "seed 4, 0 rounds",
     ):
         assert sentence in re.sub(r"\s+", " ", page)
+
+
+def test_a_page_of_other_runs_says_nothing_of_claims(tmp_path, capsys):
+    write_run(tmp_path / "one", "tiny", 0, {REWARD: [0.5]}, scores={"ocr": 0.5})
+    page = page_of(tmp_path)
+    for text in ("The paper's claims", "not decidable", "What the paper says of it", 'href="#claims"'):
+        assert text not in page
+    out = capsys.readouterr().out
+    assert "not decidable" not in out
+    assert "12 claims of claims=... are about methods that these runs do not have" in out
+
+
+def test_labels_say_what_differs_with_three_settings_and_more(tmp_path):
+    def settings(noise, lr, rank, **more):
+        return {
+            "sampler": {"noise_level": noise, "guidance_scale": 1.0},
+            "optimizer": {"lr": lr},
+            "adapter": {"rank": rank},
+            **more,
+        }
+
+    write_run(tmp_path / "a", "tiny", 0, {REWARD: [0.5]}, settings=settings(0, 1e-3, 8))
+    write_run(tmp_path / "b", "tiny", 1, {REWARD: [0.5]}, settings=settings(0.0, 0.001, 8.0))
+    write_run(tmp_path / "c", "tiny", 0, {REWARD: [0.5]}, settings=settings(0.7, 1e-3, 8))
+    write_run(tmp_path / "d", "tiny", 0, {REWARD: [0.5]}, settings=settings(0.7, 2e-3, 16))
+    assert [(method.label, method.num_seeds) for method in methods_in(tmp_path)] == [
+        ("tiny, rank=8, lr=0.001, noise_level=0", 2),  # 0 and 0.0, 8 and 8.0 are one setting
+        ("tiny, rank=8, lr=0.001, noise_level=0.7", 1),
+        ("tiny, rank=16, lr=0.002, noise_level=0.7", 1),
+    ]
+    loss = {"loss": {str(number): number for number in range(9)}}
+    write_run(tmp_path / "e", "tiny", 0, {REWARD: [0.5]}, settings=settings(0.7, 5e-3, 16, **loss))
+    labels = [method.label for method in methods_in(tmp_path)]
+    assert labels[3] == "tiny (4), rank=16, lr=0.005, 0=0"
+    assert len(set(labels)) == 4
+
+
+def test_every_method_of_eight_has_dashes_and_a_marker_of_its_own():
+    styles = styles_of([str(number) for number in range(12)])
+    assert len({(style.dashes, style.marker) for style in styles.values()}) == 12
+    assert len({style.marker for style in list(styles.values())[:8]}) == 8
+
+
+def test_a_curve_of_few_points_shows_them_and_rises(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(method_figures, "save_figure", lambda figure, path: figures.append(figure) or path)
+    rising = [Series([1, 2, 3, 4, 5], [0.005, 0.02, 0.04, 0.05, 0.07])]
+    band = band_by_round(rising, window=9)
+    assert band.mean.tolist() == rising[0].values
+    curve_figure({"ocr": {"a": band}}, tmp_path / "x.png", x="round", y="", styles=styles_of(["a"]))
+    (line,) = figures[0].axes[0].get_lines()
+    assert (line.get_marker(), line.get_markevery()) == ("o", 1)
+    assert all(tick == round(tick) for tick in figures[0].axes[0].get_xticks())
+
+
+def test_results_of_other_settings_are_in_a_table_of_their_own(tmp_path):
+    write_run(tmp_path / "a", "a", 0, {REWARD: [0.5]}, scores={"ocr": 0.5})
+    place = write_run(tmp_path / "b", "b", 0, {REWARD: [0.5]}, scores={"ocr": 0.9})
+    few = result({"ocr": 0.9}, by_prompt={"ocr": [0.9] * 12})
+    few.save(place / "report" / "student_guidance_1.json")
+    base = {"name": "base", "guidance_scale": 1.0, "scores": {"ocr": {"mean": 0.1, "n": 64}}}
+    table = {"title": "mini: reward by task", "rows": [base], "gain_kept": {}}
+    (place / "report" / "table.json").write_text(json.dumps(table))  # as once: 64 prompts above 12
+    first, second = score_tables(methods_in(tmp_path), [])
+    assert (first.benchmark, second.benchmark) == (
+        "mini",
+        "mini, measured otherwise than above (ocr, images: 12 and 64)",
+    )
+    assert [row.name for table in (first, second) for row in table.rows] == ["a", "b"]
+
+
+def test_a_page_is_made_again_from_the_data_it_keeps(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, level in (("mopd_ode", 0.8), ("mopd_kl_07", 0.5)):
+        for seed in range(3):
+            rewards = [level * number / 4 + 0.01 * seed for number in range(5)]
+            settings = {"paths": {"run": str(tmp_path / "secret")}, "model": {"path": str(tmp_path / "base")}}
+            write_run(
+                tmp_path / "runs" / name / f"seed{seed}",
+                name,
+                seed,
+                {REWARD: rewards, "train/loss/opd": rewards},
+                scores={"ocr": level + 0.01 * seed**2},
+                settings=settings,
+            )
+    base = {"name": "base", "guidance_scale": 1.0, "scores": {"ocr": {"mean": 0.1, "n": 64}}}
+    table = {"title": "mini: reward by task", "rows": [base], "gain_kept": {}}
+    report = tmp_path / "runs" / "mopd_ode" / "seed0" / "report"
+    (report / "table.json").write_text(json.dumps(table))
+
+    def made(*overrides):
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            cfg = compose("report", overrides=["paths.run=unused", *overrides])
+        report_command(cfg)
+        return capsys.readouterr().out.partition("page:")[0]
+
+    first = made("runs=[runs]", "out=pages/one")
+    kept = sorted((tmp_path / "pages" / "one" / "data").iterdir())
+    assert len(kept) == 6
+    shutil.rmtree(tmp_path / "runs")
+    assert made("runs=[pages/one/data]", "out=pages/two") == first
+    one, two = ((tmp_path / "pages" / name / "index.html").read_text() for name in ("one", "two"))
+    cut = r'<img src="[^"]*"|<pre>.*?</pre>|: \S*</summary>'
+    numbers = [re.sub(cut, "", page, flags=re.S) for page in (one, two)]
+    assert numbers[0] == numbers[1]
+    for name in ("reward_by_round.png", "loss_by_round.png", "cost.png"):
+        pictures = [(tmp_path / "pages" / page / "figures" / name).read_bytes() for page in ("one", "two")]
+        assert pictures[0] == pictures[1], name
+    again = sorted((tmp_path / "pages" / "two" / "data").iterdir())
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in kept]
+    text = gzip.decompress(kept[0].read_bytes()).decode()
+    assert str(tmp_path) not in text
+    assert "./base" in text
+    assert made("runs=[pages/one]", "out=pages/one", "keep_data=false") == first
+
+
+def test_a_file_of_data_that_is_damaged_is_named(tmp_path):
+    path = tmp_path / f"x{ARCHIVE}"
+    path.write_bytes(b"not gzip")
+    with pytest.raises(ValueError, match=r"x\.run\.json\.gz is no run that a report kept"):
+        find_runs([str(path)])
 
 
 def test_settings_of_the_page_are_checked(tmp_path):

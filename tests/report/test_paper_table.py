@@ -11,7 +11,8 @@ from PIL import Image
 from diffopd import paper_table
 from diffopd.check import check_config
 from diffopd.evaluation import EvaluationResult, TaskResult
-from diffopd.report.paper_table import PaperTable, normalised_averages, own_row, read_reference
+from diffopd.report.paper_rows import own_row, read_reference
+from diffopd.report.paper_table import PaperTable, normalised_averages
 from diffopd.types import Prompts
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -165,3 +166,17 @@ def test_the_columns_are_what_benchmarks_report(tmp_path):
         assert entry.score == "value" or entry.score in benchmark.metric.parts
         if entry.benchmark == "drawbench":
             assert benchmark.metric.reward.rewards[column].scale == "table"
+
+
+def test_rows_of_other_prompts_do_not_stand_in_one_table(places, tmp_path):
+    result("ocr", "ocr", [0.25, 0.5, 0.9], {}).save(tmp_path / "more.json")
+    rows = [
+        own_row("a", places, COLUMNS, hours=None),
+        own_row("b", [str(tmp_path / "more.json")], COLUMNS, hours=None),
+    ]
+    with pytest.raises(
+        ValueError, match=r"models.b.results and models.a.results were scored on ocr .*ocr, images: 3 and 2"
+    ):
+        PaperTable.of(rows, None, list(COLUMNS))
+    table = PaperTable.of(rows[:1], None, list(COLUMNS))
+    assert "Images scored of rows marked here: geneval 2, ocr 2." in table.to_markdown()

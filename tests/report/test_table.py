@@ -62,3 +62,28 @@ def test_three_tasks_fit_a_terminal_of_80_columns():
     assert text.count("0.500 ±0.050") == 9
     assert text.count("91%") == 3
     assert "teacher: composition" in text
+
+
+def test_four_tasks_fit_a_terminal_of_80_columns():
+    scores = {task: score(0.5) for task in ("composition", "ocr", "aesthetic", "redness")}
+    rows = [Row(name, 2.0, scores) for name in ("base", "teacher: composition", "student")]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(FinalTable("mini", rows, {2.0: dict.fromkeys(scores, 0.912)}).to_rich())
+    text = console.file.getvalue()
+    assert text.count(".500 ±.050") == 12
+    assert "…" not in text
+    assert "student's gain kept" in text
+
+
+def test_the_number_of_images_is_in_the_title_or_where_rows_differ_in_each_cell():
+    assert (
+        table()
+        .to_markdown()
+        .startswith("**mini (ocr 64, composition 64 images)** (mean ± half of its 95 % CI")
+    )
+    few = Estimate(mean=0.6, low=0.5, high=0.7, n=12)
+    mixed = FinalTable("mini", [Row("base", 1.0, BASE), Row("student", 1.0, {**STUDENT, "ocr": few})], {})
+    lines = mixed.to_markdown().splitlines()
+    assert lines[0].startswith("**mini (composition 64 images)**")
+    assert lines[4] == "| base | 1 | 0.200 ±0.050 (n = 64) | 0.500 ±0.050 |"
+    assert lines[5] == "| student | 1 | 0.600 ±0.100 (n = 12) | 0.700 ±0.050 |"

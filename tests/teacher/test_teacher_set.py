@@ -15,7 +15,7 @@ from diffopd.adapter import (
     trainable_adapters,
 )
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
-from diffopd.teacher import Estimate, Recipe, TeacherCard, TeacherSet
+from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
 
 TARGETS = (
     "attn.to_q",
@@ -39,7 +39,7 @@ def card(task, base, guidance_scale=4.5):
         base=base,
         rank=4,
         alpha=8.0,
-        scores={"bench": {task: Estimate(mean=0.5, low=0.4, high=0.6, n=500)}},
+        scores={"bench": {task: Score(mean=0.5, low=0.4, high=0.6, n=500)}},
         recipe=Recipe(command="train", seed=1, minutes=2.5, images=6, reward_calls=6, commit="abc"),
     )
 

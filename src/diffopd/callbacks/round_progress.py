@@ -6,13 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
+from torch import Tensor
 from typing_extensions import override
 
 
@@ -21,7 +21,8 @@ class RoundProgress(Callback):
 
     In a terminal it draws a bar, renewed each round. Elsewhere (a pipe, a log file) it prints a line for
     the first and the last round and every ``seconds_per_line`` in between. It keeps the times of the
-    latest rounds, over which the rate is taken, so a resumed run starts with a fresh rate.
+    latest rounds, over which the rate is taken, so a resumed run starts with a fresh rate. A metric that a
+    round did not log, as rewards that are scored every 20 rounds, is shown with the round it is of.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class RoundProgress(Callback):
         self._start = 0.0
         self._first_round = 0
         self._bar: _Bar | None = None
+        self._known: dict[str, tuple[Tensor, int]] = {}
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,6 +67,7 @@ class RoundProgress(Callback):
         self._first_round = trainer.current_epoch
         self._start = self._clock()
         self._times.clear()
+        self._known.clear()
         self._times.append(self._start)
         self._line_time = -float("inf")
         if trainer.is_global_zero and self._on_terminal():
@@ -76,16 +79,17 @@ class RoundProgress(Callback):
         now = self._clock()
         self._times.append(now)
         values = trainer.callback_metrics  # reading them averages over processes, so all have to
+        self._notice(values, trainer.current_epoch + 1)
         if not trainer.is_global_zero:
             return
         done, total = trainer.current_epoch + 1, _num_rounds(trainer)
         pace = self._pace(done, total)
         if self._bar is not None:
-            self._bar.update(done, pace, self._main_metrics(values))
+            self._bar.update(done, pace, self._main_metrics(done))
         elif done == total or now - self._line_time >= self.seconds_per_line:
             self._line_time = now
             of_total = f"/{total}" if total is not None else ""
-            parts = [f"round {done}{of_total}", pace, self._main_metrics(values)]
+            parts = [f"round {done}{of_total}", pace, self._main_metrics(done)]
             self._print(" | ".join(part for part in parts if part))
 
     @override
@@ -101,15 +105,34 @@ class RoundProgress(Callback):
         """Close the bar, so that the error is readable."""
         self._close()
 
+    def _notice(self, values: Mapping[str, Tensor], round_number: int) -> None:
+        """Keep each metric with the round it is of.
+
+        Lightning keeps showing the last value of a metric that a round did not log, such as a reward that is
+        scored every 20 rounds. A logged metric has a new place in memory, as the old is held here.
+        """
+        for name, value in values.items():
+            if name not in self._known or self._known[name][0].data_ptr() != value.data_ptr():
+                self._known[name] = (value, round_number)
+
     def _pace(self, done: int, total: int | None) -> str:
         seconds = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
         left = f", {duration(seconds * (total - done))} left" if total is not None else ""
         return f"{seconds:.2f} s/round{left}"
 
-    def _main_metrics(self, values: Mapping[str, Any]) -> str:
-        names = [name for pattern in self.metrics for name in sorted(values) if fnmatchcase(name, pattern)]
-        return "  ".join(
-            f"{name.removeprefix('train/')} {float(values[name]):.4g}" for name in dict.fromkeys(names)
+    def _main_metrics(self, done: int) -> str:
+        """Values of this round, then those of earlier rounds behind the round they are of."""
+        names = [
+            name for pattern in self.metrics for name in sorted(self._known) if fnmatchcase(name, pattern)
+        ]
+        by_round: dict[int, list[str]] = {done: []}
+        for name in dict.fromkeys(names):
+            value, number = self._known[name]
+            by_round.setdefault(number, []).append(f"{name.removeprefix('train/')} {float(value):.4g}")
+        return " | ".join(
+            ("" if number == done else f"in round {number}: ") + "  ".join(shown)
+            for number, shown in sorted(by_round.items(), reverse=True)
+            if shown
         )
 
     def _on_terminal(self) -> bool:

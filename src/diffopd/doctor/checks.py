@@ -18,10 +18,11 @@ from diffopd.doctor.finding import Finding, Level
 from diffopd.doctor.last_step import last_step_findings
 from diffopd.doctor.pictures import picture_findings
 from diffopd.doctor.plan import Plan
+from diffopd.evaluation import disagreements
 from diffopd.files import existing_parent, why_not_writable
 from diffopd.model import PipelineModel
 from diffopd.model.prompt_length import most_tokens, too_long
-from diffopd.report.distillation import base_scores
+from diffopd.report.known_scores import base_scores
 from diffopd.teacher import Estimate, TeacherCard
 
 GIB = 1024**3
@@ -167,11 +168,16 @@ def _compared(name: str, card: TeacherCard, asked_scale: float | None, model_pat
     for benchmark, scores in card.scores.items():
         base = base_scores(model_path, benchmark, scale)
         pairs += [
-            (benchmark, task, scores[task], base[task]) for task in own if task in scores and task in base
+            (benchmark, task, scores[task], base[task])
+            for task in own
+            if task in scores
+            and task in base
+            and not disagreements(scores[task].conditions, base[task].conditions)
         ]
     if not pairs:
         text = (
-            f"the cards of teacher and base share no score on {card.task} at guidance {scale:g}; "
+            f"the cards of teacher and base share no score on {card.task} at guidance {scale:g} that was "
+            "measured alike; "
             "python -m diffopd.evaluate gives both"
         )
         return Finding(Level.NOTE, about, text)

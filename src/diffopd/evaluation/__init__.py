@@ -1,6 +1,7 @@
 """Images of benchmark prompts, scored: the same prompts, seeds and sampler for every model compared."""
 
 from diffopd.evaluation.benchmark import Benchmark, BenchmarkTask, file_benchmark
+from diffopd.evaluation.conditions import Conditions, all_disagreements, conditions_of, disagreements
 from diffopd.evaluation.generate import generate, generate_batches
 from diffopd.evaluation.processes import Processes
 from diffopd.evaluation.progress import ImageProgress
@@ -12,6 +13,7 @@ from diffopd.evaluation.trust import UntrustedError, check_benchmark, check_scor
 __all__ = [
     "Benchmark",
     "BenchmarkTask",
+    "Conditions",
     "EvaluationResult",
     "FolderRecords",
     "ImageProgress",
@@ -20,8 +22,11 @@ __all__ = [
     "Records",
     "TaskResult",
     "UntrustedError",
+    "all_disagreements",
     "check_benchmark",
     "check_scorer",
+    "conditions_of",
+    "disagreements",
     "evaluate",
     "file_benchmark",
     "generate",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torchmetrics import Metric
 
@@ -65,6 +66,8 @@ class Benchmark:
         sampler: How images are made; carries the guidance scale used unless another is asked for.
         tasks: task -> its prompts and metric.
         held_out: Metrics over the images of all tasks together that nothing is trained on.
+        settings: The config it was built from, as plain values; empty where it was built without one.
+            Kept with scores, so that those of another sampler or metric are told apart.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Benchmark:
     sampler: Sampler
     tasks: Mapping[str, BenchmarkTask]
     held_out: Mapping[str, Metric]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tasks:

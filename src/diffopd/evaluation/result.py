@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffopd.evaluation.conditions import Conditions, disagreements
 from diffopd.files import atomic_write_json
 from diffopd.metric.interval import Interval, bootstrap_interval, paired_difference_interval
-from diffopd.teacher import Estimate
+from diffopd.teacher import Estimate, Score
 from diffopd.types import Prompts
 
 
@@ -73,6 +74,7 @@ class EvaluationResult:
         adapter: Name or folder of the adapter used, or None for the backbone.
         tasks: task -> its scores; tasks without a metric are absent.
         held_out: Metric -> its scores over all images.
+        conditions: task -> what its score was measured with; empty in results of before these were kept.
     """
 
     benchmark: str
@@ -81,11 +83,40 @@ class EvaluationResult:
     adapter: str | None
     tasks: Mapping[str, TaskResult]
     held_out: Mapping[str, Mapping[str, float]]
+    conditions: Mapping[str, Conditions] = field(default_factory=dict)
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """Task -> value: an entry of a card's ``scores``."""
+        """Task -> value."""
         return {task: result.value for task, result in self.tasks.items()}
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """Task -> value and what it was measured with: an entry of a card's ``scores``."""
+        return {
+            task: Score(**dataclasses.asdict(value), conditions=dict(self.conditions.get(task, {})))
+            for task, value in self.estimates.items()
+        }
+
+    def differences(self, other: EvaluationResult) -> list[str]:
+        """Why scores of the two do not compare, task by task; empty if they do.
+
+        Prompts, seeds and numbers of images are always known; sampler, metric and model where both results
+        record their conditions.
+        """
+        lines: list[str] = []
+        if self.seed != other.seed:
+            lines.append(f"seed: {self.seed} and {other.seed}")
+        for task in self.tasks.keys() & other.tasks.keys():
+            ours, theirs = self.tasks[task], other.tasks[task]
+            if len(ours.scores) != len(theirs.scores):
+                lines.append(f"{task}, images: {len(ours.scores)} and {len(theirs.scores)}")
+            elif (ours.texts, ours.groups) != (theirs.texts, theirs.groups):
+                lines.append(f"{task}: other prompts")
+            if self.conditions.get(task) and other.conditions.get(task):
+                found = disagreements(self.conditions[task], other.conditions[task])
+                lines += [f"{task}, {line}" for line in found if not line.startswith(("images", "prompts"))]
+        return sorted(lines)
 
     def gain_over(self, other: EvaluationResult, task: str) -> Interval:
         """Interval of this model's gain on a task, image against image, resampled over prompts.
@@ -98,6 +129,10 @@ class EvaluationResult:
             raise ValueError(
                 f"the two results of {task} are of different prompts or seeds ({self.benchmark} and "
                 f"{other.benchmark}); evaluate both on one benchmark"
+            )
+        if unlike := [line for line in self.differences(other) if line.startswith(f"{task},")]:
+            raise ValueError(
+                f"the two results do not compare: {'; '.join(unlike)}; evaluate both with one config"
             )
         groups, strata = torch.tensor(ours.groups), torch.tensor(ours.strata)
         first, labels = _per_prompt(torch.tensor(ours.scores).double(), groups, strata)
@@ -112,7 +147,11 @@ class EvaluationResult:
     @staticmethod
     def load(path: str | PathLike[str]) -> EvaluationResult:
         """Read what :meth:`save` wrote."""
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        return EvaluationResult.of(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    @staticmethod
+    def of(raw: Mapping[str, Any]) -> EvaluationResult:
+        """From the plain values that :meth:`save` writes."""
         tasks = {task: _task_from_json(entry) for task, entry in raw["tasks"].items()}
         return EvaluationResult(**{**raw, "tasks": tasks})
 

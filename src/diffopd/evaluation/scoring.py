@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from diffopd.evaluation.benchmark import Benchmark
+from diffopd.evaluation.conditions import Conditions, conditions_of
 from diffopd.evaluation.generate import generate_batches
 from diffopd.evaluation.processes import ALONE, Processes
 from diffopd.evaluation.progress import ImageProgress
@@ -66,7 +67,13 @@ def evaluate(
             on_images=on_images,
         ):
             progress.advance(number)
-    return result_of(benchmark, records, adapter=adapter, guidance_scale=scale)
+    return result_of(
+        benchmark,
+        records,
+        adapter=adapter,
+        guidance_scale=scale,
+        conditions=conditions_of(benchmark, model),
+    )
 
 
 def measure(
@@ -130,7 +137,12 @@ def measure(
 
 
 def result_of(
-    benchmark: Benchmark, records: Records, *, adapter: str | None, guidance_scale: float
+    benchmark: Benchmark,
+    records: Records,
+    *,
+    adapter: str | None,
+    guidance_scale: float,
+    conditions: Mapping[str, Conditions],
 ) -> EvaluationResult:
     """The scores of a benchmark's images, each counted once, in the order of their indices.
 
@@ -139,6 +151,7 @@ def result_of(
         records: Of all its images.
         adapter: Name or path of the adapter, to be told in the result.
         guidance_scale: Of the images.
+        conditions: By :func:`~diffopd.evaluation.conditions_of`, kept with the scores.
 
     Raises:
         ValueError: If an image is not recorded.
@@ -166,6 +179,7 @@ def result_of(
         adapter=adapter,
         tasks={task: _task_result(metric, prompts[task]) for task, metric in metrics.items()},
         held_out={name: _plain(metric) for name, metric in benchmark.held_out.items()},
+        conditions=conditions,
     )
 
 

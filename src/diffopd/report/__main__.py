@@ -23,8 +23,8 @@ def run(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     from diffopd.report.claims import read_claims
+    from diffopd.report.find import find_runs
     from diffopd.report.page import PageSettings, write_page
-    from diffopd.report.runs import find_runs
 
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     if not isinstance(cfg.running_mean, int) or cfg.running_mean < 1 or cfg.running_mean % 2 == 0:
@@ -44,10 +44,16 @@ def run(cfg: DictConfig) -> None:
             window=cfg.running_mean,
             num_images=cfg.num_images,
             include_unfinished=cfg.include_unfinished,
+            test=cfg.test,
+            keep_data=cfg.keep_data,
         ),
     )
-    for verdict in verdicts:
-        print(f"{verdict.claim.id}: {verdict.outcome} ({verdict.reason})")
+    for verdict in (verdict for verdict in verdicts if not verdict.no_runs):
+        at = "" if verdict.guidance is None else f", guidance {verdict.guidance:g}"
+        p = "" if verdict.p is None else f"Holm p {verdict.shown_p}; "
+        print(f"{verdict.claim.id}{at}: {verdict.outcome} ({p}{verdict.reason})")
+    if hidden := sum(verdict.no_runs for verdict in verdicts):
+        print(f"{hidden} claims of claims=... are about methods that these runs do not have")
     for unfinished in (run for run in runs if not run.finished):
         print(f"not finished: {unfinished.folder}")
     print(f"page: {page}")

@@ -14,10 +14,11 @@ from diffopd.evaluation import Benchmark, evaluate
 from diffopd.phase import DistillPhase, RewardPhase
 from diffopd.phase.adapted import AVERAGE
 from diffopd.report.curve import reward_curve
-from diffopd.report.distillation import base_scores, report_distillation
+from diffopd.report.distillation import report_distillation
+from diffopd.report.known_scores import base_scores, unlike
 from diffopd.report.table import FinalTable, Row
 from diffopd.reward.failed_sample import failures_saved
-from diffopd.teacher import Recipe, TeacherCard
+from diffopd.teacher import Recipe, Score, TeacherCard
 
 METRICS = "metrics.csv"
 """What the csv logger writes in a run's folder."""
@@ -119,14 +120,17 @@ class TeacherReport:
             base=phase.model.identity,
             rank=phase.adapter.rank,
             alpha=phase.adapter.alpha,
-            scores={benchmark.name: result.estimates},
+            scores={benchmark.name: result.scores},
             recipe=run.recipe(),
         )
         path = card.save(run.folder / "adapter")
-        bases = {
-            base_scale: base_scores(phase.model.path, benchmark.name, base_scale)
-            for base_scale in dict.fromkeys((scale, float(phase.model.guidance_scale)))
-        }
+        bases: dict[float, Mapping[str, Score]] = {}
+        for base_scale in dict.fromkeys((scale, float(phase.model.guidance_scale))):
+            known = base_scores(phase.model.path, benchmark.name, base_scale)
+            if known and (why := unlike(known, result.conditions)):
+                print(f"the base's card does not fit, so it is not shown (here and there): {'; '.join(why)}")
+                known = {}
+            bases[base_scale] = known
         levels = {
             task: ({"base": bases[scale][task].mean} if task in bases[scale] else {})
             | {"teacher": estimate.mean}
@@ -139,7 +143,7 @@ class TeacherReport:
             levels_note=f"dashed: scores on the unseen prompts of {benchmark.name} at guidance {scale:g}",
         )
         rows = [Row("base", base_scale, known) for base_scale, known in bases.items() if known]
-        rows.append(Row(self.name, scale, result.estimates))
+        rows.append(Row(self.name, scale, result.scores))
         print(FinalTable(f"{benchmark.name}: reward by task", rows, {}).to_markdown())
         for label, file in {"card": path, "reward curve": curve, **run.others}.items():
             print(f"{label + ':':<14} {file}", flush=True)

@@ -83,12 +83,28 @@ def band_by_minutes(
 def running_mean(values: Sequence[float], window: int) -> Values:
     """Mean of the ``window`` values around each, ``window`` odd; near the ends, of those there are.
 
+    Few values are averaged over a third of them at most (:func:`fitting_window`): a curve of seven points
+    under a window of nine would be a flat line whatever it does.
+
     Examples:
-        >>> running_mean([0.0, 3.0, 6.0, 0.0], 3).tolist()
-        [1.5, 3.0, 3.0, 3.0]
+        >>> running_mean([0.0, 3.0, 6.0, 0.0, 0.0, 0.0, 0.0, 0.0, 6.0], 3).tolist()
+        [1.5, 3.0, 3.0, 2.0, 0.0, 0.0, 0.0, 2.0, 3.0]
+        >>> running_mean([0.0, 3.0, 6.0], 9).tolist()
+        [0.0, 3.0, 6.0]
     """
-    known, half = np.asarray(values, float), window // 2
+    known, half = np.asarray(values, float), fitting_window(len(values), window) // 2
     return np.array([known[max(place - half, 0) : place + half + 1].mean() for place in range(len(known))])
+
+
+def fitting_window(num_values: int, window: int) -> int:
+    """The largest odd window of at most ``window`` that is at most a third of the values, at least 1.
+
+    Examples:
+        >>> [fitting_window(number, 9) for number in (2, 9, 11, 15, 27, 220)]
+        [1, 3, 3, 5, 9, 9]
+    """
+    third = num_values // 3
+    return max(1, min(window, third - (third % 2 == 0)))
 
 
 def _band(x: Values, curves: Sequence[Sequence[float] | Values]) -> Band:

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffopd.files import replacing
-from diffopd.report.distillation import base_scores
 from diffopd.report.figure import save_figure
+from diffopd.report.known_scores import base_scores, unlike
 from diffopd.report.table import FinalTable, Row
 from diffopd.teacher import CARD, Recipe, TeacherCard
 
@@ -42,12 +42,20 @@ def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model
         recipe=_total([card.recipe for card in cards.values()]),
     ).save(folder / "adapter")
     for benchmark in list(cards.values())[-1].scores:
-        rows = [
-            Row(f"after {stage}", card.guidance_scale, card.scores[benchmark])
+        conditions = {
+            task: score.conditions for task, score in list(cards.values())[-1].scores[benchmark].items()
+        }
+        scale = list(cards.values())[-1].guidance_scale
+        known = {"base": (scale, base_scores(model_path, benchmark, scale))} | {
+            f"after {stage}": (card.guidance_scale, card.scores.get(benchmark, {}))
             for stage, card in cards.items()
-        ]
-        if base := base_scores(model_path, benchmark, rows[0].guidance_scale):
-            rows.insert(0, Row("base", rows[0].guidance_scale, base))
+        }
+        rows: list[Row] = []
+        for label, (at, scores) in known.items():
+            if scores and (why := unlike(scores, conditions)):
+                print(f"{label}: not shown, as it was scored with other settings: {'; '.join(why)}")
+            elif scores:
+                rows.append(Row(label, at, scores))
         table = FinalTable(f"{benchmark}: reward by task, stage after stage", rows, {}).to_markdown()
         with replacing(folder / f"{benchmark}.md") as temporary:
             temporary.write_text(table, encoding="utf-8")

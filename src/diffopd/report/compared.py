@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffopd.report.difference import half_interval
 from diffopd.teacher import Estimate
 
 Place = tuple[str, str]
@@ -75,12 +76,40 @@ class ComparedRow:
         return self.cost.reward_calls + sum(teacher.reward_calls for teacher in self.teachers)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """A row as ``table.csv`` keeps it: enough for the table, without pictures and curves.
+
+    Attributes:
+        name: Name of the row.
+        seed: Its seed.
+        guidance_scale: Guidance it was scored at.
+        minutes: With the slowest teacher.
+        minutes_in_all: With all teachers.
+        images_in_all: With all teachers.
+        reward_calls_in_all: With all teachers.
+        scores: benchmark -> task -> score.
+    """
+
+    name: str
+    seed: int
+    guidance_scale: float
+    minutes: float
+    minutes_in_all: float
+    images_in_all: int
+    reward_calls_in_all: int
+    scores: Mapping[str, Mapping[str, Estimate]]
+
+
+AnyRow = ComparedRow | TableRow
+
+
 @dataclass(frozen=True)
 class OverSeeds:
-    """A score over seeds: mean, and standard deviation (0 for one seed)."""
+    """A score over seeds: mean, and half of its 95 % interval by Student's t (None for one seed)."""
 
     mean: float
-    deviation: float
+    half: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +137,15 @@ class Summary:
     scores: Mapping[Place, OverSeeds]
 
 
-def summarise(rows: Sequence[ComparedRow]) -> list[Summary]:
+def summarise(rows: Sequence[AnyRow]) -> list[Summary]:
     """Means over seeds, in the order the rows came."""
-    seeds: dict[tuple[str, float], list[ComparedRow]] = {}
+    seeds: dict[tuple[str, float], list[AnyRow]] = {}
     for row in rows:
         seeds.setdefault((row.name, row.guidance_scale), []).append(row)
     return [_summary(same) for same in seeds.values()]
 
 
-def _summary(rows: Sequence[ComparedRow]) -> Summary:
+def _summary(rows: Sequence[AnyRow]) -> Summary:
     places = [(benchmark, task) for benchmark, scores in rows[0].scores.items() for task in scores]
     values = {
         (benchmark, task): [row.scores[benchmark][task].mean for row in rows] for benchmark, task in places
@@ -130,8 +159,7 @@ def _summary(rows: Sequence[ComparedRow]) -> Summary:
         images=statistics.fmean(row.images_in_all for row in rows),
         reward_calls=statistics.fmean(row.reward_calls_in_all for row in rows),
         scores={
-            place: OverSeeds(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0)
-            for place, found in values.items()
+            place: OverSeeds(statistics.fmean(found), half_interval(found)) for place, found in values.items()
         },
     )
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffopd.files import replacing
-from diffopd.report.compared import ComparedRow, Summary, normalised_means, summarise
+from diffopd.report.compared import ComparedRow, Summary, TableRow, normalised_means, summarise
 from diffopd.report.comparison_figures import compared_images, radar, reward_by_minutes
+from diffopd.teacher import Estimate
 
 _READING = (
     "Minutes of training: of a student, with its slowest teacher (teachers can be trained side by side), "
     "then with all of them. Images and reward calls: in training, with all teachers. Last column: mean over "
-    "the score columns, each from 0 for the table's worst row to 1 for its best. A row of one seed supports "
-    "no claim."
+    "the score columns, each from 0 for the table's worst row to 1 for its best. ± is half of the 95 % CI "
+    "over seeds (Student's t). A row of one seed supports no claim."
 )
 
 
@@ -55,7 +56,7 @@ def write_comparison(rows: Sequence[ComparedRow], folder: Path, *, num_shown: in
 
 
 def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
-    """The table. A score is the mean over seeds, with its standard deviation if there are several."""
+    """The table. A score is the mean over seeds, with half of its 95 % interval if there are several."""
     columns = [
         _Column("", [summary.name for summary in summaries]),
         _Column("guidance", [f"{summary.guidance_scale:g}" for summary in summaries]),
@@ -67,7 +68,7 @@ def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
     ]
     for place in summaries[0].scores:
         texts = [
-            f"{value.mean:.3f}" + (f" ±{value.deviation:.3f}" if summary.num_seeds > 1 else "")
+            f"{value.mean:.3f}" + (f" ±{value.half:.3f}" if value.half is not None else "")
             for summary in summaries
             for value in [summary.scores[place]]
         ]
@@ -90,7 +91,7 @@ def _write_csv(rows: Sequence[ComparedRow], path: Path) -> None:
             [
                 *("row", "seed", "guidance", "note", "minutes", "minutes_with_slowest_teacher"),
                 *("minutes_with_all_teachers", "images", "reward_calls"),
-                *(f"{benchmark}/{task}{end}" for benchmark, task in places for end in ("", "/low", "/high")),
+                *(f"{benchmark}/{task}{end}" for benchmark, task in places for end in ("", *_ENDS)),
             ]
         )
         for row in rows:
@@ -99,9 +100,45 @@ def _write_csv(rows: Sequence[ComparedRow], path: Path) -> None:
                 [
                     *(row.name, row.seed, row.guidance_scale, row.note, row.cost.minutes, row.minutes),
                     *(row.minutes_in_all, row.images_in_all, row.reward_calls_in_all),
-                    *(value for score in scores for value in (score.mean, score.low, score.high)),
+                    *(value for score in scores for value in (score.mean, score.low, score.high, score.n)),
                 ]
             )
+
+
+_ENDS = ("/low", "/high", "/n")
+"""Columns of a score beside its mean; ``/n`` is absent in tables of before it was kept."""
+
+
+def read_csv(path: Path) -> list[TableRow]:
+    """Rows of a ``table.csv``, from which ``to_markdown`` makes the table again."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    places = [name for name in lines[0] if "/" in name and not name.endswith(_ENDS)]
+    return [
+        TableRow(
+            name=line["row"],
+            seed=int(line["seed"]),
+            guidance_scale=float(line["guidance"]),
+            minutes=float(line["minutes_with_slowest_teacher"]),
+            minutes_in_all=float(line["minutes_with_all_teachers"]),
+            images_in_all=int(line["images"]),
+            reward_calls_in_all=int(line["reward_calls"]),
+            scores={
+                benchmark: {
+                    place.partition("/")[2]: Estimate(
+                        mean=float(line[place]),
+                        low=float(line[f"{place}/low"]),
+                        high=float(line[f"{place}/high"]),
+                        n=int(line.get(f"{place}/n") or 0),
+                    )
+                    for place in places
+                    if place.partition("/")[0] == benchmark
+                }
+                for benchmark in dict.fromkeys(place.partition("/")[0] for place in places)
+            },
+        )
+        for line in lines
+    ]
 
 
 def _number(value: float, digits: int) -> str:

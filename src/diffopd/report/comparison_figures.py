@@ -15,11 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from diffopd.evaluation import EvaluationResult
+from diffopd.report.bands import fitting_window
 from diffopd.report.compared import ComparedRow, Summary, normalised
 from diffopd.report.curve import REWARD, SECONDS
 from diffopd.report.figure import save_figure
 from diffopd.report.grid import sample_grid
 from diffopd.report.images import save_png
+from diffopd.report.method_figures import Style, styles_of
 
 _RUNNING_MEAN = 9
 """Rounds in the running mean of a reward."""
@@ -42,16 +44,27 @@ def radar(summaries: Sequence[Summary], path: Path) -> Path:
     ]
     places = list(summaries[0].scores)
     angles = np.linspace(0, 2 * np.pi, len(places), endpoint=False)
-    figure = Figure(figsize=(7.6, 5.2), dpi=130, layout="constrained")
+    figure = Figure(figsize=(8.6, 5.6), dpi=130)
     FigureCanvasAgg(figure)
-    axis = figure.subplots(subplot_kw={"projection": "polar"})
+    axis = figure.add_axes((0.16, 0.12, 0.5, 0.76), projection="polar")  # labels need room on all sides
+    styles = styles_of([summary.name for summary, _ in shown])
     for summary, values in shown:
-        heights = [values[place] for place in places]
-        axis.plot([*angles, angles[0]], [*heights, heights[0]], marker="o", markersize=3, label=summary.name)
+        heights, style = [values[place] for place in places], styles[summary.name]
+        axis.plot(
+            [*angles, angles[0]],
+            [*heights, heights[0]],
+            color=style.colour,
+            linestyle=style.dashes,
+            marker=style.marker,
+            markersize=5,
+            clip_on=False,
+            label=summary.name,
+        )
     axis.set_xticks(angles, [f"{task}\n{benchmark}" for benchmark, task in places], fontsize=8)
+    axis.tick_params(axis="x", pad=12)
     axis.set_yticks([0, 0.5, 1], ["worst", "", "best"], fontsize=7)
     axis.set_ylim(0, 1.05)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(loc="center left", bbox_to_anchor=(0.76, 0.5), frameon=False, fontsize=8, handlelength=4)
     return save_figure(figure, path)
 
 
@@ -77,11 +90,11 @@ def reward_by_minutes(rows: Sequence[ComparedRow], path: Path) -> Path | None:
     figure = Figure(figsize=(4.2 * len(tasks), 4.2), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
-    colours = {name: f"C{number}" for number, name in enumerate(histories)}
+    styles = styles_of(list(histories))
     for axis, task in zip(axes, tasks, strict=True):
         for name, history in histories.items():
             if task in history:
-                _line(axis, *history[task], colour=colours[name], label=name)
+                _line(axis, *history[task], style=styles[name], label=name)
         axis.set_title(task)
         axis.set_xlabel("minutes of training")
         axis.grid(alpha=0.3)
@@ -91,12 +104,23 @@ def reward_by_minutes(rows: Sequence[ComparedRow], path: Path) -> Path | None:
     return save_figure(figure, path)
 
 
-def _line(axis: Axes, minutes: Sequence[float], rewards: Sequence[float], *, colour: str, label: str) -> None:
+def _line(
+    axis: Axes, minutes: Sequence[float], rewards: Sequence[float], *, style: Style, label: str
+) -> None:
     """Running mean over the last rounds."""
     values = np.array(rewards)
-    width = min(_RUNNING_MEAN, len(values))
+    width = fitting_window(len(values), _RUNNING_MEAN)
     means = np.convolve(values, np.ones(width) / width, mode="valid")
-    axis.plot(minutes[width - 1 :], means, color=colour, label=label, marker="." if len(means) == 1 else None)
+    axis.plot(
+        minutes[width - 1 :],
+        means,
+        color=style.colour,
+        linestyle=style.dashes,
+        marker=style.marker,
+        markersize=4.5,
+        markevery=1 if len(means) <= 20 else len(means) // 7,
+        label=label,
+    )
 
 
 def _history(row: ComparedRow) -> dict[str, tuple[list[float], list[float]]]:

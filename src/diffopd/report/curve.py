@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from diffopd.report.figure import save_figure
@@ -19,7 +20,10 @@ from diffopd.report.figure import save_figure
 REWARD = "train/reward/"
 SECONDS = "train/time/seconds_per_round"
 _COLOUR, _GREY = "#1f6fb4", "#8a8a90"
-_LEVEL_COLOURS = ("#8a8a90", "#c2571a", "#4c8c4a")
+_LEVELS = (("#8a8a90", ":"), ("#c2571a", "--"), ("#117733", "-."))
+"""Colour and dashes of the levels to compare with: base, teacher, student."""
+_FEW = 9
+"""Rounds up to which the points are joined instead of averaged."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ def reward_curve(
         _panel(axis, task, history, levels.get(task, {}))
     break_or_space = "\n" if len(tasks) == 1 else " "  # one panel is too narrow for the whole line
     notes = [
-        f"points: mean reward of a round's rollouts on training prompts;{break_or_space}line: running mean",
+        f"points: mean reward of a round's rollouts on training prompts;{break_or_space}"
+        "line: running mean, or the points joined",
         *([levels_note] if levels_note else []),
     ]
     figure.supxlabel("\n".join(notes), fontsize=8, color=_GREY)
@@ -98,10 +103,14 @@ def reward_curve(
 
 def _panel(axis: Axes, task: str, history: RewardHistory, levels: Mapping[str, float]) -> None:
     rounds, rewards = np.array(history.rounds[task]), np.array(history.rewards[task])
-    axis.plot(rounds, rewards, ".", color=_COLOUR, alpha=0.35, markersize=5)
+    few = len(rounds) <= _FEW
+    axis.plot(rounds, rewards, ".", color=_COLOUR, alpha=0.9 if few else 0.35, markersize=8 if few else 5)
     axis.plot(rounds, _running_mean(rewards), color=_COLOUR, linewidth=2, label="training")
-    for (name, value), colour in zip(levels.items(), _LEVEL_COLOURS, strict=False):
-        axis.axhline(value, linestyle="--", linewidth=1.3, color=colour, label=f"{name} {value:.3f}")
+    for (name, value), (colour, dashes) in zip(levels.items(), _LEVELS, strict=False):
+        axis.axhline(value, linestyle=dashes, linewidth=1.5, color=colour, label=f"{name} {value:.3f}")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if len(rounds) == 1:
+        axis.set_xlim(rounds[0] - 1, rounds[0] + 1)
     axis.set_title(task, fontsize=11, pad=4)
     axis.set_xlabel("round")
     axis.set_ylabel("reward" if _is_first(axis) else "")
@@ -131,6 +140,7 @@ def _minutes_axis(axis: Axes, minutes: Sequence[float]) -> None:
         ),
     )
     scale.set_xlabel("training minutes")
+    scale.xaxis.set_major_locator(MaxNLocator(nbins=5))
     scale.spines["bottom"].set_color(_GREY)
 
 
@@ -143,7 +153,9 @@ def _interpolate(x: ArrayLike, known: np.ndarray, values: np.ndarray) -> np.ndar
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Centred mean over about a tenth of the rounds, fewer at the ends."""
+    """Centred mean over about a tenth of the rounds, fewer at the ends; few rounds as they are."""
+    if len(values) <= _FEW:
+        return values
     half = max(len(values) // 20, 1)
     return np.array([values[max(i - half, 0) : i + half + 1].mean() for i in range(len(values))])
 

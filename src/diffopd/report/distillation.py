@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,17 +11,22 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from diffopd.evaluation import Benchmark, EvaluationResult, evaluate, generate
-from diffopd.files import replacing, resolve_path
+from diffopd.evaluation import (
+    Benchmark,
+    EvaluationResult,
+    conditions_of,
+    evaluate,
+    generate,
+)
+from diffopd.files import replacing
 from diffopd.model import BASE, PipelineModel
 from diffopd.png import save_png
 from diffopd.report.curve import reward_curve
 from diffopd.report.grid import sample_grid
+from diffopd.report.known_scores import Scores, scores_of_base, scores_of_teachers
 from diffopd.report.table import FinalTable, Row, gain_kept
-from diffopd.teacher import CARD, Estimate, TeacherSet
+from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts
-
-Scores = Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,9 @@ def report_distillation(
     """Score the student, compare it with base and teachers, write and print everything.
 
     Base and student are scored at the base's best guidance, at the one the student was trained for, and
-    unguided; a share of a gain compares scores at one guidance. Base and teachers are read from their cards;
-    what a card lacks is scored here.
+    unguided; a share of a gain compares scores at one guidance. Base and teachers are read from their cards
+    where these were scored on the same prompts with the same sampler, metric and model; otherwise they are
+    scored here, so that all rows of the table compare.
 
     Args:
         model: Holds teachers and student; its ``guidance_scale`` is the base's best.
@@ -90,8 +95,17 @@ def report_distillation(
         )
 
     results = [score(student, scale, f"scoring the student, guidance {scale:g}") for scale in scales]
-    bases = {scale: _base_scores(model, benchmark, scale, score) for scale in scales}
-    taught = _taught_scores(teachers, benchmark, score)
+    conditions = conditions_of(benchmark, model)
+
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told:  # the base's card is asked once for each guidance
+            told.add(line)
+            print(line, file=console.file, flush=True)
+
+    bases = {scale: scores_of_base(model, benchmark, scale, conditions, score, tell) for scale in scales}
+    taught = scores_of_teachers(teachers, benchmark, conditions, score, tell)
 
     table = _table(benchmark.name, bases, taught, teachers, results)
     markdown = _write(folder / "table.md", table.to_markdown())
@@ -108,7 +122,14 @@ def report_distillation(
         batch_size,
         folder / "samples.png",
     )
-    curve = _curve(metrics_csv, bases[student_guidance], taught, benchmark.name, folder / "reward_curve.png")
+    curve = _curve(
+        metrics_csv,
+        bases[student_guidance],
+        taught,
+        results[0],
+        benchmark.name,
+        folder / "reward_curve.png",
+    )
 
     files = ReportFiles(markdown, scores, grid, curve)
     console.print(table.to_rich())
@@ -117,62 +138,6 @@ def report_distillation(
         if path is not None:
             print(f"{name + ':':<14} {path}", file=console.file, flush=True)  # rich would break long paths
     return files
-
-
-def base_scores(model_path: str, benchmark: str, guidance_scale: float) -> dict[str, Estimate]:
-    """Task -> score of the base on ``benchmark``, from the model's card.
-
-    Args:
-        model_path: The model's folder, as in the config.
-        benchmark: Name of the benchmark.
-        guidance_scale: Guidance it was scored at.
-
-    Returns:
-        Empty if there is no card, or it lacks the benchmark at this guidance.
-
-    Raises:
-        ValueError: If the card cannot be read.
-    """
-    card = Path(resolve_path(model_path)) / CARD
-    if not card.is_file():
-        return {}
-    try:
-        scores = json.loads(card.read_text(encoding="utf-8")).get("scores", {})
-        entries = scores.get(f"guidance {guidance_scale:g}", {}).get(benchmark, {})
-        return {task: Estimate(**entry) for task, entry in entries.items()}
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{card}: scores must be guidance -> benchmark -> task -> mean, low, high, n ({error})"
-        ) from error
-
-
-def _base_scores(
-    model: PipelineModel,
-    benchmark: Benchmark,
-    scale: float,
-    score: Callable[[str | None, float, str], EvaluationResult],
-) -> Scores:
-    """The base's scores at one guidance, from its card if that has all of the benchmark's tasks."""
-    known = base_scores(model.path, benchmark.name, scale)
-    if benchmark.scored_tasks <= set(known):
-        return known
-    return score(None, scale, f"scoring the base, guidance {scale:g}").estimates
-
-
-def _taught_scores(
-    teachers: TeacherSet,
-    benchmark: Benchmark,
-    score: Callable[[str | None, float, str], EvaluationResult],
-) -> dict[str, Scores]:
-    """Each teacher's scores, from its card if that has all of the benchmark's tasks."""
-    taught: dict[str, Scores] = {}
-    for task in teachers.tasks:
-        card, scale = teachers.cards.get(task), teachers.guidance_scales[task]
-        known = card.scores.get(benchmark.name, {}) if card and card.guidance_scale == scale else {}
-        if not benchmark.scored_tasks <= set(known):
-            known = score(teachers.adapter(task), scale, f"scoring the {task} teacher").estimates
-        taught[task] = known
-    return taught
 
 
 def _table(
@@ -191,14 +156,13 @@ def _table(
     rows += [
         row(f"teacher: {task}", teachers.guidance_scales[task], scores) for task, scores in taught.items()
     ]
-    rows += [row("student", result.guidance_scale, result.estimates) for result in student]
+    rows += [row("student", result.guidance_scale, result.scores) for result in student]
     own = {task: scores[task] for task, scores in taught.items() if task in scores}
     kept = {
         result.guidance_scale: gain_kept(bases[result.guidance_scale], own, result.estimates)
         for result in student
     }
-    images = ", ".join(f"{task} {result.value.n}" for task, result in student[0].tasks.items())
-    return FinalTable(f"{name}: reward by task ({images} images)", rows, kept)
+    return FinalTable(f"{name}: reward by task", rows, kept)
 
 
 def _grid(
@@ -247,12 +211,21 @@ def _grid(
 
 
 def _curve(
-    metrics_csv: str | PathLike[str], base: Scores, taught: Mapping[str, Scores], benchmark: str, path: Path
+    metrics_csv: str | PathLike[str],
+    base: Scores,
+    taught: Mapping[str, Scores],
+    student: EvaluationResult,
+    benchmark: str,
+    path: Path,
 ) -> Path | None:
     levels = {
-        task: {"base": base[task].mean, "teacher": scores[task].mean}
+        task: {
+            "base": base[task].mean,
+            "teacher": scores[task].mean,
+            "student": student.tasks[task].value.mean,
+        }
         for task, scores in taught.items()
-        if task in base and task in scores
+        if task in base and task in scores and task in student.tasks
     }
     note = f"dashed: scores on the unseen prompts of {benchmark}, each at its own guidance"
     try:

@@ -63,10 +63,15 @@ def variance_table(levels: Sequence[Level]) -> str:
     Args:
         levels: ``GradientVariancePhase.levels``.
     """
-    sizes = list(_entries(levels[0], ALL_STEPS)["variance"])
+    sizes = sorted(_entries(levels[0], ALL_STEPS)["variance"], key=int)  # a JSON file sorts them as text
     columns = ["noise level", "KL (nats)", "estimator", *(f"variance, n={size}" for size in sizes)]
     columns += ["relative, n=1" if sizes[0] == "1" else f"relative, n={sizes[0]}"]
-    columns += ["share of the closed form's gradient", "expected", "z of the share", "z of the distance"]
+    columns += [
+        "share of the closed form's gradient ± standard error",
+        "expected",
+        "z of the share",
+        "z of the distance",
+    ]
     lines = [columns, ["---:", "---:", "---", *("---:" for _ in columns[3:])]]
     for level in levels:
         for name, by_step in level["estimators"].items():
@@ -76,7 +81,7 @@ def variance_table(levels: Sequence[Level]) -> str:
                     f"{level['noise_level']:g}",
                     f"{level['kl_nats'][ALL_STEPS]:.3g}",
                     name,
-                    *(_number(value) for value in entry["variance"].values()),
+                    *(_number(entry["variance"][size]) for size in sizes),
                     _number(entry["relative_variance"][sizes[0]]),
                     f"{entry['share']:.3f} ± {_number(entry['share_error'])}",
                     f"{entry['share_expected']:g}",

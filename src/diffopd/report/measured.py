@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from diffopd.report.bands import running_mean
+from diffopd.evaluation import EvaluationResult, TaskResult
+from diffopd.report.bands import fitting_window, running_mean
 from diffopd.report.curve import REWARD
+from diffopd.report.difference import PromptScores
 from diffopd.report.methods import Method
 from diffopd.report.runs import Run, Series
 
@@ -50,10 +52,15 @@ class Measured:
     Attributes:
         values: Seed -> value.
         unreached: Seeds that never reached the level; their value is what their whole run took.
+        resolution: Step to which a value is known: one image of a benchmark, or the time between two scored
+            rounds.
+        prompts: task -> scores by prompt, for benchmark scores.
     """
 
     values: Mapping[int, float]
     unreached: Sequence[int] = ()
+    resolution: float = 0.0
+    prompts: Mapping[str, PromptScores] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,27 +75,68 @@ class Measuring:
     benchmark: str
     window: int
 
-    def final_score(self, method: Method, task: str | None) -> Measured:
-        """Score on the benchmark, at the guidance each run was trained for."""
+    def scales(self, methods: Sequence[Method]) -> list[float]:
+        """Guidance scales at which every run of some methods was scored, the first method's own first."""
+        runs = [run for method in methods for run in method.runs.values()]
+        own = runs[0].guidance_scale
+        found = [{result.guidance_scale for result in self._results(run)} for run in runs]
+        return sorted(set.intersection(*found), key=lambda scale: (scale != own, scale))
+
+    def final_score(self, method: Method, task: str | None, scale: float | None) -> Measured:
+        """Score on the benchmark.
+
+        Args:
+            method: Whose.
+            task: The task, or None for the mean over all.
+            scale: Guidance, or None for the one that each run was trained for.
+
+        Raises:
+            NotMeasuredError: If a run has no such score, or two runs were scored with different settings.
+        """
+        results = {seed: self._result(run, method, scale) for seed, run in method.runs.items()}
+        first = next(iter(results.values()))
+        tasks = list(first.tasks) if task is None else [task]
+        for seed, result in results.items():
+            if missing := [name for name in tasks if name not in result.tasks]:
+                raise NotMeasuredError(f"{method.label}, seed {seed} has no score of {', '.join(missing)}")
+            if lines := result.differences(first):
+                raise NotMeasuredError(f"seeds of {method.label} were scored differently: {'; '.join(lines)}")
         return Measured(
-            values={seed: self._final_score(run, method, task) for seed, run in method.runs.items()}
+            values={
+                seed: statistics.fmean(result.tasks[name].value.mean for name in tasks)
+                for seed, result in results.items()
+            },
+            resolution=statistics.fmean(1 / first.tasks[name].value.n for name in tasks) / len(tasks),
+            prompts={name: _by_prompt([result.tasks[name] for result in results.values()]) for name in tasks},
         )
 
-    def _final_score(self, run: Run, method: Method, task: str | None) -> float:
-        found = [result for _, result in run.results if result.benchmark == self.benchmark]
-        fitting = [result for result in found if result.guidance_scale == run.guidance_scale] or found[:1]
-        if not fitting:
-            raise NotMeasuredError(f"{method.label}, seed {run.seed} has no scores on {self.benchmark}")
-        scores = {name: estimate.mean for name, estimate in fitting[0].estimates.items()}
-        if task is not None and task not in scores:
-            raise NotMeasuredError(f"{method.label}, seed {run.seed} has no score of {task}")
-        return scores[task] if task is not None else statistics.fmean(scores.values())
+    def unlike(self, first: Method, second: Method, scale: float | None) -> list[str]:
+        """Why the scores of two methods do not compare; empty if they do."""
+        sides = [next(iter(method.runs.items())) for method in (first, second)]
+        ours, theirs = (
+            self._result(run, method, scale) for (_, run), method in zip(sides, (first, second), strict=True)
+        )
+        return ours.differences(theirs)
+
+    def _results(self, run: Run) -> list[EvaluationResult]:
+        return [result for _, result in run.results if result.benchmark == self.benchmark]
+
+    def _result(self, run: Run, method: Method, scale: float | None) -> EvaluationResult:
+        wanted = run.guidance_scale if scale is None else scale
+        found = [result for result in self._results(run) if result.guidance_scale == wanted]
+        if not found:
+            at = "" if wanted is None else f" at guidance {wanted:g}"
+            raise NotMeasuredError(f"{method.label}, seed {run.seed} has no scores on {self.benchmark}{at}")
+        return found[0]
 
     def final_reward(self, method: Method, task: str | None) -> Measured:
-        """Mean of the last ``window`` rewards."""
+        """Mean of the last ``window`` rewards, of a third of them at most."""
         curves = self._curves(method, task)
         return Measured(
-            values={seed: statistics.fmean(curve.values[-self.window :]) for seed, curve in curves.items()}
+            values={
+                seed: statistics.fmean(curve.values[-fitting_window(len(curve.values), self.window) :])
+                for seed, curve in curves.items()
+            }
         )
 
     def reward_areas(self, first: Method, second: Method, task: str | None) -> tuple[Measured, Measured]:
@@ -124,14 +172,18 @@ class Measuring:
         """Rounds, or minutes, until the running mean of the reward is at ``level``."""
         values: dict[int, float] = {}
         unreached: list[int] = []
+        steps: list[float] = []
         for seed, curve in self._curves(method, task).items():
             means = running_mean(curve.values, self.window)
             reached = np.flatnonzero(means >= level)
             if not len(reached):
                 unreached.append(seed)
-            number = curve.rounds[int(reached[0])] if len(reached) else curve.rounds[-1]
-            values[seed] = _minutes(method, seed, number) if minutes else number
-        return Measured(values=values, unreached=unreached)
+            place = int(reached[0]) if len(reached) else len(curve.rounds) - 1
+            ends = [curve.rounds[max(place - 1, 0)], curve.rounds[place]]
+            took = [_minutes(method, seed, end) if minutes else float(end) for end in ends]
+            values[seed] = took[1]
+            steps.append(took[1] - took[0] if place else took[1])
+        return Measured(values=values, unreached=unreached, resolution=max(steps, default=0.0))
 
     def _curves(self, method: Method, task: str | None) -> dict[int, Series]:
         return {seed: _reward(run, method, task) for seed, run in method.runs.items()}
@@ -149,6 +201,19 @@ def _reward(run: Run, method: Method, task: str | None) -> Series:
             f"{method.label}, seed {run.seed} logged no reward" + (f" of {task}" if task else "")
         )
     return Series(rounds, [statistics.fmean(values[number] for values in by_round) for number in rounds])
+
+
+def _by_prompt(seeds: Sequence[TaskResult]) -> PromptScores:
+    """Each prompt's score, the mean over its images and over seeds."""
+    first = seeds[0]
+    groups = np.array(first.groups)
+    numbers = np.unique(groups)
+    images = np.mean([result.scores for result in seeds], axis=0)
+    return PromptScores(
+        texts=first.texts,
+        strata=tuple(int(first.strata[int(np.flatnonzero(groups == number)[0])]) for number in numbers),
+        values=np.array([images[groups == number].mean() for number in numbers]),
+    )
 
 
 def _mean_height(curve: Series, low: int, high: int) -> float:

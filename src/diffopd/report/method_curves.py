@@ -111,14 +111,15 @@ class CurveFamily:
             for label, band in bands.items():
                 seeds[label] = max(seeds.get(label, 0), band.num_seeds)
         against = f"{self.title} against {'rounds' if x == 'round' else x}"
+        mean = f"running mean of {window} logged values, of a third of those there are at most"
         if max(seeds.values()) == 1:
-            return f"{against}. Line: running mean of {window} logged values; one seed each, so no bands."
+            return f"{against}. Line: {mean}; one seed each, so no bands."
         if len(set(seeds.values())) == 1:
             n = f"n = {max(seeds.values())} seeds each"
         else:
             n = "seeds: " + ", ".join(f"{label} {number}" for label, number in seeds.items())
         return (
-            f"{against}. Line: mean over seeds of each seed's running mean of {window} logged values; band: "
+            f"{against}. Line: mean over seeds of each seed's {mean}; band: "
             f"lowest to highest seed; {n}. A method is drawn as far as all of its seeds go."
         )
 

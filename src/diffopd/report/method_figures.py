@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from diffopd.report.bands import Band
 from diffopd.report.figure import save_figure
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#5b3a8c")
-"""Told apart by most colour-blind readers (Okabe and Ito); further methods repeat them with other dashes."""
-_DASHES = ("-", "--", ":", "-.")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1c1e21")
+"""Told apart by most colour-blind readers (Okabe and Ito)."""
+_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
+"""Lines are told apart by dashes and markers, too."""
+_FEW, _MARKS = 20, 7
+"""Points up to which each is drawn; marks along a line of more."""
 _COLUMNS = 3
 
-Style = tuple[str, str]
-"""Colour and dashes of a method."""
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn.
+
+    Attributes:
+        colour: Of line, marks and bars.
+        dashes: Of the line.
+        marker: Of its points.
+    """
+
+    colour: str
+    dashes: str | tuple[int, tuple[float, ...]]
+    marker: str
 
 
 def styles_of(labels: Sequence[str]) -> dict[str, Style]:
     """One look for each method, in all figures."""
     return {
-        label: (_COLOURS[place % len(_COLOURS)], _DASHES[(place // len(_COLOURS)) % len(_DASHES)])
+        label: Style(
+            _COLOURS[place % len(_COLOURS)], _DASHES[place % len(_DASHES)], _MARKERS[place % len(_MARKERS)]
+        )
         for place, label in enumerate(labels)
     }
 
@@ -58,6 +78,8 @@ def curve_figure(
             _draw(axis, band, label, styles[label])
         axis.set_title(name, fontsize=11)
         axis.set_xlabel(x)
+        if "minutes" not in x:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         axis.set_ylabel(y)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
@@ -75,11 +97,20 @@ def curve_figure(
 
 
 def _draw(axis: Axes, band: Band, label: str, style: Style) -> None:
-    colour, dashes = style
-    marker = "o" if len(band.x) == 1 else None
-    axis.plot(band.x, band.mean, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, label=label)
+    number = len(band.x)
+    axis.plot(
+        band.x,
+        band.mean,
+        color=style.colour,
+        linestyle=style.dashes,
+        linewidth=1.8,
+        marker=style.marker,
+        markersize=4.5,
+        markevery=1 if number <= _FEW else max(1, number // _MARKS),
+        label=label,
+    )
     if band.num_seeds > 1:
-        axis.fill_between(band.x, band.low, band.high, color=colour, alpha=0.16, linewidth=0)
+        axis.fill_between(band.x, band.low, band.high, color=style.colour, alpha=0.16, linewidth=0)
 
 
 def bar_figure(
@@ -104,7 +135,7 @@ def bar_figure(
     for axis, (name, bars) in zip(axes, panels.items(), strict=True):
         for label, values in bars.items():
             mean = sum(values) / len(values)
-            axis.barh(place(label), mean, color=styles[label][0], height=0.6)
+            axis.barh(place(label), mean, color=styles[label].colour, height=0.6)
             if len(values) > 1:
                 axis.plot([min(values), max(values)], [place(label)] * 2, color="#222222", linewidth=1.6)
             top = max(mean, *values)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from diffopd.report.claims import Verdict
+from diffopd.evaluation import EvaluationResult
 from diffopd.report.curve import SECONDS
+from diffopd.report.difference import half_interval
 from diffopd.report.methods import Method
 from diffopd.report.runs import Run
+from diffopd.report.verdicts import Verdict
 
 _TIME, _MEMORY = "train/time/", "train/memory/"
 
@@ -65,22 +66,47 @@ class CostTable:
 
 
 def score_tables(methods: Sequence[Method], verdicts: Sequence[Verdict]) -> list[ScoreTable]:
-    """A table for each benchmark: base and teachers as the first run has them, then the methods."""
-    benchmarks = dict.fromkeys(
-        result.benchmark for method in methods for run in method.runs.values() for _, result in run.results
-    )
-    return [_score_table(benchmark, methods, verdicts) for benchmark in benchmarks]
+    """A table for each benchmark: base and teachers as the runs have them, then the methods.
+
+    Results of one benchmark's name that were measured with different settings (other prompts, other samplers)
+    are in tables of their own, as their scores do not compare.
+    """
+    return [
+        _score_table(title, alike, methods, verdicts) for title, alike in _measured_alike(methods).items()
+    ]
 
 
-def _score_table(benchmark: str, methods: Sequence[Method], verdicts: Sequence[Verdict]) -> ScoreTable:
-    found: dict[tuple[str, float], dict[int, Mapping[str, float]]] = {}
+def _measured_alike(methods: Sequence[Method]) -> dict[str, list[tuple[Method, Run, EvaluationResult]]]:
+    """Title of a table -> results that compare, each with its method and run."""
+    groups: dict[str, list[list[tuple[Method, Run, EvaluationResult]]]] = {}
     for method in methods:
-        for seed, run in method.runs.items():
+        for run in method.runs.values():
             for _, result in run.results:
-                if result.benchmark == benchmark:
-                    scores = {task: estimate.mean for task, estimate in result.estimates.items()}
-                    found.setdefault((method.label, result.guidance_scale), {}).setdefault(seed, scores)
-    given = _given_rows(benchmark, methods)
+                known = groups.setdefault(result.benchmark, [])
+                group = next((group for group in known if not result.differences(group[0][2])), None)
+                if group is None:
+                    known.append(group := [])
+                group.append((method, run, result))
+    titles: dict[str, list[tuple[Method, Run, EvaluationResult]]] = {}
+    for benchmark, known in groups.items():
+        titles[benchmark] = known[0]
+        for group in known[1:]:
+            unlike = "; ".join(group[0][2].differences(known[0][0][2]))
+            titles[f"{benchmark}, measured otherwise than above ({unlike})"] = group
+    return titles
+
+
+def _score_table(
+    title: str,
+    alike: Sequence[tuple[Method, Run, EvaluationResult]],
+    methods: Sequence[Method],
+    verdicts: Sequence[Verdict],
+) -> ScoreTable:
+    found: dict[tuple[str, float], dict[int, Mapping[str, float]]] = {}
+    for method, run, result in alike:
+        scores = {task: estimate.mean for task, estimate in result.estimates.items()}
+        found.setdefault((method.label, result.guidance_scale), {}).setdefault(run.seed, scores)
+    given = _given_rows(alike)
     every = [*(scores for seeds in found.values() for scores in seeds.values()), *given.values()]
     tasks = list(dict.fromkeys(task for scores in every for task in scores))
     rows = [
@@ -95,10 +121,15 @@ def _score_table(benchmark: str, methods: Sequence[Method], verdicts: Sequence[V
         for (name, scale, _), scores in given.items()
     ]
     by_label = {method.label: method for method in methods}
-    seen: set[str] = set()
     for (label, scale), seeds in found.items():
-        own = [v for v in verdicts if v.claim.method in (by_label[label].key, label)]
         trained_at = next(iter(by_label[label].runs.values())).guidance_scale
+        own = [
+            verdict
+            for verdict in verdicts
+            if not verdict.no_runs
+            and verdict.claim.method in (by_label[label].key, label)
+            and scale == (trained_at if verdict.guidance is None else verdict.guidance)
+        ]
         rows.append(
             ScoreRow(
                 name=label,
@@ -106,36 +137,35 @@ def _score_table(benchmark: str, methods: Sequence[Method], verdicts: Sequence[V
                 guidance_scale=scale,
                 num_seeds=len(seeds),
                 cells=_cells(list(seeds.values()), tasks),
-                verdicts=() if label in seen else own,
+                verdicts=own,
             )
         )
-        seen.add(label)
-    return ScoreTable(benchmark=benchmark, columns=[*tasks, "mean of tasks"], rows=rows)
+    return ScoreTable(benchmark=title, columns=[*tasks, "mean of tasks"], rows=rows)
 
 
 def _given_rows(
-    benchmark: str, methods: Sequence[Method]
+    alike: Sequence[tuple[Method, Run, EvaluationResult]],
 ) -> dict[tuple[str, float, int], Mapping[str, float]]:
     """Base and teachers of the runs' own tables: name, guidance, which of several -> scores."""
     given: dict[tuple[str, float, int], Mapping[str, float]] = {}
-    for method in methods:
-        for run in method.runs.values():
-            for name, scale, scores in _own_table(run, benchmark):
-                alike = [known for (n, s, _), known in given.items() if (n, s) == (name, scale)]
-                if scores and scores not in alike:
-                    given[name, scale, len(alike)] = scores
+    for _, run, result in alike:
+        for name, scale, scores in _own_table(run, result):
+            known = [others for (n, s, _), others in given.items() if (n, s) == (name, scale)]
+            if scores and scores not in known:
+                given[name, scale, len(known)] = scores
     return given
 
 
-def _own_table(run: Run, benchmark: str) -> list[tuple[str, float, Mapping[str, float]]]:
-    path = run.folder / "report" / "table.json"
-    table = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if str(table.get("title", "")).partition(":")[0] != benchmark:
+def _own_table(run: Run, result: EvaluationResult) -> list[tuple[str, float, Mapping[str, float]]]:
+    """Rows of the run's table that have as many images as a result."""
+    if str(run.table.get("title", "")).partition(":")[0] != result.benchmark:
         return []
+    numbers = {task: estimate.n for task, estimate in result.estimates.items()}
     return [
         (row["name"], row["guidance_scale"], {task: score["mean"] for task, score in row["scores"].items()})
-        for row in table["rows"]
+        for row in run.table["rows"]
         if row["name"] != "student"
+        and all(score["n"] == numbers.get(task, score["n"]) for task, score in row["scores"].items())
     ]
 
 
@@ -143,15 +173,28 @@ def _cells(seeds: Sequence[Mapping[str, float]], tasks: Sequence[str]) -> list[s
     columns = [[scores[task] for scores in seeds if task in scores] for task in tasks]
     complete = [scores for scores in seeds if set(tasks) <= set(scores)]
     whole = [statistics.fmean(scores[task] for task in tasks) for scores in complete]
-    return [mean_and_deviation(values, 3) for values in [*columns, whole]]
+    return [mean_and_interval(values, 3) for values in [*columns, whole]]
 
 
-def mean_and_deviation(values: Sequence[float], digits: int) -> str:
-    """``mean ± standard deviation`` over seeds; the value alone for one seed, a dash for none."""
+def mean_and_interval(values: Sequence[float], digits: int) -> str:
+    """``mean ±`` half of its 95 % interval over seeds; the value alone for one seed, a dash for none.
+
+    Examples:
+        >>> mean_and_interval([1.0, 2.0, 3.0], 1)
+        '2.0 ±2.5'
+    """
     if not values:
         return "-"
-    spread = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):,.{digits}f}{spread}"
+    half = half_interval(values)
+    return f"{statistics.fmean(values):,.{digits}f}" + (f" ±{half:,.{digits}f}" if half is not None else "")
+
+
+def mean_and_range(values: Sequence[float], digits: int) -> str:
+    """``mean (lowest to highest)`` over seeds; the value alone for one seed, a dash for none."""
+    if not values:
+        return "-"
+    ends = f" ({min(values):,.{digits}f} to {max(values):,.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):,.{digits}f}{ends}"
 
 
 def cost_table(methods: Sequence[Method]) -> CostTable:
@@ -166,11 +209,11 @@ def cost_table(methods: Sequence[Method]) -> CostTable:
     columns = {
         "seeds": lambda method: f"{method.num_seeds}",
         "rounds": lambda method: _whole([run.num_rounds for run in method.runs.values()]),
-        "minutes of training": lambda method: mean_and_deviation(_minutes(method), 1),
+        "minutes of training": lambda method: mean_and_range(_minutes(method), 1),
         "images drawn": lambda method: _whole([run.images for run in method.runs.values()]),
         "images scored": lambda method: _whole([run.reward_calls for run in method.runs.values()]),
         **{
-            title_of(name): lambda method, name=name: mean_and_deviation(_over_rounds(method, name), 2)
+            title_of(name): lambda method, name=name: mean_and_range(_over_rounds(method, name), 2)
             for name in names
         },
     }

@@ -15,8 +15,8 @@ _SAME_METHOD = (
 )
 """Settings that leave the method the same; of the trainer's, the number of rounds counts."""
 
-_MOST_SETTINGS = 2
-"""Settings that a method's key can hold and still be read."""
+_WHOLE, _MOST_SETTINGS = 2, 6
+"""Settings that a method's key can hold by their whole paths, and by the ends of their paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class Method:
     Attributes:
         key: What claims and ``labels`` call it: the ``name`` of its runs. Where runs of one name differ in a
             setting or two, these are added, as in ``mopd_ode, sampler.noise_level=0.7``; where they differ in
-            more, a number, as in ``mopd_ode (2)``.
+            up to six, with short names, as in ``mopd_ode, noise_level=0.7, lr=0.001, rank=8``; where they
+            differ in more, the first that are special to it and a number, as in ``mopd_ode (2), lr=0.001``.
         label: What people read.
         runs: Seed -> run. Runs that are not finished are here only if they are to be counted.
         left_out: Run -> why it does not count.
@@ -64,7 +65,7 @@ def group_runs(runs: Sequence[Run], labels: Mapping[str, str], *, include_unfini
     alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[Run]] = {}
     for run in runs:
         settings = method_settings(run)
-        same = (run.name, tuple((path, str(settings[path])) for path in sorted(settings)))
+        same = (run.name, tuple((path, shown_value(settings[path])) for path in sorted(settings)))
         alike.setdefault(same, []).append(run)
     methods: list[Method] = []
     for (name, _), same in alike.items():
@@ -83,12 +84,26 @@ def differing_settings(methods: Sequence[Method]) -> dict[str, list[str]]:
     """Config path -> each method's value, for settings in which methods differ; ``-`` where it is absent."""
     known = [method for method in methods if method.settings]
     paths = dict.fromkeys(path for method in known for path in method.settings)
-    values = {path: [str(method.settings.get(path, "-")) for method in methods] for path in paths}
+    values = {path: [shown_value(method.settings.get(path, "-")) for method in methods] for path in paths}
     return {
         path: row
         for path, row in values.items()
-        if len({str(method.settings.get(path, "-")) for method in known}) > 1
+        if len({shown_value(method.settings.get(path, "-")) for method in known}) > 1
     }
+
+
+def shown_value(value: Any) -> str:
+    """A setting as it is compared and shown: equal numbers alike.
+
+    Examples:
+        >>> shown_value(0.0), shown_value(0), shown_value(1e-3), shown_value([1.0, 2]), shown_value(True)
+        ('0', '0', '0.001', '[1, 2]', 'True')
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown_value, value))}]"
+    return str(value)
 
 
 def method_settings(run: Run) -> dict[str, Any]:
@@ -128,8 +143,38 @@ def _method(key: str, label: str, runs: Sequence[Run], include_unfinished: bool)
 
 def _key(name: str, own: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> str:
     """The name with what tells it from the others of that name."""
-    paths = dict.fromkeys(path for variant in variants for path in variant)
-    different = [path for path in paths if len({str(variant.get(path, "-")) for variant in variants}) > 1]
-    if len(different) > _MOST_SETTINGS:
-        return f"{name} ({variants.index(own) + 1})"
-    return ", ".join([name, *(f"{path}={own.get(path, '-')}" for path in different)])
+    paths = list(dict.fromkeys(path for variant in variants for path in variant))
+    values = {path: [shown_value(variant.get(path, "-")) for variant in variants] for path in paths}
+    different = [path for path in paths if len(set(values[path])) > 1]
+    told = {path: shown_value(own.get(path, "-")) for path in different}
+    if len(different) <= _WHOLE:
+        return ", ".join([name, *(f"{path}={value}" for path, value in told.items())])
+    short = short_names(different)
+    if len(different) <= _MOST_SETTINGS:
+        return ", ".join([name, *(f"{short[path]}={value}" for path, value in told.items())])
+    special = [path for path in different if values[path].count(told[path]) <= len(variants) / 2]
+    shown = [f"{short[path]}={told[path]}" for path in special[: _MOST_SETTINGS // 2]]
+    return ", ".join([f"{name} ({variants.index(own) + 1})", *shown])
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Config path -> the shortest end of it that no other of the paths has.
+
+    Examples:
+        >>> short_names(["sampler.noise_level", "optimizer.lr", "phase.fake_optimizer.lr"])
+        {'sampler.noise_level': 'noise_level', 'optimizer.lr': 'optimizer.lr', 'phase.fake_optimizer.lr':
+        'fake_optimizer.lr'}
+    """
+    return {
+        path: next(end for end in _ends(path) if sum(_has_end(other, end) for other in paths) == 1)
+        for path in paths
+    }
+
+
+def _ends(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+
+
+def _has_end(path: str, end: str) -> bool:
+    return path == end or path.endswith(f".{end}")

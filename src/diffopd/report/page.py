@@ -13,18 +13,21 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from diffopd.files import replacing
-from diffopd.report.claims import CONFIDENCE, Claim, Verdict, judge
+from diffopd.report.archive import archive_runs
+from diffopd.report.claims import Claim
+from diffopd.report.difference import CONFIDENCE, TESTS, half_interval
 from diffopd.report.measured import QUANTITIES, Measured, Measuring
 from diffopd.report.method_curves import Family, curve_families
-from diffopd.report.method_figures import bar_figure, styles_of
+from diffopd.report.method_figures import Style, bar_figure, styles_of
 from diffopd.report.method_images import method_grids
 from diffopd.report.method_tables import CostTable, ScoreTable, cost_bars, cost_table, score_tables
 from diffopd.report.methods import Method, differing_settings, group_runs
 from diffopd.report.runs import Run
+from diffopd.report.verdicts import LEVEL, Verdict, judge
 
 PAGE = "index.html"
-FIGURES = "figures"
-"""Folder of the PNGs, beside the page."""
+FIGURES, DATA = "figures", "data"
+"""Folders beside the page: of the PNGs, and of what the page was made from."""
 _TEMPLATE = "page.html.jinja"
 _FINE = 1.4
 """Plots are drawn finer than they are shown, so that text of all sizes of figure is of one size."""
@@ -41,6 +44,8 @@ class PageSettings:
         window: Values in the running means of curves.
         num_images: Prompts of each task in grids of single images.
         include_unfinished: Whether runs that are not finished count.
+        test: How seeds are compared, one of ``TESTS``.
+        keep_data: Whether each run's metrics and scores are written beside the page.
     """
 
     title: str
@@ -49,6 +54,8 @@ class PageSettings:
     window: int
     num_images: int
     include_unfinished: bool
+    test: str = TESTS[0]
+    keep_data: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,6 @@ class ClaimLine:
     """A claim and its verdict as the page prints them."""
 
     verdict: Verdict
-    kind: str
     quantity: str
     method: str
     against: str
@@ -95,13 +101,14 @@ class ClaimLine:
     against_value: str
     difference: str
     interval: str
+    p: str
     ratio: str
 
 
 def write_page(
     runs: Sequence[Run], claims: Sequence[Claim], folder: Path, settings: PageSettings
 ) -> tuple[Path, Sequence[Verdict]]:
-    """Draw every figure, test every claim, write ``index.html`` and ``figures/*.png``.
+    """Draw every figure, test every claim, write the page, its figures and what they were made from.
 
     Args:
         runs: Every run to show.
@@ -115,7 +122,7 @@ def write_page(
     methods = group_runs(runs, settings.labels, include_unfinished=settings.include_unfinished)
     styles = styles_of([method.label for method in methods])
     measuring = Measuring(benchmark=settings.benchmark, window=settings.window)
-    verdicts = [judge(claim, methods, measuring) for claim in claims]
+    verdicts = judge(claims, methods, measuring, test=settings.test)
     figures = folder / FIGURES
     curves = {
         family: [
@@ -133,7 +140,6 @@ def write_page(
         methods=methods,
         styles=styles,
         claims=[_claim_line(verdict, methods) for verdict in verdicts if not verdict.no_runs],
-        without_runs=[verdict for verdict in verdicts if verdict.no_runs],
         confidence=f"{CONFIDENCE:.0%}",
         scores=score_tables(methods, verdicts),
         curves=curves,
@@ -148,6 +154,8 @@ def write_page(
         differing=differing_settings(methods),
         unfinished=[run for run in runs if not run.finished],
     )
+    if settings.keep_data:
+        archive_runs(runs, folder / DATA)
     with replacing(folder / PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return folder / PAGE, verdicts
@@ -163,9 +171,8 @@ def _render(
     *,
     settings: PageSettings,
     methods: Sequence[Method],
-    styles: Mapping[str, tuple[str, str]],
+    styles: Mapping[str, Style],
     claims: Sequence[ClaimLine],
-    without_runs: Sequence[Verdict],
     confidence: str,
     scores: Sequence[ScoreTable],
     curves: Mapping[Family, Sequence[Figure]],
@@ -183,10 +190,11 @@ def _render(
     return environment.from_string(template).render(
         settings=settings,
         methods=methods,
-        colours={label: colour for label, (colour, _) in styles.items()},
+        colours={label: style.colour for label, style in styles.items()},
         claims=claims,
-        without_runs=without_runs,
         confidence=confidence,
+        level=f"{LEVEL:.2g}",
+        num_tests=sum(line.verdict.p is not None for line in claims),
         scores=scores,
         curves=curves,
         grids=grids,
@@ -206,10 +214,11 @@ def _claim_line(verdict: Verdict, methods: Sequence[Method]) -> ClaimLine:
     what = quantity.title if verdict.level is None else f"{quantity.title} of {verdict.level:.3f}"
     if claim.task:
         what += f", {claim.task}"
+    if verdict.guidance is not None:
+        what += f", guidance {verdict.guidance:g}"
     digits, difference = quantity.digits, verdict.difference
     return ClaimLine(
         verdict=verdict,
-        kind={"holds": "good", "does not hold here": "bad"}.get(verdict.outcome, "open"),
         quantity=what,
         method=labels.get(claim.method, claim.method),
         against=labels.get(claim.against, claim.against),
@@ -217,6 +226,7 @@ def _claim_line(verdict: Verdict, methods: Sequence[Method]) -> ClaimLine:
         against_value=_over_seeds(verdict.against, digits),
         difference=(f"{difference.mean:+.{digits}f}" if difference else "-"),
         interval=(f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f}" if difference else ""),
+        p=verdict.shown_p,
         ratio=f"{verdict.ratio:.1f}" if verdict.ratio is not None else "-",
     )
 
@@ -226,5 +236,6 @@ def _over_seeds(measured: Measured | None, digits: int) -> str:
         return "-"
     values = list(measured.values.values())
     least = "≥ " if measured.unreached else ""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    half = half_interval(values)
+    spread = f" ±{half:.{digits}f}" if half is not None else ""
     return f"{least}{statistics.fmean(values):.{digits}f}{spread} (n = {len(values)})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from diffopd.evaluation import EvaluationResult
-from diffopd.files import atomic_write_json, replacing, resolve_path
+from diffopd.files import atomic_write_json, replacing
 from diffopd.report.figure import save_figure
+from diffopd.report.paper_rows import OWN, PaperRow, Reference, check_alike
 
-RESULTS = "results.json"
 AVERAGE, PRINTED = "average", "average printed"
-_OWN = "here"
 _WARNING = (
     "Rows marked {source} are copied from that table: other noise, builds of scorers and hardware than those "
     "of rows marked here, so a difference between the two kinds is no measurement. "
@@ -32,106 +29,6 @@ _PRINTED = (
     "Average printed: as the paper prints it; it cannot be recomputed from the paper's own numbers, and the "
     "average beside it is over the rows shown here."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaperRow:
-    """A row of the table.
-
-    Attributes:
-        name: Whose scores these are.
-        source: Where they come from.
-        hours: Hours of training as they are to be shown, or None.
-        scores: Column -> score; a column may be lacking.
-        printed: The average that the source prints, or None.
-    """
-
-    name: str
-    source: str
-    hours: str | None
-    scores: Mapping[str, float]
-    printed: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """Rows of a publication.
-
-    Attributes:
-        source: The publication and its table.
-        labels: Column -> what it is called there.
-        rows: Its rows in their order.
-    """
-
-    source: str
-    labels: Mapping[str, str]
-    rows: Sequence[PaperRow]
-
-
-def read_reference(path: str) -> Reference:
-    """Rows of a publication from a JSON file such as ``package://assets/paper/table1.json``.
-
-    Raises:
-        ValueError: If there is no such file.
-    """
-    try:
-        raw = json.loads(Path(resolve_path(path)).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"reference={path} cannot be read: {error}") from error
-    rows = [
-        PaperRow(
-            name=row["name"] + (f" ({row['image_size']} px)" if row["image_size"] != 512 else ""),
-            source=raw["source"],
-            hours=row["hours"],
-            scores=row["scores"],
-            printed=row["average_printed"],
-        )
-        for row in raw["rows"]
-    ]
-    return Reference(source=raw["source"], labels=raw["columns"], rows=rows)
-
-
-def own_row(
-    name: str, places: Sequence[str], columns: Mapping[str, Mapping[str, str]], *, hours: float | None
-) -> PaperRow:
-    """A model's row from what ``diffopd.evaluate`` wrote.
-
-    Args:
-        name: Of the row.
-        places: Files ``results.json`` or their folders, each of another benchmark.
-        columns: Column -> ``benchmark``, ``task`` and ``score``: ``value`` or the name of a part.
-        hours: Hours of training, or None.
-
-    Raises:
-        ValueError: If a file is not there, two are of one benchmark, or none has anything for any column.
-    """
-    setting = f"models.{name}.results"
-    found: dict[str, EvaluationResult] = {}
-    for place in places:
-        file = Path(place) / RESULTS if Path(place).is_dir() else Path(place)
-        if not file.is_file():
-            raise ValueError(f"{setting}: there is no {file}; is that evaluation finished?")
-        result = EvaluationResult.load(file)
-        if result.benchmark in found:
-            raise ValueError(f"{setting} has two results of benchmark {result.benchmark}; give one of each")
-        found[result.benchmark] = result
-    scores: dict[str, float] = {}
-    for column, entry in columns.items():
-        of_task = found[entry["benchmark"]].tasks.get(entry["task"]) if entry["benchmark"] in found else None
-        if of_task is None:
-            continue
-        if entry["score"] == "value":
-            scores[column] = of_task.value.mean
-        elif entry["score"] in of_task.parts:
-            scores[column] = of_task.parts[entry["score"]]
-    if not scores:
-        raise ValueError(
-            f"{setting} holds results of {', '.join(found) or 'no benchmark'}, and none of the scores that "
-            f"the columns ask for ({', '.join(columns)}) is in them; see columns in conf/paper_table.yaml"
-        )
-    return PaperRow(
-        name=name, source=_OWN, hours=None if hours is None else f"{hours:g}", scores=scores, printed=None
-    )
 
 
 def normalised_averages(rows: Sequence[Mapping[str, float]], columns: Sequence[str]) -> list[float | None]:
@@ -190,7 +87,8 @@ class PaperTable:
         """Set own rows below those of a publication, if there is one.
 
         Raises:
-            ValueError: If there are no rows at all, or the publication lacks a column.
+            ValueError: If there are no rows at all, the publication lacks a column, or two own rows were
+                scored with different settings.
         """
         rows = [*(reference.rows if reference else ()), *own]
         if not rows:
@@ -198,6 +96,7 @@ class PaperTable:
                 "models is empty and reference=null, so there is no row; name a model of yours, as in "
                 "'+models.mine={results: [runs/evaluate/geneval/...], hours: null}'"
             )
+        check_alike(own)
         if reference and (unknown := sorted(set(columns) - set(reference.labels))):
             raise ValueError(
                 f"columns has {', '.join(unknown)}, which {reference.source} lacks; set reference=null for "
@@ -237,9 +136,12 @@ class PaperTable:
     @property
     def reading(self) -> str:
         """What the numbers are, and what they are not."""
+        numbers = {column: number for row in self.rows for column, number in row.images.items()}
+        told = ", ".join(f"{self.labels[column]} {number:,}" for column, number in numbers.items())
+        images = f" Images scored of rows marked here: {told}." if told else ""
         if self.source is None:
-            return _READING.strip()
-        return _WARNING.format(source=self.source) + _READING + _PRINTED
+            return _READING.strip() + images
+        return _WARNING.format(source=self.source) + _READING + _PRINTED + images
 
     def write(self, folder: Path) -> dict[str, Path]:
         """Write ``table.md``, ``table.json`` and ``table.png``; gives what is what."""
@@ -285,7 +187,7 @@ class PaperTable:
         drawn.auto_set_column_width(list(range(len(header))))
         for (row, column), cell in drawn.get_celld().items():
             cell.set_linewidth(0.4)
-            own = row > 0 and self.rows[row - 1].source == _OWN
+            own = row > 0 and self.rows[row - 1].source == OWN
             cell.set_facecolor("#dcdce4" if row == 0 else "#fff3c4" if own else "white")
             if column < 2:
                 cell.set_text_props(ha="left")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import glob
 import json
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,13 @@ from diffopd.evaluation import EvaluationResult
 from diffopd.report.curve import SECONDS
 
 CONFIG, METRICS, FINISHED = "config.yaml", "metrics.csv", "finished.json"
+TABLE = "report/table.json"
 """Files of a run's folder. ``diffopd.resume`` writes the first and the last, and reads OmegaConf besides."""
 
-_NO_RUNS_INSIDE = ("images", "checkpoints", "tensorboard", "adapter", "lora", ".hydra", "scores", "report")
-_STAGE = re.compile(r"\d+_\w+")
+ARCHIVE = ".run.json.gz"
+"""Ending of a run's file beside a page (``diffopd.report.archive``)."""
+
+STAGE = re.compile(r"\d+_\w+")
 """Folder of a cascade's stage."""
 
 
@@ -59,6 +60,7 @@ class Run:
         images: Images sampled in training, or None if unknown.
         reward_calls: Images scored in training, or None if unknown.
         results: What was scored after training.
+        table: Base, teachers and student as the run's own report has them; empty without one.
     """
 
     folder: Path
@@ -76,6 +78,7 @@ class Run:
     images: int | None
     reward_calls: int | None
     results: Sequence[tuple[Path, EvaluationResult]]
+    table: Mapping[str, Any]
 
     @property
     def guidance_scale(self) -> float | None:
@@ -92,46 +95,6 @@ class Run:
         }
 
 
-def find_runs(places: Iterable[str]) -> list[Run]:
-    """Read every run in some folders, at any depth.
-
-    Args:
-        places: Folders or globs.
-
-    Returns:
-        In the order of the places, within one by folder.
-
-    Raises:
-        ValueError: If a place is not there, or no run is in any of them, or a run's file cannot be read.
-    """
-    folders: dict[Path, None] = {}
-    for place in places:
-        found = sorted(glob.glob(os.path.expanduser(place), recursive=True))
-        if not found:
-            raise ValueError(f"runs has {place}, and there is no such folder ({Path(place).absolute()})")
-        for top in found:
-            folders |= dict.fromkeys(sorted(_run_folders(Path(top))))
-    if not folders:
-        raise ValueError(
-            f"runs={list(places)}: no folder in there holds a run, that is a {METRICS}, or the {CONFIG} of a "
-            "training"
-        )
-    return [read_run(folder) for folder in folders]
-
-
-def _run_folders(top: Path) -> Iterator[Path]:
-    for place, inside, files in os.walk(top):
-        folder = Path(place)
-        if any((folder / name / CONFIG).is_file() for name in inside if _STAGE.fullmatch(name)):
-            yield folder
-            inside.clear()
-        elif METRICS in files or (CONFIG in files and "phase" in _settings(folder / CONFIG)):
-            yield folder
-        inside[:] = sorted(
-            name for name in inside if name not in _NO_RUNS_INSIDE and not name.startswith("previous_")
-        )
-
-
 def read_run(folder: Path) -> Run:
     """Read one run, or the stages of a cascade one after the other.
 
@@ -139,7 +102,7 @@ def read_run(folder: Path) -> Run:
         ValueError: If a file cannot be read.
     """
     stages = sorted(
-        (entry for entry in folder.iterdir() if _STAGE.fullmatch(entry.name) and (entry / CONFIG).is_file()),
+        (entry for entry in folder.iterdir() if STAGE.fullmatch(entry.name) and (entry / CONFIG).is_file()),
         key=lambda entry: int(entry.name.partition("_")[0]),
     )
     return (
@@ -151,7 +114,7 @@ def read_run(folder: Path) -> Run:
 
 def _read_training(folder: Path) -> Run:
     config, finished = folder / CONFIG, folder / FINISHED
-    settings = _settings(config) if config.is_file() else {}
+    settings = settings_of(config) if config.is_file() else {}
     note = _json(finished) if finished.is_file() else {}
     recipe = note.get("recipe", {})
     series, minutes = _read_metrics(folder / METRICS)
@@ -173,12 +136,13 @@ def _read_training(folder: Path) -> Run:
         images=_total(series, "train/cost/images"),
         reward_calls=_total(series, "train/cost/reward_calls"),
         results=list(_results(folder)),
+        table=_json(folder / TABLE) if (folder / TABLE).is_file() else {},
     )
 
 
 def _read_cascade(folder: Path, stages: Sequence[Run]) -> Run:
     asked = folder / ".hydra" / CONFIG
-    num_stages = len(_settings(asked).get("stages", ())) if asked.is_file() else len(stages)
+    num_stages = len(settings_of(asked).get("stages", ())) if asked.is_file() else len(stages)
     series: dict[str, Series] = {}
     minutes: dict[int, float] = {}
     for stage in stages:
@@ -205,6 +169,7 @@ def _read_cascade(folder: Path, stages: Sequence[Run]) -> Run:
         images=_total(series, "train/cost/images"),
         reward_calls=_total(series, "train/cost/reward_calls"),
         results=[*last.results, *_results(folder)],
+        table={},
     )
 
 
@@ -259,7 +224,12 @@ def _total(series: Mapping[str, Series], name: str) -> int | None:
     return round(sum(series[name].values)) if name in series else None
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def settings_of(path: Path) -> dict[str, Any]:
+    """A ``config.yaml`` as plain values.
+
+    Raises:
+        ValueError: If it is not YAML.
+    """
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

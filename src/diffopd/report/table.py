@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,12 @@ from rich import box
 from rich.table import Table
 
 from diffopd.teacher import Estimate
+
+READING = "mean ± half of its 95 % CI over prompts"
+"""What a cell is."""
+
+_WIDE = 3
+"""Tasks up to which a terminal of 80 columns shows numbers in full."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +55,35 @@ class FinalTable:
         """The columns."""
         return list(dict.fromkeys(task for row in self.rows for task in row.scores))
 
+    @property
+    def full_title(self) -> str:
+        """With the number of images of each task; of a task with several numbers, each row says its own."""
+        numbers = {task: self._numbers(task) for task in self.tasks}
+        told = [f"{task} {of[0]}" for task, of in numbers.items() if len(of) == 1]
+        return f"{self.title} ({', '.join(told)} images)" if told else self.title
+
+    def _numbers(self, task: str) -> list[int]:
+        return sorted({row.scores[task].n for row in self.rows if task in row.scores})
+
+    def _cell(self, row: Row, task: str) -> str:
+        score = row.scores.get(task)
+        if score is None:
+            return "-"
+        own_number = f" (n = {score.n})" if len(self._numbers(task)) > 1 else ""
+        return f"{score.mean:.3f} ±{(score.high - score.low) / 2:.3f}{own_number}"
+
     def to_rich(self) -> Table:
         """The table for a terminal of 80 columns."""
-        table = Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
-        table.caption = "mean ± half the 95 % interval"
-        for place, name in enumerate(("", "guidance", *self.tasks)):
-            table.add_column(name, justify="right" if place else "left")
+        table = Table(
+            title=self.full_title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left"
+        )
+        table.caption = READING
+        narrow = len(self.tasks) > _WIDE  # .500 for 0.500, so that four tasks fit
+        table.padding = (0, 0) if narrow else (0, 1)
+        for place, name in enumerate(("", "CFG" if narrow else "guidance", *self.tasks)):
+            table.add_column(name, justify="right" if place else "left", no_wrap=True)
         for line in self._score_lines():
-            table.add_row(*line)
+            table.add_row(*(re.sub(r"\b0\.", ".", cell) if narrow else cell for cell in line))
         table.add_section()
         for line in self._gain_lines():
             table.add_row(*line, style="bold")
@@ -66,7 +94,7 @@ class FinalTable:
         header = ["", "guidance", *self.tasks]
         lines = [header, ["---", *("---:" for _ in header[1:])], *self._score_lines(), *self._gain_lines()]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return f"**{self.title}** (mean ± half the 95 % interval)\n\n{body}\n"
+        return f"**{self.full_title}** ({READING})\n\n{body}\n"
 
     def to_json(self) -> str:
         """Every number in full."""
@@ -74,7 +102,7 @@ class FinalTable:
 
     def _score_lines(self) -> list[list[str]]:
         return [
-            [row.name, f"{row.guidance_scale:g}", *(_text(row.scores.get(task)) for task in self.tasks)]
+            [row.name, f"{row.guidance_scale:g}", *(self._cell(row, task) for task in self.tasks)]
             for row in self.rows
         ]
 
@@ -104,10 +132,6 @@ def gain_kept(
         for task, teacher in teachers.items()
         if task in student and task in base and teacher.low > base[task].mean
     }
-
-
-def _text(score: Estimate | None) -> str:
-    return "-" if score is None else f"{score.mean:.3f} ±{(score.high - score.low) / 2:.3f}"
 
 
 def _share(share: float | None) -> str:

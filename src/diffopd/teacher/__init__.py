@@ -1,7 +1,7 @@
 """Frozen teachers, the rules that give each prompt its own, and the anchor beside them."""
 
 from diffopd.teacher.anchor import Anchor, NoAnchor, Regulariser
-from diffopd.teacher.card import CARD, Estimate, Recipe, TeacherCard
+from diffopd.teacher.card import CARD, Estimate, Recipe, Score, TeacherCard
 from diffopd.teacher.frozen import AdaptedModel, check_frozen, load_frozen
 from diffopd.teacher.routing import Automatic, ByTask, Mixture, Routing
 from diffopd.teacher.teacher_set import TeacherSet
@@ -18,6 +18,7 @@ __all__ = [
     "Recipe",
     "Regulariser",
     "Routing",
+    "Score",
     "TeacherCard",
     "TeacherSet",
     "check_frozen",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,18 @@ class Estimate:
     low: float
     high: float
     n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Estimate):
+    """A score as a card keeps it.
+
+    Attributes:
+        conditions: What it was measured with (``diffopd.evaluation.conditions_of``): it stands beside a score
+            of the same conditions only. Empty on cards of before these were kept.
+    """
+
+    conditions: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +77,7 @@ class TeacherCard:
         base: Identity of the base model (``PipelineModel.identity``).
         rank: Rank of the adapter.
         alpha: Alpha of its training. The file beside the card has alpha / rank in its factors.
-        scores: benchmark -> task -> estimate.
+        scores: benchmark -> task -> score.
         recipe: How it was made.
     """
 
@@ -75,7 +87,7 @@ class TeacherCard:
     base: str
     rank: int
     alpha: float
-    scores: Mapping[str, Mapping[str, Estimate]]
+    scores: Mapping[str, Mapping[str, Score]]
     recipe: Recipe
 
     def save(self, folder: str | PathLike[str]) -> Path:
@@ -139,7 +151,7 @@ def card_or_guidance(
 
 def _from_json(raw: Mapping[str, Any]) -> TeacherCard:
     scores = {
-        benchmark: {task: Estimate(**entry) for task, entry in tasks.items()}
+        benchmark: {task: Score(**entry) for task, entry in tasks.items()}
         for benchmark, tasks in raw["scores"].items()
     }
     fields = {**raw, "scores": scores, "recipe": Recipe(**raw["recipe"])}

@@ -1,0 +1,117 @@
+"""Under which conditions a score was measured: two scores compare only where these agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffopd.configs import HOW_TO_ASK, flat_settings
+from diffopd.evaluation.benchmark import Benchmark
+from diffopd.types import Prompts, Sampler, VelocityModel
+
+Conditions = Mapping[str, str | int | float]
+"""Name of a condition -> its value; what a score was measured with, without the adapter and its guidance."""
+
+_OF_MODEL = ("image_size", "text_length")
+_HOW, _LETTERS = (*HOW_TO_ASK, "batch_size", "device"), 16
+"""Settings of a scorer that say where and how fast it works; letters of a digest."""
+
+
+def conditions_of(benchmark: Benchmark, model: VelocityModel) -> dict[str, dict[str, str | int | float]]:
+    """Task -> conditions of its score, for tasks that have a metric.
+
+    Prompts and metrics count by what they are (a digest), not by the benchmark's name or the file's place.
+    The metric's settings are known where the benchmark was built from a config (``Benchmark.settings``).
+
+    Args:
+        benchmark: What is measured.
+        model: The backbone that draws.
+    """
+    shared = _of_sampler(benchmark) | {"seed": benchmark.seed} | _of_model(model)
+    prompts = benchmark.prompts()
+    return {
+        task: {
+            "images": len(prompts[task]),
+            "prompts": _of_prompts(prompts[task]),
+            "metric": _of_metric(benchmark, task),
+            **shared,
+        }
+        for task in sorted(benchmark.scored_tasks)
+    }
+
+
+def disagreements(ours: Conditions, theirs: Conditions) -> list[str]:
+    """Each condition in which two scores differ, as ``images: 12 and 64``; empty if they compare.
+
+    Args:
+        ours: Conditions of one score; empty if they are not known.
+        theirs: Of the other.
+    """
+    if not ours or not theirs:
+        return ["the conditions of one of them are not recorded"] if ours or theirs else []
+    return [
+        f"{name}: {ours.get(name, 'unknown')} and {theirs.get(name, 'unknown')}"
+        for name in sorted({*ours, *theirs})
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def all_disagreements(
+    ours: Mapping[str, Conditions], theirs: Mapping[str, Conditions], tasks: Sequence[str]
+) -> list[str]:
+    """:func:`disagreements` of several tasks, each with the task's name, what they share once."""
+    found = {task: disagreements(ours.get(task, {}), theirs.get(task, {})) for task in tasks}
+    shared = [
+        line for line in next(iter(found.values()), []) if all(line in lines for lines in found.values())
+    ]
+    return [
+        *shared,
+        *(f"{task}, {line}" for task, lines in found.items() for line in lines if line not in shared),
+    ]
+
+
+def _of_sampler(benchmark: Benchmark) -> dict[str, str | int | float]:
+    settings = benchmark.settings.get("sampler")
+    if not isinstance(settings, Mapping):
+        settings = _read_off(benchmark.sampler)
+    return {
+        f"sampler.{path}": value if isinstance(value, str | int | float) else json.dumps(value)
+        for path, value in flat_settings(settings)
+        if path not in ("guidance_scale", "_target_") and not path.startswith("_")
+    } | {"sampler": type(benchmark.sampler).__name__}
+
+
+def _read_off(sampler: Sampler) -> dict[str, Any]:
+    """What a sampler that no config describes says of itself."""
+    known = ("num_steps", "noise_level", "shift")
+    return {name: getattr(sampler, name) for name in known if hasattr(sampler, name)}
+
+
+def _of_model(model: VelocityModel) -> dict[str, str | int | float]:
+    """The base's identity, size of pictures and length of prompts, as far as the model has them."""
+    found = {name: int(getattr(model, name)) for name in _OF_MODEL if hasattr(model, name)}
+    identity = getattr(model, "identity", None)
+    return {**found, **({"base": str(identity)[:_LETTERS]} if identity else {})}
+
+
+def _of_prompts(prompts: Prompts) -> str:
+    return _digest([prompts.texts, prompts.metadata, prompts.groups])
+
+
+def _of_metric(benchmark: Benchmark, task: str) -> str:
+    """The metric's class, and a digest of its settings if a config describes it."""
+    name = type(benchmark.tasks[task].metric).__name__
+    settings = benchmark.settings
+    metric = settings.get("metric") if "tasks" not in settings else settings["tasks"][task].get("metric")
+    if not metric:
+        return name
+    kept = [
+        (path, value) for path, value in flat_settings(metric) if not set(path.split(".")).intersection(_HOW)
+    ]
+    return f"{name} {_digest(sorted(kept, key=lambda entry: entry[0]))}"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:_LETTERS]

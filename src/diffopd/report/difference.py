@@ -1,0 +1,184 @@
+"""How much better one method is than another: the difference of two means over seeds, and over prompts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import t as student_t
+
+CONFIDENCE = 0.95
+TESTS = ("welch", "paired")
+"""How seeds are compared: as independent draws of each side, or seed by seed."""
+
+Source = tuple[float, float]
+"""A part of the squared standard error, and its degrees of freedom."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptScores:
+    """Scores of one task, prompt by prompt, each the mean over a method's seeds.
+
+    Attributes:
+        texts: The prompts.
+        strata: Tag number of each prompt; the task's score is the mean over tags of the means over their
+            prompts.
+        values: The scores.
+    """
+
+    texts: tuple[str, ...]
+    strata: tuple[int, ...]
+    values: Float[np.ndarray, " prompts"]
+
+    @property
+    def vary(self) -> bool:
+        """Whether each tag has two prompts at least, so that their variance can be known."""
+        return min(Counter(self.strata).values()) > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How much better the first of two methods is, positive = better.
+
+    Attributes:
+        mean: Difference of the means.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        p: Two-sided p-value of no difference.
+        p_equivalent: p-value of a difference of the margin or more in either direction (two one-sided tests);
+            None without a margin.
+        num_pairs: Seeds compared pair by pair, or None for Welch's test of independent seeds.
+        over_prompts: Whether prompts count as drawn, too.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_equivalent: float | None
+    num_pairs: int | None
+    over_prompts: bool
+
+
+def difference_of(
+    first: Mapping[int, float],
+    second: Mapping[int, float],
+    better: int,
+    *,
+    test: str = "welch",
+    resolution: float = 0.0,
+    prompts: Sequence[tuple[PromptScores, PromptScores]] = (),
+    margin: float | None = None,
+) -> Difference | None:
+    """Student's t interval and p-value of ``better * (first - second)``.
+
+    Two sources of error are added. Seeds: by Welch's test, which takes the seeds of each side as independent,
+    or by the differences of the seeds that both have. Prompts: the variance over prompts of the difference
+    between the sides' scores on one prompt, over the number of prompts, so that the claim is about prompts
+    like these and not about these alone. The degrees of freedom are Satterthwaite's for the sum. A seed's
+    share in a prompt's difference is in both sources, so the interval is somewhat too wide rather than too
+    narrow.
+
+    Values known only to a step, as rounds that are scored every 20, have at least the variance that rounding
+    to that step gives, ``step**2 / 12``: equal differences do not make an interval without width.
+
+    Args:
+        first: Seed -> value.
+        second: The same.
+        better: 1 if more is better, else -1.
+        test: ``welch`` or ``paired``. ``paired`` needs two seeds that both have.
+        resolution: Step to which a value is known.
+        prompts: Both sides' scores by prompt, one entry for each task of which the values are the mean; empty
+            to take the prompts as given.
+        margin: A difference that does not matter; None to leave that untested.
+
+    Returns:
+        None if a side has fewer than two seeds, or nothing varies.
+
+    References:
+        Welch, "The generalization of 'Student's' problem", Biometrika 34, 1947.
+        Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics 2, 1946.
+        Schuirmann, "A comparison of the two one-sided tests procedure and the power approach", 1987.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    shared = [seed for seed in first if seed in second]
+    paired = test == "paired" and len(shared) >= 2
+    if paired:
+        gains = [better * (first[seed] - second[seed]) for seed in shared]
+        mean = statistics.fmean(gains)
+        sources = [_source(gains, 2 * resolution**2 / 12)]
+    else:
+        mean = better * (statistics.fmean(first.values()) - statistics.fmean(second.values()))
+        sources = [_source(list(side.values()), resolution**2 / 12) for side in (first, second)]
+    sources += [source for pair in prompts for source in _over_prompts(*pair, num_tasks=len(prompts))]
+    variance = sum(part for part, _ in sources)
+    if variance == 0:
+        return None
+    freedom = variance**2 / sum(part**2 / own for part, own in sources)
+    error = math.sqrt(variance)
+    half = float(student_t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return Difference(
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        p=float(2 * student_t.sf(abs(mean) / error, freedom)),
+        p_equivalent=None if margin is None else float(student_t.sf((margin - abs(mean)) / error, freedom)),
+        num_pairs=len(shared) if paired else None,
+        over_prompts=bool(prompts),
+    )
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half of the 95 % interval of a mean over seeds by Student's t; None below two values.
+
+    Examples:
+        >>> round(half_interval([1.0, 2.0, 3.0]), 3)  # 4.303 * 1 / sqrt(3)
+        2.484
+    """
+    if len(values) < 2:
+        return None
+    freedom = len(values) - 1
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return float(student_t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's step-down rule.
+
+    The chance that any of the adjusted values falls below 5 % by luck is at most 5 %, however they depend.
+
+    References:
+        Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Examples:
+        >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    adjusted, highest = [0.0] * len(values), 0.0
+    for place, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        highest = max(highest, min(1.0, (len(values) - place) * values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _source(values: Sequence[float], least: float) -> Source:
+    """The squared standard error of a mean of independent values whose variance is at least ``least``."""
+    return max(statistics.variance(values), least) / len(values), len(values) - 1.0
+
+
+def _over_prompts(first: PromptScores, second: PromptScores, *, num_tasks: int) -> list[Source]:
+    """The part that prompts have in the error of a task's difference, one entry for each tag."""
+    differences, strata = first.values - second.values, np.array(first.strata)
+    groups = [differences[strata == stratum] for stratum in np.unique(strata)]
+    weight = 1 / (num_tasks * len(groups)) ** 2
+    return [
+        (weight * float(group.var(ddof=1)) / len(group), len(group) - 1.0)
+        for group in groups
+        if len(group) > 1
+    ]

@@ -1,0 +1,42 @@
+"""A cascade's table: stages that were scored with other settings do not stand in it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from diffopd.report.cascade import report_cascade
+from diffopd.teacher import Recipe, Score, TeacherCard
+
+RECIPE = Recipe(command="train", seed=0, minutes=1.0, images=6, reward_calls=6, commit="0" * 7)
+
+
+def stage(folder, name, conditions):
+    score = Score(mean=0.5, low=0.4, high=0.6, n=64, conditions=conditions)
+    for part in ("adapter", "lora"):
+        (folder / name / part).mkdir(parents=True)
+    TeacherCard(
+        name=name,
+        task="ocr",
+        guidance_scale=1.0,
+        base="base",
+        rank=2,
+        alpha=4.0,
+        scores={"mini": {"ocr": score}},
+        recipe=dataclasses.replace(RECIPE, command=name),
+    ).save(folder / name / "adapter")
+    return folder / name
+
+
+def test_only_stages_that_were_scored_alike_are_in_the_table(tmp_path, capsys):
+    stages = {
+        name: stage(tmp_path, name, {"images": 64, "sampler.num_steps": steps})
+        for name, steps in (("first", 4), ("second", 40), ("third", 40))
+    }
+    report_cascade(tmp_path / "out", stages, name="cascade", model_path=str(tmp_path))
+    text = (tmp_path / "out" / "mini.md").read_text()
+    assert "after first" not in text
+    assert all(f"after {name}" in text for name in ("second", "third"))
+    printed = capsys.readouterr().out
+    assert (
+        "after first: not shown, as it was scored with other settings: sampler.num_steps: 40 and 4" in printed
+    )

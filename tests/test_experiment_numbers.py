@@ -1,0 +1,230 @@
+"""Printed tables of experiments/ follow from the data committed beside them."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffopd.report.compared import normalised_means, summarise
+from diffopd.report.comparison import read_csv, to_markdown
+from diffopd.report.gradient_variance import variance_table
+from diffopd.report.table import gain_kept
+from diffopd.teacher import Estimate
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+MOPD = EXPERIMENTS / "mopd_ode"
+TASKS = ("composition", "ocr", "aesthetic")
+
+
+def text_of(*parts):
+    return EXPERIMENTS.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def rows_of(text):
+    """Cells of every table row."""
+    return [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+
+
+def scores_in(path):
+    """Guidance -> task -> mean, of a student: from a run's table or a single evaluation."""
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    if "rows" in raw:
+        return {
+            row["guidance_scale"]: {task: row["scores"][task]["mean"] for task in TASKS}
+            for row in raw["rows"]
+            if row["name"] == "student"
+        }
+    return {raw["guidance_scale"]: {task: raw["tasks"][task]["value"]["mean"] for task in TASKS}}
+
+
+def card_scores(benchmark):
+    """Base and each task's own teacher, without guidance."""
+    assets = ROOT / "src" / "diffopd" / "assets"
+    base = json.loads((assets / "mini_sd3" / "card.json").read_text())["scores"]["guidance 1"][benchmark]
+    own = {
+        task: json.loads((assets / "teachers" / task / "card.json").read_text())["scores"][benchmark][task]
+        for task in TASKS
+    }
+    return {task: base[task]["mean"] for task in TASKS}, {task: own[task]["mean"] for task in TASKS}
+
+
+def kept(scores, benchmark="mini"):
+    """Share of each teacher's gain, in percent, as it is printed."""
+    base, teachers = card_scores(benchmark)
+    return [f"{(scores[task] - base[task]) / (teachers[task] - base[task]):.0%}" for task in TASKS]
+
+
+def spelt(scores):
+    return " / ".join(f"{scores[task]:.3f}" for task in TASKS)
+
+
+def current_part():
+    """The page up to what was measured with the wording before."""
+    return text_of("mopd_ode", "README.md").partition("## With the wording before")[0]
+
+
+def test_students_of_mopd_ode():
+    rows = [row for row in rows_of(current_part()) if len(row) == 4 and row[0].isdigit()]
+    assert len(rows) == 12
+    checked = 0
+    for rounds, seed, student, share in rows:
+        path = MOPD / f"seed{seed}_{rounds}_rounds.json"
+        if not path.is_file():  # seeds 1 and 2 after 220 rounds are ablations'
+            assert (rounds, seed) in {("220", "1"), ("220", "2")}
+            continue
+        scores = scores_in(path)[1.0]
+        assert student == spelt(scores), path.name
+        assert share.split(" / ") == kept(scores), path.name
+        checked += 1
+    assert checked == 10
+
+
+def test_students_of_220_rounds_are_those_of_the_ablations():
+    scores = ablations().read_scores()["mopd_ode", 1.0]
+    rows = [row for row in rows_of(current_part()) if len(row) == 4 and row[0] == "220"]
+    for _, seed, student, share in rows:
+        assert student == spelt(scores[int(seed)])
+        assert share.split(" / ") == kept(scores[int(seed)])
+
+
+def test_students_of_mopd_ode_on_the_large_benchmark():
+    rows = [row for row in rows_of(current_part()) if len(row) == 6 and row[0].endswith("rounds")]
+    shares = {}
+    for rounds, seed, *scores, share in rows:
+        number = rounds.split()[0]
+        found = scores_in(MOPD / f"seed{seed}_{number}_rounds_mini_large.json")[1.0]
+        assert scores == [f"{found[task]:.3f}" for task in TASKS], (rounds, seed)
+        assert share.strip("*").split(" / ") == kept(found, "mini_large"), (rounds, seed)
+        if number == "800":
+            base, teachers = card_scores("mini_large")
+            shares[seed] = [(found[t] - base[t]) / (teachers[t] - base[t]) for t in TASKS]
+    means = [f"{100 * statistics.fmean(column):.0f}" for column in zip(*shares.values(), strict=True)]
+    assert f"Means of the three after 800: {means[0]}, {means[1]} and {means[2]} %" in current_part()
+    base, teachers = card_scores("mini_large")
+    assert ["base", "", *(f"{base[task]:.3f}" for task in TASKS), ""] in rows_of(current_part())
+    assert ["each task's teacher", "", *(f"{teachers[task]:.3f}" for task in TASKS), ""] in rows_of(
+        current_part()
+    )
+
+
+def test_students_with_the_wording_before():
+    part = text_of("mopd_ode", "README.md").partition("## With the wording before")[2]
+    rows = [row for row in rows_of(part) if len(row) == 5 and row[0].isdigit()]
+    assert len(rows) == 8
+    for rounds, seed, student, _, guided in rows:
+        scores = scores_in(MOPD / "wording_before" / f"seed{seed}_{rounds}_rounds.json")
+        assert student == spelt(scores[1.0])
+        assert guided == spelt(scores[2.0])
+
+
+def test_the_readme_s_table_is_that_of_its_run():
+    raw = json.loads((MOPD / "seed0_220_rounds.json").read_text())
+    printed = rows_of((ROOT / "README.md").read_text(encoding="utf-8"))
+    for row in raw["rows"]:
+        halves = {task: (score["high"] - score["low"]) / 2 for task, score in row["scores"].items()}
+        cells = [f"{row['scores'][task]['mean']:.3f} ±{halves[task]:.3f}" for task in TASKS]
+        assert [row["name"], f"{row['guidance_scale']:g}", *cells] in printed
+    for scale, shares in raw["gain_kept"].items():
+        cells = [f"{shares[task]:.0%}" if task in shares else "-" for task in TASKS]
+        assert ["student's gain kept", f"{float(scale):g}", *cells] in printed
+        rows = {(row["name"], row["guidance_scale"]): row["scores"] for row in raw["rows"]}
+        estimates = {
+            key: {task: Estimate(**entry) for task, entry in scores.items()} for key, scores in rows.items()
+        }
+        teachers = {task: estimates[f"teacher: {task}", 1.0][task] for task in TASKS}
+        found = gain_kept(estimates["base", float(scale)], teachers, estimates["student", float(scale)])
+        assert shares == pytest.approx(found)
+
+
+@pytest.mark.parametrize("place", [("table1",), ("table1", "larger_budget")])
+def test_tables_follow_from_every_seed(place):
+    summaries = summarise(read_csv(EXPERIMENTS.joinpath(*place) / "table.csv"))
+    table = to_markdown(summaries, normalised_means(summaries))
+    assert text_of(*place, "table.md") == table
+    assert table.partition("\n\n")[0] in text_of(*place, "README.md")
+
+
+def test_gradient_variances():
+    raw = json.loads(text_of("gradient_variance", "gradient_variance.json"))
+    printed = text_of("gradient_variance", "README.md")
+    lines = variance_table(raw["levels"]).strip().splitlines()
+    assert len(lines) > 30
+    for line in lines:
+        assert line in printed, line
+
+
+def test_soak():
+    trials = json.loads(text_of("soak", "soak.json"))["trials"]
+    counts = {
+        row[0]: row[1:] for row in rows_of(text_of("soak", "soak.md")) if row[0] not in ("Phase", "---")
+    }
+    for phase, cells in counts.items():
+        own = [trial for trial in trials if trial["phase"] == phase]
+        at_checkpoints = [t for t in own if t["killed"] and "of the time" not in t["kill"]]
+        lost = max(trial["lost"] for trial in own)
+        assert cells == [
+            str(len(own)),
+            str(sum(trial["killed"] for trial in own)),
+            str(len(at_checkpoints)),
+            str(sum(trial["survived"] for trial in own)),
+            str(sum(not trial["differs"] for trial in own)),
+            str(lost),
+        ]
+
+
+def test_bench():
+    ways = json.loads(text_of("bench", "opd_round.json"))["ways"]
+    printed = rows_of(text_of("bench", "opd_round.md"))
+    for name, way in ways.items():
+        seconds = way["seconds"]
+        times = [1000 * value for value in (statistics.median(seconds), min(seconds), max(seconds))]
+        peak = way["peak_bytes"] / 2**20
+        assert [name, *(f"{time:.1f}" for time in times), f"{peak:.1f}"] in printed, name
+
+
+def ablations():
+    path = EXPERIMENTS / "ablations" / "verdicts.py"
+    spec = importlib.util.spec_from_file_location("ablations_verdicts", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_ablations_scores_means_and_verdicts():
+    module, page = ablations(), text_of("ablations", "README.md")
+    printed = rows_of(page)
+    for (method, scale), seeds in module.read_scores().items():
+        cells = [" / ".join(f"{seed[task]:.3f}" for seed in seeds.values()) for task in TASKS]
+        mean = statistics.fmean(module.mean_of_tasks(seeds).values())
+        wanted = [f"{scale:g}", *cells, f"{mean:.3f}"]
+        assert any(row[1:] == wanted for row in printed), (method, scale, wanted)
+    for line in module.verdicts():
+        assert line in printed, line
+
+
+def test_claims_cite_the_figures_that_show_them():
+    """In the paper noise levels are Figure 6; Figure 7 has pictures."""
+    names = ["conf/claims/figures.yaml", "experiments/ablations/README.md"]
+    names += ["docs/report.md", "docs/ablations.md"]
+    for name in names:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(r"Figures? (5, 6(,| and) )?7", text), name
+
+
+def test_csv_of_ablations_has_three_seeds_of_each_method():
+    with (EXPERIMENTS / "ablations" / "scores.csv").open(newline="") as file:
+        methods = [line["method"] for line in csv.DictReader(file)]
+    assert {methods.count(name) for name in methods if name.startswith("mopd_")} == {6}

@@ -15,7 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
 from tiny_runs import make_world
 
-from diffopd.resume import CONFIG, FINISHED, check_same, find_checkpoint, is_finished, mark_finished
+from diffopd.finished import FINISHED, Finished, read_finished, write_finished
+from diffopd.resume import find_checkpoint, is_finished
+from diffopd.run_settings import check_same
+from diffopd.saved_config import CONFIG
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +32,10 @@ def test_a_run_is_finished_once_it_is_trained_and_reported(world, tmp_path):
     assert not is_finished(world.config("teacher_aesthetic", folder, "~report"), folder)
     run.run()
     assert is_finished(world.config("teacher_aesthetic", folder, "~report"), folder)
-    noted = json.loads((folder / FINISHED).read_text())
-    assert noted["max_rounds"] == 2
-    assert noted["recipe"]["images"] == noted["recipe"]["reward_calls"] == 2 * 2 * 3
-    assert noted["recipe"]["minutes"] >= 0
+    noted = read_finished(folder)
+    assert (noted.rounds, noted.max_rounds) == (2, 2)
+    assert noted.recipe["images"] == noted.recipe["reward_calls"] == 2 * 2 * 3
+    assert noted.recipe["minutes"] >= 0
 
 
 def test_more_rounds_or_a_fresh_start_are_not_finished(world, tmp_path):
@@ -73,7 +76,7 @@ def test_where_and_when_a_reward_is_computed_may_change(tmp_path):
     before = {"resume": "auto", "trainer": {"max_epochs": 2}, "phase": {"score_in_background": False}}
     before["reward"] = {"rewards": {"ocr": {"address": "http://a", "timeout": 1.0, "scale": "table"}}}
     OmegaConf.save(OmegaConf.create(before), tmp_path / "config.yaml")
-    mark_finished(tmp_path, 2, {}, {})
+    write_finished(tmp_path, Finished(rounds=2, max_rounds=2, recipe={}, inputs={}))
 
     def changed(*settings):
         return OmegaConf.merge(before, OmegaConf.from_dotlist(list(settings)))

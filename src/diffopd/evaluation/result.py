@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffopd.files import atomic_write_json
 from diffopd.metric.interval import Interval, bootstrap_interval, paired_difference_interval
+from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.teacher import Estimate
 from diffopd.types import Prompts
 
@@ -106,15 +105,22 @@ class EvaluationResult:
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write as JSON."""
-        atomic_write_json(path, dataclasses.asdict(self))
+        write_sealed_json(path, dataclasses.asdict(self))
         return Path(path)
 
     @staticmethod
     def load(path: str | PathLike[str]) -> EvaluationResult:
-        """Read what :meth:`save` wrote."""
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        tasks = {task: _task_from_json(entry) for task, entry in raw["tasks"].items()}
-        return EvaluationResult(**{**raw, "tasks": tasks})
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DamagedFileError: If it is not that.
+        """
+        raw = read_sealed_json(path, [field.name for field in dataclasses.fields(EvaluationResult)])
+        try:
+            tasks = {task: _task_from_json(entry) for task, entry in raw["tasks"].items()}
+            return EvaluationResult(**{**raw, "tasks": tasks})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedFileError(path, f"it holds no results ({error!r})") from error
 
 
 def _estimate(scores: Tensor, groups: Tensor, strata: Tensor) -> Estimate:

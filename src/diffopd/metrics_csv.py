@@ -20,8 +20,8 @@ STEP, EPOCH, CHECK = "step", "epoch", "check"
 def read_rows(path: str | PathLike[str]) -> list[dict[str, str]]:
     """The intact rows of a file, without empty cells and checksums; a warning says how many are damaged.
 
-    A last line that was cut is passed over in silence, as a run that was killed leaves it. Rows without a
-    checksum, of an earlier version, are read if they are numbers; two rows of one round are then read as one.
+    Rows without a checksum, of an earlier version, are read if they are numbers; those of one round are then
+    read as one.
 
     Args:
         path: The file; without it there are no rows.
@@ -36,13 +36,13 @@ def read_intact_rows(path: str | PathLike[str]) -> tuple[list[dict[str, str]], i
     """The same, and the number of damaged rows, without a warning."""
     if not Path(path).is_file():
         return [], 0
-    whole, _, _ = Path(path).read_bytes().rpartition(b"\n")
+    whole, _, cut = Path(path).read_bytes().rpartition(b"\n")
     lines = whole.split(b"\n") if whole else []
     columns = _cells(lines[0]) if lines else None
     rows = [_row(columns or [], line) for line in lines[1:]]
     intact = [row for row in rows if row is not None]
     damaged_header = columns is None and bool(lines)
-    return _one_per_round(intact), len(rows) - len(intact) + damaged_header
+    return _one_per_round(intact), len(rows) - len(intact) + damaged_header + bool(cut)
 
 
 def _cells(line: bytes) -> list[str] | None:

@@ -35,7 +35,7 @@ def read_config(file: Path) -> DictConfig:
     """
     try:
         found = OmegaConf.create(read_sealed_text(file))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, AssertionError) as error:
         if isinstance(error, DamagedFileError):
             raise
         raise DamagedFileError(file, f"not YAML ({error})") from error

@@ -92,8 +92,8 @@ def read_sealed_text(path: str | PathLike[str]) -> str:
     first, _, text = whole.partition("\n")
     found = _FIRST_LINE.fullmatch(first)
     if found is None:
-        if f" {SEAL} " in first and not first.startswith("# "):
-            raise DamagedFileError(path, "its first line is no comment")
+        if f" {SEAL} " in first:
+            raise DamagedFileError(path, "its first line is not the checksum it was")
         return whole
     if found[1] != hashlib.sha256(text.encode()).hexdigest():
         raise DamagedFileError(path, f"its content does not have the checksum in its first line; {_EDITED}")

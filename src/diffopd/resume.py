@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.checkpoint import latest_valid_checkpoint, read_inputs, read_settings, round_of
 from diffopd.checkpoint.folder import list_checkpoints
-from diffopd.checkpoint.keeping import is_damaged
+from diffopd.checkpoint.keeping import copy_checkpoint, is_damaged
 from diffopd.checkpoint.place import DEFAULT, checkpoints_folder, earlier_folder, saving_callback
 from diffopd.finished import FINISHED, read_finished
 from diffopd.metrics_csv import METRICS, read_intact_rows
@@ -45,7 +45,8 @@ def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
 
     With ``resume=auto`` the newest valid checkpoint is used, if it was made with the same settings. It is
     looked for where ``callbacks.round_checkpoint`` saves, and where the config in the folder says that it
-    saved before. With ``resume=never`` what is there of a run is moved to ``previous_1``, ``previous_2``, ...
+    saved before: from there it is copied. With ``resume=never`` what is there of a run is moved to
+    ``previous_1``, ``previous_2``, ...
 
     Args:
         cfg: The composed config.
@@ -70,6 +71,8 @@ def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
             check_same(cfg, folder, read_inputs(checkpoint), read_settings(checkpoint))
             _check_rounds(cfg, folder, round_of(checkpoint))
             log.info("resuming from %s", checkpoint)
+            if checkpoint.parent != places[0]:  # the next start looks where this one saves
+                checkpoint = copy_checkpoint(checkpoint, places[0])
     folder.mkdir(parents=True, exist_ok=True)
     write_config(cfg, folder)
     return checkpoint

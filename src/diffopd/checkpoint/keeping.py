@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffopd.checkpoint.folder import (
     set_aside,
     verify_checkpoint,
 )
+from diffopd.files import new_folder
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,21 @@ def superfluous(checkpoints: Sequence[Path], keep_last: int, keep_every_n_rounds
         for checkpoint in checkpoints[:-keep_last]
         if keep_every_n_rounds is None or round_of(checkpoint) % keep_every_n_rounds
     ]
+
+
+def copy_checkpoint(checkpoint: Path, folder: Path) -> Path:
+    """Copy a checkpoint to another folder of checkpoints, whole or not at all.
+
+    Returns:
+        The copy. What has its name there is moved to ``set_aside``, if it is no damaged checkpoint.
+    """
+    target = folder / checkpoint.name
+    make_way(folder, round_of(checkpoint))
+    remove_checkpoint(target)
+    with new_folder(target) as temporary:
+        shutil.copytree(checkpoint, temporary, dirs_exist_ok=True)
+    log.info("%s is copied to %s", checkpoint, folder)
+    return target
 
 
 def is_damaged(folder: Path) -> bool:

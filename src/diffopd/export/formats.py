@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffopd.adapter import adapter_parameters, adapter_strength, export_lora, save_adapter
-from diffopd.files import atomic_save_safetensors
+from diffopd.files import atomic_save_safetensors, give_usual_mode
 from diffopd.model import PipelineModel
 
 COMFYUI_FILE = "lora_comfyui.safetensors"
@@ -180,6 +180,7 @@ class Merged(Format):
                 layer = key.removesuffix(_A)
                 add_product(transformer, layer, factors[key], factors[layer + _B], strength)
         transformer.to(self.dtype).save_pretrained(folder / TRANSFORMER, safe_serialization=True)
+        give_usual_mode(folder / TRANSFORMER)
         if self.whole_pipeline:
             index = json.loads((base / INDEX).read_text(encoding="utf-8"))
             shutil.copyfile(base / INDEX, folder / INDEX)

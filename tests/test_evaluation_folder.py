@@ -86,7 +86,7 @@ def test_images_of_something_else_are_never_mixed_in(composed, tmp_path):
 
 def test_weights_count_by_what_is_in_them(composed, tiny, tmp_path, monkeypatch):
     evaluate.run(composed())
-    made_from = json.loads((tmp_path / "run" / MADE_FROM).read_text())
+    made_from = json.loads((tmp_path / "run" / MADE_FROM).read_text())["made_from"]
     assert len(made_from["(base model)"]) == 64
     assert "model.path" not in made_from
     moved = tmp_path / "moved"

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 import diffopd
 from diffopd.files import (
     atomic_save_safetensors,
     atomic_write_json,
+    give_usual_mode,
     is_full_disk,
     new_folder,
     replacing,
@@ -98,3 +100,11 @@ def test_a_full_disk_is_told_from_other_mishaps():
     assert not is_full_disk(SafetensorError("Error while serializing: I/O error: File too large"))
     assert not is_full_disk(OSError(errno.EACCES, "Permission denied"))
     assert not is_full_disk(RuntimeError(words))
+
+
+def test_folders_that_others_wrote_get_the_usual_permissions(tmp_path):
+    save_file({"x": torch.ones(1)}, tmp_path / "private.safetensors")  # through a private temporary file
+    (tmp_path / "usual").write_text("")
+    (tmp_path / "link").symlink_to("absent")
+    give_usual_mode(tmp_path)
+    assert (tmp_path / "private.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode

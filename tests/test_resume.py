@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
 from tiny_runs import make_world
 
-from diffopd.resume import CONFIG, FINISHED, check_same, find_checkpoint, is_finished, mark_finished
+from diffopd.check import ConfigError
+from diffopd.finished import FINISHED, Finished, read_finished, write_finished
+from diffopd.metrics_csv import read_rows
+from diffopd.resume import find_checkpoint, is_finished
+from diffopd.run_settings import check_same
+from diffopd.saved_config import CONFIG
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +37,10 @@ def test_a_run_is_finished_once_it_is_trained_and_reported(world, tmp_path):
     assert not is_finished(world.config("teacher_aesthetic", folder, "~report"), folder)
     run.run()
     assert is_finished(world.config("teacher_aesthetic", folder, "~report"), folder)
-    noted = json.loads((folder / FINISHED).read_text())
-    assert noted["max_rounds"] == 2
-    assert noted["recipe"]["images"] == noted["recipe"]["reward_calls"] == 2 * 2 * 3
-    assert noted["recipe"]["minutes"] >= 0
+    noted = read_finished(folder)
+    assert (noted.rounds, noted.max_rounds) == (2, 2)
+    assert noted.recipe["images"] == noted.recipe["reward_calls"] == 2 * 2 * 3
+    assert noted.recipe["minutes"] >= 0
 
 
 def test_more_rounds_or_a_fresh_start_are_not_finished(world, tmp_path):
@@ -73,7 +81,7 @@ def test_where_and_when_a_reward_is_computed_may_change(tmp_path):
     before = {"resume": "auto", "trainer": {"max_epochs": 2}, "phase": {"score_in_background": False}}
     before["reward"] = {"rewards": {"ocr": {"address": "http://a", "timeout": 1.0, "scale": "table"}}}
     OmegaConf.save(OmegaConf.create(before), tmp_path / "config.yaml")
-    mark_finished(tmp_path, 2, {}, {})
+    write_finished(tmp_path, Finished(rounds=2, max_rounds=2, recipe={}, inputs={}))
 
     def changed(*settings):
         return OmegaConf.merge(before, OmegaConf.from_dotlist(list(settings)))
@@ -213,3 +221,70 @@ def test_a_finished_run_with_other_teachers_is_told(moved):
     flip_a_bit(folder / "ocr" / "adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"teacher\.teachers\.ocr\.path: .*, where other files are\n"):
         is_finished(cfg, folder / "run")
+
+
+# What a folder says after a run was continued, cut, or moved.
+
+
+class Stop(Callback):
+    """SIGTERM in a round."""
+
+    def __init__(self, in_round):
+        self.in_round = in_round
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.current_epoch == self.in_round:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_the_note_of_an_end_is_gone_while_more_rounds_are_trained(world, tmp_path):
+    folder = tmp_path / "run"
+    world.build("teacher_aesthetic", folder, "~report").run()
+    assert read_finished(folder).rounds == 2
+    run = world.build("teacher_aesthetic", folder, "~report", "trainer.max_epochs=6")
+    run.trainer.callbacks.append(Stop(in_round=3))
+    assert not run.run()
+    assert read_finished(folder) is None
+    fewer = world.config("teacher_aesthetic", folder, "~report")
+    assert not is_finished(fewer, folder)
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs=2, and the run in .* has 4 rounds"):
+        find_checkpoint(fewer, folder)
+    more = world.build("teacher_aesthetic", folder, "~report", "trainer.max_epochs=6")
+    assert more.run()
+    assert (read_finished(folder).rounds, read_finished(folder).max_rounds) == (6, 6)
+    assert read_finished(folder).recipe["images"] == 6 * 2 * 3
+    rows = read_rows(folder / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [f"{number}.0" for number in range(6)]
+    assert all("train/time/seconds_per_round" in row and "train/loss/nft" in row for row in rows)
+
+
+def test_reporting_again_keeps_the_note(world, tmp_path):
+    folder = tmp_path / "run"
+    world.build("teacher_aesthetic", folder, "~report").run()
+    before = (folder / FINISHED).read_bytes()
+    world.build("teacher_aesthetic", folder, "~report").run()
+    assert (folder / FINISHED).read_bytes() == before
+
+
+def test_a_run_of_no_batch_is_an_error_and_not_finished(world, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"no batch was trained .* trainer\.limit_train_batches"):
+        world.build("teacher_aesthetic", folder, "~report", "+trainer.limit_train_batches=0").run()
+    assert not (folder / FINISHED).exists()
+
+
+def test_a_run_with_its_checkpoints_elsewhere_resumes_bit_for_bit(world, tmp_path):
+    def build(name, rounds):
+        place = f"paths.checkpoints={tmp_path / name}_checkpoints"
+        return world.build(
+            "teacher_aesthetic", tmp_path / name, "~report", place, f"trainer.max_epochs={rounds}"
+        )
+
+    build("whole", 3).run()
+    build("cut", 2).run()
+    resumed = build("cut", 3)
+    assert resumed.checkpoint == tmp_path / "cut_checkpoints" / "round_000002"
+    resumed.run()
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+    weights = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "cut")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
@@ -18,8 +19,10 @@ import programs
 from run_folders import result
 from tiny_runs import make_world
 
+from diffopd import comparison
 from diffopd.comparison import RowRun, collect, jobs_of, keep_data, read_rows
 from diffopd.configs import config_folder
+from diffopd.evaluation import EvaluationResult
 from diffopd.report.find import find_runs
 
 TASKS = ("composition", "ocr", "aesthetic")
@@ -162,3 +165,27 @@ def images_of(arguments):
     cfg = compose("train", overrides=[*arguments, "paths.run=."])
     sizes = (task.prompts_per_round * task.group_size for task in cfg.data.tasks.values())
     return cfg.trainer.max_epochs * sum(sizes)
+
+
+def test_a_damaged_note_or_result_is_scored_again(tmp_path):
+    run = comparison.RowRun(
+        row="base", seed=0, command=None, arguments=[], teachers={}, guidance=[1.0], note="", folder=tmp_path
+    )
+    cfg = OmegaConf.create({"benchmarks": ["mini"], "shared": [], "threads_each": 1})
+    place = run.scores_at("mini", 1.0)
+
+    def resumes():
+        return [next(a for a in job if a.startswith("resume=")) for job in comparison._scoring(run, cfg)]
+
+    result = EvaluationResult(
+        benchmark="mini", seed=0, guidance_scale=1.0, adapter=None, tasks={}, held_out={}
+    )
+    assert resumes() == ["resume=auto"]
+    result.save(place / "results.json")
+    assert resumes() == []
+    (place / "results.json").write_text("{")
+    assert resumes() == ["resume=auto"]  # the evaluation finds its results damaged, and makes them again
+    result.save(place / "results.json")
+    (place / comparison.MADE_OF).write_text("")
+    assert resumes() == ["resume=never"]
+    assert resumes() == []

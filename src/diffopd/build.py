@@ -20,12 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from diffopd.check import ConfigError, check_config, check_fit, check_prompts, config_errors
 from diffopd.checkpoint import SafetensorsCheckpointIO, round_of
 from diffopd.evaluation import Benchmark
+from diffopd.finished import Finished, remove_finished, write_finished
 from diffopd.inputs import inputs_of
+from diffopd.metrics_csv import METRICS
 from diffopd.pin import pin_model
 from diffopd.quiet import silence_known_noise
 from diffopd.rank import is_first_process
-from diffopd.report.at_end import METRICS, RunFiles
-from diffopd.resume import find_checkpoint, mark_finished
+from diffopd.report.at_end import RunFiles
+from diffopd.resume import find_checkpoint
+from diffopd.run_settings import result_settings
 from diffopd.strategy import Sharded
 from diffopd.strategy.together import gather, together
 from diffopd.threads import choose_num_threads
@@ -83,11 +86,23 @@ class Experiment:
 
         Returns:
             Whether it was trained to its end.
+
+        Raises:
+            ConfigError: If no batch was seen, as the trainer's limits leave none.
         """
+        to_train = self.checkpoint is None or round_of(self.checkpoint) < cast(int, self.trainer.max_epochs)
+        if to_train and self.trainer.is_global_zero:
+            remove_finished(self.folder)  # until these rounds are done and reported, too
         with together(self.trainer):
             self.fit()
         if any(getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks):
             return False
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        if not progress.completed:
+            raise ConfigError(
+                f"no batch was trained in {self.folder}: trainer.limit_train_batches, trainer.max_steps, "
+                "trainer.max_time or data leave none"
+            )
         if not self.trainer.is_global_zero:
             return True
         if self.report is not None and isinstance(self.trainer.strategy, Sharded):
@@ -96,7 +111,13 @@ class Experiment:
             self.report(self.phase, self.benchmark, self.files)
         known = (self.folder / METRICS).is_file()
         recipe = dataclasses.asdict(self.files.recipe()) if known else {}
-        mark_finished(self.folder, cast(int, self.trainer.max_epochs), recipe, self.inputs)
+        note = Finished(
+            rounds=self.trainer.current_epoch,
+            max_rounds=cast(int, self.trainer.max_epochs),
+            recipe=recipe,
+            inputs=self.inputs,
+        )
+        write_finished(self.folder, note)
         return True
 
     def fit(self) -> None:
@@ -161,7 +182,7 @@ def build(cfg: DictConfig) -> Experiment:
         settings,
         callbacks=list(instantiate(cfg.callbacks).values()),
         logger=list(instantiate(cfg.logger).values()),
-        plugins=[SafetensorsCheckpointIO(inputs)],
+        plugins=[SafetensorsCheckpointIO(inputs, result_settings(cfg))],
         reload_dataloaders_every_n_epochs=1,
     )
     gather(trainer, lambda: OmegaConf.to_yaml(cfg, resolve=True))

@@ -23,9 +23,8 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Train as ``cfg`` asks; what is finished already is not trained again."""
-    from omegaconf import OmegaConf
-
     from diffopd.launch import TrainingFailedError
+    from diffopd.saved_config import read_config
     from diffopd.stages import check_stage, read_stages, train_stage
 
     folder = Path(cfg.paths.run)
@@ -44,7 +43,7 @@ def run(cfg: DictConfig) -> None:
             sys.exit(error.code)
         if not finished:
             interrupted(f"asked to end in stage {stage.name}")
-    model_path = OmegaConf.load(stages[-1].folder / "config.yaml").model.path
+    model_path = read_config(stages[-1].folder / "config.yaml").model.path
     report_cascade(
         folder, {stage.name: stage.folder for stage in stages}, name=cfg.name, model_path=model_path
     )

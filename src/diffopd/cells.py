@@ -19,6 +19,7 @@ from diffopd.arguments import quoted
 from diffopd.check import ConfigError, check_composed, did_you_mean
 from diffopd.configs import config_folder
 from diffopd.launch import Job, training_command
+from diffopd.saved_config import read_config
 
 NAMES = ("name", "run_id", "paths", "resume", "if_finished", "debug", "logger")
 """What does not make another training."""
@@ -203,7 +204,7 @@ def report_jobs(cells: Sequence[Cell], folder: Path) -> list[Job]:
 def _report(name: str, page: Sequence[Cell], folder: Path) -> list[str]:
     """Its arguments; the trainings are done, and one that several files share has the name of one of them."""
     labels = {
-        str(OmegaConf.load(cell.folder / "config.yaml").name): cell.label.removeprefix("variant=")
+        str(read_config(cell.folder / "config.yaml").name): cell.label.removeprefix("variant=")
         for cell in page
     }
     labels = {key: label for key, label in labels.items() if key != label and name != "all"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +13,20 @@ from omegaconf import DictConfig
 
 from diffopd.arguments import quoted
 from diffopd.check import check_composed
-from diffopd.files import atomic_write_json, sha256_of
+from diffopd.files import sha256_of
 from diffopd.launch import Job, training_command
+from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 
 if TYPE_CHECKING:  # these bring diffusers and Lightning, which the check of all rows does without
     from diffopd.report.compared import ComparedRow, Cost
 
+log = logging.getLogger(__name__)
+
 COMMANDS = ("train", "cascade")
 MADE_OF = "made_of.json"
 """Beside an evaluation: what was scored, and how."""
+RESULTS = "results.json"
+_NOTED = ("adapter", "benchmark", "guidance_scale", "shared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +165,7 @@ def _scoring(run: RowRun, cfg: DictConfig) -> Iterator[Sequence[str]]:
             made_of = _made_of(run, benchmark, scale, list(cfg.shared))
             note = place / MADE_OF
             scored = note.is_file()
-            if scored and json.loads(note.read_text(encoding="utf-8")) == made_of:
+            if scored and _is_intact(place / RESULTS) and _read_note(note) == made_of:
                 continue
             yield [
                 "diffopd.evaluate",
@@ -170,10 +175,34 @@ def _scoring(run: RowRun, cfg: DictConfig) -> Iterator[Sequence[str]]:
                 "save_images=true",
                 f"num_threads={cfg.threads_each}",
                 *cfg.shared,
-                f"resume={'never' if scored else 'auto'}",  # never: the adapter is another one now
+                # never: the adapter is another one now
+                f"resume={'never' if scored and _read_note(note) != made_of else 'auto'}",
                 f"hydra.run.dir={quoted(str(place))}",
             ]
-            atomic_write_json(note, made_of)
+            write_sealed_json(note, made_of)
+
+
+def _read_note(note: Path) -> dict[str, object] | None:
+    """What was scored; None if the note is damaged, so that it is scored again."""
+    try:
+        return read_sealed_json(note, _NOTED)
+    except DamagedFileError as error:
+        log.warning("%s; it is scored again", error)
+        return None
+
+
+def _is_intact(results: Path) -> bool:
+    """Whether an evaluation's results are there and are what was written."""
+    from diffopd.evaluation import EvaluationResult
+
+    try:
+        EvaluationResult.load(results)
+    except FileNotFoundError:
+        return False
+    except DamagedFileError as error:
+        log.warning("%s; it is scored again", error)
+        return False
+    return True
 
 
 def _made_of(run: RowRun, benchmark: str, scale: float, shared: Sequence[str]) -> dict[str, object]:
@@ -199,7 +228,7 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
             cost=costs[run.name],
             teachers=[costs[f"{teacher}/seed0"] for teacher in run.teachers.values()],
             scores={
-                benchmark: EvaluationResult.load(run.scores_at(benchmark, scale) / "results.json").estimates
+                benchmark: EvaluationResult.load(run.scores_at(benchmark, scale) / RESULTS).estimates
                 for benchmark in benchmarks
             },
             images=run.scores_at(benchmarks[0], scale) / "images",
@@ -240,11 +269,16 @@ def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:
 
 def _cost(run: RowRun) -> Cost:
     """Of a training, or of all stages of a cascade."""
+    from diffopd.finished import FINISHED, read_finished
     from diffopd.report.compared import Cost
-    from diffopd.resume import FINISHED
 
     notes = [run.folder / FINISHED] if run.command == "train" else sorted(run.folder.glob(f"*/{FINISHED}"))
-    recipes = [json.loads(note.read_text(encoding="utf-8"))["recipe"] for note in notes if run.command]
+    finished = [(note.parent, read_finished(note.parent)) for note in notes if run.command]
+    if lost := [folder for folder, note in finished if note is None]:
+        raise ValueError(
+            f"{lost[0]} is not finished, as its {FINISHED} is gone or damaged; the same command finishes it"
+        )
+    recipes = [note.recipe for _, note in finished if note is not None]
     return Cost(
         minutes=sum(recipe["minutes"] for recipe in recipes),
         images=sum(recipe["images"] for recipe in recipes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,18 +12,24 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffopd.adapter import find_place
 from diffopd.evaluated import differences, evaluated_settings
+from diffopd.evaluation import EvaluationResult
 from diffopd.evaluation.records import FolderRecords
-from diffopd.files import atomic_write_json, sha256_of
+from diffopd.files import sha256_of
 from diffopd.model import PipelineModel
-from diffopd.resume import CONFIG, MODES, keep_aside
+from diffopd.resume import MODES, keep_aside
+from diffopd.saved_config import CONFIG, write_config
+from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.types import Prompts
+
+log = logging.getLogger(__name__)
 
 MADE_FROM = "made_from.json"
 """What an evaluation's images are made from: settings, and fingerprints of prompts and weights."""
+_ENTRY = "made_from"
 _CONTENTS = ("model.path", "model.revision")
 """Where weights are; what they are is compared."""
 
@@ -86,12 +93,12 @@ class EvaluationFolder:
             raise ValueError(f"resume={cfg.resume} is not known; choose auto or never")
         note, files = self.path / MADE_FROM, (self.results, self.sheet, self.images, self.progress)
         there = [path.name for path in (note, *files, self.path / CONFIG) if path.exists()]
-        known = note.is_file()
+        before = _read_note(note)
+        known = before is not None
         if there and (cfg.resume == "never" or not known):  # without a note nobody knows what it is of
             keep_aside(self.path, there)
             known = False
-        if known:
-            before = json.loads(note.read_text(encoding="utf-8"))
+        if before is not None and known:
             if changed := differences(before, json.loads(json.dumps(made_from))):
                 raise ValueError(
                     f"{self.path} holds an evaluation of something else:\n"
@@ -100,10 +107,34 @@ class EvaluationFolder:
                     "old files are kept aside)"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, self.path / CONFIG, resolve=True)
+        write_config(cfg, self.path)
         if not known:
-            atomic_write_json(note, made_from)
-        return self.results.is_file()
+            write_sealed_json(note, {_ENTRY: made_from})
+        return self._is_finished()
+
+    def _is_finished(self) -> bool:
+        """Whether the results are there; damaged ones are made again."""
+        if not self.results.is_file():
+            return False
+        try:
+            EvaluationResult.load(self.results)
+        except DamagedFileError as error:
+            log.warning("%s; it is made again", error)
+            self.results.unlink()
+            return False
+        return True
+
+
+def _read_note(note: Path) -> dict[str, Any] | None:
+    """What an evaluation was made from; None if nothing says it."""
+    if not note.is_file():
+        return None
+    try:
+        value = read_sealed_json(note, json.loads(note.read_bytes()))  # earlier versions had no checksum
+    except (DamagedFileError, ValueError, TypeError) as error:
+        log.warning("%s: %s", note, error)
+        return None
+    return value.get(_ENTRY, value)
 
 
 def made_from(cfg: DictConfig, prompts: Mapping[str, Prompts]) -> dict[str, Any]:

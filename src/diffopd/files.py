@@ -7,17 +7,21 @@ import errno
 import hashlib
 import importlib.resources
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+
+if TYPE_CHECKING:  # programs that write no tensors start without torch
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 PACKAGE_PREFIX = "package://"
 
@@ -31,6 +35,9 @@ def resolve_path(path: str | PathLike[str]) -> str:
     Returns:
         An absolute path for the package's own files, otherwise ``path`` with ``~`` expanded.
 
+    Raises:
+        ValueError: If ``~`` stands for a home folder that is not known.
+
     Examples:
         >>> resolve_path("runs/one")
         'runs/one'
@@ -38,7 +45,23 @@ def resolve_path(path: str | PathLike[str]) -> str:
     text = os.fspath(path)
     if text.startswith(PACKAGE_PREFIX):
         return str(importlib.resources.files("diffopd").joinpath(text.removeprefix(PACKAGE_PREFIX)))
-    return os.path.expanduser(text)
+    return str(expanded(text)) if text.startswith("~") else text
+
+
+def expanded(path: str | PathLike[str]) -> Path:
+    """``path`` with ``~`` replaced by the home folder.
+
+    Raises:
+        ValueError: If it starts with ``~`` and there is no home folder: in a container, HOME may not be set
+            and the user id have no entry in the password file.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{os.fspath(path)}: the home folder that ~ stands for is not known ({error}); set HOME, or "
+            "give a path without ~"
+        ) from error
 
 
 def is_hub_path(path: str) -> bool:
@@ -97,10 +120,10 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
-        _flush(temporary)
+        give_usual_mode(temporary)  # mkstemp makes private files
+        flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -124,25 +147,33 @@ def new_folder(path: str | PathLike[str]) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".writing"))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
+        give_usual_mode(temporary)  # mkdtemp makes private folders
         for file in (*(entry for entry in temporary.rglob("*") if entry.is_file()), temporary):
-            _flush(file)
+            flush(file)
         temporary.rename(path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def atomic_write_text(path: str | PathLike[str], text: str) -> None:
+    """Write a text, whole or not at all; a file that holds it already is left as it is."""
+    content = text.encode()
+    with contextlib.suppress(OSError):
+        if Path(path).read_bytes() == content:
+            return
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def atomic_write_json(path: str | PathLike[str], value: Any) -> None:
-    """Write ``value`` as JSON with sorted keys, whole or not at all; NaN is refused.
+    """Write ``value`` as JSON with sorted keys, whole or not at all; NaN is an error.
 
     Args:
         path: The file.
         value: What the ``json`` module can write.
     """
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    atomic_write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def atomic_save_safetensors(
@@ -155,6 +186,8 @@ def atomic_save_safetensors(
         tensors: Copied to the CPU.
         metadata: Strings for the file's header; ``format`` is added.
     """
+    from safetensors.torch import save_file
+
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     atomic_produce(path, lambda temporary: save_file(copies, temporary, {"format": "pt", **(metadata or {})}))
 
@@ -179,34 +212,52 @@ def cached_sha256_of(path: str | PathLike[str]) -> str:
     """SHA-256 of a file that is not expected to change, computed once for a large one.
 
     From ``LARGE`` bytes on it is kept in ``~/.cache/diffopd/sha256`` (or ``XDG_CACHE_HOME``) under the file's
-    path, size, inode and times of change, so a file that was written again is read again. Damage that
-    leaves these as they were goes unseen: to verify a file, use :func:`sha256_of`.
+    path, size, inode and times of change, so a file that was written again is read again. A note that is
+    damaged is computed again; without a home folder none is kept. Damage to the file itself that leaves these
+    as they were goes unseen: to verify a file, use :func:`sha256_of`.
     """
     file = Path(path).resolve()
     about = file.stat()
     if about.st_size < LARGE:
         return sha256_of(file)
+    try:
+        root = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except ValueError:
+        return sha256_of(file)
     key = f"{file} {about.st_dev} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     note = root / "diffopd" / "sha256" / hashlib.sha256(key.encode()).hexdigest()
     with contextlib.suppress(OSError):
-        return note.read_text(encoding="ascii")
+        kept = note.read_bytes()
+        if kept == _hash_note(kept[:64]):
+            return kept[:64].decode()
+        log.warning("%s is damaged; the SHA-256 of %s is computed again", note, file)
     found = sha256_of(file)
     with (
         contextlib.suppress(OSError),
         replacing(note) as temporary,
     ):  # a cache that cannot be kept is no error
-        temporary.write_text(found, encoding="ascii")
+        temporary.write_bytes(_hash_note(found.encode()))
     return found
 
 
-def _umask() -> int:
+def _hash_note(value: bytes) -> bytes:
+    """A SHA-256 in hexadecimal with a checksum of its own."""
+    return value + b" " + hashlib.sha256(value).hexdigest()[:16].encode() + b"\n"
+
+
+def give_usual_mode(place: Path) -> None:
+    """Give a file, or a folder with all that is in it, the permissions that ``open`` gives new ones.
+
+    Temporary files are private, and safetensors writes through one.
+    """
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    for entry in (place, *(place.rglob("*") if place.is_dir() else ())):
+        if not entry.is_symlink():
+            entry.chmod((0o777 if entry.is_dir() else 0o666) & ~mask)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Force a file, or a folder's list of entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

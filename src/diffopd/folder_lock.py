@@ -30,9 +30,12 @@ def locked(folder: Path, *, wait: float = WAIT) -> Iterator[None]:
         wait: Seconds in which a process that is at work there may end.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If it does not, or the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be made ({error}); choose another place") from error
     file = folder / LOCK
     lock = FileLock(file)
     try:
@@ -56,6 +59,6 @@ def locked(folder: Path, *, wait: float = WAIT) -> Iterator[None]:
 def _holder(file: Path) -> str:
     """Who wrote its name in the lock's file."""
     with contextlib.suppress(OSError):
-        if name := file.read_text(encoding="utf-8").strip():
+        if name := file.read_text(encoding="utf-8", errors="replace").strip():
             return name
     return "another process"

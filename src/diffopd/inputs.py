@@ -12,6 +12,7 @@ from typing import Any
 
 from diffopd.configs import flat_settings
 from diffopd.files import cached_sha256_of, resolve_path
+from diffopd.sealed import DamagedFileError
 
 ALWAYS = ("data", "phase", "pipeline")
 """Config groups that every phase uses, if they are there."""
@@ -62,8 +63,17 @@ def _adapters(values: Mapping[str, Any], setting: str, value: Any) -> str:
         lines += _lines(folder, [*place.weights, *(file for file in beside if file.is_file())])
         card = find_card(path)
         if card is not None:
-            lines.append(f"guidance {json.loads(card.read_text(encoding='utf-8')).get('guidance_scale')}")
+            lines.append(f"guidance {_guidance(card)}")
     return _digest(lines)
+
+
+def _guidance(card: Path) -> Any:
+    """What a card says of it; one that others wrote may say less than ours."""
+    try:
+        found = json.loads(card.read_bytes())
+    except ValueError as error:
+        raise DamagedFileError(card, f"not JSON ({error})") from error
+    return found.get("guidance_scale") if isinstance(found, dict) else None
 
 
 def _base(values: Mapping[str, Any], setting: str, value: str) -> str:

@@ -72,13 +72,11 @@ def train_in(folder: Path, overrides: Sequence[str]) -> bool:
     Raises:
         TrainingFailedError: If it failed.
     """
-    from diffopd.resume import (
-        FINISHED,  # brings Lightning, which a check of what is to be started does without
-    )
+    from diffopd.finished import read_finished
 
     command = training_command(folder, overrides)
     job = Job(name=str(folder), needs=(), commands=lambda: iter([command]), log=None)
-    return run_jobs([job], num_processes=1) and (folder / FINISHED).is_file()
+    return run_jobs([job], num_processes=1) and read_finished(folder) is not None
 
 
 def training_command(folder: Path, overrides: Sequence[str]) -> list[str]:

@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check import check_config, config_errors
 from diffopd.command import command
+from diffopd.files import expanded
+from diffopd.saved_config import read_config
 
 DIFFERENT = 1
 """Exit code if all numbers were finite this time."""
@@ -33,7 +35,7 @@ def run(cfg: DictConfig) -> int:
     from diffopd.non_finite import find_report
     from diffopd.non_finite.replay import replay
 
-    folder = Path(cfg.run).expanduser()
+    folder = expanded(cfg.run)
     with config_errors(), tempfile.TemporaryDirectory(prefix="diffopd_replay_") as temporary:
         report, state = find_report(folder, cfg.round)
         training = _training(cfg, folder, Path(temporary), report.round)
@@ -58,7 +60,7 @@ def _training(cfg: DictConfig, run: Path, temporary: Path, round_number: int) ->
     """
     if not (run / "config.yaml").is_file():
         raise ValueError(f"run={run} holds no config.yaml; give the folder of a training")
-    training: Any = OmegaConf.load(run / "config.yaml")
+    training: Any = read_config(run / "config.yaml")
     training = OmegaConf.merge(training, OmegaConf.from_dotlist([str(text) for text in cfg.overrides]))
     training.paths.run, training.resume = str(temporary), "never"
     training.callbacks, training.logger = {}, {}

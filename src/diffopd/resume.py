@@ -1,69 +1,35 @@
-"""Whether a run goes on from what its folder holds, or is finished already."""
+"""Whether a run is resumed from what its folder holds, starts anew, or is finished already."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from diffopd.checkpoint import latest_valid_checkpoint, read_inputs
-from diffopd.configs import HOW_TO_ASK, flat_settings
-from diffopd.files import atomic_write_json
-from diffopd.inputs import fingerprint
+from diffopd.checkpoint import latest_valid_checkpoint, read_inputs, read_settings, round_of
+from diffopd.checkpoint.folder import list_checkpoints
+from diffopd.checkpoint.keeping import copy_checkpoint, is_damaged
+from diffopd.checkpoint.place import DEFAULT, checkpoints_folder, earlier_folder, saving_callback
+from diffopd.finished import FINISHED, read_finished
+from diffopd.metrics_csv import METRICS, read_intact_rows
+from diffopd.run_settings import check_same
+from diffopd.saved_config import CONFIG, read_config, write_config
+from diffopd.sealed import DamagedFileError
 
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "never")
-CONFIG = "config.yaml"
-FINISHED = "finished.json"
-_HARMLESS = (
-    "callbacks",
-    "logger",
-    "paths",
-    "report",
-    "benchmark",
-    "resume",
-    "if_finished",
-    "debug",
-    "hardware",  # what it sets counts where it is set
-    "run_id",
-    "name",
-)
-_HARMLESS_SETTINGS = (
-    "phase.score_in_background",
-    "phase.score_every_n_rounds",  # scores for the log
-    "phase.output",  # a folder, which may have been moved
-    "model.prompt_cache",
-)
-_HARMLESS_TRAINER = (
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "max_epochs",
-    "max_time",
-    "num_threads",
-    "deterministic",
-    "benchmark",
-    "default_root_dir",
-    "enable_*",
-    "log_every_n_steps",
-    "num_sanity_val_steps",
-    "use_distributed_sampler",
-    "profiler",
-    "detect_anomaly",
-)
-"""How long, where and with what output a training runs; the rest of the trainer's settings counts."""
-_SCHEDULED = "phase.warmup_steps"
-"""A phase with this setting has a learning rate that falls to 0 in the last round, so their number counts."""
 _KEPT_ASIDE = (
-    "checkpoints",
-    "metrics.csv",
+    DEFAULT,
+    METRICS,
+    "metrics.damaged.csv",
     "tensorboard",
     "adapter",
     "lora",
@@ -73,59 +39,115 @@ _KEPT_ASIDE = (
     FINISHED,
 )
 
-_ADDED = {
-    "model.embedded_guidance": None,
-    "model.step_distilled": False,
-    "model.attention_backend": None,
-    "model.compile": False,
-    "model.vae_tiling": False,
-    "model.offload_text_encoders": False,
-}
-"""Settings that came later -> what they were in a run whose config does not have them."""
-_REPEATED = ("model.lora_modules",)
-"""Settings that act through another one, which is compared."""
-
 
 def find_checkpoint(cfg: DictConfig, folder: Path) -> Path | None:
-    """The checkpoint to go on from, if any; then save the config of this run.
+    """The checkpoint to resume from, if any; then save the config of this run.
 
-    With ``resume=auto`` the newest valid checkpoint in the run's folder is used, if it was made with the
-    same settings. With ``resume=never`` what the folder holds is moved to ``previous_1``, ``previous_2``, ...
+    With ``resume=auto`` the newest valid checkpoint is used, if it was made with the same settings. It is
+    looked for where ``callbacks.round_checkpoint`` saves, and where the config in the folder says that it
+    saved before: from there it is copied. With ``resume=never`` what is there of a run is moved to
+    ``previous_1``, ``previous_2``, ...
 
     Args:
         cfg: The composed config.
         folder: The run's folder.
 
     Raises:
-        ValueError: If the folder holds a run whose settings differ in what affects the result.
+        ValueError: If the folder holds a run whose settings differ in what affects the result, one with more
+            rounds than are asked for, or one whose checkpoints are gone.
     """
     if cfg.resume not in MODES:
         raise ValueError(f"resume={cfg.resume} is not known; choose auto or never")
-    checkpoint = latest_valid_checkpoint(folder / "checkpoints")
-    if checkpoint is not None and cfg.resume == "never":
-        keep_aside(folder)
-        checkpoint = None
-    if checkpoint is not None:
-        check_same(cfg, folder, read_inputs(checkpoint))
-        log.info("going on from %s", checkpoint)
+    places = _checkpoint_folders(cfg, folder)
+    checkpoint = None
+    if cfg.resume == "never":
+        _keep_run_aside(folder, places)
+    else:
+        found = [path for path in map(latest_valid_checkpoint, places) if path is not None]
+        checkpoint = max(found, key=round_of, default=None)
+        if checkpoint is None:
+            _check_nothing_is_lost(cfg, folder, places)
+        else:
+            check_same(cfg, folder, read_inputs(checkpoint), read_settings(checkpoint))
+            _check_rounds(cfg, folder, round_of(checkpoint))
+            log.info("resuming from %s", checkpoint)
+            if checkpoint.parent != places[0]:  # the next start looks where this one saves
+                checkpoint = copy_checkpoint(checkpoint, places[0])
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / CONFIG, resolve=True)
+    write_config(cfg, folder)
     return checkpoint
 
 
-def mark_finished(
-    folder: Path, max_rounds: int, recipe: Mapping[str, Any], inputs: Mapping[str, str]
-) -> None:
-    """Note in a run's folder that it is trained and reported.
+def _checkpoint_folders(cfg: DictConfig, folder: Path) -> list[Path]:
+    """Where checkpoints of the run may be: where it saves now, and where it saved before."""
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    places = [checkpoints_folder(now, folder)]
+    if saved := _saved(folder):
+        places.append(earlier_folder(saved, folder))
+    return list({os.path.abspath(place): place for place in places}.values())
 
-    Args:
-        folder: The run's folder.
-        max_rounds: ``trainer.max_epochs``; with more, the run would go on.
-        recipe: How it was made and what it cost.
-        inputs: Fingerprints of the files it learned from.
+
+def _saved(folder: Path) -> Mapping[str, Any]:
+    """The config in a run's folder; empty where none can be read, which is told where it is compared."""
+    try:
+        saved: Any = OmegaConf.to_container(read_config(folder / CONFIG), resolve=True)
+    except (OSError, DamagedFileError, OmegaConfBaseException):
+        return {}
+    return saved
+
+
+def _check_nothing_is_lost(cfg: DictConfig, folder: Path, places: Sequence[Path]) -> None:
+    """Let a run without a checkpoint start anew only where that loses nothing.
+
+    Raises:
+        ValueError: If the folder holds what a checkpoint must have been there for.
     """
-    noted = {"max_rounds": max_rounds, "recipe": recipe, "inputs": dict(inputs)}
-    atomic_write_json(folder / FINISHED, noted)
+    there = [path for place in places for path in list_checkpoints(place)]
+    kept = [path for path in there if not is_damaged(path)]
+    finished = read_finished(folder)
+    now: Any = OmegaConf.to_container(cfg, resolve=True)
+    every = [
+        node["every_n_rounds"] for node in map(saving_callback, (now, _saved(folder))) if node is not None
+    ]
+    num_rounds = len(read_intact_rows(folder / METRICS)[0])
+    if finished is not None:
+        what = f"a run that is finished, with {finished.rounds} rounds,"
+    elif kept:
+        what = f"a run whose checkpoint {kept[-1]} cannot be read, see the warning above,"
+    elif not there and any((folder / name).is_dir() for name in ("adapter", "pipeline")):
+        what = "a run that has saved what it trained"
+    elif not there and every and num_rounds > max(every):
+        what = f"a run with {num_rounds} rounds in {METRICS}"
+    else:
+        if there:
+            log.warning("every checkpoint of the run in %s is damaged: it starts anew", folder)
+            _keep_run_aside(folder, places)
+        elif (folder / CONFIG).is_file() and not _saved(folder):
+            log.warning("%s is damaged and is written anew; there is no checkpoint yet", folder / CONFIG)
+        return
+    with contextlib.suppress(DamagedFileError):  # settings that differ are the better reason
+        check_same(cfg, folder, {} if finished is None else finished.inputs)
+    raise ValueError(
+        f"{folder} holds {what} and no checkpoint to resume from (looked in "
+        f"{' and '.join(map(str, places))}). What it trained can still be used: if_finished=skip leaves a "
+        f"finished run as it is, and python -m diffopd.evaluate adapter={folder / 'adapter'} scores it. To "
+        "train, say where the checkpoints are with callbacks.round_checkpoint.folder=..., give this run its "
+        "own folder with run_id=..., or start anew with resume=never (the old files are kept aside)"
+    )
+
+
+def _check_rounds(cfg: DictConfig, folder: Path, done: int) -> None:
+    """Let a run not ask for fewer rounds than it has.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if cfg.trainer.max_epochs < done:
+        raise ValueError(
+            f"trainer.max_epochs={cfg.trainer.max_epochs}, and the run in {folder} has {done} rounds, which "
+            f"cannot be undone; set trainer.max_epochs={done} or more, give this run its own folder with "
+            "run_id=..., or start anew with resume=never (the old files are kept aside)"
+        )
 
 
 def is_finished(cfg: DictConfig, folder: Path) -> bool:
@@ -134,72 +156,26 @@ def is_finished(cfg: DictConfig, folder: Path) -> bool:
     Raises:
         ValueError: If the folder holds a run whose settings differ in what affects the result.
     """
-    if cfg.resume == "never" or not (folder / FINISHED).is_file():
+    noted = None if cfg.resume == "never" else read_finished(folder)
+    if noted is None:
         return False
-    noted = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
-    check_same(cfg, folder, noted.get("inputs", {}))
-    return noted["max_rounds"] == cfg.trainer.max_epochs
+    try:
+        check_same(cfg, folder, noted.inputs)
+    except DamagedFileError:  # a checkpoint may know the settings
+        return False
+    return noted.max_rounds == cfg.trainer.max_epochs
 
 
-def check_same(cfg: DictConfig, folder: Path, inputs: Mapping[str, str]) -> None:
-    """Compare a config with that of the run in a folder, and its files with those the run learned from.
-
-    Args:
-        cfg: The composed config.
-        folder: The run's folder; one without a config is not compared.
-        inputs: Fingerprints by config path. A path whose files are the same may have changed.
-
-    Raises:
-        ValueError: If something differs that affects the result, with all that does.
-    """
-    if not (folder / CONFIG).is_file():
-        return
-    before, now = _settings(OmegaConf.load(folder / CONFIG)), _settings(cfg)
-    before = {key: value for key, value in _ADDED.items() if key in now} | before
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    values = OmegaConf.to_container(cfg, resolve=True)
-    found = {setting: fingerprint(values, setting) for setting in inputs}  # type: ignore[arg-type]
-    moved = [setting for setting in changed if setting in inputs and found[setting] == inputs[setting]]
-    lines = [
-        f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
-        + (", where other files are" if key in inputs else "")
-        for key in changed
-        if key not in moved
-    ]
-    lines += [
-        f"  {setting}={now.get(setting)}: the files are others than before (SHA-256 {value[:12]}, now "
-        f"{(found[setting] or 'nothing')[:12]})"
-        for setting, value in sorted(inputs.items())
-        if setting not in changed and found[setting] != value
-    ]
-    if lines:
-        raise ValueError(
-            f"{folder} holds a run with other settings:\n"
-            + "\n".join(lines)
-            + "\nGive this run its own folder "
-            "with run_id=..., or start anew with resume=never (the old files are kept aside)"
-        )
-
-
-def _settings(cfg: Any) -> dict[str, Any]:
-    """What affects the result, flat: config path -> value."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(plain, dict)
-    kept = flat_settings({k: v for k, v in plain.items() if k not in _HARMLESS})
-    scheduled = any(path == _SCHEDULED for path, _ in kept)
-    return {
-        path: value
-        for path, value in kept
-        if path not in _REPEATED and (not _is_harmless(path) or (scheduled and path == "trainer.max_epochs"))
-    }
-
-
-def _is_harmless(path: str) -> bool:
-    last = path.rpartition(".")[2]
-    if path.startswith("trainer."):
-        return any(fnmatchcase(path.split(".")[1], name) for name in _HARMLESS_TRAINER)
-    of_reward = path.startswith(("reward.", "phase.held_out."))
-    return path in _HARMLESS_SETTINGS or (of_reward and last in HOW_TO_ASK)
+def _keep_run_aside(folder: Path, places: Sequence[Path]) -> None:
+    """Move a run's files, and its checkpoints where these are, to ``previous_1``, ... beside them."""
+    if any(
+        os.path.lexists(folder / name) for name in _KEPT_ASIDE if name != CONFIG
+    ):  # a config alone is no run
+        keep_aside(folder)
+    for place in places:
+        if os.path.abspath(place) != os.path.abspath(folder / DEFAULT):
+            if found := [path.name for path in list_checkpoints(place)]:
+                keep_aside(place, found)
 
 
 def keep_aside(folder: Path, names: Sequence[str] = _KEPT_ASIDE) -> None:
@@ -209,10 +185,11 @@ def keep_aside(folder: Path, names: Sequence[str] = _KEPT_ASIDE) -> None:
         folder: The run's folder.
         names: Files and folders to move; those that are not there are passed over.
     """
-    number = 1 + sum(1 for _ in folder.glob("previous_*"))
+    numbers = [path.name.removeprefix("previous_") for path in folder.glob("previous_*")]
+    number = 1 + max((int(text) for text in numbers if re.fullmatch("[0-9]+", text)), default=0)
     aside = folder / f"previous_{number}"
     aside.mkdir()
     for name in names:
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             (folder / name).rename(aside / name)
-    log.info("resume=never: the run that was in %s is kept in %s", folder, aside)
+    log.info("the run that was in %s is kept in %s", folder, aside)

@@ -1,4 +1,4 @@
-"""A training once more from the config that its run saved: ``python -m diffopd.train from=<run folder>``."""
+"""The config that a run saves in its folder, and a training once more from it (``from=<run folder>``)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffopd.files import expanded
+from diffopd.sealed import DamagedFileError, read_sealed_text, write_sealed_text
 
 CONFIG = "config.yaml"
 FROM = "from="
 PRIMARY = "train_from"
+
+
+def write_config(cfg: DictConfig, folder: Path) -> None:
+    """Save a composed config, resolved, in a folder: whole or not at all, and only if it differs."""
+    write_sealed_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def read_config(file: Path) -> DictConfig:
+    """A config that a run saved.
+
+    Args:
+        file: ``config.yaml`` in the run's folder.
+
+    Raises:
+        DamagedFileError: If it is not what was written, or no config.
+        OSError: If it cannot be read.
+    """
+    try:
+        found = OmegaConf.create(read_sealed_text(file))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, AssertionError) as error:
+        if isinstance(error, DamagedFileError):
+            raise
+        raise DamagedFileError(file, f"not YAML ({error})") from error
+    if not isinstance(found, DictConfig) or not found:
+        raise DamagedFileError(file, "it is no mapping of settings")
+    return found
 
 
 def from_arguments(arguments: Sequence[str], folder: Path) -> list[str]:
@@ -29,12 +60,12 @@ def from_arguments(arguments: Sequence[str], folder: Path) -> list[str]:
     given = [argument for argument in arguments if argument.startswith(FROM)]
     if not given:
         return list(arguments)
-    run = Path(given[-1].removeprefix(FROM)).expanduser()
+    run = expanded(given[-1].removeprefix(FROM))
     file = run if run.is_file() else run / CONFIG
     if not file.is_file():
         raise ValueError(f"from={run}: there is no {file}; give the folder of a run")
-    saved: Any = OmegaConf.to_container(OmegaConf.load(file))
-    if not isinstance(saved, dict) or not isinstance(saved.get("paths"), dict):
+    saved: Any = OmegaConf.to_container(read_config(file))
+    if not isinstance(saved.get("paths"), dict):
         raise ValueError(f"from={run}: {file} is not the config of a run")
     primary = {
         "defaults": ["_self_", {"hydra": "default"}, {"override hydra/help": "train"}],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,11 @@ from omegaconf import DictConfig
 
 from diffopd.arguments import quoted
 from diffopd.check import check_composed
-from diffopd.files import atomic_write_json, sha256_of
+from diffopd.files import sha256_of
 from diffopd.launch import train_in
+from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
+
+log = logging.getLogger(__name__)
 
 START = "start.json"
 """Beside a stage's run: which adapter it started from."""
@@ -90,10 +93,20 @@ def _check_start(stage: Stage, start: Path) -> None:
     from diffopd.adapter import WEIGHTS  # brings diffusers, which the check of all stages does without
 
     now, note = {"sha256": sha256_of(start / WEIGHTS)}, stage.folder / START
-    if not stage.anew and note.is_file() and json.loads(note.read_text(encoding="utf-8")) != now:
+    if not stage.anew and note.is_file() and _noted(note) not in (now, None):
         raise ValueError(
             f"stages.{stage.name} was begun in {stage.folder} from another adapter than {start} holds now: "
             "an earlier stage has changed since. Give the cascade its own folder with run_id=..., or remove "
             "this stage's folder and those after it"
         )
-    atomic_write_json(note, now)
+    write_sealed_json(note, now)
+
+
+def _noted(note: Path) -> dict[str, str] | None:
+    """What a stage was begun from; None if the note is damaged."""
+    try:
+        return read_sealed_json(note, ("sha256",))
+    except DamagedFileError as error:
+        # The run in the folder knows the fingerprint of the adapter that it started from, too.
+        log.warning("%s; it is written anew", error)
+        return None

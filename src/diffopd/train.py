@@ -36,8 +36,20 @@ def train(cfg: DictConfig) -> None:
     with contextlib.ExitStack() as stack:
         if is_first_process():
             with config_errors():
-                stack.enter_context(locked(Path(cfg.paths.run)))
+                for place in _places(cfg):
+                    stack.enter_context(locked(place))
         train_in_folder(cfg)
+
+
+def _places(cfg: DictConfig) -> list[Path]:
+    """The run's folder, and that of its checkpoints where it is another."""
+    from omegaconf import OmegaConf
+
+    from diffopd.checkpoint.place import checkpoints_folder
+
+    run, values = Path(cfg.paths.run), OmegaConf.to_container(cfg, resolve=True)
+    checkpoints = checkpoints_folder(values, run)  # type: ignore[arg-type]
+    return [run] if checkpoints.is_relative_to(run) else [run, checkpoints]
 
 
 def train_in_folder(cfg: DictConfig) -> None:
@@ -74,10 +86,10 @@ def train_in_folder(cfg: DictConfig) -> None:
 
 def print_pipeline(folder: Path) -> None:
     """Say where the pipeline is that a finished run trained, if it trained one, and how to use it."""
-    from diffopd.resume import FINISHED
+    from diffopd.finished import read_finished
 
     pipeline = folder / "pipeline"
-    if pipeline.is_dir() and (folder / FINISHED).is_file():
+    if pipeline.is_dir() and read_finished(folder) is not None:
         print(f"pipeline: {pipeline}")
         print(f"use it:   python -m diffopd.sample model.path={pipeline} prompt='a large red circle'")
 

@@ -1,14 +1,15 @@
 import json
 import logging
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 
 from diffopd.callbacks import ResumableCSVLogger, RoundCheckpoint
-from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
-from diffopd.checkpoint.folder import STATE
+from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint, write_checkpoint
+from diffopd.checkpoint.folder import MANIFEST, STATE
 
 
 def names(folder):
@@ -212,6 +213,72 @@ def test_later_checkpoints_that_are_damaged_go_once_an_intact_one_is_saved(fit, 
     (tmp_path / "round_000009").mkdir()
     fit(tiny_phase(), [callback], 4, ckpt_path=tmp_path / "round_000002")
     assert names(tmp_path) == ["round_000002", "round_000004"]
+
+
+def test_what_is_merely_later_is_never_removed(fit, tiny_phase, tmp_path, caplog):
+    """A newer format, one not readable when the run was resumed, one of another run; links and files."""
+    callback = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=2, keep_last=1, keep_every_n_rounds=None)
+    fit(tiny_phase(), [callback], 9)
+    newest = tmp_path / "round_000009"
+    for number in (3, 4, 7):
+        shutil.copytree(newest, tmp_path / f"round_{number:06d}")
+    (tmp_path / "round_000003" / MANIFEST).write_text('{"version": 2, "files": {}}')
+    write_checkpoint({"foreign": torch.ones(1)}, tmp_path / "elsewhere")
+    (tmp_path / "round_000006").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "round_000008").write_text("a file")
+    (tmp_path / "round_000010").mkdir()  # incomplete: the only one that may go
+    fit(tiny_phase(), [callback], 8)  # from the start, and not from any of these
+    assert names(tmp_path) == ["elsewhere", "round_000008", "set_aside"]
+    expected = [
+        "round_000003",
+        "round_000004",
+        "round_000006",
+        "round_000007",
+        "round_000008",
+        "round_000009",
+    ]
+    assert names(tmp_path / "set_aside") == expected
+    assert (tmp_path / "set_aside" / "round_000008").read_text() == "a file"
+    assert read_checkpoint(tmp_path / "set_aside" / "round_000006")["foreign"].tolist() == [1]
+    assert latest_valid_checkpoint(tmp_path) == tmp_path / "round_000008"
+    assert read_checkpoint(tmp_path / "round_000008")["epoch"] == 7
+    assert f"{newest} is kept as {tmp_path / 'set_aside' / 'round_000009'}" in caplog.text
+    assert f"removing the damaged checkpoint {tmp_path / 'round_000010'}" in caplog.text
+
+
+def test_links_and_files_with_the_name_of_an_old_checkpoint_are_left_alone(fit, tiny_phase, tmp_path):
+    callback = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=1, keep_every_n_rounds=None)
+    fit(tiny_phase(), [callback], 2)
+    (tmp_path / "round_000002").rename(tmp_path / "archive")
+    (tmp_path / "round_000002").symlink_to("archive")  # moved to another disk, say
+    (tmp_path / "round_000001").write_text("a file")
+    (tmp_path / "round_²").mkdir()
+    fit(tiny_phase(), [callback], 4, ckpt_path=latest_valid_checkpoint(tmp_path))
+    assert names(tmp_path) == ["archive", "round_000001", "round_000002", "round_000004", "round_²"]
+    assert read_checkpoint(tmp_path / "archive")["epoch"] == 1
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_end_the_run(
+    fit, tiny_phase, tmp_path, monkeypatch, caplog
+):
+    def fail(path):
+        raise OSError(16, "Device or resource busy", str(path))
+
+    monkeypatch.setattr("diffopd.checkpoint.folder.shutil.rmtree", fail)
+    callback = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=1, keep_every_n_rounds=None)
+    fit(tiny_phase(), [callback], 3)
+    assert "round_000003" in names(tmp_path)
+    assert f"{tmp_path / 'round_000002'} cannot be removed" in caplog.text
+
+
+def test_every_file_of_a_checkpoint_has_the_usual_permissions(fit, tiny_phase, tmp_path):
+    callback = RoundCheckpoint(folder=str(tmp_path), every_n_rounds=1, keep_last=1, keep_every_n_rounds=None)
+    fit(tiny_phase(), [callback], 1)
+    (tmp_path / "usual").write_text("")
+    usual = (tmp_path / "usual").stat().st_mode
+    files = list((tmp_path / "round_000001").iterdir())
+    assert {file.stat().st_mode for file in files} == {usual}
+    assert len(files) == 3
 
 
 def test_what_a_killed_writer_left_is_cleared_away(fit, tiny_phase, tmp_path):

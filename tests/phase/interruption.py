@@ -44,6 +44,6 @@ def metrics(folder):
         lines = list(csv.DictReader(file))
     assert lines
     return [
-        {k: v for k, v in line.items() if v and not k.startswith(("train/time", "train/memory"))}
+        {k: v for k, v in line.items() if v and not k.startswith(("train/time", "train/memory", "check"))}
         for line in lines
     ]

@@ -90,7 +90,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(world, whole, cut, caplog, 
     DAMAGES[damage](newest)
     with caplog.at_level(logging.INFO):
         assert_ends_as(world, cut, whole)
-    assert f"going on from {before}" in caplog.text
+    assert f"resuming from {before}" in caplog.text
     told = f"skipping a damaged checkpoint: {newest}" in caplog.text
     assert told == (damage != "killed while writing")
 

@@ -14,13 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from diffopd.callbacks.csv_logger import ResumableCSVLogger
-from diffopd.checkpoint.folder import (
-    checkpoint_name,
-    list_checkpoints,
-    remove_leftovers,
-    round_of,
-    superfluous,
-)
+from diffopd.checkpoint.folder import checkpoint_name, list_checkpoints, remove_leftovers
+from diffopd.checkpoint.keeping import clear_later, make_way, superfluous
 from diffopd.signals import REQUESTS_TO_END
 
 log = logging.getLogger(__name__)
@@ -34,8 +29,12 @@ class RoundCheckpoint(Checkpoint):
     second request stops at once. An error in the middle of a round saves nothing, as the state is no
     longer that of a whole number of rounds; the last checkpoint stands.
 
+    An older checkpoint is removed once it is one too many, a later one only if it failed verification.
+    Anything else that stands where a checkpoint is to be saved, or after it, is moved to the folder
+    ``set_aside`` beside it.
+
     Loggers hear of a round's means only after its checkpoint is saved. So that an end between the two loses
-    nothing, a checkpoint holds those means too, and a resumed run completes ``metrics.csv`` with them.
+    nothing, a checkpoint holds the round's row of ``metrics.csv`` too, and a resumed run completes the file.
 
     Attributes:
         interrupted: Whether a signal stopped the training.
@@ -72,6 +71,7 @@ class RoundCheckpoint(Checkpoint):
         self.keep_every_n_rounds = keep_every_n_rounds
         self.interrupted = False
         self._asked_to_end = False
+        self._newest = 0  # round of the newest checkpoint that is known to be this run's
         self._unlogged: dict[str, Any] = {}
         self._previous_handlers: dict[signal.Signals, Any] = {}
 
@@ -79,6 +79,7 @@ class RoundCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen for requests to end; put in order what the run before has left."""
         self._asked_to_end = self.interrupted = False
+        self._newest = trainer.current_epoch
         if trainer.is_global_zero:
             remove_leftovers(self.folder)
             for logger in trainer.loggers:
@@ -106,20 +107,21 @@ class RoundCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer, num_rounds: int) -> None:
         path = self.folder / checkpoint_name(num_rounds)
         self._unlogged = unlogged_means(trainer)
+        if trainer.is_global_zero:
+            make_way(self.folder, num_rounds)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
+            clear_later(self.folder, self._newest, num_rounds)
+            self._newest = num_rounds
             saved = list_checkpoints(self.folder)
-            # A later one is damaged: the run would have gone on from it.
-            later = [checkpoint for checkpoint in saved if round_of(checkpoint) > num_rounds]
-            here = [checkpoint for checkpoint in saved if checkpoint not in later]
-            for old in [*later, *superfluous(here, self.keep_last, self.keep_every_n_rounds)]:
+            for old in superfluous(saved, self.keep_last, self.keep_every_n_rounds):
                 trainer.strategy.remove_checkpoint(old)
         if self.interrupted:
             log.warning("interrupted after round %d, saved in %s; resume=auto continues", num_rounds, path)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The means of the round just done, which no logger has yet."""
+        """The row of the round just done, whose means no logger has yet."""
         return {"unlogged": self._unlogged}
 
     @override
@@ -158,4 +160,8 @@ def unlogged_means(trainer: Trainer) -> dict[str, Any]:
     if not metrics:
         return {}
     values = {name: float(value) for name, value in metrics.items()} | {"epoch": float(trainer.current_epoch)}
-    return {"step": cast(Any, trainer).fit_loop.epoch_loop._batches_that_stepped - 1, "metrics": values}
+    step = cast(Any, trainer).fit_loop.epoch_loop._batches_that_stepped - 1
+    for logger in trainer.loggers:
+        if isinstance(logger, ResumableCSVLogger):
+            values = logger.row_with(values)
+    return {"step": step, "metrics": values}

@@ -2,24 +2,30 @@
 
 from diffopd.checkpoint.folder import (
     CheckpointError,
+    DamagedCheckpointError,
     latest_valid_checkpoint,
     read_checkpoint,
     read_inputs,
+    read_settings,
     round_of,
     verify_checkpoint,
     write_checkpoint,
 )
 from diffopd.checkpoint.lightning_io import SafetensorsCheckpointIO
+from diffopd.checkpoint.place import checkpoints_folder
 from diffopd.checkpoint.tree import decode_tree, encode_tree
 
 __all__ = [
     "CheckpointError",
+    "DamagedCheckpointError",
     "SafetensorsCheckpointIO",
+    "checkpoints_folder",
     "decode_tree",
     "encode_tree",
     "latest_valid_checkpoint",
     "read_checkpoint",
     "read_inputs",
+    "read_settings",
     "round_of",
     "verify_checkpoint",
     "write_checkpoint",

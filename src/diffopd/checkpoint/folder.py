@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffopd.checkpoint.tree import decode_tree, encode_tree
-from diffopd.files import sha256_of
+from diffopd.files import flush, give_usual_mode, sha256_of
 
 log = logging.getLogger(__name__)
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 INPUTS = "inputs"
 """Entry of a training's state: fingerprints of the files it learns from."""
+SETTINGS = "settings"
+"""Entry of a training's state: what of its config affects the result, flat."""
+SET_ASIDE = "set_aside"
+"""Folder beside the checkpoints for what had the name of one that was to be saved, or a later one."""
 _VERSION = 1
 _PURPOSES = ("writing", "replaced", "removing")
 """Endings of hidden folders beside a checkpoint, each there for a moment."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is absent, incomplete or altered."""
+    """A checkpoint that is absent, incomplete, altered, of another format, or that could not be read."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is not what was written: incomplete or altered. Only such a one is ever removed."""
 
 
 def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
@@ -43,7 +52,7 @@ def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
         folder: Where the checkpoint will be.
 
     Returns:
-        ``folder``.
+        ``folder``. A file or link of its name is moved to ``set_aside``.
 
     Raises:
         TypeError: If ``state`` holds something a checkpoint cannot; nothing is written then.
@@ -63,10 +72,12 @@ def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
         _remove(temporary)  # a full disk needs the room
         raise
 
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        set_aside(folder)
     if folder.exists():
         os.rename(folder, replaced)
     os.rename(temporary, folder)
-    _flush(folder.parent)
+    flush(folder.parent)
     _remove(replaced)
     return folder
 
@@ -77,8 +88,9 @@ def _fill(folder: Path, tensors: Mapping[str, Tensor], text: str) -> None:
     (folder / STATE).write_text(text)
     manifest = {"version": _VERSION, "files": {n: _fingerprint(folder / n) for n in (TENSORS, STATE)}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    give_usual_mode(folder)
     for path in (*folder.iterdir(), folder):
-        _flush(path)
+        flush(path)
 
 
 def read_checkpoint(folder: str | PathLike[str], device: str = "cpu") -> Any:
@@ -101,11 +113,18 @@ def read_inputs(folder: str | PathLike[str]) -> dict[str, str]:
     return json.loads((Path(folder) / STATE).read_text()).get(INPUTS, {})
 
 
+def read_settings(folder: str | PathLike[str]) -> dict[str, Any] | None:
+    """What affects the result of the training of a checkpoint, flat; None if it does not say."""
+    kept = json.loads((Path(folder) / STATE).read_text()).get(SETTINGS)
+    return None if kept is None else decode_tree(kept, {})
+
+
 def verify_checkpoint(folder: str | PathLike[str]) -> None:
     """Compare every file of a checkpoint with the size and SHA-256 in its manifest.
 
     Raises:
-        CheckpointError: If a file is missing or differs, or the manifest cannot be read.
+        DamagedCheckpointError: If a file is missing or differs, or the manifest is none.
+        CheckpointError: If there is no checkpoint, it has a newer format, or it cannot be read now.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -113,28 +132,36 @@ def verify_checkpoint(folder: str | PathLike[str]) -> None:
             f"no checkpoint at {folder}: a checkpoint is a folder with {TENSORS}, {STATE}, {MANIFEST}"
         )
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        _verify(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read now ({error}); use an earlier checkpoint") from error
+
+
+def _verify(folder: Path) -> None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
         version, files = manifest["version"], dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpointError(
             f"{folder / MANIFEST} cannot be read ({error!r}); use an earlier checkpoint"
         ) from error
     if version != _VERSION:
         raise CheckpointError(f"{folder} has format {version!r}, this version reads format {_VERSION}")
     for name in (TENSORS, STATE):
         path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing; use an earlier checkpoint")
-        found = _fingerprint(path)
+        try:
+            found = _fingerprint(path)
+        except (FileNotFoundError, IsADirectoryError):
+            raise DamagedCheckpointError(f"{path} is missing; use an earlier checkpoint") from None
         if found != files.get(name):
-            raise CheckpointError(
+            raise DamagedCheckpointError(
                 f"{path} is not what was written (manifest: {files.get(name)}, found: {found}); "
                 "use an earlier checkpoint"
             )
 
 
 def latest_valid_checkpoint(folder: str | PathLike[str]) -> Path | None:
-    """The newest intact checkpoint of a run; damaged ones are skipped with a warning.
+    """The newest intact checkpoint of a run; others are skipped with a warning.
 
     Args:
         folder: The folder that holds ``round_000010``, ``round_000020``, ...; it may be absent.
@@ -145,17 +172,24 @@ def latest_valid_checkpoint(folder: str | PathLike[str]) -> Path | None:
     for checkpoint in reversed(list_checkpoints(folder)):
         try:
             verify_checkpoint(checkpoint)
-        except CheckpointError as error:
+        except DamagedCheckpointError as error:
             log.warning("skipping a damaged checkpoint: %s", error)
+        except CheckpointError as error:
+            log.warning("skipping a checkpoint, which is kept: %s", error)
         else:
             return checkpoint
     return None
 
 
 def list_checkpoints(folder: str | PathLike[str]) -> list[Path]:
-    """The checkpoints of a run, oldest first, damaged ones included."""
-    found = [path for path in Path(folder).glob("round_*") if path.name.removeprefix("round_").isdigit()]
+    """The checkpoints of a run, oldest first, damaged ones included; a link to a folder is one, too."""
+    found = [path for path in Path(folder).glob("round_*") if _is_named(path) and path.is_dir()]
     return sorted(found, key=round_of)
+
+
+def _is_named(path: Path) -> bool:
+    """Whether a name is one that :func:`checkpoint_name` gives, and not merely similar (``round_²``)."""
+    return bool(re.fullmatch("round_[0-9]+", path.name)) and path.name == checkpoint_name(round_of(path))
 
 
 def round_of(checkpoint: Path) -> int:
@@ -163,34 +197,42 @@ def round_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("round_"))
 
 
-def superfluous(checkpoints: Sequence[Path], keep_last: int, keep_every_n_rounds: int | None) -> list[Path]:
-    """Those checkpoints that need not be kept.
-
-    Args:
-        checkpoints: Oldest first.
-        keep_last: How many of the newest to keep.
-        keep_every_n_rounds: Those after a multiple of so many rounds are kept, too; None for no others.
-    """
-    return [
-        checkpoint
-        for checkpoint in checkpoints[:-keep_last]
-        if keep_every_n_rounds is None or round_of(checkpoint) % keep_every_n_rounds
-    ]
-
-
 def checkpoint_name(num_rounds: int) -> str:
     """Folder name of the checkpoint taken when ``num_rounds`` rounds are done."""
     return f"round_{num_rounds:06d}"
 
 
+def set_aside(path: Path) -> Path:
+    """Move what is no damaged checkpoint out of the way, to the folder ``set_aside`` beside it.
+
+    Returns:
+        Where it is now.
+    """
+    folder = path.parent / SET_ASIDE
+    folder.mkdir(exist_ok=True)
+    number, target = 1, folder / path.name
+    while os.path.lexists(target):
+        number += 1
+        target = folder / f"{path.name}_{number}"
+    os.rename(path, target)
+    log.warning("%s is kept as %s", path, target)
+    return target
+
+
 def remove_checkpoint(folder: str | PathLike[str]) -> None:
-    """Remove a checkpoint if it is there; a removal cut short leaves nothing that looks like one."""
+    """Remove a checkpoint if it is there; a removal cut short leaves nothing that looks like one.
+
+    A link or a file in its place is left alone, and so is what cannot be removed, with a warning.
+    """
     folder = Path(folder)
-    if folder.is_dir():
+    if folder.is_dir() and not folder.is_symlink():
         doomed = _beside(folder, "removing")
-        _remove(doomed)
-        os.rename(folder, doomed)
-        _remove(doomed)
+        try:
+            _remove(doomed)
+            os.rename(folder, doomed)
+            _remove(doomed)
+        except OSError as error:
+            log.warning("%s cannot be removed (%s)", folder, error)
 
 
 def remove_leftovers(folder: str | PathLike[str]) -> None:
@@ -208,19 +250,12 @@ def _beside(folder: Path, purpose: str) -> Path:
     return folder.with_name(f".{folder.name}.{purpose}")
 
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def _fingerprint(path: Path) -> dict[str, str | int]:
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or a folder's list of entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
 
-from diffopd.checkpoint.folder import INPUTS, read_checkpoint, remove_checkpoint, write_checkpoint
+from diffopd.checkpoint.folder import INPUTS, SETTINGS, read_checkpoint, remove_checkpoint, write_checkpoint
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
@@ -22,11 +22,14 @@ class SafetensorsCheckpointIO(CheckpointIO):
 
     Args:
         inputs: Fingerprints of the files a training learns from, kept in every checkpoint as ``inputs``.
+        settings: What of its config affects the result, kept in every checkpoint as ``settings``.
     """
 
-    def __init__(self, inputs: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, inputs: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.inputs = dict(inputs or {})
+        self.kept = {INPUTS: dict(inputs or {})} | ({} if settings is None else {SETTINGS: dict(settings)})
 
     @override
     def save_checkpoint(
@@ -39,7 +42,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
         """
         if storage_options is not None:
             raise TypeError("SafetensorsCheckpointIO takes no storage_options: it writes to a local folder")
-        write_checkpoint({**checkpoint, INPUTS: self.inputs}, path)
+        write_checkpoint({**checkpoint, **self.kept}, path)
 
     @override
     def load_checkpoint(

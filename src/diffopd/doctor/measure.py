@@ -20,6 +20,7 @@ from typing_extensions import override
 from diffopd.build import Experiment, build
 from diffopd.callbacks.throughput import peak_rss_bytes
 from diffopd.checkpoint.folder import list_checkpoints
+from diffopd.checkpoint.place import DEFAULT
 from diffopd.doctor.plan import Plan, is_fuller
 from diffopd.doctor.stopwatch import Clock, Stopwatch
 
@@ -96,10 +97,17 @@ def trial_config(cfg: DictConfig, plan: Plan, folder: str) -> DictConfig:
     changed = copy.deepcopy(cfg)
     OmegaConf.set_struct(changed, False)
     OmegaConf.set_readonly(changed, False)
-    changed.paths.run = folder
+    changed.paths.run, changed.paths.checkpoints = folder, f"{folder}/checkpoints"
     changed.pop("scorer_pairs", None)  # the doctor's own
     for group, keeps in (("logger", _is_quiet), ("callbacks", _is_not_noisy)):
         changed[group] = {name: node for name, node in changed[group].items() if keeps(node["_target_"])}
+    # Nothing is written where the run itself writes, should that be outside its folder.
+    for node in changed.logger.values():
+        _move_into(folder, node, {"folder": folder, "save_dir": folder})
+    for node in changed.callbacks.values():
+        places = {"folder": f"{folder}/{DEFAULT}", "peft_folder": f"{folder}/adapter"}
+        _move_into(folder, node, places | {"lora_folder": f"{folder}/lora"})
+    _move_into(folder, changed.phase, {"output": f"{folder}/pipeline"})
     if plan.processes > 1:
         changed.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
         for entry in (changed.data.get("tasks") or {}).values():
@@ -202,6 +210,13 @@ class _Watch(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note how long the last checkpoint took; what is written at the end is written after."""
         self.save_seconds = self._now() - self._start
+
+
+def _move_into(folder: str, node: Any, places: Mapping[str, str]) -> None:
+    """Change settings that name a place outside of ``folder``."""
+    for key, place in places.items():
+        if node.get(key) and not Path(str(node[key])).is_relative_to(folder):
+            node[key] = place
 
 
 def _is_quiet(target: str) -> bool:

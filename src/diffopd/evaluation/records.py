@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diffopd.files import atomic_save_safetensors
 from diffopd.metric.kept import Kept
 
+log = logging.getLogger(__name__)
+
 _INDICES = "indices"
+_DIGEST = "sha256"
 
 
 @runtime_checkable
@@ -55,7 +60,8 @@ class MemoryRecords:
 class FolderRecords:
     """Records as files, ``<folder>/<task>/<first index>_<number>.safetensors``, one a batch.
 
-    A file is whole or absent, so a batch is recorded with all its metrics or has to be made again. Any number
+    A file is whole or absent, so a batch is recorded with all its metrics or has to be made again. So has one
+    whose file does not have the checksum it was written with; it is removed with a warning. Any number
     of processes may write here at once, as long as they make different images.
 
     Args:
@@ -67,11 +73,7 @@ class FolderRecords:
 
     def done(self, task: str) -> set[int]:
         """As in :class:`Records`."""
-        found: set[int] = set()
-        for file in self._files(task):
-            with safe_open(file, framework="pt") as opened:
-                found |= set(opened.get_tensor(_INDICES).tolist())
-        return found
+        return {index for indices, _ in self._read(task) for index in indices}
 
     def add(self, task: str, indices: tuple[int, ...], kept: Mapping[str, Kept]) -> None:
         """As in :class:`Records`."""
@@ -79,11 +81,20 @@ class FolderRecords:
         for metric, rows in kept.items():
             tensors |= {f"{metric}:{name}": values for name, values in rows.rows.items()}
         place = self.folder / task / f"{min(indices):06d}_{len(indices)}.safetensors"
-        atomic_save_safetensors(place, tensors)
+        atomic_save_safetensors(place, tensors, {_DIGEST: _digest(tensors)})
 
     def read(self, task: str) -> tuple[tuple[int, ...], Mapping[str, Kept]]:
         """As in :class:`Records`."""
-        return _by_index([_read_file(file) for file in self._files(task)])
+        return _by_index(list(self._read(task)))
+
+    def _read(self, task: str) -> Iterator[tuple[tuple[int, ...], Mapping[str, Kept]]]:
+        """The batches that are intact; others are removed."""
+        for file in self._files(task):
+            try:
+                yield _read_file(file)
+            except (SafetensorError, ValueError) as error:
+                log.warning("%s is damaged (%s); it is removed and its images are made again", file, error)
+                file.unlink(missing_ok=True)
 
     def count(self) -> int:
         """How many images of all tasks are recorded, by all processes; reads no file."""
@@ -94,14 +105,32 @@ class FolderRecords:
 
 
 def _read_file(file: Path) -> tuple[tuple[int, ...], Mapping[str, Kept]]:
-    rows: dict[str, dict[str, Tensor]] = {}
+    """A batch.
+
+    Raises:
+        SafetensorError: If the file is no safetensors file.
+        ValueError: If it is not what was written.
+    """
     with safe_open(file, framework="pt") as opened:
-        for key in opened.keys():
-            if key != _INDICES:
-                metric, _, name = key.partition(":")
-                rows.setdefault(metric, {})[name] = opened.get_tensor(key)
-        indices = tuple(opened.get_tensor(_INDICES).tolist())
-    return indices, {metric: Kept(columns) for metric, columns in rows.items()}
+        tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}
+        digest = (opened.metadata() or {}).get(_DIGEST)
+    if digest != _digest(tensors):
+        raise ValueError("its check sum is wrong")
+    rows: dict[str, dict[str, Tensor]] = {}
+    for key in tensors.keys() - {_INDICES}:
+        metric, _, name = key.partition(":")
+        rows.setdefault(metric, {})[name] = tensors[key]
+    return tuple(tensors[_INDICES].tolist()), {metric: Kept(columns) for metric, columns in rows.items()}
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all tensors."""
+    value = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        value.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        value.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return value.hexdigest()
 
 
 def _by_index(

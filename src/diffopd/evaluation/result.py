@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 
 from diffopd.evaluation.conditions import Conditions, disagreements
-from diffopd.files import atomic_write_json
 from diffopd.metric.interval import Interval, bootstrap_interval, paired_difference_interval
+from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.teacher import Estimate, Score
 from diffopd.types import Prompts
 
@@ -141,13 +140,21 @@ class EvaluationResult:
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write as JSON."""
-        atomic_write_json(path, dataclasses.asdict(self))
+        write_sealed_json(path, dataclasses.asdict(self))
         return Path(path)
 
     @staticmethod
     def load(path: str | PathLike[str]) -> EvaluationResult:
-        """Read what :meth:`save` wrote."""
-        return EvaluationResult.of(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DamagedFileError: If it is not that.
+        """
+        raw = read_sealed_json(path, [field.name for field in dataclasses.fields(EvaluationResult)])
+        try:
+            return EvaluationResult.of(raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedFileError(path, f"it holds no results ({error!r})") from error
 
     @staticmethod
     def of(raw: Mapping[str, Any]) -> EvaluationResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from diffopd.evaluation.benchmark import Benchmark
+from diffopd.files import expanded
 from diffopd.metric.reward_mean import RewardMean
 from diffopd.png import read_png
 from diffopd.reward.by_task import RewardByTask
@@ -151,6 +151,6 @@ def read_pair(entry: Mapping[str, Any], task: str) -> KnownPair:
 
 def _read_image(path: str, setting: str) -> Float[Tensor, " 3 height width"]:
     try:
-        return read_png(Path(path).expanduser())
+        return read_png(expanded(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"{setting}={path} cannot be read as an image: {error}") from error

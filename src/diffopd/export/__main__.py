@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from omegaconf import DictConfig
 
 from diffopd.arguments import hydra_arguments
 from diffopd.check import config_errors
 from diffopd.command import command
+from diffopd.files import expanded
 
 
 @command("export")
@@ -33,7 +33,7 @@ def run(cfg: DictConfig) -> None:
     from diffopd.quiet import silence_known_noise
 
     silence_known_noise()
-    to = Path(cfg.to).expanduser()
+    to = expanded(cfg.to)
     check_target(to)
     source = read_source(cfg)
     dtype = parse_dtype(source.model.dtype, "model.dtype")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffopd.adapter import adapter_parameters, adapter_strength, export_lora, save_adapter
 from diffopd.export.verify import States, release, velocities
-from diffopd.files import atomic_save_safetensors
+from diffopd.files import atomic_save_safetensors, give_usual_mode
 from diffopd.model import PipelineModel
 
 COMFYUI_FILE = "lora_comfyui.safetensors"
@@ -215,6 +215,7 @@ class Merged(Format):
         transformer: Any = self.fresh_transformer(model, base)
         add_adapter_product(transformer, factors)
         nn.Module.to(transformer, self.dtype).save_pretrained(folder / TRANSFORMER, safe_serialization=True)
+        give_usual_mode(folder / TRANSFORMER)
         del transformer
         if self.whole_pipeline:
             index = json.loads((base / INDEX).read_text(encoding="utf-8"))

@@ -166,7 +166,10 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 def _short(text: str) -> str:
     """``text`` without the name of the user's own folder."""
-    return text.replace(str(Path.home()), "~")
+    try:
+        return text.replace(str(Path.home()), "~")
+    except RuntimeError:  # a user without a home folder
+        return text
 
 
 def hashes(files: Sequence[Path], folder: Path) -> dict[str, str]:

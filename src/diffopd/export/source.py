@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.adapter import find_card
-from diffopd.resume import CONFIG, FINISHED
+from diffopd.files import expanded
+from diffopd.finished import read_finished
+from diffopd.saved_config import CONFIG, read_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def read_source(cfg: DictConfig) -> Source:
                     f"model_{key}={value} is for run=...; with adapter=... set model.{key}={value}"
                 )
         return Source(adapter=cfg.adapter_path, model=cfg.model, card=find_card(cfg.adapter_path))
-    run = Path(cfg.run).expanduser()
+    run = expanded(cfg.run)
     if not (run / CONFIG).is_file():
         raise ValueError(f"run={cfg.run}: {run.absolute()} holds no {CONFIG}; give the folder of a training")
     adapter = run / "adapter"
@@ -65,7 +66,7 @@ def read_source(cfg: DictConfig) -> Source:
             f"run={cfg.run} has no adapter folder yet, which a training writes when it ends; let it end (the "
             "same command goes on from its checkpoint), or give adapter=..."
         )
-    settings = OmegaConf.load(run / CONFIG)
+    settings = read_config(run / CONFIG)
     if "model" not in settings:
         raise ValueError(
             f"run={cfg.run} trained a whole pipeline, not an adapter; it is in its pipeline folder"
@@ -75,13 +76,12 @@ def read_source(cfg: DictConfig) -> Source:
     changed = {key: value for key, value in changes.items() if value is not None}
     changed |= {"prompt_cache": None}  # a single prompt is encoded, maybe where the run's folder is not
     model = cast(DictConfig, OmegaConf.merge(model, changed))
-    finished = run / FINISHED
-    recipe = json.loads(finished.read_text(encoding="utf-8"))["recipe"] if finished.is_file() else {}
+    finished = read_finished(run)
     return Source(
         adapter=str(adapter),
         model=model,
         card=find_card(adapter),
         run=run,
         settings=cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True)),
-        recipe=recipe,
+        recipe={} if finished is None else finished.recipe,
     )

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from diffopd.files import atomic_save_safetensors, atomic_write_json, resolve_path
+from diffopd.files import atomic_save_safetensors, atomic_write_json, is_full_disk, resolve_path
 from diffopd.types import Conditioning
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ SHARD_ROWS = 64
 SECONDS_PER_LINE = 10.0
 """Least time between two lines on progress."""
 _ROWS = "rows"
-_FORMAT = 1
+_DIGEST = "rows_sha256"
+_FORMAT = 2
 
 
 class PromptCache:
@@ -40,8 +41,9 @@ class PromptCache:
     ``<folder>/<key>/`` has ``encoder.json``, which says what the key stands for, and files of encoded
     prompts that are only ever added: a file is whole or absent, its header lists its prompts, and no two
     writers choose one name. So nothing has to be locked, and an interrupted filling goes on where it was.
-    Rows are read through memory maps and compared with a check sum at their first reading. A file that is
-    damaged is removed with a warning, and its prompts are encoded again.
+    Rows are read through memory maps and compared with a check sum at their first reading, the list of a
+    file's prompts when it is opened. A file that is damaged is removed with a warning, and its prompts are
+    encoded again.
 
     A prompt is encoded by itself, so its encoding does not depend on what was encoded beside it.
 
@@ -61,9 +63,17 @@ class PromptCache:
         self.folder = Path(resolve_path(folder)) / key
         self._files: dict[Path, _File] = {}
         self._rows: dict[str, tuple[_File, int]] = {}
-        if not (self.folder / "encoder.json").is_file():
-            atomic_write_json(self.folder / "encoder.json", described)
-        self.refresh()
+        try:
+            if not (self.folder / "encoder.json").is_file():
+                atomic_write_json(self.folder / "encoder.json", described)
+            self.refresh()
+        except OSError as error:
+            if is_full_disk(error):
+                raise
+            raise ValueError(
+                f"model.prompt_cache={folder} cannot be used ({error}); name a folder that can be written, "
+                "or null to encode prompts anew in every run"
+            ) from error
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -77,7 +87,7 @@ class PromptCache:
                 file = _File.open(path)
             except FileNotFoundError:  # another process found it damaged
                 continue
-            except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            except (SafetensorError, ValueError) as error:
                 _discard(path, f"{type(error).__name__}: {error}")
                 continue
             self._files[path] = file
@@ -152,7 +162,7 @@ class PromptCache:
         file, row = self._rows[text]
         try:
             return file.read(row)
-        except ValueError as error:
+        except (SafetensorError, ValueError) as error:
             self._rows = {known: place for known, place in self._rows.items() if place[0] is not file}
             _discard(file.path, str(error))
             return None
@@ -167,7 +177,8 @@ class PromptCache:
             tensors |= {f"{number}.{name}": part for name, part in parts.items()}
             index.append({"text": text, "lengths": row.lengths, "checksum": _checksum(parts)})
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
-        atomic_save_safetensors(path, tensors, {_ROWS: json.dumps(index)})
+        text = json.dumps(index)
+        atomic_save_safetensors(path, tensors, {_ROWS: text, _DIGEST: _digest(text)})
         self.refresh()
         return path.stat().st_size
 
@@ -194,10 +205,14 @@ class _File:
 
         Raises:
             SafetensorError: If it is cut short or no safetensors file.
-            KeyError: If its header does not list prompts.
+            ValueError: If the list of its prompts is not what was written.
         """
         mapped = safe_open(path, framework="pt")
-        return _File(path, mapped, json.loads((mapped.metadata() or {})[_ROWS]))
+        header = mapped.metadata() or {}
+        text = header.get(_ROWS, "")
+        if header.get(_DIGEST) != _digest(text):
+            raise ValueError("the check sum of its list of prompts is wrong")
+        return _File(path, mapped, json.loads(text))
 
     @property
     def texts(self) -> list[str]:
@@ -212,6 +227,8 @@ class _File:
         """
         entry = self.index[row]
         names = [name for name in ("embeds", "pooled") if f"{row}.{name}" in self.mapped.keys()]
+        if "embeds" not in names:
+            raise ValueError(f"row {row} is missing")
         parts = {name: self.mapped.get_tensor(f"{row}.{name}") for name in names}
         if row not in self.checked:
             if _checksum(parts) != entry["checksum"]:
@@ -222,10 +239,15 @@ class _File:
         return Conditioning(parts["embeds"][None], pooled, lengths)
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _checksum(parts: Mapping[str, Tensor]) -> int:
-    """CRC-32 over the bytes of a row."""
+    """CRC-32 over a row: names, types, shapes and bytes."""
     value = 0
-    for part in parts.values():
+    for name, part in parts.items():
+        value = zlib.crc32(f"{name} {part.dtype} {tuple(part.shape)}".encode(), value)
         value = zlib.crc32(part.flatten().view(torch.uint8).numpy().data, value)
     return value
 

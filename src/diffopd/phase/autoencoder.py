@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
+from diffopd.files import give_usual_mode
 from diffopd.model.fresh import Pipeline
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
@@ -102,3 +103,4 @@ class AutoencoderPhase(lightning.LightningModule):
         )
         if self.trainer.is_global_zero:
             self.pipeline.save_pretrained(Path(self.output), safe_serialization=True)
+            give_usual_mode(Path(self.output))

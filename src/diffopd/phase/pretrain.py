@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
+from diffopd.files import give_usual_mode
 from diffopd.model.fresh import Pipeline
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
@@ -172,4 +173,5 @@ class PretrainPhase(lightning.LightningModule):
         training = {k: v.clone() for k, v in self.trained.state_dict().items()}
         self.trained.load_state_dict(self.average.module.state_dict())
         self.pipeline.save_pretrained(folder, safe_serialization=True)
+        give_usual_mode(folder)
         self.trained.load_state_dict(training)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, cast
 
 from diffopd.callbacks import AdapterExport
 from diffopd.evaluation import Benchmark, evaluate
+from diffopd.metrics_csv import METRICS, read_rows
 from diffopd.phase import DistillPhase, RewardPhase
 from diffopd.phase.adapted import AVERAGE
 from diffopd.report.curve import reward_curve
@@ -19,9 +19,6 @@ from diffopd.report.known_scores import base_scores, unlike
 from diffopd.report.table import FinalTable, Row
 from diffopd.reward.failed_sample import failures_saved
 from diffopd.teacher import Recipe, Score, TeacherCard
-
-METRICS = "metrics.csv"
-"""What the csv logger writes in a run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +42,7 @@ class RunFiles:
 
     def recipe(self) -> Recipe:
         """How the run was made and what it cost: training alone, over all sittings."""
-        with (self.folder / METRICS).open(newline="") as file:
-            lines = list(csv.DictReader(file))
+        lines = read_rows(self.folder / METRICS)
 
         def total(metric: str) -> float:
             return sum(float(line[metric]) for line in lines if line.get(metric))

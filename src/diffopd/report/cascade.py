@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from diffopd.files import replacing
+from diffopd.files import atomic_produce, replacing
 from diffopd.report.figure import save_figure
 from diffopd.report.known_scores import base_scores, unlike
 from diffopd.report.table import FinalTable, Row
@@ -30,7 +30,7 @@ def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model
     """
     last = list(stages.values())[-1]
     for part in ("adapter", "lora"):
-        shutil.copytree(last / part, folder / part, dirs_exist_ok=True)
+        shutil.copytree(last / part, folder / part, dirs_exist_ok=True, copy_function=_copy_whole)
     print(f"{'adapter:':<14} {folder / 'adapter'}", flush=True)
     if not all((run / "adapter" / CARD).is_file() for run in stages.values()):
         return
@@ -95,6 +95,10 @@ def stage_figure(rows: Sequence[Row], path: Path, benchmark: str) -> Path:
     axis.grid(axis="y", alpha=0.3)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     return save_figure(figure, path)
+
+
+def _copy_whole(source: str, target: str) -> None:
+    atomic_produce(target, lambda temporary: shutil.copyfile(source, temporary))
 
 
 def _total(recipes: Sequence[Recipe]) -> Recipe:

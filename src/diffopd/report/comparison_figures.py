@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffopd.evaluation import EvaluationResult
+from diffopd.metrics_csv import read_rows
 from diffopd.report.bands import fitting_window
 from diffopd.report.compared import ComparedRow, Summary, normalised
 from diffopd.report.curve import REWARD, SECONDS
@@ -128,14 +128,13 @@ def _history(row: ComparedRow) -> dict[str, tuple[list[float], list[float]]]:
     now = row.minutes - row.cost.minutes
     found: dict[str, tuple[list[float], list[float]]] = {}
     for file in row.metrics:
-        with file.open(newline="", encoding="utf-8") as text:
-            for line in csv.DictReader(text):
-                for name, value in line.items():
-                    if name.startswith(REWARD) and value:
-                        minutes, rewards = found.setdefault(name.removeprefix(REWARD), ([], []))
-                        minutes.append(now)
-                        rewards.append(float(value))
-                now += float(line.get(SECONDS) or 0) / 60
+        for line in read_rows(file):
+            for name, value in line.items():
+                if name.startswith(REWARD):
+                    minutes, rewards = found.setdefault(name.removeprefix(REWARD), ([], []))
+                    minutes.append(now)
+                    rewards.append(float(value))
+            now += float(line.get(SECONDS, 0)) / 60
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from diffopd.metrics_csv import read_rows
 from diffopd.report.figure import save_figure
 
 REWARD = "train/reward/"
@@ -52,9 +52,8 @@ class RewardHistory:
             raise ValueError(
                 f"{path}: no such file; the run needs the csv logger (logger=csv or logger=default)"
             )
-        with path.open(newline="") as file:
-            lines = list(csv.DictReader(file))
-        names = [name for name in (lines[0] if lines else ()) if name.startswith(REWARD)]
+        lines = read_rows(path)
+        names = dict.fromkeys(name for line in lines for name in line if name.startswith(REWARD))
         series = {name.removeprefix(REWARD): _column(lines, name) for name in names}
         series = {task: values for task, values in series.items() if values}
         if not series:

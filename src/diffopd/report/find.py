@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from diffopd.files import expanded
+from diffopd.metrics_csv import METRICS
 from diffopd.report.archive import read_archive
-from diffopd.report.runs import ARCHIVE, CONFIG, METRICS, STAGE, Run, read_run, settings_of
+from diffopd.report.runs import ARCHIVE, CONFIG, STAGE, Run, read_run, settings_of
 
 _NO_RUNS_INSIDE = ("images", "checkpoints", "tensorboard", "adapter", "lora", ".hydra", "scores", "report")
 
@@ -27,7 +29,7 @@ def find_runs(places: Iterable[str]) -> list[Run]:
     """
     folders: dict[Path, None] = {}
     for place in places:
-        found = sorted(glob.glob(os.path.expanduser(place), recursive=True))
+        found = sorted(glob.glob(str(expanded(place)), recursive=True))
         if not found:
             raise ValueError(f"runs has {place}, and there is no such folder ({Path(place).absolute()})")
         for top in found:

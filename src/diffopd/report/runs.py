@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -14,11 +13,14 @@ from typing import Any
 import yaml
 
 from diffopd.evaluation import EvaluationResult
+from diffopd.finished import read_finished
+from diffopd.metrics_csv import EPOCH, METRICS, STEP, read_rows
 from diffopd.report.curve import SECONDS
+from diffopd.sealed import read_sealed_text
 
-CONFIG, METRICS, FINISHED = "config.yaml", "metrics.csv", "finished.json"
+CONFIG = "config.yaml"
+"""The config in a run's folder. ``diffopd.saved_config`` writes it, and reads OmegaConf besides."""
 TABLE = "report/table.json"
-"""Files of a run's folder. ``diffopd.resume`` writes the first and the last, and reads OmegaConf besides."""
 
 ARCHIVE = ".run.json.gz"
 """Ending of a run's file beside a page (``diffopd.report.archive``)."""
@@ -113,22 +115,20 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_training(folder: Path) -> Run:
-    config, finished = folder / CONFIG, folder / FINISHED
+    config, note = folder / CONFIG, read_finished(folder)
     settings = settings_of(config) if config.is_file() else {}
-    note = _json(finished) if finished.is_file() else {}
-    recipe = note.get("recipe", {})
+    recipe = {} if note is None else note.recipe
     series, minutes = _read_metrics(folder / METRICS)
     planned = settings.get("trainer", {}).get("max_epochs")
     return Run(
         folder=folder,
         name=str(settings.get("name", folder.name)),
         seed=int(settings.get("seed", 0)),
-        # a run that is going on with more rounds still has the note of its first end
-        finished=bool(note) and note.get("max_rounds") == planned,
+        finished=note is not None and note.max_rounds == planned,
         num_rounds=max((values.rounds[-1] for values in series.values()), default=0),
         planned_rounds=planned,
         settings=settings,
-        config_texts={"": config.read_text(encoding="utf-8")} if settings else {},
+        config_texts={"": read_sealed_text(config)} if settings else {},
         command=recipe.get("command") or _command(folder),
         commit=recipe.get("commit", ""),
         series=series,
@@ -181,16 +181,12 @@ def _read_metrics(path: Path) -> tuple[dict[str, Series], dict[int, float]]:
     if not path.is_file():
         return {}, {}
     found: dict[str, dict[int, list[float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, line in enumerate(csv.DictReader(file)):
-            try:
-                values = {name: float(text) for name, text in line.items() if text}
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number + 2}: {error}") from error
-            place = round(values.get("epoch", number)) + 1
-            for name, value in values.items():
-                if name not in ("step", "epoch") and math.isfinite(value):
-                    found.setdefault(name, {}).setdefault(place, []).append(value)
+    for number, line in enumerate(read_rows(path)):
+        values = {name: float(text) for name, text in line.items()}
+        place = round(values.get(EPOCH, number)) + 1
+        for name, value in values.items():
+            if name not in (STEP, EPOCH) and math.isfinite(value):
+                found.setdefault(name, {}).setdefault(place, []).append(value)
     series = {
         name: Series(
             sorted(by_round), [sum(by_round[number]) / len(by_round[number]) for number in sorted(by_round)]
@@ -231,7 +227,7 @@ def settings_of(path: Path) -> dict[str, Any]:
         ValueError: If it is not YAML.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(read_sealed_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML ({error})") from error
     return settings if isinstance(settings, dict) else {}

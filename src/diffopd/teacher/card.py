@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffopd.adapter import CARD_FILE, find_card
-from diffopd.files import atomic_write_json
+from diffopd.sealed import read_sealed_json, write_sealed_json
 
 CARD = CARD_FILE
 
@@ -93,7 +92,7 @@ class TeacherCard:
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write ``card.json`` into the adapter's folder."""
         path = Path(folder) / CARD
-        atomic_write_json(path, dataclasses.asdict(self))
+        write_sealed_json(path, dataclasses.asdict(self))
         return path
 
     @staticmethod
@@ -114,10 +113,9 @@ class TeacherCard:
                 "states its guidance_scale. The teacher phase writes one; write it by hand for other adapters"
             )
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(raw, dict):
-                raise TypeError(f"it holds a {type(raw).__name__}")
-            return _from_json(raw)
+            return _from_json(
+                read_sealed_json(path, [field.name for field in dataclasses.fields(TeacherCard)])
+            )
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             needed = ", ".join(field.name for field in dataclasses.fields(TeacherCard))
             raise ValueError(f"{setting}: {path} is not a card ({error}); it needs {needed}") from error

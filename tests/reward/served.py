@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 import time
 
@@ -83,14 +84,20 @@ def client(address, **changes):
     return RemoteReward(address=address, **{**settings, **changes})
 
 
+def ask(method, url, **sent):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, and empty, as filling one takes a while
+    with httpx2.Client(timeout=WAIT, trust_env=False, verify=tls) as asking:
+        return asking.request(method, url, **sent)
+
+
 def post(address, sent, headers=None):
     """Status and reply."""
-    reply = httpx2.post(f"{address}/score", content=sent, headers=headers, timeout=WAIT, trust_env=False)
+    reply = ask("POST", f"{address}/score", content=sent, headers=headers)
     return reply.status_code, reply.json()
 
 
 def health(address):
-    return httpx2.get(f"{address}/health", timeout=WAIT, trust_env=False)
+    return ask("GET", f"{address}/health")
 
 
 def connect(running):
@@ -101,6 +108,15 @@ def head(length, *lines, path="/score"):
     """The first lines of a POST."""
     all_lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {length}", *lines, "", "")
     return "\r\n".join(all_lines).encode()
+
+
+def told(line):
+    """All that a server still says on a connection, until it closes it."""
+    said = bytearray()
+    with contextlib.suppress(ConnectionResetError):
+        while more := line.recv(1 << 16):
+            said += more
+    return bytes(said)
 
 
 def until(holds):

@@ -38,11 +38,14 @@ def read_json(text: bytes | bytearray, *, strict: bool) -> Any:
         value = json.loads(text, parse_constant=_no_number if strict else None)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(DEEPEST + 1):
         if strict:
             _check_texts(level)
-        level = [inner for outer in level for inner in _inside(outer)]
+        lists = [value for value in level if isinstance(value, list)]
+        objects = [value for value in level if isinstance(value, dict)]
+        level = [inner for outer in lists for inner in outer]
+        level += [inner for outer in objects for inner in (*outer, *outer.values())]
         if not level:
             return value
     raise ValueError(_TOO_DEEP)
@@ -50,12 +53,6 @@ def read_json(text: bytes | bytearray, *, strict: bool) -> Any:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
-
-
-def _inside(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [*value, *value.values()]
-    return value if isinstance(value, list) else []
 
 
 def _check_texts(values: list[Any]) -> None:

@@ -39,6 +39,21 @@ def signals():
         signal.signal(number, handler)
 
 
+def printed(captured):
+    """All that is printed until the server listens."""
+    seen = ""
+    for _ in range(12_000):
+        seen += captured.readouterr().out
+        if " a token\n" in seen:
+            return seen
+        time.sleep(0.01)
+    raise AssertionError(seen)
+
+
+def address_in(text):
+    return text.split(" at ")[1].split(",")[0]
+
+
 def config(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("reward_server", overrides=[*overrides, "paths.run=."])
@@ -52,13 +67,9 @@ def test_it_serves_until_it_is_told_to_end(capfd):
     seen = {}
 
     def use_it():
+        seen["out"] = printed(capfd)  # from here on, a signal is heard
         try:
-            for _ in range(1000):
-                seen["out"] = seen.get("out", "") + capfd.readouterr().out
-                if " a token\n" in seen["out"]:
-                    break
-                time.sleep(0.01)
-            address = seen["out"].split(" at ")[1].split(",")[0]
+            address = address_in(seen["out"])
             with urllib.request.urlopen(f"{address}/health", timeout=10) as response:
                 seen["health"] = json.loads(response.read())["reward"]
             with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -103,17 +114,6 @@ class Hanging:
         return images.mean((1, 2, 3))
 
 
-def serving(capsys):
-    """The address that is printed once the server listens."""
-    seen = ""
-    for _ in range(6000):
-        seen += capsys.readouterr().out
-        if " a token\n" in seen:
-            return seen.split(" at ")[1].split(",")[0]
-        time.sleep(0.01)
-    raise AssertionError(seen)
-
-
 def ask(address, told):
     remote = RemoteReward(
         address=address, token_variable="NONE", timeout=60.0, retries=0, backoff=0.0, images_per_request=8
@@ -128,7 +128,7 @@ def ask(address, told):
 def test_a_scorer_that_dies_ends_the_program_with_an_error(monkeypatch, capsys):
     monkeypatch.setattr("hydra.utils.instantiate", lambda _: Dying())
     told = []
-    user = threading.Thread(target=lambda: ask(serving(capsys), told))
+    user = threading.Thread(target=lambda: ask(address_in(printed(capsys)), told))
     user.start()
     with pytest.raises(SystemExit) as end:
         reward_server.run(config("reward=spectrum", "port=0"))
@@ -146,7 +146,7 @@ def test_a_scorer_that_hangs_and_a_client_that_drips_do_not_outlive_sigterm(monk
     dripping = socket.socket()
 
     def use_it():
-        address = serving(capsys)
+        address = address_in(printed(capsys))
         dripping.connect(("127.0.0.1", int(address.rpartition(":")[2])))
         dripping.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n ")
         user = threading.Thread(target=ask, args=(address, told))

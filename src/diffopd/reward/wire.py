@@ -122,7 +122,7 @@ def decode_request(content: Any, limits: Limits) -> tuple[UInt8[Tensor, " batch 
 
 def in_unit_range(pixels: UInt8[Tensor, " batch 3 height width"]) -> Float[Tensor, " batch 3 height width"]:
     """Images in [0, 1] of images in 8 bits a channel."""
-    return pixels.float() / 255
+    return pixels.float().div_(255)  # in place, as a request may hold gigabytes
 
 
 def encode_pair(pair: KnownPair) -> dict[str, Any]:

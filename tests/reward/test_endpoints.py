@@ -1,6 +1,7 @@
 """What a reward server rejects, and with which status and words; over loopback."""
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import pytest
@@ -20,8 +21,10 @@ from served import (
     prompts,
     server,
 )
+from starlette.testclient import TestClient
 
 from diffopd.reward.checked import RewardError
+from diffopd.reward.endpoints import Endpoints
 from diffopd.reward.serving import RewardServer
 from diffopd.reward.wire import RequestError, decode_request, encode_request
 
@@ -195,3 +198,23 @@ def test_health_says_what_is_served(running):
         "waiting": 0,
         "limits": {"body": 10**6, "images": 8, "side": 64, "pixels": 8192},
     }
+
+
+def test_health_fails_once_the_scorer_has_died():
+    def dying(images, prompts):
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(1) as decoders:
+        batcher = batching(dying)
+        app = TestClient(Endpoints(batcher, LIMITS, None, timeout=60.0, decoders=decoders))
+        assert app.get("/health").json()["status"] == "ok"
+        for _ in range(2):  # by the request, and because of it
+            reply = app.post("/score", content=body())
+            assert (reply.status_code, reply.json()) == (
+                500,
+                {"error": "the scorer raised KeyboardInterrupt: "},
+            )
+        reply = app.get("/health")
+        assert reply.status_code == 503
+        assert reply.json()["status"] == "failing"
+        assert reply.json()["error"] == "the scorer raised KeyboardInterrupt: "

@@ -9,12 +9,12 @@ from typing import Literal
 import huggingface_hub
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    HFValidationError,
     LocalEntryNotFoundError,
 )
 
 from diffopd.adapter.safe_file import PICKLES, check_safe
 from diffopd.files import is_hub_path, resolve_path
+from diffopd.hub import HUB_ERRORS
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -89,7 +89,7 @@ def find_card(path: str | Path) -> Path | None:
         return local / CARD_FILE if (local / CARD_FILE).is_file() else None
     try:
         return HubFolder.parse(str(path)).fetch(CARD_FILE)
-    except (OSError, ValueError):
+    except (*HUB_ERRORS, ValueError):
         return None
 
 
@@ -195,7 +195,7 @@ class HubFolder:
 def _from_hub(hub: HubFolder, where: str) -> Place:
     try:
         place = _found_on_hub(hub, where)
-    except (OSError, HFValidationError) as error:
+    except HUB_ERRORS as error:
         raise ValueError(
             f"{where} is neither a folder or file here nor an adapter the hub delivers: {error}"
         ) from error

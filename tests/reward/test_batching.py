@@ -32,6 +32,7 @@ def test_requests_that_wait_are_scored_together_and_groups_stay_apart():
 
     for name in shares:
         ask(name)
+        until(lambda: calls)  # the first is taken alone
     first.set()
     scores = {name: future.result(WAIT).value for name, future in results.items()}
     batcher.close()

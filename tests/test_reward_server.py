@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -19,6 +21,8 @@ from omegaconf import OmegaConf
 
 from diffopd import reward_server
 from diffopd.check import ConfigError, check_config
+from diffopd.reward.checked import RewardError
+from diffopd.reward.remote import RemoteReward
 from diffopd.reward.wire import quantised
 from diffopd.types import Prompts
 
@@ -35,6 +39,21 @@ def signals():
         signal.signal(number, handler)
 
 
+def printed(captured):
+    """All that is printed until the server listens."""
+    seen = ""
+    for _ in range(12_000):
+        seen += captured.readouterr().out
+        if " a token\n" in seen:
+            return seen
+        time.sleep(0.01)
+    raise AssertionError(seen)
+
+
+def address_in(text):
+    return text.split(" at ")[1].split(",")[0]
+
+
 def config(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("reward_server", overrides=[*overrides, "paths.run=."])
@@ -48,13 +67,9 @@ def test_it_serves_until_it_is_told_to_end(capfd):
     seen = {}
 
     def use_it():
+        seen["out"] = printed(capfd)  # from here on, a signal is heard
         try:
-            for _ in range(1000):
-                seen["out"] = seen.get("out", "") + capfd.readouterr().out
-                if "serving" in seen["out"]:
-                    break
-                time.sleep(0.01)
-            address = seen["out"].split(" at ")[1].split(",")[0]
+            address = address_in(seen["out"])
             with urllib.request.urlopen(f"{address}/health", timeout=10) as response:
                 seen["health"] = json.loads(response.read())["reward"]
             with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -77,6 +92,80 @@ def test_it_serves_until_it_is_told_to_end(capfd):
     assert capfd.readouterr().out == "stopped\n"
 
 
+class PanicError(BaseException):
+    """As a library in Rust raises it."""
+
+
+class Dying:
+    """Raises what ends a program; knows no pair."""
+
+    def __call__(self, images, prompts):
+        raise PanicError("poisoned")
+
+
+class Hanging:
+    """Never returns while a test lasts."""
+
+    entered, leave = threading.Event(), threading.Event()
+
+    def __call__(self, images, prompts):
+        self.entered.set()
+        self.leave.wait(60)
+        return images.mean((1, 2, 3))
+
+
+def ask(address, told):
+    remote = RemoteReward(
+        address=address, token_variable="NONE", timeout=60.0, retries=0, backoff=0.0, images_per_request=8
+    )
+    try:
+        remote(torch.rand(1, 3, 8, 8), PROMPTS.select([0]))
+    except RewardError as error:
+        told.append(str(error))
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_scorer_that_dies_ends_the_program_with_an_error(monkeypatch, capsys):
+    monkeypatch.setattr("hydra.utils.instantiate", lambda _: Dying())
+    told = []
+    user = threading.Thread(target=lambda: ask(address_in(printed(capsys)), told))
+    user.start()
+    with pytest.raises(SystemExit) as end:
+        reward_server.run(config("reward=spectrum", "port=0"))
+    user.join()
+    assert end.value.code == 1
+    assert "answers 500: the scorer raised PanicError: poisoned" in told[0]
+    assert "stopped: the scorer raised PanicError: poisoned" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_scorer_that_hangs_and_a_client_that_drips_do_not_outlive_sigterm(monkeypatch, capsys):
+    scorer, told, codes = Hanging(), [], []
+    monkeypatch.setattr("hydra.utils.instantiate", lambda _: scorer)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    dripping = socket.socket()
+
+    def use_it():
+        address = address_in(printed(capsys))
+        dripping.connect(("127.0.0.1", int(address.rpartition(":")[2])))
+        dripping.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n ")
+        user = threading.Thread(target=ask, args=(address, told))
+        user.start()
+        scorer.entered.wait(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+        user.join()
+
+    user = threading.Thread(target=use_it)
+    user.start()
+    reward_server.run(config("reward=spectrum", "port=0", "shutdown_timeout=0.5"))
+    user.join()
+    scorer.leave.set()
+    dripping.close()
+    assert codes == [1]
+    assert "the server is shutting down" in told[0]
+    assert "stopped: the scorer has not answered within" in capsys.readouterr().err
+
+
 def test_others_reach_it_only_with_a_token(monkeypatch):
     monkeypatch.delenv("DIFFOPD_REWARD_TOKEN", raising=False)
     with pytest.raises(
@@ -85,10 +174,30 @@ def test_others_reach_it_only_with_a_token(monkeypatch):
         reward_server.run(config("reward=spectrum", "host=0.0.0.0"))
 
 
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("DIFFOPD_REWARD_TOKEN", "ge\nheim")
+    with pytest.raises(ConfigError, match=r"DIFFOPD_REWARD_TOKEN must be ASCII") as refused:
+        reward_server.run(config("reward=spectrum"))
+    assert "heim" not in str(refused.value)
+
+
+def test_neither_client_nor_server_is_imported_by_a_training():
+    heavy = "{'httpx2', 'uvicorn', 'starlette'}"
+    code = f"import sys, diffopd.reward.remote, diffopd.reward_server; print({heavy} & {{*sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stdout.strip() == "set()"
+
+
 def test_its_settings_are_checked():
     check_config(config("reward=spectrum"), "reward_server")
-    with pytest.raises(ConfigError, match=r"max_images=0 must be a whole number of at least 1"):
-        check_config(config("reward=spectrum", "max_images=0"), "reward_server")
+    for name in ("max_images", "max_megapixels", "max_waiting_megapixels", "max_connections"):
+        with pytest.raises(ConfigError, match=rf"{name}=0 must be a whole number of at least 1"):
+            check_config(config("reward=spectrum", f"{name}=0"), "reward_server")
+    for name in ("timeout", "idle_timeout", "shutdown_timeout"):
+        with pytest.raises(ConfigError, match=rf"{name}=0 must be a finite number above 0"):
+            check_config(config("reward=spectrum", f"{name}=0"), "reward_server")
     node = OmegaConf.load(CONF / "reward_server.yaml")
     assert (node.host, node.token_variable) == ("127.0.0.1", "DIFFOPD_REWARD_TOKEN")
 

@@ -9,12 +9,12 @@ from typing import Literal
 import huggingface_hub
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    HFValidationError,
     LocalEntryNotFoundError,
 )
 
 from diffopd.adapter.safe_file import PICKLES, check_safe
 from diffopd.files import resolve_path
+from diffopd.hub import HUB_ERRORS
 from diffopd.hub_path import misplaced_revision, why_no_place
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -91,7 +91,7 @@ def find_card(path: str | Path) -> Path | None:
     hub = HubFolder.parse(str(path))
     try:
         return None if hub.file else hub.fetch(CARD_FILE)
-    except (OSError, ValueError):
+    except (*HUB_ERRORS, ValueError):
         return None
 
 
@@ -197,7 +197,7 @@ class HubFolder:
 def _from_hub(hub: HubFolder, where: str) -> Place:
     try:
         place = _found_on_hub(hub, where)
-    except (OSError, HFValidationError) as error:
+    except (*HUB_ERRORS, HFValidationError) as error:
         meant = misplaced_revision(where.partition("=")[2])
         hint = f". The revision stands at the end: was {meant} meant?" if meant else ""
         raise ValueError(

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from diffopd.files import cached_sha256_of, resolve_path
+from diffopd.hub import HUB_ERRORS
 
 _INDEX = "model_index.json"
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -57,7 +58,7 @@ def pipeline_folder(
     skipped: dict[str, Any] = dict.fromkeys(without)
     try:
         return Path(kind.download(path, revision=revision, use_safetensors=True, **skipped))
-    except (OSError, ValueError) as error:
+    except (*HUB_ERRORS, ValueError) as error:
         raise ValueError(
             f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
         ) from error
@@ -79,7 +80,7 @@ def resolved_commit(path: str, revision: str | None) -> str | None:
         return None
     try:
         file = Path(hf_hub_download(path, _INDEX, revision=revision))
-    except (OSError, ValueError) as error:
+    except (*HUB_ERRORS, ValueError) as error:
         raise ValueError(
             f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
         ) from error
@@ -180,7 +181,7 @@ def read_transformer_config(path: str, revision: str | None = None) -> dict[str,
     else:
         try:
             file = Path(hf_hub_download(path, "transformer/config.json", revision=revision))
-        except (OSError, ValueError) as error:
+        except (*HUB_ERRORS, ValueError) as error:
             raise ValueError(
                 f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
             ) from error

@@ -1,21 +1,22 @@
-"""JSON posted to a server, with a timeout and bounded retries; by the standard library alone."""
+"""JSON posted to a server, with a deadline for each attempt and bounded retries."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from typing import Any
+
+from diffopd.reward.json_text import read_json
 
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """Status codes that may be gone at the next attempt."""
 _QUOTED = 300  # characters of a reply in a message
+_LONGEST_ERROR = 2000  # of the text of an error, which may quote a prompt
+_LONGEST_WAIT = 60.0  # seconds for which a server may ask to be left alone
 
 
 class ServerError(RuntimeError):
@@ -24,11 +25,19 @@ class ServerError(RuntimeError):
     Attributes:
         status: Its status code; None if there was no answer at all.
         reply: The decoded body of its answer, or None.
+        retry_after: Seconds after which the server wants to be asked again; None = it does not say.
     """
 
-    def __init__(self, problem: str, status: int | None, reply: Any = None) -> None:
+    def __init__(
+        self, problem: str, status: int | None, reply: Any = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(problem)
-        self.status, self.reply = status, reply
+        self.status, self.reply, self.retry_after = status, reply, retry_after
+
+    @property
+    def passing(self) -> bool:
+        """Whether the next attempt may succeed."""
+        return self.status is None or self.status in PASSING
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Server:
     Attributes:
         address: ``http://...`` or ``https://...``; paths are put behind it.
         token: Sent as a bearer token; None = none.
-        timeout: Seconds without a sign of the server after which an attempt has failed.
+        timeout: Seconds for a whole attempt: to connect, to send, to wait and to read the whole reply.
         retries: Attempts after the first, for failures that may pass.
         backoff: Seconds before the second attempt; doubled before each further one.
     """
@@ -50,10 +59,19 @@ class Server:
     backoff: float
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(self.address)
+            sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        except ValueError:  # of a port or an IPv6 address
+            sound = False
+        if not sound:
             raise ValueError(
                 f"reward.address={self.address} must be an address such as http://127.0.0.1:8765"
+            )
+        if parts.username is not None or parts.password is not None:
+            raise ValueError(
+                "reward.address must not hold a name or a password, as it is printed and saved; put a token "
+                "into the environment variable that reward.token_variable names"
             )
         if self.timeout <= 0 or self.retries < 0 or self.backoff < 0:
             raise ValueError(
@@ -78,55 +96,62 @@ class Server:
         return self._patiently(path, None)
 
     def _patiently(self, path: str, data: bytes | None) -> Any:
+        first: ServerError | None = None
         for attempt in range(self.retries + 1):
-            if attempt:
-                time.sleep(self.backoff * 2 ** (attempt - 1))
             try:
                 return self._attempt(path, data)
             except ServerError as error:
-                if attempt == self.retries or (error.status is not None and error.status not in PASSING):
-                    raise
+                first = first or error
+                if not error.passing or attempt == self.retries:
+                    if str(first) == str(error):
+                        raise
+                    raise ServerError(f"{error}; at first it {first}", error.status, error.reply) from error
+                asked = min(error.retry_after or 0.0, _LONGEST_WAIT)
+                time.sleep(max(self.backoff * 2**attempt, asked))
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(self, path: str, data: bytes | None) -> Any:
+        from diffopd.reward.exchange import NoReplyError, exchange  # brings a client of HTTP
+
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        request = urllib.request.Request(self.address.rstrip("/") + path, data, headers)
+        # Loopback needs no proxy.
+        proxies = not is_loopback(urllib.parse.urlsplit(self.address).hostname or "")
+        url = self.address.rstrip("/") + path
         try:
-            with self._opener().open(request, timeout=self.timeout) as response:
-                return _decoded(response.read(), response.status)
-        except urllib.error.HTTPError as error:
-            with error:
-                body = error.read()
-            try:
-                reply = json.loads(body)
-            except ValueError:
-                reply = None
-            told = reply.get("error") if isinstance(reply, dict) else None
-            text = told if isinstance(told, str) else body[:_QUOTED].decode(errors="replace").strip()
-            raise ServerError(f"answers {error.code}: {text or error.reason}", error.code, reply) from error
-        except (urllib.error.URLError, HTTPException, OSError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise ServerError(f"does not answer ({reason or type(error).__name__})", None) from error
-
-    def _opener(self) -> urllib.request.OpenerDirector:
-        """Follows no redirects, which would carry the token elsewhere; loopback needs no proxy."""
-        proxies = {} if is_loopback(urllib.parse.urlsplit(self.address).hostname or "") else None
-        return urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirects())
+            reply = exchange(url, data, headers, timeout=self.timeout, proxies=proxies)
+        except NoReplyError as error:
+            raise ServerError(f"does not answer ({error})", None) from error
+        if not 200 <= reply.status < 300:
+            content, text = _error_of(reply.body)
+            raise ServerError(
+                f"answers {reply.status}: {text or reply.reason}", reply.status, content, reply.retry_after
+            )
+        if reply.too_long:
+            raise ServerError(
+                f"answers {reply.status} with more than {len(reply.body) - 1} bytes", reply.status
+            )
+        return _decoded(reply.body, reply.status)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Leave the answer as it is, an error."""
+def _error_of(body: bytes) -> tuple[Any, str]:
+    """The decoded body of an error, or None, and the text to tell of it, on one line."""
+    try:
+        content = read_json(body, strict=False)
+    except ValueError:
+        content = None
+    told = content.get("error") if isinstance(content, dict) else None
+    text = told[:_LONGEST_ERROR] if isinstance(told, str) else body[:_QUOTED].decode(errors="replace")
+    return content, "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
 
 def _decoded(body: bytes, status: int) -> Any:
     try:
-        return json.loads(body)
+        return read_json(body, strict=False)
     except ValueError as error:
         quoted = body[:_QUOTED].decode(errors="replace")
-        raise ServerError(f"answers {status} with what is not JSON: {quoted!r}", status) from error
+        raise ServerError(f"answers {status} with what is not JSON: {quoted!r} ({error})", status) from error
 
 
 def is_loopback(host: str) -> bool:

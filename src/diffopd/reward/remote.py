@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from jaxtyping import Float
 from torch import Tensor
 
+from diffopd.reward.access_token import read_token
 from diffopd.reward.checked import RewardError, Sample
 from diffopd.reward.http_json import Server, ServerError
 from diffopd.reward.wire import decode_pair, decode_scores, encode_request
@@ -21,7 +20,7 @@ class RemoteReward:
     Args:
         address: The server's.
         token_variable: Environment variable that holds its token; unset = none is sent.
-        timeout: Seconds without a sign of the server after which an attempt has failed.
+        timeout: Seconds for a whole attempt, until its whole reply is there.
         retries: Attempts after the first, for failures that may pass.
         backoff: Seconds before the second attempt; doubled before each further one.
         images_per_request: Most images in one request, unless one prompt has more samples.
@@ -39,7 +38,7 @@ class RemoteReward:
     ) -> None:
         if images_per_request < 1:
             raise ValueError(f"reward.images_per_request={images_per_request} must be at least 1")
-        self.server = Server(address, os.environ.get(token_variable), timeout, retries, backoff)
+        self.server = Server(address, read_token(token_variable), timeout, retries, backoff)
         self.token_variable = token_variable
         self.images_per_request = images_per_request
 
@@ -76,24 +75,27 @@ class RemoteReward:
                 return None
             raise self._error(self._told_plainly(error)) from error
         except (KeyError, TypeError, ValueError) as error:
-            raise self._error(f"does not speak as a reward server does: {error}") from error
+            raise self._error(f"does not speak as a reward server does: {error}") from _nonsense(error)
 
     def _scores(self, images: Tensor, prompts: Prompts) -> Scores:
-        request = encode_request(images, prompts)
         try:
-            reply = self.server.post("/score", request)
-            return decode_scores(reply, len(prompts))
+            reply = self.server.post("/score", encode_request(images, prompts))
         except ServerError as error:
             raise self._error(*self._told(error, images, prompts)) from error
+        except (TypeError, ValueError) as error:
+            raise self._error(f"cannot be asked, as a prompt's metadata are not JSON: {error}") from error
+        try:
+            return decode_scores(reply, len(prompts))
         except ValueError as error:
-            raise self._error(f"does not speak as a reward server does: {error}", None) from error
+            raise self._error(f"does not speak as a reward server does: {error}") from _nonsense(error)
 
     def _told(self, error: ServerError, images: Tensor, prompts: Prompts) -> tuple[str, Sample | None]:
         """What to say, and the sample at fault if the server names one."""
         if error.status is None or error.status == 401:
             return self._told_plainly(error), None
         index = error.reply.get("index") if isinstance(error.reply, dict) else None
-        row = prompts.indices.index(index) if index in prompts.indices else None
+        named = type(index) is int and index in prompts.indices
+        row = prompts.indices.index(index) if named else None
         return str(error), None if row is None else Sample.of(images, prompts, row)
 
     def _told_plainly(self, error: ServerError) -> str:
@@ -108,6 +110,11 @@ class RemoteReward:
 
     def _error(self, problem: str, sample: Sample | None = None) -> RewardError:
         return RewardError(type(self).__name__, f"address={self.server.address}", problem, sample)
+
+
+def _nonsense(error: Exception) -> ServerError:
+    """The same as a fault of the server, which commands tell without a traceback."""
+    return ServerError(str(error), 200)
 
 
 def requests_of(prompts: Prompts, most: int) -> list[list[int]]:

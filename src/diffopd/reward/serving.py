@@ -1,32 +1,50 @@
-"""A reward over HTTP: JSON and PNG in, JSON out.
-
-The standard library's server does: a request carries seconds of scoring, one thread does all of that, and
-nothing has to be installed where a scorer runs.
-"""
+"""A reward over HTTP: JSON and PNG in, JSON out, by uvicorn and Starlette."""
 
 from __future__ import annotations
 
-import hmac
-import json
-import logging
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import asyncio
+import contextlib
+import functools
+import math
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, cast
 
-from diffopd.reward.batching import Batcher, BusyError
-from diffopd.reward.checked import RewardError, name_of
+import uvicorn
+
+from diffopd.reward.batching import Batcher
+from diffopd.reward.connection import BoundedConnection
+from diffopd.reward.endpoints import LINGER, Endpoints
 from diffopd.reward.http_json import is_loopback
-from diffopd.reward.wire import Limits, RequestError, decode_request, encode_pair, encode_scores
+from diffopd.reward.wire import Limits
 
-log = logging.getLogger(__name__)
-
-_CHUNK = 1 << 16
-_SERVED = "GET /health, GET /known_pair and POST /score are served"
-_NO_TOKEN = "the token is missing or wrong"
+_DECODERS = 2  # threads that decode images
 
 
-class RewardServer(ThreadingHTTPServer):
+@dataclass(frozen=True)
+class Patience:
+    """How long, and for how many, a server waits.
+
+    Attributes:
+        request: Seconds in which a request has to arrive whole and be scored.
+        idle: Seconds in which a connection has to send a request's first lines.
+        shutdown: Seconds in which requests under way are answered once the server is told to stop.
+        connections: Connections open at once.
+    """
+
+    request: float
+    idle: float
+    shutdown: float
+    connections: int
+
+
+class RewardServer:
     """Serves ``POST /score``, ``GET /health`` and ``GET /known_pair`` until it is stopped.
+
+    It stops by itself, with :attr:`Batcher.failure` set, when the reward dies. A context manager: it closes
+    the socket and the batcher.
 
     Args:
         host: Interface to listen at.
@@ -34,147 +52,106 @@ class RewardServer(ThreadingHTTPServer):
         batcher: Calls the reward.
         limits: What a request may hold.
         token: What clients must send; None = nothing.
-        timeout: Seconds after which a client that sends nothing is dropped.
+        patience: How long it waits for clients and for the reward.
+
+    Attributes:
+        server_address: Host and port it listens at.
+        scorer_hangs: Whether the reward was still at work when the server had closed.
 
     Raises:
         ValueError: If others could reach the server and there is no token, or the port is taken.
     """
 
-    daemon_threads = False  # requests under way are answered before the server ends
-    block_on_close = True
-    request_queue_size = 64
-
     def __init__(
-        self, host: str, port: int, *, batcher: Batcher, limits: Limits, token: str | None, timeout: float
+        self, host: str, port: int, *, batcher: Batcher, limits: Limits, token: str | None, patience: Patience
     ) -> None:
         if not token and not is_loopback(host):
             raise ValueError(
                 f"host={host} lets others reach the server, so it needs a token: put a long random text into "
                 "the environment variable that token_variable names, or use host=127.0.0.1"
             )
-        self.batcher, self.limits, self.token, self.client_timeout = batcher, limits, token, timeout
-        try:
-            super().__init__((host, port), _Handler)
-        except OSError as error:
-            raise ValueError(f"host={host} port={port} cannot be listened at: {error}") from error
+        self.batcher, self.patience = batcher, patience
+        self.scorer_hangs = False
+        self._socket = _listening(host, port)
+        self.server_address: tuple[str, int] = self._socket.getsockname()[:2]
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        app = Endpoints(batcher, limits, token, timeout=patience.request, decoders=self._decoders)
+        connection = functools.partial(
+            BoundedConnection,
+            most=patience.connections,
+            idle=patience.idle,
+            lifetime=patience.idle + patience.request + 2 * LINGER,
+        )
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                app,
+                loop="asyncio",
+                http=cast(Any, connection),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=math.ceil(patience.shutdown),
+            )
+        )
 
     @property
     def address(self) -> str:
         """What clients are to be given."""
-        host, port = cast(tuple[str, int], self.server_address[:2])
-        return f"http://{host}:{port}"
+        host, port = self.server_address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def serve(self) -> None:
+        """Answer requests until :meth:`stop`, or until the reward dies."""
+        self.batcher.when_died(self.stop)
+        asyncio.run(self._uvicorn.serve([self._socket]))
 
     def stop(self) -> None:
-        """Accept nothing more; returns at once, and :meth:`serve_forever` does after that."""
-        threading.Thread(target=self.shutdown, daemon=True).start()
+        """Accept nothing more; :meth:`serve` returns when what is under way is answered.
 
-    def server_close(self) -> None:
-        """Answer what is under way, then end."""
-        super().server_close()
-        self.batcher.close()
+        It does so after :attr:`Patience.shutdown` at the latest; called again, at once.
+        """
+        self._uvicorn.force_exit = self._uvicorn.should_exit
+        self._uvicorn.should_exit = True
+
+    def close(self) -> None:
+        """Free the port and end the batcher's thread, if the reward lets it end."""
+        self._socket.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self.scorer_hangs = not self.batcher.close(timeout=1.0)
+
+    def __enter__(self) -> RewardServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: RewardServer  # pyright: ignore[reportIncompatibleVariableOverride]
-    server_version, sys_version = "diffopd", ""
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the program."""
+        yield
 
-    def setup(self) -> None:
-        self.request.settimeout(self.server.client_timeout)
-        super().setup()
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close, and cut what does not close in time."""
+        await super().shutdown(sockets)
+        if tasks := list(self.server_state.tasks):  # they were cancelled, and say so to their clients
+            await asyncio.wait(tasks, timeout=1.0)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # the connections note it
 
-    def do_GET(self) -> None:
-        """Whether the server is well, or the pair by which its reward is checked."""
-        if self.path == "/known_pair":
-            self._answer_known_pair()
-            return
-        if self.path != "/health":
-            self._answer(404, {"error": f"there is no {self.path}; {_SERVED}"})
-            return
-        limits = self.server.limits
-        self._answer(
-            200,
-            {
-                "status": "ok",
-                "reward": name_of(self.server.batcher.reward),
-                "waiting": self.server.batcher.waiting,
-                "limits": {"body": limits.body, "images": limits.images, "side": limits.side},
-            },
-        )
 
-    def _answer_known_pair(self) -> None:
-        if not self._may_ask():
-            self._answer(401, {"error": _NO_TOKEN})
-            return
-        find = getattr(self.server.batcher.reward, "known_pair", None)
-        pair = None if find is None else find()
-        self._answer(200, {"pair": None if pair is None else encode_pair(pair)})
-
-    def do_POST(self) -> None:
-        """Score a request's images."""
-        try:
-            content = self._content()
-            images, prompts = decode_request(content, self.server.limits)
-            self._answer(200, encode_scores(self.server.batcher.score(images, prompts)))
-        except RequestError as error:
-            self._answer(error.status, {"error": str(error)})
-        except BusyError as error:
-            self._answer(503, {"error": str(error)})
-        except RewardError as error:
-            index = None if error.sample is None else error.sample.prompt.indices[0]
-            self._answer(422, {"error": str(error), "index": index})
-        except TimeoutError:
-            self.close_connection = True
-        except Exception as error:
-            log.exception("a request failed")
-            self._answer(500, {"error": f"{type(error).__name__}: {error}"})
-
-    def _content(self) -> Any:
-        """The decoded body, read only if it may be sent and is not too long."""
-        length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
-            raise RequestError(411, "the request must have a Content-Length")
-        refusal = self._refusal(int(length))
-        if refusal is not None:
-            self._discard(int(length))
-            raise refusal
-        try:
-            return json.loads(self.rfile.read(int(length)))
-        except ValueError as error:
-            raise RequestError(400, f"the body is not JSON: {error}") from error
-
-    def _may_ask(self) -> bool:
-        """Whether the request has the token, if one is needed."""
-        given, token = self.headers.get("Authorization", "").encode(), self.server.token
-        return not token or hmac.compare_digest(given, f"Bearer {token}".encode())
-
-    def _refusal(self, length: int) -> RequestError | None:
-        if self.path != "/score":
-            return RequestError(404, f"there is no {self.path}; {_SERVED}")
-        if not self._may_ask():
-            return RequestError(401, _NO_TOKEN)
-        if length > self.server.limits.body:
-            return RequestError(
-                413, f"the body has {length} bytes, {self.server.limits.body} are allowed; send fewer images"
-            )
-        return None
-
-    def _discard(self, length: int) -> None:
-        """Read what comes and forget it: a client that is still sending would not see the answer."""
-        left = min(length, 4 * self.server.limits.body)
-        while left > 0 and (chunk := self.rfile.read(min(left, _CHUNK))):
-            left -= len(chunk)
-
-    def _answer(self, status: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content, allow_nan=False).encode()
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-        except OSError:  # the client has gone
-            self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Into the log, at its finest level."""
-        log.debug(format, *args)
+def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 1 << 16:  # getaddrinfo would take another one
+        raise ValueError(f"port={port} cannot be listened at: ports are numbers from 0 to 65535")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        raise ValueError(f"host={host} port={port} cannot be listened at: {error}") from error

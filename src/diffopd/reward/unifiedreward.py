@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.png import to_picture
+from diffopd.reward.access_token import read_token
 from diffopd.reward.checked import RewardError, Sample
 from diffopd.reward.http_json import Server, ServerError
 from diffopd.reward.sunset import sunset_and_noise
@@ -25,6 +25,7 @@ from diffopd.types import KnownPair, Prompts, Scores
 
 MARK = re.compile(r"Final Score:\s*([1-5](?:\.\d+)?)")
 HIGHEST = 5.0
+_QUOTED = 300  # characters of a reply in a message
 _SCALES = {
     "training": "[0.2, 1], UnifiedReward's mark / 5 (training scale)",
     "table": "[1, 5], UnifiedReward's mark (table scale)",
@@ -41,7 +42,7 @@ class UnifiedReward:
         scale: ``training`` = mark / 5, ``table`` = the mark.
         image_size: Pixels of each side of the square the image is resized to (bicubic).
         token_variable: Environment variable that holds the server's key; unset = none is sent.
-        timeout: Seconds without a sign of the server after which an attempt has failed.
+        timeout: Seconds for a whole attempt, until its whole reply is there.
         retries: Attempts after the first, when the server fails or its reply holds no mark.
         backoff: Seconds before the second attempt; doubled before each further one.
         concurrency: Questions asked at the same time.
@@ -69,7 +70,8 @@ class UnifiedReward:
             raise ValueError(
                 f"reward.concurrency={concurrency} and reward.image_size={image_size} must be at least 1"
             )
-        self.server = Server(address, os.environ.get(token_variable), timeout, retries, backoff)
+        self.server = Server(address, read_token(token_variable), timeout, retries, backoff)
+        self.token_variable = token_variable
         self.model = model
         self.question = question
         self.scale = scale
@@ -104,11 +106,12 @@ class UnifiedReward:
             reply = self._reply(sample)
             if (mark := parse_mark(reply)) is not None:
                 return mark
+        problem = f"holds no mark: {_shortened(reply)!r}"
         raise self._error(
-            f"holds no mark: {reply!r}, asked {self.server.retries + 1} times for {sample}; it must say "
+            f"{problem}, asked {self.server.retries + 1} times for {sample}; it must say "
             "'Final Score: <1 to 5>'",
             sample,
-        )
+        ) from ServerError(problem, 200)
 
     def _reply(self, sample: Sample) -> str:
         (prompt,) = sample.prompt.texts
@@ -128,15 +131,17 @@ class UnifiedReward:
                 },
             )
         except ServerError as error:
-            raise self._error(
-                f"{error}, asked for {sample}; start a vision server there, or correct reward.address and "
-                "reward.model",
-                sample,
-            ) from error
+            remedy = (
+                f"put the server's key into the environment variable {self.token_variable}"
+                if error.status in (401, 403)
+                else "start a vision server there, or correct reward.address and reward.model"
+            )
+            raise self._error(f"{error}, asked for {sample}; {remedy}", sample) from error
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError) as error:
-            raise self._error(f"is no chat completion: {str(answer)[:300]!r}", sample) from error
+            problem = f"is no chat completion: {str(answer)[:_QUOTED]!r}"
+            raise self._error(problem, sample) from ServerError(f"{problem} ({error!r})", 200)
         return text if isinstance(text, str) else ""
 
     def _error(self, problem: str, sample: Sample) -> RewardError:
@@ -152,6 +157,10 @@ def parse_mark(reply: str) -> float | None:
     """
     found = MARK.findall(reply)
     return float(found[-1]) if found and float(found[-1]) <= HIGHEST else None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]} ..."
 
 
 def _data_url(picture: Any) -> str:

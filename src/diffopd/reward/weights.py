@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from diffopd.files import resolve_path
+from diffopd.hub import HUB_ERRORS
 
 WEIGHTS = "model.safetensors"
 WEIGHT_FILES = (WEIGHTS, "model.safetensors.index.json", "model-*.safetensors", "config.json")
@@ -89,7 +90,7 @@ def _folder(path: str, revision: str | None, patterns: tuple[str, ...], setting:
         return local
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:
+    except (*HUB_ERRORS, ValueError) as error:
         raise ValueError(
             f"{setting}={path} is neither a folder here nor a model the hub delivers: {error}"
         ) from error

@@ -6,17 +6,18 @@ Images travel as 8-bit PNG, so a server scores :func:`quantised` images. Numbers
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import io
 import math
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from diffopd.png import to_picture
@@ -47,14 +48,19 @@ class Limits:
         body: Bytes of its body.
         images: Images.
         side: Pixels of an image's longer side.
+        pixels: Pixels of all its images together.
     """
 
     body: int
     images: int
     side: int
+    pixels: int
 
 
-_OF_PAIR = Limits(body=1 << 26, images=1, side=4096)
+_OF_PAIR = Limits(body=1 << 26, images=1, side=4096, pixels=4096**2)
+_LONGEST = 1000  # characters of a name or scale in a reply
+_MOST_PARTS = 1000
+_NUMBERS_END = 1 << 63  # of an index or group
 
 
 def quantised(images: Float[Tensor, " batch 3 height width"]) -> Float[Tensor, " batch 3 height width"]:
@@ -84,8 +90,10 @@ def encode_request(images: Float[Tensor, " batch 3 height width"], prompts: Prom
     }
 
 
-def decode_request(content: Any, limits: Limits) -> tuple[Float[Tensor, " batch 3 height width"], Prompts]:
-    """Images and prompts of a request's body.
+def decode_request(content: Any, limits: Limits) -> tuple[UInt8[Tensor, " batch 3 height width"], Prompts]:
+    """Images, in 8 bits a channel, and prompts of a request's body.
+
+    No image is decoded before the sizes of all are known and allowed.
 
     Raises:
         RequestError: If it is not what :func:`encode_request` makes, or holds more than allowed.
@@ -98,10 +106,23 @@ def decode_request(content: Any, limits: Limits) -> tuple[Float[Tensor, " batch 
     if len(images) > limits.images:
         raise RequestError(413, f"{len(images)} images are more than the {limits.images} a request may hold")
     rows = [_decode_prompt(prompt, row) for row, prompt in enumerate(prompts)]
-    pixels = [_decode_png(text, row, limits) for row, text in enumerate(images)]
-    if any(image.shape != pixels[0].shape for image in pixels):
-        raise RequestError(400, "the images of one request must have one size")
-    return torch.stack(pixels), Prompts(*(tuple(column) for column in zip(*rows, strict=True)))
+    files = [_decode_base64(text, row) for row, text in enumerate(images)]
+    width, height = _one_size([_size(file, row, limits) for row, file in enumerate(files)])
+    if len(files) * width * height > limits.pixels:
+        raise RequestError(
+            413,
+            f"{len(files)} images of {width} x {height} have {len(files) * width * height} pixels, "
+            f"{limits.pixels} are allowed in a request; send fewer images",
+        )
+    pixels = torch.empty((len(files), 3, height, width), dtype=torch.uint8)
+    for row, file in enumerate(files):
+        pixels[row] = torch.from_numpy(_decode_png(file, row)).permute(2, 0, 1)
+    return pixels, Prompts(*(tuple(column) for column in zip(*rows, strict=True)))
+
+
+def in_unit_range(pixels: UInt8[Tensor, " batch 3 height width"]) -> Float[Tensor, " batch 3 height width"]:
+    """Images in [0, 1] of images in 8 bits a channel."""
+    return pixels.float().div_(255)  # in place, as a request may hold gigabytes
 
 
 def encode_pair(pair: KnownPair) -> dict[str, Any]:
@@ -119,11 +140,11 @@ def decode_pair(content: Any) -> KnownPair:
     if not isinstance(content, dict) or set(content) != {"better", "worse"}:
         raise ValueError(f"a pair must have better and worse, got {str(content)[:200]!r}")
     (better, prompt), (worse, _) = (decode_request(content[name], _OF_PAIR) for name in ("better", "worse"))
-    return KnownPair(better[0], worse[0], prompt)
+    return KnownPair(in_unit_range(better)[0], in_unit_range(worse)[0], prompt)
 
 
 def encode_scores(scores: Scores) -> dict[str, Any]:
-    """The body of a reply; NaN, which JSON does not know, becomes null."""
+    """The body of a reply; NaN and infinity, which JSON does not know, become null."""
     parts = {name: _encode_numbers(values) for name, values in scores.parts.items()}
     return {"value": _encode_numbers(scores.value), "parts": parts, "scale": scores.scale}
 
@@ -141,6 +162,11 @@ def decode_scores(reply: Any, count: int) -> Scores:
     parts = reply.get("parts") if isinstance(reply, dict) else None
     if not isinstance(parts, dict) or not isinstance(reply.get("scale"), str):
         raise ValueError(f"the reply must be an object with value, parts and scale, got {str(reply)[:200]!r}")
+    if len(parts) > _MOST_PARTS or any(len(text) > _LONGEST for text in (reply["scale"], *parts)):
+        raise ValueError(
+            f"the reply must have at most {_MOST_PARTS} parts, and names and a scale of at most {_LONGEST} "
+            "characters"
+        )
     value = _decode_numbers(reply.get("value"), "value", count)
     named = {name: _decode_numbers(numbers, name, count) for name, numbers in parts.items()}
     return Scores(value, named, reply["scale"])
@@ -152,25 +178,47 @@ def _encode_png(image: Float[Tensor, " 3 height width"]) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _decode_png(text: Any, row: int, limits: Limits) -> Float[Tensor, " 3 height width"]:
+def _decode_base64(text: Any, row: int) -> bytes:
     try:
-        data = base64.b64decode(text, validate=True)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:  # reads the header only
-            if max(picture.size) > limits.side:
-                width, height = picture.size
-                raise RequestError(
-                    413, f"image {row} has {width} x {height} pixels; sides end at {limits.side}"
-                )
-            if picture.mode != "RGB":
-                raise RequestError(400, f"image {row} must be an RGB PNG, got mode {picture.mode}")
-            pixels = np.array(picture)
-    except RequestError:
-        raise
-    except (TypeError, ValueError, binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
         raise RequestError(400, f"image {row} is not a PNG in base64: {error}") from error
+
+
+def _size(file: bytes, row: int, limits: Limits) -> tuple[int, int]:
+    """Width and height that a PNG's header names."""
+    with _opened(file, row) as picture:
+        if max(picture.size) > limits.side:
+            width, height = picture.size
+            raise RequestError(413, f"image {row} has {width} x {height} pixels; sides end at {limits.side}")
+        if picture.mode != "RGB":
+            raise RequestError(400, f"image {row} must be an RGB PNG, got mode {picture.mode}")
+        return picture.size
+
+
+def _one_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    if len(set(sizes)) > 1:
+        raise RequestError(400, "the images of one request must have one size")
+    return sizes[0]
+
+
+def _decode_png(file: bytes, row: int) -> np.ndarray:
+    with _opened(file, row) as picture:
+        return np.array(picture)
+
+
+@contextlib.contextmanager
+def _opened(file: bytes, row: int) -> Iterator[Image.Image]:
+    """A PNG of which only the header is read; whatever Pillow raises is the sender's mistake."""
+    try:
+        with Image.open(io.BytesIO(file), formats=["PNG"]) as picture:
+            yield picture
+    except (RequestError, MemoryError):
+        raise
     except Image.DecompressionBombError as error:
         raise RequestError(413, f"image {row} is too large: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    except Exception as error:
+        raise RequestError(400, f"image {row} is not a PNG in base64: {error}") from error
 
 
 def _decode_prompt(prompt: Any, row: int) -> tuple[Any, ...]:
@@ -178,17 +226,24 @@ def _decode_prompt(prompt: Any, row: int) -> tuple[Any, ...]:
         given = prompt.get(name) if isinstance(prompt, dict) else None
         if not isinstance(given, kind) or isinstance(given, bool):
             raise RequestError(
-                400, f"prompt {row} must be an object with {', '.join(_FIELDS)}; {name} is {given!r}"
+                400,
+                f"prompt {row} must be an object with {', '.join(_FIELDS)}; {name} is {reprlib.repr(given)}",
             )
+        if isinstance(given, int) and not -_NUMBERS_END <= given < _NUMBERS_END:
+            raise RequestError(400, f"prompt {row}: {name} must fit into 64 bits")
     return tuple(prompt[name] for name in _FIELDS)
 
 
 def _encode_numbers(values: Float[Tensor, " batch"]) -> list[float | None]:
-    return [None if math.isnan(number) else number for number in values.float().tolist()]
+    return [number if math.isfinite(number) else None for number in values.float().tolist()]
 
 
 def _decode_numbers(numbers: Any, name: str, count: int) -> Float[Tensor, " batch"]:
     sound = isinstance(numbers, list) and len(numbers) == count
-    if not sound or not all(n is None or isinstance(n, (int, float)) for n in numbers):
+    if not sound or not all(n is None or type(n) in (int, float) for n in numbers):
         raise ValueError(f"'{name}' must be {count} numbers, got {str(numbers)[:200]}")
-    return torch.tensor([math.nan if number is None else number for number in numbers], dtype=torch.float32)
+    try:
+        floats = [math.nan if number is None else float(number) for number in numbers]
+    except OverflowError as error:
+        raise ValueError(f"'{name}' must be {count} numbers, got one of over 300 digits") from error
+    return torch.tensor(floats, dtype=torch.float32)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -24,6 +23,7 @@ from diffopd.inputs import inputs_of
 from diffopd.pin import pin_model
 from diffopd.quiet import silence_known_noise
 from diffopd.rank import is_first_process
+from diffopd.recorded import recorded_command
 from diffopd.report.at_end import METRICS, RunFiles
 from diffopd.resume import find_checkpoint, mark_finished
 from diffopd.strategy import Sharded
@@ -180,11 +180,5 @@ def build(cfg: DictConfig) -> Experiment:
         num_threads=cfg.trainer.num_threads,
         report=instantiate(cfg.report) if cfg.get("report") else None,
         benchmark=instantiate(cfg.benchmark) if cfg.get("benchmark") else None,
-        files=RunFiles(folder=folder, command=_command_line(), seed=cfg.seed),
+        files=RunFiles(folder=folder, command=recorded_command("diffopd.train", folder), seed=cfg.seed),
     )
-
-
-def _command_line() -> str:
-    """The command of this run, as a user types it."""
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return " ".join(["python -m diffopd.train", *overrides])

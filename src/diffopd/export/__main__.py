@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from diffopd.arguments import hydra_arguments
+from diffopd.arguments import ADAPTER, hydra_arguments
 from diffopd.check import config_errors
 from diffopd.command import command
 
 
-@command("export")
+@command("export", arguments=hydra_arguments, short=ADAPTER)
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Load, write, read back, compare."""
@@ -47,5 +51,4 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     main()

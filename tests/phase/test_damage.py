@@ -154,7 +154,9 @@ def test_an_interrupted_program_says_so_by_its_exit_code_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(NFTPhase, "training_step", step_and_ask)
         assert train(folder) == INTERRUPTED == 75
-    assert "interrupted: a checkpoint is saved; start the same command again to resume" in capfd.readouterr().err
+    assert (
+        "interrupted: a checkpoint is saved; start the same command again to resume" in capfd.readouterr().err
+    )
     assert latest_valid_checkpoint(folder / "checkpoints").name == "round_000002"
     assert signal.getsignal(signal.SIGTERM) == before
     assert not (folder / "finished.json").exists()

@@ -32,8 +32,8 @@ def test_sys_exit_of_a_reward_is_an_error_that_names_its_place(code):
 def test_an_exit_of_the_shell_of_python_and_ctrl_c_of_a_reward_are_errors_too():
     with pytest.raises(EndedFromOutsideError, match=r"sys.exit\(0\) in .*test_ending.py"):
         with no_end_from_outside(STOPPED):
-            exit(0)  # noqa: PLR1722
-    with pytest.raises(EndedFromOutsideError, match="KeyboardInterrupt in .*test_ending.py"):
+            exit(0)
+    with pytest.raises(EndedFromOutsideError, match=r"KeyboardInterrupt in .*test_ending.py"):
         with no_end_from_outside(STOPPED):
             raise KeyboardInterrupt
 

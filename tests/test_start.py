@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import importlib
 import io
 import os
 import signal
@@ -77,10 +78,9 @@ def test_a_request_in_the_midst_of_a_later_import_raises_nothing_there(tmp_path,
     monkeypatch.setenv("NUMBER", str(int(signal.SIGUSR1)))
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    with ending_when_asked(), pytest.raises(SystemExit):  # reached only as _exit is not itself here
-        import asked_while_imported  # noqa: F401  # pyright: ignore[reportMissingImports]
-
-        raise SystemExit
+    # Where _exit does not end, the handler goes on to the ordinary end, which the module swallows.
+    with ending_when_asked():
+        importlib.import_module("asked_while_imported")
     assert codes == [INTERRUPTED]
     assert capfd.readouterr().err.startswith("interrupted: SIGUSR1; ")
 
@@ -90,10 +90,8 @@ def pipe():
     read, write = os.pipe()
     yield read, write
     for file in (read, write):
-        try:
+        with contextlib.suppress(OSError):  # the test has closed it
             os.close(file)
-        except OSError as error:
-            assert error.errno == errno.EBADF
 
 
 def test_what_nobody_reads_is_dropped(pipe):
@@ -119,7 +117,9 @@ def test_other_errors_of_writing_are_told():
 
 def test_each_line_of_a_process_beside_the_first_says_so(pipe):
     read, write = pipe
-    stream = tolerant(io.TextIOWrapper(io.FileIO(write, "w", closefd=False), write_through=True), "[process 1] ")
+    stream = tolerant(
+        io.TextIOWrapper(io.FileIO(write, "w", closefd=False), write_through=True), "[process 1] "
+    )
     print("one\ntwo", file=stream)
     print("three", end="", file=stream)
     print("!", file=stream, flush=True)

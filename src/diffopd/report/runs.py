@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from diffopd.report.curve import SECONDS
 
 CONFIG, METRICS, FINISHED = "config.yaml", "metrics.csv", "finished.json"
 """Files of a run's folder. ``diffopd.resume`` writes the first and the last, and reads OmegaConf besides."""
-
+NOTED_COMMAND = ".hydra/command.txt"
+"""Of ``diffopd.recorded``, which reads Hydra besides."""
 _NO_RUNS_INSIDE = ("images", "checkpoints", "tensorboard", "adapter", "lora", ".hydra", "scores", "report")
 _STAGE = re.compile(r"\d+_\w+")
 """Folder of a cascade's stage."""
@@ -247,12 +249,14 @@ def _results(folder: Path) -> Iterator[tuple[Path, EvaluationResult]]:
 
 
 def _command(folder: Path) -> str:
-    """From what Hydra keeps, for a run that has not ended."""
+    """From what is noted when a run starts, for one that has not ended."""
+    if (note := folder / NOTED_COMMAND).is_file():
+        return note.read_text(encoding="utf-8").strip()
     path = folder / ".hydra" / "overrides.yaml"
     if not path.is_file():
         return ""
     overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    return " ".join(["python -m diffopd.train", *map(str, overrides)])
+    return shlex.join(["python", "-m", "diffopd.train", *map(str, overrides)])
 
 
 def _total(series: Mapping[str, Series], name: str) -> int | None:

@@ -116,7 +116,7 @@ def test_a_cascade_that_was_asked_to_end_goes_on_where_it_was(start, tmp_path):
     process = start("run_id=cut", rounds=3, second=[WITH_STOPPER])
     _, complaints = process.communicate(timeout=600)
     assert process.returncode == INTERRUPTED, complaints
-    assert "interrupted: asked to end in stage second; the same command goes on from there" in complaints
+    assert "interrupted: asked to end in stage second; start the same command again to resume" in complaints
     assert not (tmp_path / STOP).exists()
 
     assert finish(start("run_id=cut", rounds=3, second=[WITH_STOPPER])).count("finished already") == 1

@@ -88,7 +88,7 @@ def test_a_full_disk_ends_in_a_message(train, capsys):
     assert shown.startswith(
         "stopped: no space left on the disk ([Errno 28] No space left on device: 'checkpoints')"
     )
-    assert "the same command goes on from the newest checkpoint" in shown
+    assert "the same command resumes from the newest checkpoint" in shown
     assert "Traceback" not in shown
     with pytest.raises(OSError, match="No space left"):
         train("+experiment=mini_autoencoder", "debug=true", step=fail)
@@ -169,7 +169,7 @@ def test_a_request_to_end_ends_with_a_code_of_its_own(capsys, number):
         ask()
     assert end.value.code == INTERRUPTED
     assert INTERRUPTED not in (0, REFUSED, STOPPED)
-    message = f"interrupted: {number.name}; the same command goes on from there\n"
+    message = f"interrupted: {number.name}; start the same command again to resume\n"
     assert capsys.readouterr().err == message
     assert signal.getsignal(number) == before
 

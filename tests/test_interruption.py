@@ -50,7 +50,7 @@ def test_a_sweep_that_is_asked_to_end_saves_ends_and_goes_on(tmp_path_factory, t
     result = programs.run(tmp_path, "train", *arguments)
     runs = tmp_path / "runs" / "teacher_aesthetic"
     assert result.returncode == INTERRUPTED, result.stdout + result.stderr
-    assert "interrupted: a checkpoint is saved; the same command goes on from there" in result.stderr
+    assert "interrupted: a checkpoint is saved; start the same command again to resume" in result.stderr
     assert "Traceback" not in result.stderr
     assert latest_valid_checkpoint(runs / "seed0" / "checkpoints").name == "round_000002"
     assert not (runs / "seed0" / FINISHED).exists()

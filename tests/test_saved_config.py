@@ -27,7 +27,7 @@ def test_a_run_is_repeated_from_its_saved_config(tmp_path, monkeypatch, capfd):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
-        train.program()
+        train.main()
         GlobalHydra.instance().clear()
 
     settings = [*world.overrides("mopd_ode"), "optimizer.lr=7e-3", "sampler.num_steps=4", "~report", "seed=3"]
@@ -53,8 +53,8 @@ def test_a_run_is_repeated_from_its_saved_config(tmp_path, monkeypatch, capfd):
 
 def test_a_folder_without_a_config(tmp_path):
     with pytest.raises(ValueError, match=r"^from=.*: there is no .*config.yaml; give the folder of a run"):
-        from_arguments([f"from={tmp_path}"], tmp_path)
+        from_arguments([f"from={tmp_path}"])
     (tmp_path / "config.yaml").write_text("a: 1\n")
     with pytest.raises(ValueError, match=r"is not the config of a run"):
-        from_arguments([f"from={tmp_path}"], tmp_path)
-    assert from_arguments(["seed=1"], tmp_path) == ["seed=1"]
+        from_arguments([f"from={tmp_path}"])
+    assert from_arguments(["seed=1"]) == ["seed=1"]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command, ending_when_asked
+from diffopd.command import command
 
 
 @command("ablations")
@@ -16,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     """Check every training, run what is not there yet, report."""
     from diffopd.folder_lock import locked
 
-    with ending_when_asked(), locked(Path(cfg.paths.run)):
+    with locked(Path(cfg.paths.run)):
         run(cfg)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -26,6 +25,7 @@ from diffopd.metrics_csv import METRICS
 from diffopd.pin import pin_model
 from diffopd.quiet import silence_known_noise
 from diffopd.rank import is_first_process
+from diffopd.recorded import recorded_command
 from diffopd.report.at_end import RunFiles
 from diffopd.resume import find_checkpoint
 from diffopd.run_settings import result_settings
@@ -201,7 +201,7 @@ def build(cfg: DictConfig) -> Experiment:
         num_threads=cfg.trainer.num_threads,
         report=instantiate(cfg.report) if cfg.get("report") else None,
         benchmark=_benchmark(cfg) if cfg.get("benchmark") else None,
-        files=RunFiles(folder=folder, command=_command_line(), seed=cfg.seed),
+        files=RunFiles(folder=folder, command=recorded_command("diffopd.train", folder), seed=cfg.seed),
     )
 
 
@@ -209,9 +209,3 @@ def _benchmark(cfg: DictConfig) -> Benchmark:
     """With its config, which scores are kept with."""
     settings: Any = OmegaConf.to_container(cfg.benchmark, resolve=True)
     return dataclasses.replace(instantiate(cfg.benchmark), settings=settings)
-
-
-def _command_line() -> str:
-    """The command of this run, as a user types it."""
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return " ".join(["python -m diffopd.train", *overrides])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
 import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command, ending_when_asked, interrupted
+from diffopd.command import command, interrupted
+from diffopd.signals import Ended
 
 
 @command("cascade")
@@ -17,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     """Check every stage, train them in turn, report."""
     from diffopd.folder_lock import locked
 
-    with ending_when_asked(), locked(Path(cfg.paths.run)):
+    with locked(Path(cfg.paths.run)):
         run(cfg)
 
 
@@ -40,7 +46,7 @@ def run(cfg: DictConfig) -> None:
             finished = train_stage(stage, before)
         except TrainingFailedError as error:
             print(f"stages.{stage.name}: {error}", file=sys.stderr)
-            sys.exit(error.code)
+            raise Ended(error.code) from error
         if not finished:
             interrupted(f"asked to end in stage {stage.name}")
     model_path = read_config(stages[-1].folder / "config.yaml").model.path

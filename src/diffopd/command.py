@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -17,21 +18,30 @@ from omegaconf import DictConfig
 
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
 from diffopd.configs import config_folder
+from diffopd.ending import no_end_from_outside, why_stopped
+from diffopd.flags import check_flags
 from diffopd.quiet import silence_known_noise
 from diffopd.rank import is_first_process
-from diffopd.signals import REQUESTS_TO_END
+from diffopd.recorded import typed
+from diffopd.signals import INTERRUPTED, REQUESTS_TO_END, Ended
+from diffopd.start import end_at_once, importing, interruption
 
 REFUSED = 2
-"""Exit code of a refused configuration."""
+"""Exit code of a configuration that is not allowed."""
 STOPPED = 1
 """Exit code of a run that its surroundings stopped, such as a full disk."""
-INTERRUPTED = 75
-"""Exit code of a command that was asked to end before it was done; the same command goes on (EX_TEMPFAIL)."""
 NO_FILES = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 """What keeps Hydra from writing: torchrun and SLURM start every process on one command line, one writes."""
 
+Run = Callable[[DictConfig], None]
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+
+def command(
+    config_name: str,
+    *,
+    arguments: Callable[[Sequence[str]], list[str]] = list,
+    short: Mapping[str, str] | None = None,
+) -> Callable[[Run], Callable[[], None]]:
     """Make a program of a function of a composed config.
 
     The config is checked before the function is called, so a function that imports what it needs inside lets
@@ -39,44 +49,54 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
     Args:
         config_name: The primary config in ``conf/``, without its ending.
+        arguments: Turns the command line into what Hydra reads; a ``ValueError`` is told as a config error.
+        short: What users write for a setting -> its name in the config; messages use what was written.
     """
 
-    def decorate(run: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(run: Run) -> Callable[[], None]:
         started = False
 
         @functools.wraps(run)
         def task(cfg: DictConfig) -> None:
             nonlocal started
             started = True
-            with errors_told(debug=bool(cfg.get("debug"))):
+            with ending_when_asked(), errors_told(debug=bool(cfg.get("debug"))):
                 silence_known_noise()
-                check_config(cfg, config_name)
-                run(cfg)
+                try:
+                    check_config(cfg, config_name)
+                    run(cfg)
+                except ConfigError as error:
+                    raise ConfigError(as_typed(str(error), short)) from error
 
         main = hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)
+
+        def run_hydra(typed_arguments: Sequence[str]) -> None:
+            try:
+                check_flags(typed_arguments)
+                sys.argv[1:] = [*arguments(typed_arguments), *(() if is_first_process() else NO_FILES)]
+                main()
+            except COMPOSITION_ERRORS as error:
+                if started or "debug=true" in sys.argv:
+                    raise
+                given = [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]
+                refuse(as_typed(explain_composition(error, config_name, given), short))
+            except OSError as error:  # Hydra makes the run's folder
+                if started or "debug=true" in sys.argv:
+                    raise
+                refuse(f"the run's folder cannot be made: {error}; choose another place with paths.root=...")
 
         @functools.wraps(run)
         def program() -> None:
             nonlocal started
             started = False
-            before, arguments = dict(os.environ), list(sys.argv)
-            if not is_first_process():
-                sys.argv += NO_FILES
+            before, argv = dict(os.environ), list(sys.argv)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
             os.environ["HYDRA_MAIN_MODULE"] = f"diffopd.{config_name}"  # names the job and its log
             try:
-                main()
-            except COMPOSITION_ERRORS as error:
-                if started or "debug=true" in sys.argv:
-                    raise
-                overrides = [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]
-                refuse(explain_composition(error, config_name, overrides))
-            except OSError as error:  # Hydra makes the run's folder
-                if started or "debug=true" in sys.argv:
-                    raise
-                refuse(f"the run's folder cannot be made: {error}; choose another place with paths.root=...")
+                with typed(argv[1:]):
+                    run_hydra(argv[1:])
             finally:
-                sys.argv = arguments
+                sys.argv = argv
                 for name in ("HYDRA_FULL_ERROR", "HYDRA_MAIN_MODULE"):
                     os.environ.pop(name)
                     if name in before:
@@ -87,17 +107,31 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     return decorate
 
 
+def as_typed(message: str, short: Mapping[str, str] | None) -> str:
+    """A message with the names of settings as users write them.
+
+    Examples:
+        >>> as_typed("adapter_path=x: there is no such folder", {"adapter": "adapter_path"})
+        'adapter=x: there is no such folder'
+    """
+    for written, name in (short or {}).items():
+        message = re.sub(rf"(?<![\w.]){name}(?![\w.])", written, message)
+    return message
+
+
 @contextlib.contextmanager
 def errors_told(*, debug: bool) -> Iterator[None]:
     """End the program with a message, not a traceback, where that says all there is to know.
 
-    So it does of a refused config, a full disk, a nan, and a server that does not score.
+    That is the case for a config that is not allowed, a full disk, a nan, a server that does not score, and
+    for code of the user's that ends the program by itself, with whatever exit code.
 
     Args:
         debug: Let the traceback be shown after all.
     """
     try:
-        yield
+        with no_end_from_outside(STOPPED):
+            yield
     except ConfigError as error:
         if debug:
             raise
@@ -107,7 +141,7 @@ def errors_told(*, debug: bool) -> Iterator[None]:
         if why is None:
             raise
         print(f"stopped: {why}\n(debug=true shows the traceback)", file=sys.stderr)
-        sys.exit(STOPPED)
+        raise Ended(STOPPED) from error
 
 
 @contextlib.contextmanager
@@ -128,33 +162,19 @@ def ending_when_asked() -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    if importing(frame):
+        end_at_once(number, frame, speaks=is_first_process())
     interrupted(signal.Signals(number).name)
 
 
 def interrupted(why: str) -> NoReturn:
-    """Say that the same command goes on, and end the program."""
-    print(f"interrupted: {why}; the same command goes on from there", file=sys.stderr, flush=True)
-    sys.exit(INTERRUPTED)
+    """Say that the same command continues, and end the program; of several processes one says it."""
+    if is_first_process():
+        print(interruption(why), file=sys.stderr, flush=True)
+    raise Ended(INTERRUPTED)
 
 
-def why_stopped(error: Exception) -> str | None:
-    """What to tell of an error that is no fault of the program, or None."""
-    # These bring torch, which is there when anything was trained or written.
-    from diffopd.files import is_full_disk
-    from diffopd.non_finite.error import NonFiniteError
-    from diffopd.reward.checked import RewardError
-    from diffopd.reward.http_json import ServerError
-
-    if is_full_disk(error):
-        return (
-            f"no space left on the disk ({error}). What was saved before is intact; free some space, and the "
-            "same command goes on from the newest checkpoint"
-        )
-    unanswered = isinstance(error, RewardError) and isinstance(error.__cause__, ServerError)
-    return str(error) if unanswered or isinstance(error, NonFiniteError) else None
-
-
-def refuse(message: str) -> None:
-    """Print why a config is refused, and end the program."""
+def refuse(message: str) -> NoReturn:
+    """Print why a config is not allowed, and end the program."""
     print(f"config error: {message}\n(debug=true shows the traceback)", file=sys.stderr)
-    sys.exit(REFUSED)
+    raise Ended(REFUSED)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ TERMS: dict[str, Any] = {"short": {"reward": "reward_name"}, "whole": ("from", "
 """``reward`` is a config group too, so the setting has another name; places are taken as they are."""
 
 
-@command("convert")
+@command("convert", arguments=functools.partial(hydra_arguments, **TERMS), short=TERMS["short"])
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Read, rename, write."""
@@ -36,5 +41,4 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = hydra_arguments(sys.argv[1:], **TERMS)
     main()

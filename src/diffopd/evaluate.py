@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.arguments import hydra_arguments
+from diffopd.arguments import ADAPTER, hydra_arguments
 from diffopd.check import config_errors
-from diffopd.command import REFUSED, STOPPED, command, errors_told
+from diffopd.command import REFUSED, STOPPED, command, errors_told, interrupted
 from diffopd.evaluated import register_evaluation_id
 from diffopd.quiet import silence_known_noise
+from diffopd.signals import INTERRUPTED, REQUESTS_TO_END, Ended
+from diffopd.start import begin
 
 register_evaluation_id()  # conf/evaluate.yaml asks for it
 
 
-@command("evaluate")
+def evaluate_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments for Hydra.
+
+    Raises:
+        ValueError: If there are none: minutes of work on the base model are rarely what was meant.
+    """
+    if not arguments:
+        raise ValueError(
+            "nothing says what to evaluate; give adapter=<PEFT folder>, or benchmark=mini alone for the base "
+            "model (--help lists the benchmarks)"
+        )
+    return hydra_arguments(arguments)
+
+
+@command("evaluate", arguments=evaluate_arguments, short=ADAPTER)
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Load, make images, score, write."""
@@ -45,13 +67,16 @@ def _run_side_by_side(cfg: DictConfig) -> None:
     try:
         run_processes(_process, cfg.devices, OmegaConf.to_container(cfg, resolve=True))
     except ProcessEndedError as error:
+        if error.code == INTERRUPTED or -error.code in REQUESTS_TO_END:
+            interrupted("one of the processes was asked to end")
         if error.code in (REFUSED, STOPPED):  # with a message
-            sys.exit(error.code)
+            raise Ended(error.code) from error
         raise
 
 
 def _process(rank: int, count: int, port: int, settings: dict[str, Any]) -> None:
     """One of several; started with nothing but a config."""
+    begin(label=f"[process {rank}] " if rank else "", speaks=False)  # the process that started it speaks
     silence_known_noise()
     from diffopd.evaluation.processes import joined
     from diffopd.evaluation_run import evaluate_share
@@ -68,5 +93,4 @@ def _process(rank: int, count: int, port: int, settings: dict[str, Any]) -> None
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     main()

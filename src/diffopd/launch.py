@@ -17,8 +17,8 @@ from types import FrameType
 from hydra.core.hydra_config import HydraConfig
 
 from diffopd.arguments import quoted
-from diffopd.command import INTERRUPTED
-from diffopd.signals import REQUESTS_TO_END
+from diffopd.command import interrupted
+from diffopd.signals import INTERRUPTED, REQUESTS_TO_END
 
 SECONDS_BETWEEN_LOOKS = 0.2
 LINES_SHOWN = 12
@@ -119,7 +119,7 @@ def run_jobs(
                 del running[name]
                 if state == 0:
                     done.add(name)
-                elif state == INTERRUPTED:
+                elif state == INTERRUPTED or -state in REQUESTS_TO_END:  # before it listens: by the signal
                     asked.append(signal.SIGTERM)
                 elif not asked and failed is None:
                     failed = TrainingFailedError(
@@ -248,12 +248,12 @@ def _ended(running: Mapping[str, _Running]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _requests_to_end() -> Iterator[list[int]]:
-    """The signals that came meanwhile; a second Ctrl-C raises."""
+    """The signals that came meanwhile; a second Ctrl-C ends at once."""
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            interrupted("SIGINT again")
         asked.append(number)
 
     before = {number: signal.signal(number, note) for number in REQUESTS_TO_END}

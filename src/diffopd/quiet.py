@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 
@@ -58,3 +59,19 @@ def silence_known_noise() -> None:
         logging.getLogger(name).addFilter(DropMatching(pattern))  # an equal filter is not added twice
     for text, category in WARNING_NOISE:
         warnings.filterwarnings("ignore", message=text, category=category)
+
+
+def say_only_what_is_new() -> None:
+    """In a process beside the first: leave out what the libraries tell every process of a training alike.
+
+    Errors stay, and so do warnings of this package, which may be of this process's samples alone.
+    """
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # read when they are imported
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("[%(name)s][%(levelname)s] - %(message)s"))
+    handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.name.startswith("diffopd."))
+    logging.getLogger().addHandler(handler)
+    for library in ("lightning", "lightning.pytorch", "lightning.fabric"):  # which has handlers of its own
+        logging.getLogger(library).addFilter(lambda record: record.levelno >= logging.ERROR)
+    warnings.simplefilter("ignore")

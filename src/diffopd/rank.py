@@ -41,6 +41,24 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
     return all(int(environment.get(name, 0)) == 0 for name in ranks)
 
 
+def process_label(environment: Mapping[str, str] = os.environ) -> str:
+    """The number of this process among all of its launch, or of its node and its own within that.
+
+    Args:
+        environment: The environment.
+
+    Examples:
+        >>> process_label({"LOCAL_RANK": "1"}), process_label({"NODE_RANK": "2", "LOCAL_RANK": "1"})
+        ('1', '2.1')
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return environment.get("RANK", "0")
+    if _by_slurm(environment):
+        return environment.get("SLURM_PROCID", "0")
+    node, local = environment.get("NODE_RANK", "0"), environment.get("LOCAL_RANK", "0")
+    return local if int(node) == 0 else f"{node}.{local}"
+
+
 def lacks_srun(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this is one process of a SLURM script, where several would have to be started by ``srun``.
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check import check_config, config_errors
 from diffopd.command import command
+from diffopd.config_trust import read_saved
 from diffopd.files import expanded
-from diffopd.saved_config import read_config
+from diffopd.saved_config import CONFIG
+from diffopd.signals import Ended
 
 DIFFERENT = 1
 """Exit code if all numbers were finite this time."""
@@ -20,7 +26,7 @@ DIFFERENT = 1
 @command("replay")
 def main(cfg: DictConfig) -> None:
     """Read the report, build the training, do the round again."""
-    sys.exit(run(cfg))
+    raise Ended(run(cfg))
 
 
 def run(cfg: DictConfig) -> int:
@@ -56,11 +62,9 @@ def _training(cfg: DictConfig, run: Path, temporary: Path, round_number: int) ->
     """The run's config, in one process, for its rounds up to the one in question, writing nothing of its own.
 
     Raises:
-        ValueError: If the folder holds no config.
+        ValueError: If the folder holds no config, or one that names foreign code.
     """
-    if not (run / "config.yaml").is_file():
-        raise ValueError(f"run={run} holds no config.yaml; give the folder of a training")
-    training: Any = read_config(run / "config.yaml")
+    training: Any = read_saved(run / CONFIG, setting=f"run={run}", trusted=bool(cfg.trust_config))
     training = OmegaConf.merge(training, OmegaConf.from_dotlist([str(text) for text in cfg.overrides]))
     training.paths.run, training.resume = str(temporary), "never"
     training.callbacks, training.logger = {}, {}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
 import logging
 import os
 import signal
@@ -9,13 +14,15 @@ import sys
 
 from omegaconf import DictConfig
 
-from diffopd.check import config_errors
+from diffopd.check import ConfigError, config_errors
 from diffopd.command import STOPPED, command
 
 
 @command("reward_server")
 def main(cfg: DictConfig) -> None:
     """Build the reward and serve it until SIGTERM or Ctrl-C."""
+    if cfg.get("reward") is None:
+        raise ConfigError("reward is required; give the one to serve, as in reward=ocr (--help lists them)")
     run(cfg)
 
 

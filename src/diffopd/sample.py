@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from diffopd.arguments import hydra_arguments
+from diffopd.arguments import ADAPTER, hydra_arguments
 from diffopd.check import config_errors
 from diffopd.command import command
 
 
-@command("sample")
+@command("sample", arguments=hydra_arguments, short=ADAPTER)
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Load, draw, save."""
@@ -52,5 +56,4 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     main()

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffopd.config_trust import read_saved
 from diffopd.files import expanded
 from diffopd.sealed import DamagedFileError, read_sealed_text, write_sealed_text
 
 CONFIG = "config.yaml"
 FROM = "from="
+TRUST = "trust_config="
 PRIMARY = "train_from"
 
 
@@ -44,37 +47,43 @@ def read_config(file: Path) -> DictConfig:
     return found
 
 
-def from_arguments(arguments: Sequence[str], folder: Path) -> list[str]:
+def from_arguments(arguments: Sequence[str]) -> list[str]:
     """Arguments for Hydra, with ``from=<run folder>`` turned into a primary config made of the saved one.
 
     Everything is as it was saved, except where things are written: that follows from ``paths``, ``name`` and
     ``run_id`` as ever.
 
     Args:
-        arguments: As on the command line.
-        folder: Gets the primary config, if there is a ``from=``.
+        arguments: As on the command line. ``trust_config=true`` lets the saved config name any code.
 
     Raises:
-        ValueError: If the run's folder holds no config, or one that is no config.
+        ValueError: If the run's folder holds no config, or one that names foreign code.
     """
     given = [argument for argument in arguments if argument.startswith(FROM)]
     if not given:
         return list(arguments)
     run = expanded(given[-1].removeprefix(FROM))
-    file = run if run.is_file() else run / CONFIG
-    if not file.is_file():
-        raise ValueError(f"from={run}: there is no {file}; give the folder of a run")
-    saved: Any = OmegaConf.to_container(read_config(file))
+    file, setting = (run if run.is_file() else run / CONFIG), f"from={run}"
+    trust = [argument for argument in arguments if argument.startswith(TRUST)]
+    cfg = read_saved(file, setting=setting, trusted=_is_true(trust[-1]) if trust else False)
+    saved: Any = OmegaConf.to_container(cfg)
     if not isinstance(saved.get("paths"), dict):
-        raise ValueError(f"from={run}: {file} is not the config of a run")
+        raise ValueError(f"{setting}: {file} is not the config of a run")
     primary = {
         "defaults": ["_self_", {"hydra": "default"}, {"override hydra/help": "train"}],
         **_moved(saved, str(saved["paths"].get("run")), "${paths.run}"),
     }
     primary["paths"] |= {"run": "${hydra:runtime.output_dir}", "checkpoints": "${.run}/checkpoints"}
-    OmegaConf.save(OmegaConf.create(primary), folder / f"{PRIMARY}.yaml")
-    others = [argument for argument in arguments if argument not in given]
-    return ["--config-dir", str(folder), "--config-name", PRIMARY, *others]
+    ConfigStore.instance().store(PRIMARY, primary)
+    others = [argument for argument in arguments if argument not in (*given, *trust)]
+    return ["--config-name", PRIMARY, *others]
+
+
+def _is_true(argument: str) -> bool:
+    value = argument.removeprefix(TRUST).lower()
+    if value not in ("true", "false"):
+        raise ValueError(f"{argument} must be true or false")
+    return value == "true"
 
 
 def _moved(node: Any, old: str, new: str) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffopd.command import interrupted
 from diffopd.launch import Job, TrainingFailedError, run_jobs
+from diffopd.signals import Ended
 
 
 def finish(jobs: Sequence[Job], *, num_processes: int, seconds_per_line: float) -> None:
@@ -26,7 +27,7 @@ def finish(jobs: Sequence[Job], *, num_processes: int, seconds_per_line: float) 
         done = run_jobs(jobs, num_processes=num_processes, watch=ProgressLines(jobs, seconds_per_line))
     except TrainingFailedError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.code)
+        raise Ended(error.code) from error
     if not done:
         interrupted("asked to end")
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
 import contextlib
 import logging
-import sys
-import tempfile
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command, ending_when_asked, interrupted, refuse
+from diffopd.command import command, interrupted
 from diffopd.rank import is_first_process
+from diffopd.recorded import note_command
 from diffopd.saved_config import from_arguments
 
 log = logging.getLogger(__name__)
 
 
-@command("train")
+@command("train", arguments=from_arguments)
 def main(cfg: DictConfig) -> None:
-    """Compose, check, build, warn, train, report."""
-    with ending_when_asked():
-        train(cfg)
+    """Compose, check, build, warn, train, report; ``from=<run folder>`` takes the config that a run saved."""
+    train(cfg)
 
 
 def train(cfg: DictConfig) -> None:
@@ -68,6 +71,8 @@ def train_in_folder(cfg: DictConfig) -> None:
             print(f"finished already: {cfg.paths.run}")
             print_pipeline(Path(cfg.paths.run))
         return
+    if is_first_process():
+        note_command("diffopd.train", Path(cfg.paths.run))
     from diffopd.build import build
     from diffopd.doctor.checks import cheap_findings
     from diffopd.doctor.finding import Level
@@ -94,15 +99,5 @@ def print_pipeline(folder: Path) -> None:
         print(f"use it:   python -m diffopd.sample model.path={pipeline} prompt='a large red circle'")
 
 
-def program() -> None:
-    """The command line: ``from=<run folder>`` takes the config that a run saved."""
-    with tempfile.TemporaryDirectory(prefix="diffopd_from_") as folder:
-        try:
-            sys.argv[1:] = from_arguments(sys.argv[1:], Path(folder))
-        except ValueError as error:
-            refuse(str(error))
-        main()
-
-
 if __name__ == "__main__":
-    program()
+    main()

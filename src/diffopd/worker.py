@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
+
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.quiet import silence_known_noise
+from diffopd.command import ending_when_asked, errors_told
+from diffopd.quiet import say_only_what_is_new, silence_known_noise
 
 
 def main() -> None:
     """Train as the first process does, on its config."""
+    say_only_what_is_new()
     silence_known_noise()
-    from diffopd.build import build
-    from diffopd.strategy.launcher import read_config
+    with ending_when_asked():
+        from diffopd.build import build
+        from diffopd.strategy.launcher import read_config
 
-    cfg = OmegaConf.create(read_config())
-    assert isinstance(cfg, DictConfig)
-    build(cfg).run()
+        cfg = OmegaConf.create(read_config())
+        assert isinstance(cfg, DictConfig)
+        with errors_told(debug=bool(cfg.get("debug"))):
+            build(cfg).run()
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
         assert train(folder) == STOPPED
     shown = capfd.readouterr().err
     assert "stopped: no space left on the disk" in shown
-    assert "the same command goes on from the newest checkpoint" in shown
+    assert "the same command resumes from the newest checkpoint" in shown
     assert "Traceback" not in shown
     assert latest_valid_checkpoint(folder / "checkpoints").name == "round_000002"
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
@@ -154,7 +154,9 @@ def test_an_interrupted_program_says_so_by_its_exit_code_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(NFTPhase, "training_step", step_and_ask)
         assert train(folder) == INTERRUPTED == 75
-    assert "interrupted: a checkpoint is saved; the same command goes on from there" in capfd.readouterr().err
+    assert (
+        "interrupted: a checkpoint is saved; start the same command again to resume" in capfd.readouterr().err
+    )
     assert latest_valid_checkpoint(folder / "checkpoints").name == "round_000002"
     assert signal.getsignal(signal.SIGTERM) == before
     assert not (folder / "finished.json").exists()
@@ -169,7 +171,7 @@ def test_a_request_to_end_before_the_first_round_ends_at_once(train, tmp_path, m
 
     monkeypatch.setattr(diffopd.build, "build", build_and_ask)
     assert train(tmp_path / "early") == INTERRUPTED
-    assert "interrupted: SIGUSR1; the same command goes on from there" in capfd.readouterr().err
+    assert "interrupted: SIGUSR1; start the same command again to resume" in capfd.readouterr().err
 
 
 def test_what_follows_the_last_checkpoint_is_made_up_for(world, whole, tmp_path):

@@ -197,7 +197,7 @@ class HubFolder:
 def _from_hub(hub: HubFolder, where: str) -> Place:
     try:
         place = _found_on_hub(hub, where)
-    except (*HUB_ERRORS, HFValidationError) as error:
+    except HUB_ERRORS as error:
         meant = misplaced_revision(where.partition("=")[2])
         hint = f". The revision stands at the end: was {meant} meant?" if meant else ""
         raise ValueError(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
 
 from omegaconf import DictConfig
 
 from diffopd.command import command
+from diffopd.signals import Ended
 
 
 @command("doctor")
@@ -14,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     """Compose, check, plan, score, measure, judge."""
     from diffopd.doctor.examine import examine  # heavy imports wait until the config is known to be right
 
-    sys.exit(examine(cfg))
+    raise Ended(examine(cfg))
 
 
 if __name__ == "__main__":

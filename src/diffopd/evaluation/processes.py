@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +11,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import distributed
+
+from diffopd.signals import Ended
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class Processes:
         finally:
             distributed.broadcast_object_list(told, src=0)
         if told[0] == _FAILED:
-            sys.exit(0)
+            raise Ended(0)
         return cast(T, told[1])
 
     def share(self, units: list[T]) -> list[T]:
@@ -169,7 +170,13 @@ def run_processes(work: Callable[..., None], count: int, *arguments: Any) -> Non
     import torch.multiprocessing as multiprocessing
 
     store = distributed.TCPStore(_HERE, 0, is_master=True, wait_for_workers=False)
+    started = multiprocessing.spawn(work, args=(count, store.port, *arguments), nprocs=count, join=False)
     try:
-        multiprocessing.spawn(work, args=(count, store.port, *arguments), nprocs=count)
+        while not started.join():
+            pass
     except multiprocessing.ProcessExitedException as error:
         raise ProcessEndedError(error.error_index, error.exit_code) from error
+    finally:
+        for process in started.processes:  # this one is asked to end; Python would wait for the others
+            if process.is_alive():
+                process.terminate()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports below take their time
+    from diffopd.start import begin
+
+    begin()
 
 from omegaconf import DictConfig
 
-from diffopd.arguments import hydra_arguments
+from diffopd.arguments import ADAPTER, hydra_arguments
 from diffopd.check import config_errors
 from diffopd.command import command
 from diffopd.files import expanded
 
 
-@command("export")
+@command("export", arguments=hydra_arguments, short=ADAPTER)
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Load, write, read back, compare."""
@@ -55,5 +58,4 @@ def run(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     main()

@@ -10,9 +10,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.adapter import find_card
+from diffopd.config_trust import check_trust, load_saved
 from diffopd.files import expanded
 from diffopd.finished import read_finished
-from diffopd.saved_config import CONFIG, read_config
+from diffopd.saved_config import CONFIG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,11 @@ def read_source(cfg: DictConfig) -> Source:
             f"run={cfg.run} has no adapter folder yet, which a training writes when it ends; let it end (the "
             "same command goes on from its checkpoint), or give adapter=..."
         )
-    settings = read_config(run / CONFIG)
+    settings = load_saved(run / CONFIG, setting=f"run={cfg.run}")
+    # The model alone is built of it.
+    check_trust(
+        settings, run / CONFIG, setting=f"run={cfg.run}", trusted=bool(cfg.trust_config), part="model"
+    )
     if "model" not in settings:
         raise ValueError(
             f"run={cfg.run} trained a whole pipeline, not an adapter; it is in its pipeline folder"

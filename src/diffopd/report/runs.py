@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from diffopd.sealed import read_sealed_text
 CONFIG = "config.yaml"
 """The config in a run's folder. ``diffopd.saved_config`` writes it, and reads OmegaConf besides."""
 TABLE = "report/table.json"
+NOTED_COMMAND = ".hydra/command.txt"
+"""Of ``diffopd.recorded``, which reads Hydra besides."""
 
 ARCHIVE = ".run.json.gz"
 """Ending of a run's file beside a page (``diffopd.report.archive``)."""
@@ -208,12 +211,14 @@ def _results(folder: Path) -> Iterator[tuple[Path, EvaluationResult]]:
 
 
 def _command(folder: Path) -> str:
-    """From what Hydra keeps, for a run that has not ended."""
+    """From what is noted when a run starts, for one that has not ended."""
+    if (note := folder / NOTED_COMMAND).is_file():
+        return note.read_text(encoding="utf-8").strip()
     path = folder / ".hydra" / "overrides.yaml"
     if not path.is_file():
         return ""
     overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    return " ".join(["python -m diffopd.train", *map(str, overrides)])
+    return shlex.join(["python", "-m", "diffopd.train", *map(str, overrides)])
 
 
 def _total(series: Mapping[str, Series], name: str) -> int | None:

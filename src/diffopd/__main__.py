@@ -1,0 +1,84 @@
+"""One entry for all commands: ``diffopd train +experiment=mopd_ode``, or ``python -m diffopd train ...``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from diffopd.start import begin
+
+COMMANDS = {
+    "doctor": "diffopd.doctor.__main__",
+    "train": "diffopd.train",
+    "sample": "diffopd.sample",
+    "evaluate": "diffopd.evaluate",
+    "export": "diffopd.export.__main__",
+    "report": "diffopd.report.__main__",
+    "cascade": "diffopd.cascade",
+    "table": "diffopd.table",
+    "paper_table": "diffopd.paper_table",
+    "ablations": "diffopd.ablations",
+    "replay": "diffopd.replay",
+    "convert": "diffopd.convert",
+    "reward_server": "diffopd.reward_server",
+}
+"""Command -> the module whose ``main`` it is."""
+HELP = ("--help", "-h", "help")
+WRONG = 2
+"""Exit code of a command that is none."""
+
+
+def main() -> None:
+    """Run the command that the first argument names, on the others."""
+    begin()
+    name, *arguments = sys.argv[1:] or [HELP[0]]
+    name = name.replace("-", "_") if not name.startswith("-") else name
+    if name in HELP:
+        print(_help())
+    elif name == "--version":
+        from diffopd import __version__
+
+        print(f"diffopd {__version__}")
+    elif name in COMMANDS:
+        import importlib
+
+        # As under `python -m`: a reward of the user's own is a module of the working directory.
+        if not sys.flags.safe_path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        sys.argv = [f"diffopd {name}", *arguments]
+        importlib.import_module(COMMANDS[name]).main()
+    else:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"diffopd {name}: there is no such command; {meant}", file=sys.stderr)
+        sys.exit(WRONG)
+
+
+def _help() -> str:
+    """All commands with the line by which their own help begins."""
+    from pathlib import Path
+
+    import yaml
+
+    from diffopd.configs import config_folder
+
+    folder = Path(config_folder()) / "hydra" / "help"
+    lines = [
+        f"  {name:<14} {yaml.safe_load((folder / f'{name}.yaml').read_text(encoding='utf-8'))['header']}"
+        for name in COMMANDS
+    ]
+    return "\n".join(
+        [
+            "diffopd <command> [setting=value ...]    also: python -m diffopd.<command> [setting=value ...]",
+            "",
+            *lines,
+            "",
+            "diffopd <command> --help shows examples and all settings of one.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

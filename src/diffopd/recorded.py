@@ -1,0 +1,97 @@
+"""The command that made a run, so that a shell makes the same run of it."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from diffopd.saved_config import FROM, TRUST
+
+NOTE = "command.txt"
+"""In Hydra's folder of a run: the command that was last given for it."""
+HYDRA_FOLDER = ".hydra"
+_FINISHED = "finished.json"
+_TAKE_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
+_OUTSIDE_THE_OVERRIDES = (FROM, TRUST)
+
+_typed: contextvars.ContextVar[tuple[str, ...] | None] = contextvars.ContextVar("typed", default=None)
+
+
+@contextlib.contextmanager
+def typed(arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, these are the arguments that somebody typed, whatever becomes of ``sys.argv``."""
+    before = _typed.set(tuple(arguments))
+    try:
+        yield
+    finally:
+        _typed.reset(before)
+
+
+def recorded_command(module: str, folder: Path) -> str:
+    """The command of the run in progress, quoted for a shell; empty if there is none.
+
+    A job of a sweep gets a command of its own. A run that takes its config from its own folder keeps the
+    command that made it, which works without the folder, too.
+
+    Args:
+        module: What ``python -m`` runs.
+        folder: The run's folder.
+    """
+    given = _typed.get()
+    if given is None:
+        return ""
+    arguments = _of_one_job(given)
+    sources = [argument.removeprefix(FROM) for argument in arguments if argument.startswith(FROM)]
+    if sources and _is_of(Path(sources[-1]).expanduser(), folder) and (earlier := _earlier(folder)):
+        before = shlex.split(earlier)
+        changed = [a for a in arguments if a not in before and not a.startswith(_OUTSIDE_THE_OVERRIDES)]
+        return shlex.join([*before, *changed])
+    return shlex.join(["python", "-m", module, *arguments])
+
+
+def note_command(module: str, folder: Path) -> None:
+    """Write the command where Hydra keeps a run's own settings, for a run that does not come to its end."""
+    hydra_folder = folder / HYDRA_FOLDER
+    if hydra_folder.is_dir() and (text := recorded_command(module, folder)):
+        (hydra_folder / NOTE).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _of_one_job(given: Sequence[str]) -> list[str]:
+    """The arguments, with a sweep's values replaced by this job's."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return list(given)
+    kept: list[str] = []
+    arguments = iter(given)
+    for argument in arguments:
+        flag, separator, _ = argument.partition("=")
+        if flag in _TAKE_A_VALUE:
+            kept += [argument] if separator else [argument, next(arguments, "")]
+        elif argument.startswith(_OUTSIDE_THE_OVERRIDES):
+            kept.append(argument)
+    if "-m" not in given and "--multirun" not in given:  # the sweep is a file's
+        kept.append("hydra.mode=RUN")
+    return [*kept, *HydraConfig.get().overrides.task]
+
+
+def _is_of(source: Path, folder: Path) -> bool:
+    """Whether a folder, or a config in it, is of this run."""
+    return folder.resolve() in (source.resolve(), source.resolve().parent)
+
+
+def _earlier(folder: Path) -> str:
+    """What an earlier start of the run in this folder has recorded; empty if nothing has."""
+    with contextlib.suppress(OSError, ValueError):
+        noted: Any = json.loads((folder / _FINISHED).read_text(encoding="utf-8"))
+        if isinstance(noted, dict) and (command := noted.get("recipe", {}).get("command")):
+            return str(command)
+    with contextlib.suppress(OSError, ValueError):
+        return (folder / HYDRA_FOLDER / NOTE).read_text(encoding="utf-8").strip()
+    return ""

@@ -1,0 +1,116 @@
+"""The command that a run records makes the same run, typed into a shell as it stands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffopd.command import command
+from diffopd.recorded import NOTE, note_command, recorded_command
+from diffopd.report.runs import read_run
+from diffopd.saved_config import from_arguments
+
+pytestmark = pytest.mark.usefixtures("no_hydra_traces")
+
+REDNESS = "+data.tasks.redness={path: redness.txt, prompts_per_round: 4, group_size: 1}"
+BENCHMARK = "defaults:\n  - mini\n  - _self_\nname: mini_redness\n"
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path):
+    """``train(*arguments)``: command and config of each run that the training command would make."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diffopd.command.check_config", lambda *_: None)  # what is named need not be there
+    (tmp_path / "my_conf" / "benchmark").mkdir(parents=True)
+    (tmp_path / "my_conf" / "benchmark" / "redness.yaml").write_text(BENCHMARK)
+
+    def call(*arguments):
+        runs = []
+
+        @command("train", arguments=from_arguments)
+        def main(cfg):
+            folder = Path(cfg.paths.run)
+            recorded = recorded_command("diffopd.train", folder)
+            note_command("diffopd.train", folder)
+            OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+            runs.append((recorded, OmegaConf.to_container(cfg, resolve=True)))
+
+        monkeypatch.setattr(sys, "argv", ["diffopd train", *arguments])
+        main()
+        return runs
+
+    return call
+
+
+def without_places(cfg):
+    """A config but for the folder of its run, which a job of a sweep has elsewhere."""
+    folder = cfg["paths"]["run"]
+    return json.loads(json.dumps(cfg).replace(folder, "FOLDER"))
+
+
+COMMANDS = {
+    "quotes": ["+experiment=mopd_ode", REDNESS, "name='the (first) run'", "~data.tasks.ocr"],
+    "a config folder": ["--config-dir", "my_conf", "+experiment=mopd_ode", "benchmark=redness"],
+    "a config folder, as one word": ["--config-dir=my_conf", "+experiment=mopd_ode", "benchmark=redness"],
+    "where it goes": ["+experiment=mopd_ode", "hydra.run.dir='runs/a b'", "if_finished=skip"],
+    "a sweep": ["-m", "+experiment=mopd_ode", "sampler.noise_level=0,0.7", "name='a,b'"],
+    "a sweep of a file": ["--config-dir", "my_conf", "+experiment=ablation/states", "benchmark=redness"],
+}
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_the_recorded_command_makes_the_same_config(train, arguments):
+    runs = train(*arguments)
+    assert len({recorded for recorded, _ in runs}) == len(runs)
+    recorded, cfg = runs[-1]
+    python, flag, module, *again = shlex.split(recorded)
+    assert (python, flag, module) == ("python", "-m", "diffopd.train")
+    ((recorded_again, cfg_again),) = train(*again)
+    assert without_places(cfg_again) == without_places(cfg)
+    assert recorded_again == recorded
+
+
+def test_a_run_from_a_saved_config_names_it_and_works_again(train):
+    train("+experiment=mopd_ode", "optimizer.lr=7e-3")
+    ((recorded, cfg),) = train("from=runs/mopd_ode/seed0", "run_id=again", "seed=3")
+    assert recorded == "python -m diffopd.train from=runs/mopd_ode/seed0 run_id=again seed=3"
+    ((_, cfg_again),) = train(*shlex.split(recorded)[3:])
+    assert cfg_again == cfg
+    assert cfg["optimizer"]["lr"] == 7e-3
+    jobs = train("-m", "from=runs/mopd_ode/seed0", "run_id=again", "seed=1,2", "trust_config=true")
+    assert [recorded for recorded, _ in jobs] == [
+        f"python -m diffopd.train from=runs/mopd_ode/seed0 trust_config=true run_id=again seed={seed}"
+        for seed in (1, 2)
+    ]
+
+
+def test_a_run_from_its_own_config_keeps_the_command_that_made_it(train, tmp_path):
+    ((made, cfg),) = train("+experiment=mopd_ode", "optimizer.lr=7e-3", "name='of mine'")
+    for source in ("from=runs/of mine/seed0", "from=runs/of mine/seed0/config.yaml"):
+        ((recorded, cfg_again),) = train(source)
+        assert (recorded, cfg_again) == (made, cfg)
+    ((longer, _),) = train("from=runs/of mine/seed0", "trainer.max_epochs=6")
+    assert longer == f"{made} trainer.max_epochs=6"
+    ((recorded, _),) = train("from=runs/of mine/seed0", "trainer.max_epochs=6")
+    assert recorded == longer
+    finished = tmp_path / "runs" / "of mine" / "seed0" / "finished.json"
+    finished.write_text(json.dumps({"recipe": {"command": made}}))
+    ((recorded, _),) = train("from=runs/of mine/seed0")
+    assert recorded == made
+
+
+def test_without_a_command_line_nothing_is_made_up(tmp_path):
+    assert recorded_command("diffopd.train", tmp_path) == ""
+
+
+def test_the_report_shows_the_command_of_a_run_that_has_not_ended(train, tmp_path):
+    ((made, cfg),) = train(*COMMANDS["quotes"])
+    folder = tmp_path / cfg["paths"]["run"]
+    assert read_run(folder).command == made
+    (folder / ".hydra" / NOTE).unlink()  # of a version that did not note it
+    assert shlex.split(read_run(folder).command)[3:] == COMMANDS["quotes"]

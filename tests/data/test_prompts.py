@@ -127,3 +127,12 @@ def test_every_choice_builds(name, rows):
     batch = instantiate(config).batch(0)
     assert len(batch) == rows
     assert all(m["include"] for t, m in zip(batch.tasks, batch.metadata, strict=True) if t == "composition")
+
+
+@pytest.mark.parametrize("schedule", ["accumulate", "alternate"])
+def test_the_prompts_of_the_first_rounds_are_those_that_they_draw(files, schedule):
+    module = data(files, schedule=schedule)
+    for rounds in (0, 1, 2, 3, 5, 8, 40):
+        drawn = {text for number in range(rounds) for text in module.batch(number).texts}
+        assert set(module.texts_of(rounds)) == drawn
+        assert len(module.texts_of(rounds)) == len(drawn)

@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 def test_free_disk_against_what_is_needed(plan, monkeypatch, free, level):
     usage = namedtuple("usage", ["free"])
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage(free * GIB))
-    (found,) = disk_findings(plan("mopd_ode"), 10 * GIB)
+    (found,) = disk_findings(plan("mopd_ode").values["paths"]["run"], 10 * GIB)
     assert found.level == level
     assert f"about 10.00 GiB needed, {free}.00 GiB free" in found.text
 

@@ -1,8 +1,10 @@
 """The whole examination: its exit codes, and that it leaves nothing."""
 
 import io
+import re
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -49,7 +51,9 @@ def write_reward(folder, value):
 def test_a_sound_training_is_fine_and_its_rounds_are_real(examined, monkeypatch):
     kept = []
     real = measure.measure
-    monkeypatch.setattr("diffopd.doctor.examine.measure", lambda *a: kept.append(real(*a)) or kept[0])
+    monkeypatch.setattr(
+        "diffopd.doctor.examine.measure", lambda *a, **k: kept.append(real(*a, **k)) or kept[0]
+    )
     code, printed = examined("mopd_ode", *SMALL, "phase.score_every_n_rounds=4", "trainer.max_epochs=9")
     assert code == 0, printed
     for told in (
@@ -67,6 +71,25 @@ def test_a_sound_training_is_fine_and_its_rounds_are_real(examined, monkeypatch)
     assert found.checkpoint_bytes > 0
     assert found.end_bytes > 0
     assert found.peak_bytes > found.weight_bytes > 0
+
+
+def test_the_prompt_cache_is_predicted_and_left_alone(examined, tmp_path_factory, monkeypatch):
+    """A few prompts are encoded in a temporary folder; those the cache holds already count for nothing."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("diffopd.doctor.prompts.SAMPLE", 3)
+    given = ("mopd_ode", *SMALL, f"model.prompt_cache={cache}", "phase.score_every_n_rounds=0")
+    code, printed = examined(*given, "trainer.max_epochs=3")
+    assert code == 0, printed
+    assert not list(cache.iterdir())
+    # 3 tasks x 2 prompts x 3 rounds, and the empty one.
+    assert "encoding 3 of the 19 prompts that the prompt cache is going to hold" in printed
+    assert re.search(r"prompt cache +[0-9.]+ MiB +19 prompts of", printed)
+    assert "measuring round 1 of 2 (the first, which warms up)" in printed
+    assert "adapter saved in" not in printed
+    monkeypatch.setattr("diffopd.doctor.checks.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    code, printed = examined(*given, "trainer.max_epochs=3")
+    assert code == 2
+    assert re.search(r"would fail +prompt cache +about .* needed, 0.00 GiB free", printed), printed
 
 
 def test_a_warning_ends_in_1(examined):

@@ -7,6 +7,7 @@ import pytest
 from diffopd.doctor.finding import Level
 from diffopd.doctor.measure import FIRST, FULLER, PLAIN, Measured, MeasuredRound, kinds_of_rounds
 from diffopd.doctor.prediction import Prediction
+from diffopd.doctor.prompts import CacheFilling
 from diffopd.doctor.stopwatch import Stopwatch
 
 GIB, MIB = 1024**3, 1024**2
@@ -23,6 +24,7 @@ MEASURED = Measured(
     log_bytes=MIB // 10,
     peak_bytes=6 * GIB,
     weight_bytes=5 * GIB,
+    filling=CacheFilling(),
     total_bytes=8 * GIB,
     on_gpu=False,
 )
@@ -47,8 +49,16 @@ def test_time_is_rounds_of_each_kind_and_checkpoints(ten_rounds):
     assert sum(found.seconds.values()) == pytest.approx(10 + 5 + 8 * 4 + 3 * 0.5)
     assert found.seconds == pytest.approx(
         {"backward": 30, "other": 1 + 0.5 + 8, "text encoding": 6, "rewards": 1.5, "checkpoints": 1.5}
+        | {"encoding prompts": 0}
     )
     assert next(iter(found.seconds)) == "backward"
+
+
+def test_filling_the_prompt_cache_is_shared_by_the_processes(ten_rounds):
+    measured = replace(MEASURED, filling=CacheFilling(num_prompts=100, seconds=20.0, bytes=50 * MIB))
+    assert Prediction.of(ten_rounds, measured).seconds["encoding prompts"] == 20
+    assert Prediction.of(replace(ten_rounds, processes=2), measured).seconds["encoding prompts"] == 10
+    assert Prediction.of(ten_rounds, measured).filling.bytes == 50 * MIB
 
 
 def test_what_dominates_is_said_with_what_would_help(ten_rounds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from tiny_families import make_family
 from tiny_pipelines import with_t5
 
-from diffopd.model import SD3Model
+from diffopd.model import SD3Model, prompt_cache
 from diffopd.model.prompt_cache import PromptCache
 from diffopd.types import Conditioning
 
@@ -257,3 +258,10 @@ def test_long_fillings_say_how_far_they_are(tmp_path, caplog, monkeypatch):
         "encoded 40 prompts in 30 s",
     ]
     assert float(cache.conditioning(["7"], encode_each).embeds[0, 0, 0]) == 7.0
+
+
+def test_a_filling_that_the_disk_cannot_hold_is_told_after_the_first_file(cached, monkeypatch):
+    monkeypatch.setattr(prompt_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(prompt_cache, "SHARD_ROWS", 2)
+    with pytest.raises(ValueError, match=r"model\.prompt_cache: 6 prompts take about .* GB are free; choose"):
+        cached().encode_ahead([f"a dog {number}" for number in range(5)], 0, 1)

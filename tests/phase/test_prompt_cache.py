@@ -49,19 +49,26 @@ def test_no_encoder_is_called_after_the_filling_nor_in_a_second_run(world, tmp_p
     one = run_rounds(experiment)
     assert before_rounds == [13, 13]  # all of three files of 4 prompts and the empty one, then none
     assert len(calls) == 13
-    assert {text for call in calls for text in call} == {"", *experiment.trainer.datamodule.texts}
+    assert {text for call in calls for text in call} == {"", *experiment.trainer.datamodule.texts_of(2)}
     calls.clear()
     two = run_rounds(world.build("mopd_sde", tmp_path / "two", *settings))
     assert calls == []
     assert torch.equal(one.flat_gradient(-1), two.flat_gradient(-1))
 
 
-def test_a_changed_prompt_file_has_its_new_prompts_encoded(world, tmp_path, settings, calls):
+def test_only_the_prompts_of_the_planned_rounds_are_encoded(world, tmp_path, settings, calls):
     run_rounds(world.build("mopd_sde", tmp_path / "one", *settings, "trainer.max_epochs=1"))
+    assert len(calls) == 1 + 3 * 2  # the empty one, and 2 of each of three files
+    run_rounds(world.build("mopd_sde", tmp_path / "two", *settings))
+    assert len(calls) == 1 + 3 * 4
+
+
+def test_a_changed_prompt_file_has_its_new_prompts_encoded(world, tmp_path, settings, calls):
+    run_rounds(world.build("mopd_sde", tmp_path / "one", *settings))
     calls.clear()
     with (tmp_path / "ocr.txt").open("a") as file:
         file.write("a square\n")
-    run_rounds(world.build("mopd_sde", tmp_path / "two", *settings, "trainer.max_epochs=1"))
+    run_rounds(world.build("mopd_sde", tmp_path / "two", *settings, "trainer.max_epochs=3"))
     assert calls == [["a square"]]
 
 

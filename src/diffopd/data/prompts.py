@@ -74,10 +74,18 @@ class PromptData(lightning.LightningDataModule):
         self.seed, self.schedule = seed, schedule
         self.tasks = {task: _task_prompts(task, settings) for task, settings in tasks.items()}
 
-    @property
-    def texts(self) -> list[str]:
-        """The different prompts of all tasks."""
-        return list(dict.fromkeys(entry.text for prompts in self.tasks.values() for entry in prompts.entries))
+    def texts_of(self, num_rounds: int) -> list[str]:
+        """The different prompts that the first so many rounds draw, over all processes."""
+        drawn: dict[str, None] = {}
+        for number, (task, prompts) in enumerate(self.tasks.items()):
+            turns = num_rounds
+            if self.schedule == "alternate":
+                turns = len(range(number, num_rounds, len(self.tasks)))
+            # In a pass each prompt comes once, so only the draws of the first pass count.
+            count = min(turns * prompts.prompts_per_round, len(prompts.entries))
+            places = self._order(task, 0, len(prompts.entries))[:count]
+            drawn |= dict.fromkeys(prompts.entries[place].text for place in places)
+        return list(drawn)
 
     def setup(self, stage: str | None = None) -> None:
         """Check that the processes can share every task's groups.
@@ -143,10 +151,13 @@ class PromptData(lightning.LightningDataModule):
         for draw in range(prompts.prompts_per_round):
             pass_number, position = divmod(round_index * prompts.prompts_per_round + draw, total)
             if pass_number not in orders:
-                generator = numpy_generator(self.seed, f"prompts/{task}", pass_number)
-                orders[pass_number] = generator.permutation(total)
+                orders[pass_number] = self._order(task, pass_number, total)
             chosen.append(prompts.entries[orders[pass_number][position]])
         return chosen
+
+    def _order(self, task: str, pass_number: int, total: int) -> Any:
+        """Places of a task's prompts in the order of one pass."""
+        return numpy_generator(self.seed, f"prompts/{task}", pass_number).permutation(total)
 
 
 class _Round(Dataset[Prompts]):

@@ -42,7 +42,7 @@ def cheap_findings(cfg: DictConfig, phase: Any) -> list[Finding]:
     plan = Plan.of(plain_values(cfg))
     found = [*early_findings(plan), *length_findings(plan, phase)]
     if (size := estimated_checkpoint(phase)) is not None:
-        found += disk_findings(plan, size * plan.num_kept)
+        found += disk_findings(plan.values["paths"]["run"], size * plan.num_kept)
     return found
 
 
@@ -198,23 +198,28 @@ def folder_finding(folder: str) -> Finding:
     return Finding(Level.FINE, "run folder", f"{folder} can be written")
 
 
-def disk_findings(plan: Plan, needed: int) -> Iterator[Finding]:
-    """Is there room for what the run will keep?
+_LESS = {
+    "disk": "free some, choose another paths.root, or a smaller callbacks.round_checkpoint.keep_last",
+    "prompt cache": "free some, choose another model.prompt_cache or a shorter model.text_length",
+}
+
+
+def disk_findings(folder: str, needed: int, *, about: str = "disk") -> Iterator[Finding]:
+    """Is there room for what will be kept in a folder?
 
     Args:
-        plan: Knows the run's folder.
+        folder: Of the run, or of encoded prompts.
         needed: Bytes.
+        about: What is kept: ``disk`` (a run) or ``prompt cache``.
     """
-    folder = plan.values["paths"]["run"]
     free = shutil.disk_usage(existing_parent(folder)).free
     shown = f"about {needed / GIB:.2f} GiB needed, {free / GIB:.2f} GiB free at {folder}"
     if free < needed:
-        advice = "free some, choose another paths.root, or a smaller callbacks.round_checkpoint.keep_last"
-        yield Finding(Level.FAILURE, "disk", f"{shown}; {advice}")
+        yield Finding(Level.FAILURE, about, f"{shown}; {_LESS[about]}")
     elif free < 2 * needed:
-        yield Finding(Level.WARNING, "disk", f"{shown}; other runs may fill the rest")
+        yield Finding(Level.WARNING, about, f"{shown}; other runs may fill the rest")
     else:
-        yield Finding(Level.FINE, "disk", shown)
+        yield Finding(Level.FINE, about, shown)
 
 
 def estimated_checkpoint(phase: Any) -> int | None:

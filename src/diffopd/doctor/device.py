@@ -76,10 +76,15 @@ def precision_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "precision",
-            f"{shown}, but this GPU has no bf16 arithmetic, so it is emulated and slow; use fp16",
+            f"{shown}, but {_gpu()} has no bf16 arithmetic, so it is emulated and slow; use fp16",
         )
     else:
         yield Finding(Level.FINE, "precision", f"{shown}; adapters, losses and sampling steps in fp32")
+
+
+def _gpu() -> str:
+    """The GPU's name; the config may ask for one that is not here, which is a finding of its own."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "this machine"
 
 
 def has_bf16() -> bool:

@@ -79,10 +79,13 @@ def _measured(
         yield from found
         if exit_code(found) == 2:
             return
-        prediction = Prediction.of(plan, measure(experiment, plan))
+        prediction = Prediction.of(plan, measure(experiment, plan, say=console.print))
     console.print(prediction.to_rich())
     yield from prediction.findings()
-    yield from disk_findings(plan, round(sum(prediction.disk.values())))
+    yield from disk_findings(plan.values["paths"]["run"], round(sum(prediction.disk.values())))
+    if prediction.filling.num_prompts:
+        cache = plan.values["model"]["prompt_cache"]
+        yield from disk_findings(cache, prediction.filling.bytes, about="prompt cache")
 
 
 def _first_line(error: Exception) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,23 @@ from diffopd.callbacks.throughput import peak_rss_bytes
 from diffopd.checkpoint.folder import list_checkpoints
 from diffopd.checkpoint.place import DEFAULT
 from diffopd.doctor.plan import Plan, is_fuller
+from diffopd.doctor.prompts import CacheFilling, cache_filling
 from diffopd.doctor.stopwatch import Clock, Stopwatch
 
 FIRST, FULLER, PLAIN = "first", "fuller", "plain"
 """Kinds of rounds: the first, which warms up; those that also score for the log or measure the conflict of
 the tasks' gradients; all others."""
+_WHAT = {
+    FIRST: "the first, which warms up",
+    FULLER: "one that also scores for the log or measures the conflict of gradients",
+    PLAIN: "one that does neither",
+}
 _QUIET_LOGGERS = ("ResumableCSVLogger", "TensorBoardLogger")
 _LOGS = ("metrics.csv", "tensorboard")
 _NOISY_CALLBACK = "RoundProgress"
+_PROMPTS = "prompt_cache"
+_TELLS_OF_FILES = "diffopd.callbacks.adapter_export"
+"""Its lines name files that are about to be removed."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,8 @@ class Measured:
         end_bytes: Of what is written when training ends.
         log_bytes: Of the logs, for one round.
         peak_bytes: Most memory of one process: of the GPU if it runs on one, else resident.
-        weight_bytes: Of these, the frozen and trained weights.
+        weight_bytes: Of these, the frozen and trained weights, and buffers such as a table of positions.
+        filling: What filling the prompt cache takes.
         total_bytes: Memory there is.
         on_gpu: Whether memory means the GPU's.
     """
@@ -70,6 +81,7 @@ class Measured:
     log_bytes: int
     peak_bytes: int
     weight_bytes: int
+    filling: CacheFilling
     total_bytes: int
     on_gpu: bool
 
@@ -98,6 +110,8 @@ def trial_config(cfg: DictConfig, plan: Plan, folder: str) -> DictConfig:
     OmegaConf.set_struct(changed, False)
     OmegaConf.set_readonly(changed, False)
     changed.paths.run, changed.paths.checkpoints = folder, f"{folder}/checkpoints"
+    if (changed.get("model") or {}).get("prompt_cache"):
+        changed.model.prompt_cache = str(Path(folder) / _PROMPTS)  # the training's own stays as it is
     changed.pop("scorer_pairs", None)  # the doctor's own
     for group, keeps in (("logger", _is_quiet), ("callbacks", _is_not_noisy)):
         changed[group] = {name: node for name, node in changed[group].items() if keeps(node["_target_"])}
@@ -115,13 +129,19 @@ def trial_config(cfg: DictConfig, plan: Plan, folder: str) -> DictConfig:
     return changed
 
 
-def measure(experiment: Experiment, plan: Plan, clock: Clock = time.perf_counter) -> Measured:
-    """Train a round of each kind there is.
+def measure(
+    experiment: Experiment,
+    plan: Plan,
+    clock: Clock = time.perf_counter,
+    say: Callable[[str], None] = lambda line: None,
+) -> Measured:
+    """Time the encoding of prompts, then train a round of each kind there is.
 
     Args:
         experiment: Built by :func:`trial`; it is of no use afterwards.
         plan: Knows which kinds there are.
         clock: Seconds, rising.
+        say: Told what is being done, a line each.
     """
     phase: Any = experiment.phase
     on_gpu = experiment.trainer.strategy.root_device.type == "cuda"
@@ -133,12 +153,17 @@ def measure(experiment: Experiment, plan: Plan, clock: Clock = time.perf_counter
 
     stopwatch = Stopwatch(now)
     stopwatch.watch(phase)
-    watch = _Watch(kinds_of_rounds(plan), stopwatch, now)
+    kinds = kinds_of_rounds(plan)
+    watch = _Watch(kinds, stopwatch, now, say)
     callbacks: list[Callback] = experiment.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     callbacks.insert(0, watch)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    experiment.fit()
+    cache = (plan.values.get("model") or {}).get("prompt_cache")
+    filling = cache_filling(phase, experiment.data, plan.rounds * plan.processes, cache, now, say)
+    phase.encoded_rounds = len(kinds)
+    with _quiet(_TELLS_OF_FILES):
+        experiment.fit()
     checkpoints = list_checkpoints(experiment.folder / "checkpoints")
     logs = sum(size_of(experiment.folder / name) for name in _LOGS)
     kept = sum(map(size_of, checkpoints))
@@ -146,10 +171,11 @@ def measure(experiment: Experiment, plan: Plan, clock: Clock = time.perf_counter
         rounds=tuple(watch.rounds),
         save_seconds=watch.save_seconds,
         checkpoint_bytes=size_of(checkpoints[-1]) if checkpoints else 0,
-        end_bytes=size_of(experiment.folder) - kept - logs,
+        end_bytes=size_of(experiment.folder) - kept - logs - size_of(experiment.folder / _PROMPTS),
         log_bytes=logs // len(watch.rounds),
         peak_bytes=torch.cuda.max_memory_reserved() if on_gpu else peak_rss_bytes(),
-        weight_bytes=sum(p.numel() * p.element_size() for p in phase.parameters()),
+        weight_bytes=sum(t.numel() * t.element_size() for t in (*phase.parameters(), *phase.buffers())),
+        filling=filling,
         total_bytes=torch.cuda.mem_get_info()[1] if on_gpu else memory_bytes(),
         on_gpu=on_gpu,
     )
@@ -180,16 +206,20 @@ def memory_bytes() -> int:
 class _Watch(Callback):
     """Times a round of each kind, then stops the training, which saves a checkpoint as it always does."""
 
-    def __init__(self, kinds: Sequence[str], stopwatch: Stopwatch, now: Clock) -> None:
+    def __init__(
+        self, kinds: Sequence[str], stopwatch: Stopwatch, now: Clock, say: Callable[[str], None]
+    ) -> None:
         self.rounds: list[MeasuredRound] = []
         self.save_seconds = 0.0
-        self._kinds, self._stopwatch, self._now = kinds, stopwatch, now
+        self._kinds, self._stopwatch, self._now, self._say = kinds, stopwatch, now, say
         self._start = 0.0
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make it a round of the wanted kind; the first is what it is."""
-        kind = self._kinds[len(self.rounds)]
+        number = len(self.rounds)
+        kind = self._kinds[number]
+        self._say(f"measuring round {number + 1} of {len(self._kinds)} ({_WHAT[kind]})")
         phase: Any = pl_module
         if kind != FIRST and hasattr(phase, "due"):
             phase.due = lambda every_n_rounds: kind == FULLER and every_n_rounds > 0
@@ -217,6 +247,18 @@ def _move_into(folder: str, node: Any, places: Mapping[str, str]) -> None:
     for key, place in places.items():
         if node.get(key) and not Path(str(node[key])).is_relative_to(folder):
             node[key] = place
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Have a logger say warnings alone."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _is_quiet(target: str) -> bool:

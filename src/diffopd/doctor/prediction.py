@@ -13,9 +13,10 @@ from diffopd.callbacks.round_progress import duration
 from diffopd.doctor.finding import Finding, Level
 from diffopd.doctor.measure import FIRST, FULLER, PLAIN, Measured
 from diffopd.doctor.plan import Plan, is_fuller
+from diffopd.doctor.prompts import CacheFilling
 
 GIB, MIB = 1024**3, 1024**2
-OTHER, SAVING = "other", "checkpoints"
+OTHER, SAVING, ENCODING = "other", "checkpoints", "encoding prompts"
 TIGHT = 0.9
 """Share of the memory above which a training is likely to run out of it in some round."""
 
@@ -26,6 +27,7 @@ REMEDIES = {
     "backbone with gradient": "fewer trained steps (states), model.dtype=bf16 or model.compile=true on a GPU",
     "backward": "fewer trained steps (states), model.dtype=bf16 or model.compile=true on a GPU",
     SAVING: "a larger callbacks.round_checkpoint.every_n_rounds",
+    ENCODING: "fewer prompts, or a prompt cache that other runs have filled",
 }
 """Part of the time -> what makes it smaller."""
 
@@ -39,7 +41,8 @@ class Prediction:
         memory: Part -> bytes of one process, the largest first; they add up to its peak.
         memory_needed: Bytes of all processes that share the memory.
         memory_present: Bytes there are.
-        disk: Part -> bytes when the disk is fullest, the largest first.
+        disk: Part -> bytes in the run's folder when the disk is fullest, the largest first.
+        filling: What filling the prompt cache takes, which has a folder of its own.
         on_gpu: Whether memory means the GPU's.
     """
 
@@ -48,6 +51,7 @@ class Prediction:
     memory_needed: int
     memory_present: int
     disk: Mapping[str, float]
+    filling: CacheFilling
     on_gpu: bool
 
     @staticmethod
@@ -55,7 +59,10 @@ class Prediction:
         """Rounds of each kind times how long one took; checkpoints times how often they are written."""
         keeping = plan.values["callbacks"].get("round_checkpoint")
         num_saves = math.ceil(plan.rounds / keeping["every_n_rounds"]) if keeping else 0
-        seconds = _time_by_part(plan, measured) | {SAVING: num_saves * measured.save_seconds}
+        seconds = _time_by_part(plan, measured) | {
+            SAVING: num_saves * measured.save_seconds,
+            ENCODING: measured.filling.seconds / plan.processes,
+        }
         of_node = 1 if measured.on_gpu else plan.processes // int(plan.values["trainer"].get("num_nodes", 1))
         rest = max(0, measured.peak_bytes - measured.weight_bytes)
         return Prediction(
@@ -70,6 +77,7 @@ class Prediction:
                     "logs": plan.rounds * measured.log_bytes,
                 }
             ),
+            filling=measured.filling,
             on_gpu=measured.on_gpu,
         )
 
@@ -88,6 +96,13 @@ class Prediction:
         where = "GPU memory" if self.on_gpu else "memory"
         yield f"{where} of a process", f"{sum(self.memory.values()) / GIB:.2f} GiB", _shares(self.memory)
         yield "disk", f"{sum(self.disk.values()) / MIB:.1f} MiB", _shares(self.disk)
+        if self.filling.num_prompts:
+            size, number = self.filling.bytes, self.filling.num_prompts
+            yield (
+                "prompt cache",
+                f"{size / MIB:.1f} MiB",
+                f"{number:,} prompts of {size / number / MIB:.2f} MiB",
+            )
 
     def findings(self) -> Iterator[Finding]:
         """What dominates the time, and whether the memory will do."""

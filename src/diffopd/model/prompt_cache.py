@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
 import uuid
 import zlib
@@ -49,6 +50,7 @@ class PromptCache:
 
     Attributes:
         folder: Of this encoder.
+        encoder: What an encoding depends on beside its prompt.
     """
 
     def __init__(self, folder: str | PathLike[str], encoder: Mapping[str, Any]) -> None:
@@ -59,8 +61,8 @@ class PromptCache:
             encoder: Everything that an encoding depends on beside its prompt, as JSON has it.
         """
         described = {**encoder, "format": _FORMAT}
-        key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        self.folder = Path(resolve_path(folder)) / key
+        self.encoder = encoder
+        self.folder = Path(resolve_path(folder)) / _key(encoder)
         self._files: dict[Path, _File] = {}
         self._rows: dict[str, tuple[_File, int]] = {}
         try:
@@ -74,6 +76,12 @@ class PromptCache:
                 f"model.prompt_cache={folder} cannot be used ({error}); name a folder that can be written, "
                 "or null to encode prompts anew in every run"
             ) from error
+
+    @staticmethod
+    def already_in(folder: str | PathLike[str], encoder: Mapping[str, Any]) -> PromptCache | None:
+        """The cache of an encoder if ``folder`` has one; nothing is made."""
+        there = Path(resolve_path(folder)) / _key(encoder) / "encoder.json"
+        return PromptCache(folder, encoder) if there.is_file() else None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -118,6 +126,9 @@ class PromptCache:
             rank: Number of this process, which takes every ``num_processes``-th prompt.
             num_processes: How many there are.
             clock: Seconds, rising.
+
+        Raises:
+            ValueError: If the disk has no room for them.
         """
         self.refresh()
         to_do = self.missing(list(dict.fromkeys(texts))[rank::num_processes])
@@ -131,13 +142,28 @@ class PromptCache:
             size = self._add(part, [next(encoded) for _ in part])
             done, now = first + len(part), clock()
             if first == 0 and done < len(to_do):
-                log.info("these prompts take about %.1f GB on disk", size * len(to_do) / done / 1e9)
+                self._check_room(size * (len(to_do) - done) / done * num_processes, len(to_do))
             if now - last_line >= SECONDS_PER_LINE:
                 left = (now - start) / done * (len(to_do) - done)
                 log.info("encoded %d of %d prompts, %.0f s left", done, len(to_do), left)
                 last_line = now
         next(encoded, None)  # lets it tidy up
         log.info("encoded %d prompts in %.0f s", len(to_do), clock() - start)
+
+    def _check_room(self, needed: float, num_prompts: int) -> None:
+        """Compare what a filling is going to write with the free disk.
+
+        Raises:
+            ValueError: If there is no room.
+        """
+        free = shutil.disk_usage(self.folder).free
+        log.info("these prompts take about %.1f GB on disk, %.1f GB are free", needed / 1e9, free / 1e9)
+        if needed > free:
+            raise ValueError(
+                f"model.prompt_cache: {num_prompts:,} prompts take about {needed / 1e9:.1f} GB in "
+                f"{self.folder}, and {free / 1e9:.1f} GB are free; choose another disk, a shorter "
+                "model.text_length, fewer rounds (only their prompts are encoded), or model.prompt_cache=null"
+            )
 
     def conditioning(self, texts: Sequence[str], encode_each: EncodeEach) -> Conditioning:
         """Encoded prompts on the CPU; what is missing is encoded and kept.
@@ -241,6 +267,12 @@ class _File:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _key(encoder: Mapping[str, Any]) -> str:
+    """Name of an encoder's folder."""
+    described = {**encoder, "format": _FORMAT}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(parts: Mapping[str, Tensor]) -> int:

@@ -64,6 +64,7 @@ class AdaptedPhase(lightning.LightningModule):
     Attributes:
         record: The losses since the last update, to trace a gradient that is not finite.
         round_start: Trained weights as the round began, once it applied an update and more are to come.
+        encoded_rounds: Rounds whose prompts are encoded before the first; None for all that are planned.
         shards_backbone: That ``trainer=sharded`` is possible.
         sharded: Whether the backbone is in shards.
     """
@@ -96,6 +97,7 @@ class AdaptedPhase(lightning.LightningModule):
         self.round_start: dict[str, Tensor] = {}
         self._encoded: dict[str, Conditioning] = {}
         self.sharded = False
+        self.encoded_rounds: int | None = None
         self.add_trained_adapter(STUDENT)
         self.add_trained_adapter(AVERAGE)
         copy_adapter(model.transformer, STUDENT, AVERAGE)
@@ -141,11 +143,12 @@ class AdaptedPhase(lightning.LightningModule):
         return self.make_optimizer(self.parameters_of(STUDENT).values())
 
     def on_fit_start(self) -> None:
-        """Have all prompts of the data encoded before the first round, if there is a cache for them."""
+        """Have the prompts of the planned rounds encoded before the first, if there is a cache for them."""
         data = getattr(self.trainer, "datamodule", None)
         if self.model.prompt_cache is None or not isinstance(data, PromptData):
             return
-        self.model.encode_ahead(data.texts, self.trainer.global_rank, self.trainer.world_size)
+        rounds = self.encoded_rounds or self.trainer.max_epochs or 0
+        self.model.encode_ahead(data.texts_of(rounds), self.trainer.global_rank, self.trainer.world_size)
         self.trainer.strategy.barrier("prompt cache")
         self.model.prompt_cache.refresh()
 

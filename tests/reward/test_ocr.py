@@ -66,8 +66,11 @@ def test_prompt_without_quotes_is_named():
 
 @pytest.fixture(scope="module")
 def reward(request):
-    config = OmegaConf.load(Path(__file__).parents[2] / "conf/reward/ocr.yaml")
-    return instantiate(config)
+    conf = Path(__file__).parents[2] / "conf"
+    domain = OmegaConf.load(conf / "domain/drawn.yaml")
+    return instantiate(
+        OmegaConf.create({"domain": domain, "reward": OmegaConf.load(conf / "reward/ocr.yaml")}).reward
+    )
 
 
 def test_clean_signs_are_read(reward, drawings):

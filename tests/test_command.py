@@ -135,6 +135,16 @@ def test_the_job_has_the_commands_name_and_the_environment_is_as_before(train):
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize("root", ["null", "''", "' '"])
+def test_runs_are_not_written_to_a_folder_called_none(train, capsys, tmp_path, root):
+    for arguments in ([ODE], ["-m", ODE, "seed=0,1"]):
+        with pytest.raises(SystemExit) as end:
+            train(*arguments, f"paths.root={root}", step=lambda cfg: pytest.fail("the command ran"))
+        assert end.value.code == REFUSED
+        assert "must be text, and not empty" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_sweep_runs_once_for_each_value(train, tmp_path):
     rates, values = [], "optimizer.lr=1e-3,2e-3"
     train("-m", "+experiment=mini_autoencoder", values, step=lambda cfg: rates.append(cfg.optimizer.lr))

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
@@ -20,6 +21,7 @@ from diffopd.configs import config_folder
 from diffopd.quiet import silence_known_noise
 from diffopd.rank import is_first_process
 from diffopd.signals import REQUESTS_TO_END
+from diffopd.sweep import register_given, warn_of_unused_launcher
 
 REFUSED = 2
 """Exit code of a refused configuration."""
@@ -50,6 +52,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             started = True
             with errors_told(debug=bool(cfg.get("debug"))):
                 silence_known_noise()
+                warn_of_unused_launcher(HydraConfig.get())
                 check_config(cfg, config_name)
                 run(cfg)
 
@@ -60,6 +63,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             nonlocal started
             started = False
             before, arguments = dict(os.environ), list(sys.argv)
+            register_given()
             if not is_first_process():
                 sys.argv += NO_FILES
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them

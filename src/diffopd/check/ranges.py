@@ -1,7 +1,7 @@
 """The limits of every setting that is a number, and of a few that are not.
 
-Every number that ``conf/`` can reach is here, with two finite ends: wide enough for whatever has a meaning, and
-narrow enough that a slip of the keyboard (``lr=1e10``, ``group_size=1e12``) is told at once. A test lists all
+Every number that ``conf/`` can reach is here, with two finite ends: wide enough for whatever has a meaning,
+and narrow enough that a slip of the keyboard (``lr=1e10``, ``group_size=1e12``) is told at once. A test lists all
 such settings and fails for one without a range.
 """
 

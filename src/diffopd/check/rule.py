@@ -40,7 +40,9 @@ class Range:
 
     def __post_init__(self) -> None:
         """A range has two finite ends, in order."""
-        assert math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
+        assert math.isfinite(self.low)
+        assert math.isfinite(self.high)
+        assert self.low < self.high
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is in it."""

@@ -49,6 +49,8 @@ def train(monkeypatch, tmp_path):
         ([ODE, "phase.rond=fused"], "phase.rond is not a setting of phase; did you mean phase.round?"),
         ([ODE, "seeed=1"], "seeed is not a setting of train; did you mean seed?"),
         ([ODE, "loss=7"], "loss=7 must be one of clean_l2, "),
+        ([ODE, "callbacks.x=a=b"],
+         """callbacks.x=a=b: Hydra cannot read this value; as text it is written "callbacks.x='a=b'"\n"""),
         (["loss=opd"], "loss=opd: no loss is chosen yet that this could replace; add one with +loss=opd"),
         ([ODE, "+phase.rond=fused"], "phase.rond is not a setting of diffopd.phase.DistillPhase"),
         ([ODE, "loss=reverse_kl"], "loss=reverse_kl is a KL divergence"),

@@ -16,6 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from diffopd.arguments import with_text_quoted
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
 from diffopd.configs import config_folder
 from diffopd.quiet import silence_known_noise
@@ -63,6 +64,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             nonlocal started
             started = False
             before, arguments = dict(os.environ), list(sys.argv)
+            sys.argv[1:] = with_text_quoted(sys.argv[1:])
             register_given()
             if not is_first_process():
                 sys.argv += NO_FILES

@@ -15,7 +15,6 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from diffopd.arguments import quoted
 from diffopd.check import ConfigError
 from diffopd.sweep import VARIED, named_elsewhere, setting_name
 
@@ -96,15 +95,16 @@ class NamedSweeper(BasicSweeper):
         pairs = [setting.partition("=") for setting in job]
         name = setting_name({key: value for key, _, value in pairs if key in self._varied})
         subdir = str(raw["subdir"])
-        return [f"hydra.sweep.subdir={quoted(subdir.replace(VARIED, name))}"] if VARIED in subdir else []
+        # The rest of it keeps its references, such as that to the seed.
+        return [f"hydra.sweep.subdir='{subdir.replace(VARIED, name)}'"] if VARIED in subdir else []
 
     def _warn_of_launcher(self, cfg: DictConfig, job: Sequence[str]) -> None:
         """Hydra takes the launcher before it looks into an experiment that is itself swept."""
         named, taken = (config.hydra.launcher.get("_target_") for config in (cfg, self._config))
         if named != taken:
             log.warning(
-                "%s names the launcher %s, which a sweep over experiments ignores; give it on the command line, "
-                "as hydra/launcher=...",
+                "%s names the launcher %s, which a sweep over experiments ignores; give it on the command "
+                "line, as hydra/launcher=...",
                 next((setting for setting in job if "experiment" in setting), "a swept setting"),
                 named,
             )

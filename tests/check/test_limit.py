@@ -23,8 +23,8 @@ CONF = Path(__file__).parents[2] / "conf"
 LEFT_OUT = {"hydra"}
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 OPTIMIZERS = (
-    "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam", "RMSprop",
-    "Rprop", "SGD",
+    "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam",
+    "RMSprop", "Rprop", "SGD",
 )  # fmt: skip
 SWITCHES = {"foreach", "fused", "amsgrad", "nesterov", "centered", "decoupled_weight_decay"}
 
@@ -104,7 +104,8 @@ def test_the_settings_that_are_looked_for_are_found():
     assert len(settings()) > 300
     some = {
         "optimizer.lr", "optimizer.betas.0", "phase.ema.decay", "phase.fake_optimizer.lr", "sampler.shift",
-        "benchmark.sampler.num_steps", "phase.held_out.spectrum.shares.3", "phase.estimators.ppo_sum.clip_low",
+        "benchmark.sampler.num_steps", "phase.held_out.spectrum.shares.3",
+        "phase.estimators.ppo_sum.clip_low",
         "trainer.devices", "trainer.strategy.timeout_minutes", "adapter.merge.weights.0", "rows.opd.seeds",
         "teacher.teachers.composition.guidance_scale", "reward.rewards.ocr.recognizer.upscale", "port",
         "callbacks.round_checkpoint.keep_every_n_rounds", "hardware.micro_batch_size", "optimizer.momentum",
@@ -180,11 +181,13 @@ def test_every_range_holds_to_its_ends_and_no_further():
          "teacher.teachers.ocr.guidance_scale=2147483648 must be a number in [0, 100], or null"),
         ("data.tasks.ocr.group_size=1000000000000",
          "data.tasks.ocr.group_size=1000000000000 must be a whole number from 1 to 10000"),
-        ("trainer.num_threads=1000000", "trainer.num_threads=1000000 must be a whole number from 1 to 1024, or auto"),
+        ("trainer.num_threads=1000000",
+         "trainer.num_threads=1000000 must be a whole number from 1 to 1024, or auto"),
         ("adapter.merge={method: exact, folders: [a, b], weights: [1e308, 1]}",
          "adapter.merge.weights.0=1e+308 must be a number in [0, 1000000]"),
         ("phase.gradient_clip=1e300", "phase.gradient_clip=1e+300 must be a number in (0, 1000000]"),
-        ("+trainer.limit_train_batches=0", "trainer.limit_train_batches=0 must be a number in (0, 1000000000], or null"),
+        ("+trainer.limit_train_batches=0",
+         "trainer.limit_train_batches=0 must be a number in (0, 1000000000], or null"),
         ("paths.root=null", "paths.root=null must be text, and not empty"),
         ("paths.run=''", "paths.run= must be text, and not empty"),
         ("name=' '", "name=  must be text, and not empty"),

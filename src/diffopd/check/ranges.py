@@ -1,8 +1,8 @@
 """The limits of every setting that is a number, and of a few that are not.
 
 Every number that ``conf/`` can reach is here, with two finite ends: wide enough for whatever has a meaning,
-and narrow enough that a slip of the keyboard (``lr=1e10``, ``group_size=1e12``) is told at once. A test lists all
-such settings and fails for one without a range.
+and narrow enough that a slip of the keyboard (``lr=1e10``, ``group_size=1e12``) is told at once. A test lists
+all such settings and fails for one without a range.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ _OPTIMIZER: Mapping[str, Rule] = {
 }
 
 LIMITS: Mapping[str, Rule] = {
-    "name": Text(),
-    "run_id": Text(),
+    "name": Text(or_number=True),
+    "run_id": Text(or_number=True),
     "paths.*": Text(),
     "seed": SEED,
     "resume": OneOf(("auto", "never")),

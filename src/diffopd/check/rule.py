@@ -98,10 +98,18 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Text:
-    """Text that says something."""
+    """Text that says something.
+
+    Attributes:
+        or_number: Whether a number will do, as the name of a folder does.
+    """
+
+    or_number: bool = False
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is text, and not blank."""
+        if self.or_number and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return True
         return isinstance(value, str) and bool(value.strip())
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ from diffopd.check import ConfigError, check_config, check_fit, check_prompts, c
 from diffopd.checkpoint import SafetensorsCheckpointIO, round_of
 from diffopd.evaluation import Benchmark
 from diffopd.finished import Finished, remove_finished, write_finished
+from diffopd.hub import tell_at_once
 from diffopd.inputs import inputs_of
 from diffopd.metrics_csv import METRICS
 from diffopd.pin import pin_model
@@ -163,6 +164,7 @@ def build(cfg: DictConfig) -> Experiment:
         ConfigError: If the config cannot work; nearly all of it is found before weights load.
     """
     silence_known_noise()
+    tell_at_once()
     check_config(cfg)
     folder = Path(cfg.paths.run)
     phase_class = get_class(cfg.phase._target_)

@@ -93,8 +93,8 @@ def group_findings(plan: Plan) -> Iterator[Finding]:
             yield Finding(
                 Level.FAILURE,
                 "group",
-                f"data.tasks.{task.task}.group_size={task.group_size}: without a second sample of its "
-                "prompt a sample is compared with those of other prompts, so an easy prompt passes for a good image; "
+                f"data.tasks.{task.task}.group_size={task.group_size}: without a second sample of its prompt "
+                "a sample is compared with those of other prompts, and easy prompts look like good images; "
                 "take at least 2, better 8 or more",
             )
         else:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -68,7 +69,7 @@ def _given(setting: str, *, _root_: DictConfig) -> str:
     return value
 
 
-def warn_of_unused_launcher(hydra: DictConfig) -> None:
+def warn_of_unused_launcher(hydra: Any) -> None:
     """Say that a launcher is for sweeps, where a single run has one in its config."""
     launcher = hydra.launcher.get("_target_")
     if hydra.mode != RunMode.MULTIRUN and launcher != BASIC:

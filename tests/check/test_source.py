@@ -27,7 +27,9 @@ def targets_in(node):
                 yield from targets_in(node[place])
 
 
-FILES = [file for file in CONF.rglob("*.yaml") if "hydra" not in file.relative_to(CONF).parts]  # which Hydra builds
+FILES = [
+    file for file in CONF.rglob("*.yaml") if "hydra" not in file.relative_to(CONF).parts
+]  # which Hydra builds
 TARGETS = sorted({t for file in FILES for t in targets_in(OmegaConf.load(file))})
 
 

@@ -43,7 +43,7 @@ def _classes(dotted: str) -> list[tuple[Module, ast.ClassDef]] | None:
         place = waiting.pop()
         if place is None or not isinstance(place[1], ast.ClassDef) or len(classes) > MAX_HOPS:
             return None
-        module, node = place
+        module, node = place[0], place[1]
         classes.append((module, node))
         for base in node.bases:
             if not is_plain(base) and not _is_pythons(module, base):

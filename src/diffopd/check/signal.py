@@ -19,7 +19,11 @@ def signal_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """
     phase = values.get("phase")
     target = read_target(str(phase.get("_target_"))) if isinstance(phase, Mapping) else None
-    if target is None or target.constants.get("supervision") not in LEARNS_FROM_REWARDS:
+    if (
+        not isinstance(phase, Mapping)
+        or target is None
+        or target.constants.get("supervision") not in LEARNS_FROM_REWARDS
+    ):
         return
     for task, entry in ((values.get("data") or {}).get("tasks") or {}).items():
         samples, prompts = entry.get("group_size"), entry.get("prompts_per_round")

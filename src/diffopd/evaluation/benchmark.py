@@ -60,11 +60,10 @@ class BenchmarkTask:
 
     def _check(self, entries: Sequence[PromptEntry], task: str, setting: str) -> None:
         """Have the reward look at every prompt, as a training's does."""
-        for entry in entries if self.metric is not None else ():
+        reward = None if self.metric is None else self.metric.reward
+        for entry in entries:
             try:
-                check_prompt(
-                    self.metric.reward, Prompts((entry.text,), (task,), (entry.metadata,), (0,), (0,))
-                )
+                check_prompt(reward, Prompts((entry.text,), (task,), (entry.metadata,), (0,), (0,)))
             except ValueError as error:
                 raise ValueError(f"{setting}, line {entry.line}: {error}") from error
 

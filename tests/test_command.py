@@ -49,6 +49,8 @@ def train(monkeypatch, tmp_path):
         ([ODE, "phase.rond=fused"], "phase.rond is not a setting of phase; did you mean phase.round?"),
         ([ODE, "seeed=1"], "seeed is not a setting of train; did you mean seed?"),
         ([ODE, "loss=7"], "loss=7 must be one of clean_l2, "),
+        ([ODE, "callbacks.x=a=b"],
+         """callbacks.x=a=b: Hydra cannot read this value; as text it is written "callbacks.x='a=b'"\n"""),
         (["loss=opd"], "loss=opd: no loss is chosen yet that this could replace; add one with +loss=opd"),
         ([ODE, "+phase.rond=fused"], "phase.rond is not a setting of diffopd.phase.DistillPhase"),
         ([ODE, "loss=reverse_kl"], "loss=reverse_kl is a KL divergence"),
@@ -133,6 +135,16 @@ def test_the_job_has_the_commands_name_and_the_environment_is_as_before(train):
     train("+experiment=mini_autoencoder", step=lambda cfg: names.append(HydraConfig.get().job.name))
     assert names == ["train"]
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("root", ["null", "''", "' '"])
+def test_runs_are_not_written_to_a_folder_called_none(train, capsys, tmp_path, root):
+    for arguments in ([ODE], ["-m", ODE, "seed=0,1"]):
+        with pytest.raises(SystemExit) as end:
+            train(*arguments, f"paths.root={root}", step=lambda cfg: pytest.fail("the command ran"))
+        assert end.value.code == REFUSED
+        assert "must be text, and not empty" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sweep_runs_once_for_each_value(train, tmp_path):

@@ -10,6 +10,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -18,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_pipelines import TinyPipeline, without_t5
 
 from diffopd import evaluate, sample
-from diffopd.arguments import hydra_arguments
+from diffopd.arguments import hydra_arguments, with_text_quoted
 from diffopd.evaluation import EvaluationResult
 from diffopd.reward.checked import RewardError
 
@@ -109,18 +112,66 @@ def test_sample_takes_a_whole_transformer_and_a_single_lora_file(tiny, tmp_path)
     assert len(pictures) == 3
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "a photo of a red circle",
-        'a sign that says "CAT"',
-        "it's late, (very) late: {now} [here] \\o/ = a*b",
-        "both \"double\" and 'single'",
-    ],
-)
-def test_hydra_takes_any_prompt_as_it_is(prompt):
+ODD = st.one_of(st.text(), st.text("\\'\"${}a:, =\n[]()#"))
+
+
+@given(ODD)
+@example('"CAT"')
+@example("'CAT'")
+@example("both \"double\" and 'single'")
+@example('"A" and "B"')
+@example("${oc.env:HOME}")
+@example("\\${seed} \\\\${seed}")
+@example("a backslash at the end\\")
+@example("a quote after a backslash\\'")
+@example("it's late, (very) late: {now} [here] \\o/ = a*b")
+@example("two\nlines")
+@example("null")
+@example("1e3")
+@example("eine Tür, ein Häuschen, 猫, \u202e")
+def test_a_prompt_is_text_exactly_as_it_is(prompt):
+    assume(prompt != "???")  # to OmegaConf a value that nobody gave
     override = OverridesParser.create().parse_override(hydra_arguments([f"prompt={prompt}"])[0])
-    assert override.value() == prompt
+    assert not override.is_sweep_override()
+    assert OmegaConf.create({"prompt": override.value(), "seed": 1}).prompt == prompt
+
+
+@given(
+    ODD, st.sampled_from(["adapter_path", "name", "model.path", "paths.root", "+teacher.teachers.ocr.path"])
+)
+@example("runs/lr=3e-4/adapter", "adapter_path")
+@example("runs/[a,b]/adapter {1}", "adapter_path")
+@example("007", "run_id")
+@example("1e5", "model.revision")
+@example("größe", "name")
+def test_a_setting_that_is_text_is_text_exactly_as_it_is(value, key):
+    quotes = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
+    assume(
+        not quotes
+        and "${" not in value
+        and value.lower() not in ("null", "true", "false", "nan", "inf", "", "???")
+    )
+    override = OverridesParser.create().parse_override(with_text_quoted([f"{key}={value}"])[0])
+    assert OmegaConf.create({"it": override.value()}).it == value
+
+
+def test_what_means_something_to_hydra_keeps_its_meaning():
+    same = [
+        "name=${seed}",
+        "name='a b'",
+        "adapter_path=null",
+        "seed=1",
+        "optimizer.betas=[0.9,0.99]",
+        "-m",
+        "name=a,b",
+    ]
+    assert with_text_quoted(same) == same
+    assert with_text_quoted(["name=a,b"]) == ["name='a,b'"]  # without -m
+
+
+def test_bytes_that_an_ascii_locale_cannot_read_are_utf_8():
+    argument = "name=größe".encode().decode("ascii", "surrogateescape")
+    assert with_text_quoted([argument]) == ["name='größe'"]
 
 
 def test_other_arguments_are_left_alone():
@@ -128,8 +179,6 @@ def test_other_arguments_are_left_alone():
         "seed=1",
         "-m",
         "prompt",
-        "prompt='quoted'",
-        'prompt="quoted"',
         "adapter_path=x",
         "model.path=y",
     ]

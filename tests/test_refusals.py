@@ -52,7 +52,7 @@ CASES = {
         "phase.rond is not a setting of .*mean phase.round?",
     ),
     "evaluate": (["gidance_scale=1"], "gidance_scale is not a setting .*did you mean guidance_scale?"),
-    "sample": (["prompt=x", "num_images=0"], "num_images=0 must be a whole number of at least 1"),
+    "sample": (["prompt=x", "num_images=0"], "num_images=0 must be a whole number from 1 to 100000"),
     "export": (["run=x", "to=y", "format=peftt"], "format=peftt must be one of .*did you mean peft?"),
     "convert": (["reward=pickscore", "fron=x"], "fron is not a setting of convert; did you mean from?"),
     "reward_server": (["reward=ocrr"], "reward=ocrr: there is no such choice; did you mean reward=ocr?"),

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 ADAPTER: Mapping[str, str] = {"adapter": "adapter_path"}
+
+TEXT = (
+    "name", "run_id", "run", "from", "to", "out", "title", "adapter_path", "model_path", "tokenizer",
+    "reward_name", "benchmark_name", "host", "token_variable", "reference", "paths.*", "model.path",
+    "model.revision", "model.prompt_cache", "teacher.teachers.*.path", "data.path", "data.tasks.*.path",
+    "benchmark.path", "benchmark.tasks.*.path", "regulariser.path", "adapter.start", "phase.output",
+    "pipeline.path", "callbacks.*folder", "logger.*.save_dir", "logger.*.name", "reward.*path",
+    "reward.*revision", "reward.*address", "metric.*path", "metric.*revision",
+    "trainer.default_root_dir",
+)  # fmt: skip
+"""Settings that are text or a path (``*`` for any text): what Hydra would read otherwise is quoted."""
+
+_PLAIN = re.compile(r"[A-Za-z_./~][\w./~:@%+-]*", re.ASCII)
+_SPECIAL = ("null", "true", "false", "nan", "inf", "???", "")
+_SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list)\(.*\)|.*,.*", re.DOTALL)
 
 
 def hydra_arguments(
@@ -13,7 +31,8 @@ def hydra_arguments(
     """Arguments with adapters and prompts in Hydra's terms, the others as they are.
 
     ``adapter=<folder>`` becomes ``adapter_path=<folder>``: ``adapter`` is a config group too, and Hydra would
-    look for a file of that name in it. A prompt is quoted, so that commas, brackets and quotes belong to it.
+    look for a file of that name in it. A prompt is quoted, so that all of it is text, exactly as it came:
+    commas, quotes, backslashes, ``${...}``.
 
     Args:
         arguments: As on the command line.
@@ -31,19 +50,56 @@ def _hydra_argument(argument: str, short: Mapping[str, str], whole: Collection[s
     key, separator, value = argument.partition("=")
     if key in short and separator:
         return f"{short[key]}={value}"
+    return f"{key}={quoted(value)}" if key in whole and separator else argument
+
+
+def with_text_quoted(arguments: Sequence[str]) -> list[str]:
+    """Arguments with values quoted that are text by their setting, and something else to Hydra.
+
+    Quotes, references (``${...}``), null and, in a sweep, lists of values mean what they mean to Hydra.
+
+    Args:
+        arguments: As on the command line. Bytes that the locale could not decode are read as UTF-8.
+
+    Examples:
+        >>> print(*with_text_quoted(["adapter_path=runs/lr=3e-4/adapter", "run_id=007", "seed=1"]), sep="; ")
+        adapter_path='runs/lr=3e-4/adapter'; run_id='007'; seed=1
+    """
+    sweep = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
+    return [_with_text_quoted(_decoded(argument), sweep) for argument in arguments]
+
+
+def _with_text_quoted(argument: str, sweep: bool) -> str:
+    key, separator, value = argument.partition("=")
+    is_text = any(fnmatchcase(key.lstrip("+"), pattern) for pattern in TEXT)
+    if not separator or not is_text or value.lower() in _SPECIAL or _PLAIN.fullmatch(value):
+        return argument
     already = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
-    if key not in whole or not separator or already:
+    if already or "${" in value or (sweep and _SWEEP.fullmatch(value)):
         return argument
     return f"{key}={quoted(value)}"
 
 
+def _decoded(argument: str) -> str:
+    """``argument`` as UTF-8, where the locale is ASCII and left bytes of it as surrogates."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument
+
+
 def quoted(text: str) -> str:
-    """``text`` so that Hydra takes all of it for one value.
+    r"""``text`` so that Hydra and OmegaConf take all of it for one value, exactly as it is.
 
     Examples:
         >>> print(quoted("runs/a, b"))
         'runs/a, b'
+        >>> print(quoted("it's ${HOME}"))
+        'it\'s \${HOME}'
     """
+    # A reference is text after a backslash, and backslashes before it are then doubled.
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     # In Hydra's quoted strings a backslash is special only before a quote, or at the end.
-    escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"
+    return (
+        "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), literal) + "'"
+    )

@@ -13,13 +13,16 @@ from typing import Any, cast
 import lightning
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check import ConfigError, check_config, check_fit, check_prompts, config_errors
+from diffopd.check.trial import check_optimizers
 from diffopd.checkpoint import SafetensorsCheckpointIO, round_of
 from diffopd.evaluation import Benchmark
 from diffopd.finished import Finished, remove_finished, write_finished
+from diffopd.hub import tell_at_once
 from diffopd.inputs import inputs_of
 from diffopd.metrics_csv import METRICS
 from diffopd.pin import pin_model
@@ -163,6 +166,7 @@ def build(cfg: DictConfig) -> Experiment:
         ConfigError: If the config cannot work; nearly all of it is found before weights load.
     """
     silence_known_noise()
+    tell_at_once()
     check_config(cfg)
     folder = Path(cfg.paths.run)
     phase_class = get_class(cfg.phase._target_)
@@ -171,6 +175,7 @@ def build(cfg: DictConfig) -> Experiment:
         pin_model(cfg)  # before the config is saved
     checkpoint = find_checkpoint(cfg, folder) if is_first_process() else None
     parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
+    check_optimizers(_optimizers(cfg, parts), named=getattr(phase_class, "names_parameters", False))
     check_fit(cfg, parts)
     data = instantiate(cfg.data)
     check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), parts.get("reward"))
@@ -180,8 +185,8 @@ def build(cfg: DictConfig) -> Experiment:
     settings = {key: value for key, value in cfg.trainer.items() if key != "num_threads"}
     trainer = instantiate(
         settings,
-        callbacks=list(instantiate(cfg.callbacks).values()),
-        logger=list(instantiate(cfg.logger).values()),
+        callbacks=_of_kind("callbacks", instantiate(cfg.callbacks), lightning.Callback),
+        logger=_of_kind("logger", instantiate(cfg.logger), Logger),
         plugins=[SafetensorsCheckpointIO(inputs, result_settings(cfg))],
         reload_dataloaders_every_n_epochs=1,
     )
@@ -209,3 +214,23 @@ def _benchmark(cfg: DictConfig) -> Benchmark:
     """With its config, which scores are kept with."""
     settings: Any = OmegaConf.to_container(cfg.benchmark, resolve=True)
     return dataclasses.replace(instantiate(cfg.benchmark), settings=settings)
+
+
+def _optimizers(cfg: DictConfig, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Config path -> what makes an optimizer."""
+    found = {"optimizer": parts["optimizer"]} if "optimizer" in parts else {}
+    if "fake_optimizer" in cfg.phase:
+        found["phase.fake_optimizer"] = instantiate(cfg.phase.fake_optimizer)
+    return found
+
+
+def _of_kind(group: str, parts: Mapping[str, Any], kind: type) -> list[Any]:
+    """The built parts of a group.
+
+    Raises:
+        ConfigError: If one is of another kind; its source did not say so.
+    """
+    for name, part in parts.items():
+        if not isinstance(part, kind):
+            raise ConfigError(f"{group}.{name} makes a {type(part).__name__}, which is no {kind.__name__}")
+    return list(parts.values())

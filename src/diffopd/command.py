@@ -14,8 +14,10 @@ from types import FrameType
 from typing import NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from diffopd.arguments import with_text_quoted
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
 from diffopd.configs import config_folder
 from diffopd.ending import no_end_from_outside, why_stopped
@@ -25,6 +27,7 @@ from diffopd.rank import is_first_process
 from diffopd.recorded import typed
 from diffopd.signals import INTERRUPTED, REQUESTS_TO_END, Ended
 from diffopd.start import end_at_once, importing, interruption
+from diffopd.sweep import register_given, warn_of_unused_launcher
 
 REFUSED = 2
 """Exit code of a configuration that is not allowed."""
@@ -62,6 +65,7 @@ def command(
             started = True
             with ending_when_asked(), errors_told(debug=bool(cfg.get("debug"))):
                 silence_known_noise()
+                warn_of_unused_launcher(HydraConfig.get())
                 try:
                     check_config(cfg, config_name)
                     run(cfg)
@@ -73,7 +77,9 @@ def command(
         def run_hydra(typed_arguments: Sequence[str]) -> None:
             try:
                 check_flags(typed_arguments)
-                sys.argv[1:] = [*arguments(typed_arguments), *(() if is_first_process() else NO_FILES)]
+                given = with_text_quoted(arguments(typed_arguments))
+                sys.argv[1:] = [*given, *(() if is_first_process() else NO_FILES)]
+                register_given()
                 main()
             except COMPOSITION_ERRORS as error:
                 if started or "debug=true" in sys.argv:

@@ -93,6 +93,10 @@ def why_not_writable(folder: str | PathLike[str]) -> str | None:
         return f"{place} is a file, where a folder is needed"
     if not os.access(place, os.W_OK | os.X_OK):
         return f"no permission to write in {place}, or it is read-only"
+    try:  # there are folders, such as those of /proc, that say one may and mean not
+        os.rmdir(tempfile.mkdtemp(dir=place, prefix=".diffopd_"))
+    except OSError as error:
+        return None if is_full_disk(error) else f"nothing can be made in {place} ({error.strerror})"
     return None
 
 

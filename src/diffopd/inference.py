@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffopd.adapter import find_card
+from diffopd.hub import tell_at_once
 from diffopd.model import PipelineModel, read_transformer_config
 from diffopd.quiet import silence_known_noise
 from diffopd.teacher import TeacherCard, check_frozen, load_frozen
@@ -33,6 +34,7 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[PipelineModel, str | 
         ValueError: If the adapter does not fit; this is found before weights load.
     """
     silence_known_noise()
+    tell_at_once()
     device = chosen_device(cfg.device)
     if cfg.adapter_path is not None:
         base_config = read_transformer_config(cfg.model.path, cfg.model.revision)

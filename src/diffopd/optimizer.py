@@ -47,7 +47,13 @@ class MuonAdamW(torch.optim.Optimizer):
         Raises:
             ValueError: If no matrix does.
         """
-        named = [(name, parameter) for name, parameter in params if parameter.requires_grad]
+        given = list(params)
+        if not all(isinstance(entry, tuple) for entry in given):
+            raise ValueError(
+                "it sorts a network's parameters by their names, which training from nothing gives and an "
+                "adapter has not; choose optimizer=adamw"
+            )
+        named = [(name, parameter) for name, parameter in given if parameter.requires_grad]
         chosen = {name for name, parameter in named if parameter.ndim == 2 and matrices_in in name}
         if not chosen:
             raise ValueError(

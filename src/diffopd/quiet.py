@@ -53,8 +53,18 @@ class DropMatching(logging.Filter):
         return hash(self.pattern)
 
 
+CONSOLES = ("lightning", "lightning.pytorch", "lightning.fabric", "huggingface_hub")
+"""Loggers of libraries that print by themselves what they hand on to the root logger, too."""
+
+
 def silence_known_noise() -> None:
-    """Drop the messages named above and no others; calling it again changes nothing."""
+    """Drop the messages named above and no others, and print none twice; calling it again changes nothing."""
+    if logging.getLogger().handlers:  # Hydra's, which print what is handed on
+        for logger in map(logging.getLogger, CONSOLES):
+            if logger.propagate:
+                logger.handlers[:] = [
+                    each for each in logger.handlers if type(each) is not logging.StreamHandler
+                ]
     for name, pattern in LOG_NOISE.items():
         logging.getLogger(name).addFilter(DropMatching(pattern))  # an equal filter is not added twice
     for text, category in WARNING_NOISE:

@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 
-from diffopd.quiet import LOG_NOISE, silence_known_noise
+from diffopd.quiet import CONSOLES, LOG_NOISE, silence_known_noise
 
 LIGHTNING = "lightning.pytorch.utilities.rank_zero"
 
@@ -59,3 +59,31 @@ def test_calling_twice_adds_nothing(quiet):
     count = len(logging.getLogger(LIGHTNING).filters)
     silence_known_noise()
     assert len(logging.getLogger(LIGHTNING).filters) == count
+
+
+@pytest.mark.parametrize("name", CONSOLES)
+def test_a_message_is_printed_once(name, monkeypatch, capsys):
+    import lightning  # whose import gives its loggers consoles of their own
+
+    assert lightning.Trainer
+    library, root = logging.getLogger(name), logging.getLogger()
+    printed: list[str] = []
+    own, theirs = logging.Handler(), logging.StreamHandler()
+    own.emit = lambda record: printed.append(record.getMessage())
+    monkeypatch.setattr(theirs, "emit", own.emit)
+    monkeypatch.setattr(root, "handlers", [own])
+    monkeypatch.setattr(library, "handlers", [theirs])
+    monkeypatch.setattr(library, "propagate", True)
+    library.warning("before")
+    assert printed.count("before") == 2
+    silence_known_noise()
+    library.warning("after")
+    assert printed.count("after") == 1
+
+
+def test_a_library_that_nobody_else_prints_keeps_its_console(monkeypatch):
+    library, console = logging.getLogger("lightning"), logging.StreamHandler()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(library, "handlers", [console])
+    silence_known_noise()
+    assert library.handlers == [console]

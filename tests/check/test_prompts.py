@@ -11,8 +11,8 @@ from diffopd.check import ConfigError, check_prompts
 from diffopd.data.prompts import PromptData
 from diffopd.model import SD3Model
 
-CAT = {"class": "cat", "count": 1}
-GOOD = {"prompt": "a photo of a cat", "tag": "single_object", "include": [CAT]}
+CAT = {"class": "circle", "count": 1}
+GOOD = {"prompt": "a photo of a circle", "tag": "single_object", "include": [CAT]}
 
 
 def lines(path, *records):
@@ -26,8 +26,22 @@ def lines(path, *records):
         ({"prompt": "a cat"}, r"needs 'include', a list .*; it has the keys \['prompt'\]"),
         ({**GOOD, "include": []}, "needs 'include'"),
         ({**GOOD, "exclude": "dog"}, "may have 'exclude', another"),
-        ({**GOOD, "include": [{"class": "cat"}]}, "clause needs 'class' and 'count', got {'class': 'cat'}"),
+        ({**GOOD, "include": [{"class": "ring"}]}, "clause needs 'class' and 'count', got {'class': 'ring'}"),
         ({**GOOD, "include": [{**CAT, "count": 0}]}, "'count' .* must be a whole number of at least 1"),
+        (
+            {**GOOD, "include": [{**CAT, "class": "circel"}]},
+            "no image can have class 'circel': .* mean 'circle'",
+        ),
+        (
+            {**GOOD, "exclude": [{**CAT, "class": "zebra"}]},
+            "class 'zebra': .* it knows circle, cross, ring, square",
+        ),
+        ({**GOOD, "include": [{**CAT, "color": "rd"}]}, "no image can have color 'rd': .* mean 'red'"),
+        (
+            {**GOOD, "include": [{**CAT, "class": ["circle"]}]},
+            "'class' of a GenEval clause must be a name, got",
+        ),
+        ({**GOOD, "include": [{**CAT, "color": 3}]}, "'color' of a GenEval clause must be a name, got"),
         ({**GOOD, "include": [{**CAT, "position": ["over", 0]}]}, r"must be \[relation, an earlier clause\]"),
         ({**GOOD, "include": [{**CAT, "position": ["above", 0]}]}, "an earlier clause"),
     ],

@@ -1,7 +1,9 @@
+import gc
 import json
 
 import pytest
 
+from diffopd.data import prompt_files
 from diffopd.data.prompt_files import PromptEntry, read_prompts
 
 
@@ -78,3 +80,35 @@ def test_a_file_one_may_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_text", refuse)  # as root one may read anything
     with pytest.raises(ValueError, match=r"^data.tasks.ocr.path=.*cannot be read \(Permission denied\)"):
         read_prompts(file, "ocr", setting="data.tasks.ocr.path")
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
+def test_the_work_for_a_line_is_one_entry_and_no_search_for_garbage(tmp_path, monkeypatch, name):
+    lines, made, collections = 30_000, [], []
+    text = [json.dumps({"prompt": f"p{n}"}) if name.endswith("jsonl") else f"p{n}" for n in range(lines)]
+    (tmp_path / name).write_text("\n".join(text))
+
+    def counted(*arguments):
+        made.append(1)
+        return PromptEntry(*arguments)
+
+    def collected(phase, info):
+        collections.append(info["generation"])
+
+    monkeypatch.setattr(prompt_files, "PromptEntry", counted)
+    gc.callbacks.append(collected)
+    try:
+        entries = read_prompts(tmp_path / name, "any")
+        seen = list(collections)
+    finally:
+        gc.callbacks.remove(collected)
+    assert (len(entries), len(made)) == (lines, lines)
+    assert len(seen) <= 4  # those before and after the lines; with the collector on, one every 700 objects
+    assert gc.isenabled()
+    assert [entries[0].line, entries[-1].line] == [1, lines]
+
+
+def test_a_line_that_is_nested_too_deeply(tmp_path):
+    (tmp_path / "deep.jsonl").write_text('{"prompt": "x"}\n' + "[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ValueError, match=r"deep.jsonl, line 2: nested too deeply"):
+        read_prompts(tmp_path / "deep.jsonl", "any")

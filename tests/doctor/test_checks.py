@@ -69,11 +69,11 @@ def test_micro_batches_of_unequal_size(plan):
     assert worst(share_findings(plan("mopd_ode", "phase.micro_batch_size=3"))).level == Level.FINE
 
 
-def test_a_single_sample_of_a_prompt_teaches_nothing(plan):
+def test_a_single_sample_of_a_prompt_is_compared_with_other_prompts(plan):
     alone = "data.tasks.ocr.group_size=1"
     found = worst(group_findings(plan("teacher_ocr", alone)))
     assert found.level == Level.FAILURE
-    assert "data.tasks.ocr.group_size=1: an advantage compares samples of one prompt" in found.text
+    assert "data.tasks.ocr.group_size=1: without a second sample" in found.text
     assert worst(group_findings(plan("guard_ocr"))).level == Level.FINE
     assert not list(group_findings(plan("mopd_ode", alone)))
 

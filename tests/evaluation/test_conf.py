@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ NAMES = sorted(path.stem for path in (CONF / "benchmark").glob("*.yaml"))
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_text('a door that says "PUSH"\na red barn\n')
+    path = tmp_path / "prompts.jsonl"  # which every metric could score
+    lines = [
+        {"prompt": f'a door that says "{word}"', "tag": "counting", "include": [{"class": "cat", "count": 1}]}
+        for word in ("PUSH", "PULL")
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
     return path
 
 

@@ -65,12 +65,15 @@ def test_prompt_without_quotes_is_named():
 
 
 @pytest.fixture(scope="module")
-def reward(request):
+def reward():
+    return instantiate(config())
+
+
+def config():
+    """``reward=ocr`` for the embedded model's drawings."""
     conf = Path(__file__).parents[2] / "conf"
     domain = OmegaConf.load(conf / "domain/drawn.yaml")
-    return instantiate(
-        OmegaConf.create({"domain": domain, "reward": OmegaConf.load(conf / "reward/ocr.yaml")}).reward
-    )
+    return OmegaConf.create({"domain": domain, "reward": OmegaConf.load(conf / "reward/ocr.yaml")}).reward
 
 
 def test_clean_signs_are_read(reward, drawings):
@@ -83,8 +86,7 @@ def test_blank_images_read_as_nothing(reward):
 
 
 def test_flags_of_a_call_with_detection_do_not_stick(drawings):
-    config = OmegaConf.load(Path(__file__).parents[2] / "conf/reward/ocr.yaml")
-    recognizer = instantiate(config, recognizer={"detect": True, "upscale": 8}).recognizer
+    recognizer = instantiate(config(), recognizer={"detect": True, "upscale": 8}).recognizer
     images, signs = drawings(("sign",), 4, seed=8, task="ocr")
     first, again = recognizer(images), recognizer(images)
     assert first == again

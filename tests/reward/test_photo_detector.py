@@ -16,6 +16,8 @@ from transformers import (
 )
 
 from diffopd.evaluation import BenchmarkTask
+from diffopd.metric.reward_mean import RewardMean
+from diffopd.reward.clip_colours import ClipColours
 from diffopd.reward.coco import COCO_NAMES
 from diffopd.reward.composition import CompositionReward
 from diffopd.reward.photo_detector import PhotoDetector, detector_input
@@ -219,3 +221,28 @@ def test_official_metadata_is_scored_end_to_end(folder, tmp_path):
 def test_every_class_has_a_name_in_the_detections(folder):
     one = planted(folder, *((label, 0.9, (0, 0, 4, 4)) for label in range(80)))
     assert {d.name for d in one(torch.rand(1, 3, 64, 64))[0]} == set(COCO_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("clause", "message"),
+    [
+        (
+            {"class": "computer mose", "count": 1},
+            "no image can have class 'computer mose': .* mean 'computer mouse'",
+        ),
+        (
+            {"class": "bench", "count": 1, "color": "grean"},
+            "no image can have color 'grean': .* mean 'green'",
+        ),
+    ],
+)
+def test_lines_of_what_is_never_found_are_errors_by_file_and_line(folder, tmp_path, clause, message):
+    colours = ClipColours(path=str(folder), revision=None, batch_size=1, device="cpu", dtype="fp32")
+    reward = CompositionReward(detector=detector(folder, colours), score="strict")
+    good = {"prompt": "x", "tag": "colors", "include": [{"class": "tv remote", "count": 1, "color": "white"}]}
+    file = tmp_path / "asked.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in (good, {**good, "include": [clause]})))
+    metric = RewardMean(reward=reward, parts=[], tags=[])
+    task = BenchmarkTask(path=str(file), num_prompts=None, images_per_prompt=1, metric=metric)
+    with pytest.raises(ValueError, match=rf"benchmark\.tasks\.composition\.path={file}, line 2: {message}"):
+        task.prompts("composition")

@@ -87,14 +87,14 @@ class EMA:
     """Exponential average of an adapter, kept in a second adapter.
 
     Attributes:
-        decay: Largest decay, in [0, 1].
+        decay: Largest decay, in [0, 1): an average that keeps all of itself never moves.
         update_interval: Optimiser steps from one update to the next.
     """
 
     def __init__(self, *, decay: float, update_interval: int) -> None:
-        if not 0 <= decay <= 1 or update_interval < 1:
+        if not 0 <= decay < 1 or update_interval < 1:
             raise ValueError(
-                f"ema.decay={decay} must be in [0, 1] and ema.update_interval={update_interval} at least 1"
+                f"ema.decay={decay} must be in [0, 1) and ema.update_interval={update_interval} at least 1"
             )
         self.decay, self.update_interval = decay, update_interval
 

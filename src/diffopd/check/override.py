@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import CompactHydraException, MissingConfigException
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffopd.arguments import quoted
 from diffopd.check.error import did_you_mean
 from diffopd.check.setting import Groups
 from diffopd.configs import config_folder
@@ -33,6 +35,13 @@ def explain_composition(error: Exception, config_name: str, overrides: Sequence[
     Returns:
         One message without Hydra's advice to append keys, which a check would refuse later.
     """
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"{error.object!r} cannot be the name of a file in this locale, of encoding {error.encoding}; "
+            "set PYTHONUTF8=1 in the environment"
+        )
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error, overrides)
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _unknown_choice(error)
     if "group override must be a string" in str(error) or isinstance(error, TypeError):
@@ -47,6 +56,21 @@ def explain_composition(error: Exception, config_name: str, overrides: Sequence[
         return f"name is required; start from an experiment, +experiment=... ({choices}), or give name=..."
     cause = f"\n{error.__cause__}" if error.__cause__ is not None and error.__cause__ is not error else ""
     return f"{error}{cause}"
+
+
+def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> str:
+    """How to quote a value that Hydra cannot read, for a shell."""
+    override = str(error.override)
+    key, separator, value = override.partition("=")
+    if not separator:
+        return f"{override}: a setting is given as key=value"
+    if re.fullmatch(r"[+~]{0,2}[\w./@:$-]+", key) is None:
+        return (
+            f"{key} is not the name of a setting: that has letters, digits and dots, as in optimizer.lr=1e-3"
+        )
+    written = f"{key}={quoted(value)}"
+    in_a_shell = shlex.quote(written) if set('"$`\\!') & set(written) else f'"{written}"'
+    return f"{override}: Hydra cannot read this value; as text it is written {in_a_shell}"
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

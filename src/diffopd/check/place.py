@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,23 @@ from omegaconf import DictConfig
 
 from diffopd.check.error import ConfigError
 from diffopd.check.setting import phase_takes
+from diffopd.configs import flat_settings
 
 CARD = "card.json"
+
+WRITTEN = (
+    "paths.checkpoints",
+    "callbacks.*folder",
+    "logger.*.folder",
+    "logger.*.save_dir",
+    "logger.*.root_dir",
+    "trainer.default_root_dir",
+    "phase.output",
+    "model.prompt_cache",
+    "to",
+    "out",
+)
+"""Settings that name a folder to write to."""
 
 
 def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -24,6 +40,11 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
     run = (values.get("paths") or {}).get("run")
     if isinstance(run, str) and (why := why_not_writable(run)):
         yield f"paths.run={run}: {why}; choose another place with paths.root=..."
+    else:
+        for setting, folder in flat_settings(values):
+            if isinstance(folder, str) and any(fnmatchcase(setting, pattern) for pattern in WRITTEN):
+                if folder and (why := why_not_writable(Path(folder).expanduser())):
+                    yield f"{setting}={folder}: {why}; give a folder that can be made"
 
     yield from _port_problems(values)
     model = values.get("model")

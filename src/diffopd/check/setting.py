@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffopd.check.absent import why_absent
 from diffopd.check.annotation import Allowed, allowed_by, shown
 from diffopd.check.error import did_you_mean
+from diffopd.check.interface import interface_problems
 from diffopd.check.limit import limit_problems, matches
 from diffopd.check.source import Target, read_target
 from diffopd.check.values import UNKNOWN, UNSET
@@ -156,6 +157,7 @@ def _node_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:
         yield f"{path}._partial_={shown(partial)} must be true or false"
     if isinstance(named, str):
         target = read_target(named)
+        yield from interface_problems(path, node)
         yield from _target_problems(path, node, target)
     else:
         yield from _keys_problems(path, node)
@@ -212,6 +214,9 @@ def _target_problems(path: str, node: Mapping[str, Any], target: Target | None) 
         if reason := why_absent(name):
             yield f"{path}._target_={name}: {reason}"
         return
+    later = {"params"} if node.get("_partial_") else set()  # an optimiser gets its parameters from the phase
+    for key in sorted(later & set(node)):
+        yield f"{path}.{key} is not a setting: the phase gives it"
     beside = BESIDE_TARGET.get(path, ())
     if not target.takes_any:
         known = [*(key for key in target.parameters if key not in _parts_of(path)), *beside]
@@ -221,7 +226,6 @@ def _target_problems(path: str, node: Mapping[str, Any], target: Target | None) 
                 yield f"{path}.{key} is not a setting of {name}{near or _list(known)}"
     if path == "phase":  # what it is built from is asked for apart
         return
-    later = {"params"} if node.get("_partial_") else set()  # an optimiser gets its parameters from the phase
     for key, parameter in target.parameters.items():
         if parameter.required and key not in node and key not in later:
             yield f"{path}.{key} is missing; {name} needs it"

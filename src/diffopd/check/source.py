@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from diffopd.check.error import ConfigError
 
-_MAX_HOPS = 20  # imports followed from one name to its definition
+MAX_HOPS = 20  # imports followed from one name to its definition
 _PLAIN_BASES = {"object", "ABC", "Generic", "Protocol"}
 
 
@@ -64,11 +65,13 @@ class Target:
         parameters: What it takes by name.
         takes_any: Whether it takes other names, too (``**kwargs``).
         constants: A class's own attributes with literal values.
+        function: Whether it is a function, not a class.
     """
 
     parameters: Mapping[str, Parameter]
     takes_any: bool
     constants: Mapping[str, Any]
+    function: bool = False
 
 
 @cache
@@ -79,8 +82,17 @@ def read_target(dotted: str) -> Target | None:
         return None
     module, node = found
     if isinstance(node, ast.FunctionDef):
-        return _from_function(module, node, skip=0)
+        return replace(_from_function(module, node, skip=0), function=True)
     return _from_class(module, node, 0) if isinstance(node, ast.ClassDef) else None
+
+
+def is_module(dotted: str) -> bool:
+    """Whether ``dotted`` is a module or a package, as far as files show."""
+    head, *rest = dotted.split(".")
+    module = _top_module(head)
+    for part in rest:
+        module = _submodule(module, part) if module else None
+    return module is not None and (not rest or find(dotted) is None)
 
 
 def is_installed(dotted: str) -> bool:
@@ -117,17 +129,30 @@ def find(dotted: str, hops: int = 0) -> tuple[Module, ast.AST] | None:
 def find_in(module: Module, name: str, hops: int = 0) -> tuple[Module, ast.AST] | None:
     """The module and statement that define ``name`` as seen in ``module``."""
     statement = module.names.get(name)
-    if statement is None or hops > _MAX_HOPS:
+    if hops > MAX_HOPS:
         return None
+    if statement is None:
+        return _find_by_star(module, name, hops)
     if isinstance(statement, ast.Assign):
-        return _follow(module, statement.value, hops + 1) or (module, statement)
+        return follow(module, statement.value, hops + 1) or (module, statement)
     if isinstance(statement, ast.ImportFrom):
         imported = next(alias.name for alias in statement.names if (alias.asname or alias.name) == name)
         return find(f"{_source_of(statement, module)}.{imported}", hops + 1)
     return None if isinstance(statement, ast.Import) else (module, statement)
 
 
-def _follow(module: Module, expression: ast.expr, hops: int) -> tuple[Module, ast.AST] | None:
+def _find_by_star(module: Module, name: str, hops: int) -> tuple[Module, ast.AST] | None:
+    """The same for a name that ``from ... import *`` brings, which brings none that begins with ``_``."""
+    for key, statement in module.names.items():
+        if key.startswith("*") and isinstance(statement, ast.ImportFrom) and not name.startswith("_"):
+            source = _source_of(statement, module)
+            if source.partition(".")[0] not in sys.stdlib_module_names:
+                if found := find(f"{source}.{name}", hops + 1):
+                    return found
+    return None
+
+
+def follow(module: Module, expression: ast.expr, hops: int) -> tuple[Module, ast.AST] | None:
     """The definition a plain or dotted name refers to in ``module``."""
     if isinstance(expression, ast.Name):
         return find_in(module, expression.id, hops)
@@ -142,9 +167,9 @@ def _follow(module: Module, expression: ast.expr, hops: int) -> tuple[Module, as
 
 
 def _from_class(module: Module, node: ast.ClassDef, hops: int) -> Target | None:
-    if hops > _MAX_HOPS:
+    if hops > MAX_HOPS:
         return None
-    bases = [_base(module, base, hops) for base in node.bases if not _is_plain(base)]
+    bases = [_base(module, base, hops) for base in node.bases if not is_plain(base)]
     inherited = [target for target in bases if target is not None]
     constants = {
         name: value for target in reversed(inherited) for name, value in target.constants.items()
@@ -163,12 +188,13 @@ def _from_class(module: Module, node: ast.ClassDef, hops: int) -> Target | None:
     return Target(parameters, any(target.takes_any for target in inherited), constants)
 
 
-def _is_plain(base: ast.expr) -> bool:
+def is_plain(base: ast.expr) -> bool:
+    """Whether a base says nothing of what its class can do."""
     return ast.unparse(base).rpartition(".")[2].partition("[")[0] in _PLAIN_BASES
 
 
 def _base(module: Module, base: ast.expr, hops: int) -> Target | None:
-    found = _follow(module, base, hops + 1)
+    found = follow(module, base, hops + 1)
     if found is None or not isinstance(found[1], ast.ClassDef):
         return None
     return _from_class(found[0], found[1], hops + 1)
@@ -215,6 +241,8 @@ def _names(tree: ast.Module) -> dict[str, ast.AST]:
             given = [target.id for target in statement.targets if isinstance(target, ast.Name)]
         elif isinstance(statement, ast.ImportFrom):
             given = [alias.asname or alias.name for alias in statement.names]
+            if given == ["*"]:
+                given = [f"*{statement.lineno}"]
         elif isinstance(statement, ast.Import):
             given = [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
         elif isinstance(statement, (ast.If, ast.Try, ast.ExceptHandler)):

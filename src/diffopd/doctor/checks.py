@@ -93,8 +93,9 @@ def group_findings(plan: Plan) -> Iterator[Finding]:
             yield Finding(
                 Level.FAILURE,
                 "group",
-                f"data.tasks.{task.task}.group_size={task.group_size}: an advantage compares samples of one "
-                "prompt, so all are 0 and nothing is learned; take at least 2, better 8 or more",
+                f"data.tasks.{task.task}.group_size={task.group_size}: without a second sample of its prompt "
+                "a sample is compared with those of other prompts, and easy prompts look like good images; "
+                "take at least 2, better 8 or more",
             )
         else:
             yield Finding(Level.FINE, "group", f"{task.group_size} samples of each {task.task} prompt")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torchmetrics import Metric
 
-from diffopd.data.prompt_files import read_prompts
+from diffopd.data.prompt_files import PromptEntry, read_prompts
 from diffopd.metric.reward_mean import RewardMean
+from diffopd.reward.checked import check_prompt
 from diffopd.types import Prompts, Sampler
 
 
@@ -35,7 +36,8 @@ class BenchmarkTask:
         ``indices`` number the images of the task, ``groups`` its prompts.
 
         Raises:
-            ValueError: If the file cannot be read or has fewer prompts than asked for.
+            ValueError: If the file cannot be read, has fewer prompts than asked for, or one that the metric's
+                reward could give no image a mark for.
         """
         at = f"benchmark.tasks.{task}"
         entries = read_prompts(self.path, task, setting=f"{at}.path")
@@ -46,6 +48,7 @@ class BenchmarkTask:
             )
         if self.images_per_prompt < 1:
             raise ValueError(f"{at}.images_per_prompt={self.images_per_prompt} must be at least 1")
+        self._check(entries[:number], task, f"{at}.path={self.path}")
         entries = entries[:number] * self.images_per_prompt
         return Prompts(
             texts=tuple(entry.text for entry in entries),
@@ -54,6 +57,15 @@ class BenchmarkTask:
             indices=tuple(range(len(entries))),
             groups=tuple(row % number for row in range(len(entries))),
         )
+
+    def _check(self, entries: Sequence[PromptEntry], task: str, setting: str) -> None:
+        """Have the reward look at every prompt, as a training's does."""
+        reward = None if self.metric is None else self.metric.reward
+        for entry in entries:
+            try:
+                check_prompt(reward, Prompts((entry.text,), (task,), (entry.metadata,), (0,), (0,)))
+            except ValueError as error:
+                raise ValueError(f"{setting}, line {entry.line}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,11 +31,13 @@ def run(cfg: DictConfig) -> None:
     from diffopd.export.memory import memory_needed
     from diffopd.export.source import read_source
     from diffopd.export.write import check_target, export
+    from diffopd.hub import tell_at_once
     from diffopd.inference import chosen_device
     from diffopd.precision import parse_dtype
     from diffopd.quiet import silence_known_noise
 
     silence_known_noise()
+    tell_at_once()
     to = expanded(cfg.to)
     check_target(to)
     source = read_source(cfg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import numpy as np
@@ -37,6 +37,8 @@ class PretrainPhase(lightning.LightningModule):
         gradient_clip: Largest gradient norm.
         ema_decay: Decay of the weight average that is saved.
     """
+
+    names_parameters: ClassVar[bool] = True  # to the optimizer, which may sort them
 
     def __init__(
         self,

@@ -22,7 +22,8 @@ class CompositionReward:
 
     Args:
         detector: Images to objects; another detector makes the same reward judge another kind of image. Its
-            ``note``, if it has one, is said with every score.
+            ``note``, if it has one, is said with every score; its ``classes`` and ``colour_names``, if it has
+            them, are all that prompts may ask for.
         score: Which of the four is the value to maximise.
     """
 
@@ -53,12 +54,13 @@ class CompositionReward:
         return Scores(parts[self.score], parts, "; ".join(filter(None, (_SCALES[self.score], note))))
 
     def check_prompt(self, prompt: Prompts) -> None:
-        """Refuse a prompt without sound GenEval clauses.
+        """Raise for a prompt without sound GenEval clauses, or of objects that the detector does not know.
 
         Raises:
-            ValueError: If it has none.
+            ValueError: If it has none, or asks for a class or a colour that is never found.
         """
-        check_clauses(prompt.metadata[0])
+        classes, colours = (getattr(self.detector, name, None) for name in ("classes", "colour_names"))
+        check_clauses(prompt.metadata[0], classes=classes, colours=colours)
 
     def known_pair(self) -> KnownPair | None:
         """The pair the detector knows, as pictures differ with it; None if it knows none."""

@@ -9,8 +9,9 @@ References:
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,14 +74,22 @@ def score_detections(detections: Sequence[Detection], metadata: Mapping[str, Any
     return GenevalScore(official, strict, dense, dense_released)
 
 
-def check_clauses(metadata: Mapping[str, Any]) -> None:
-    """Refuse metadata that :func:`score_detections` could not use.
+def check_clauses(
+    metadata: Mapping[str, Any],
+    *,
+    classes: Collection[str] | None = None,
+    colours: Collection[str] | None = None,
+) -> None:
+    """Raise for metadata that :func:`score_detections` could not use, or that no image could meet.
 
     Args:
         metadata: ``include`` and ``exclude`` clauses in GenEval's format.
+        classes: Names of the objects that the detector finds; None if it does not say.
+        colours: Names of the colours it tells; None if it does not say.
 
     Raises:
-        ValueError: If there is no ``include`` clause, or a clause lacks what every clause has.
+        ValueError: If there is no ``include`` clause, a clause lacks what every clause has, or it asks for a
+            class or a colour that is never found.
     """
     include, exclude = metadata.get("include"), metadata.get("exclude") or []
     if not isinstance(include, list) or not include or not isinstance(exclude, list):
@@ -95,12 +104,26 @@ def check_clauses(metadata: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"'count' of a GenEval clause must be a whole number of at least 1, got {clause!r}"
             )
+        _check_name("class", clause["class"], classes, clause)
+        if "color" in clause:
+            _check_name("color", clause["color"], colours, clause)
     for place, clause in enumerate(include):
         position = clause.get("position")
         if position is not None and not _is_position(position, place):
             raise ValueError(
                 f"'position' of a GenEval clause must be [relation, an earlier clause], got {clause!r}"
             )
+
+
+def _check_name(key: str, name: Any, known: Collection[str] | None, clause: Mapping[str, Any]) -> None:
+    if not isinstance(name, str):
+        raise ValueError(f"'{key}' of a GenEval clause must be a name, got {clause!r}")
+    if known is not None and name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        instead = f"did you mean '{near[0]}'?" if near else f"it knows {', '.join(sorted(known))}"
+        raise ValueError(
+            f"no image can have {key} '{name}': the reward's detector has no such name; {instead}"
+        )
 
 
 def _is_position(position: Any, place: int) -> bool:

@@ -23,7 +23,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 
 from diffopd.png import to_picture
 from diffopd.precision import parse_dtype
-from diffopd.reward.clip_colours import on_grey
+from diffopd.reward.clip_colours import COLOURS, ClipColours, on_grey
 from diffopd.reward.coco import COCO_NAMES, check_labels
 from diffopd.reward.frozen import chosen_device, load_pretrained
 from diffopd.reward.geneval import MIN_CONFIDENCE
@@ -60,7 +60,11 @@ class PhotoDetector:
 
     Attributes:
         note: Said with every score.
+        classes: What it finds.
+        colour_names: What it calls the colours, unless the user's own names them.
     """
+
+    classes: ClassVar[frozenset[str]] = frozenset(COCO_NAMES)
 
     note: ClassVar[str] = "objects by transformers' Mask2Former, not by the mmdet build of the official score"
     setting = "reward.detector"
@@ -88,6 +92,7 @@ class PhotoDetector:
         self.device = device
         self.dtype = parse_dtype(dtype, f"{self.setting}.dtype")
         self.colours = colours
+        self.colour_names = frozenset(COLOURS) if isinstance(colours, ClipColours) else None
         self._model: Any = None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -36,7 +37,14 @@ class ShapeDetector:
         min_pixels: Components with fewer pixels are specks.
         certain_overlap: Overlap with the best mask from which confidence is 1.
         least_overlap: Overlap at which confidence is 0.
+
+    Attributes:
+        classes: What it finds.
+        colour_names: What it calls the colours.
     """
+
+    classes: ClassVar[frozenset[str]] = frozenset(SHAPES)
+    colour_names: ClassVar[frozenset[str]] = frozenset(COLOURS)
 
     def __init__(
         self,

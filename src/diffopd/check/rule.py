@@ -1,0 +1,116 @@
+"""Kinds of limits: a range of numbers, a list of so many, one of a few values, text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from diffopd.check.annotation import shown
+
+
+class Rule(Protocol):
+    """What a value must be; as text it completes "must be"."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` keeps it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number between two finite ends.
+
+    Attributes:
+        low: Smallest.
+        high: Largest.
+        whole: Whether it must be a whole number.
+        open_low: Whether ``low`` itself is too small.
+        open_high: Whether ``high`` itself is too large.
+        also: Single values beside them, such as null or ``auto``.
+    """
+
+    low: float
+    high: float
+    whole: bool = False
+    open_low: bool = False
+    open_high: bool = False
+    also: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        """A range has two finite ends, in order."""
+        assert math.isfinite(self.low)
+        assert math.isfinite(self.high)
+        assert self.low < self.high
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is in it."""
+        if any(value == other and type(value) is type(other) for other in self.also):
+            return True
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        if self.whole:
+            text = f"a whole number from {self.low} to {self.high}"
+        else:
+            ends = "(" if self.open_low else "[", ")" if self.open_high else "]"
+            text = f"a number in {ends[0]}{self.low:.12g}, {self.high:.12g}{ends[1]}"
+        return ", or ".join([text, *map(shown, self.also)])
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A list of so many parts, which have a rule of their own.
+
+    Attributes:
+        count: How many.
+        also: Single values beside such a list.
+    """
+
+    count: int
+    also: tuple[Any, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` has so many."""
+        return value in self.also if not isinstance(value, list) else len(value) == self.count
+
+    def __str__(self) -> str:
+        return ", or ".join([f"a list of {self.count} numbers", *map(shown, self.also)])
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few values, of the same type."""
+
+    choices: Sequence[Any]
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is among them."""
+        return any(value == choice and type(value) is type(choice) for choice in self.choices)
+
+    def __str__(self) -> str:
+        return f"{'one of ' if len(self.choices) > 1 else ''}{', '.join(map(shown, self.choices))}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text that says something.
+
+    Attributes:
+        or_number: Whether a number will do, as the name of a folder does.
+    """
+
+    or_number: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is text, and not blank."""
+        if self.or_number and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return True
+        return isinstance(value, str) and bool(value.strip())
+
+    def __str__(self) -> str:
+        return "text, and not empty"

@@ -182,22 +182,36 @@ def cached_sha256_of(path: str | PathLike[str]) -> str:
     path, size, inode and times of change, so a file that was written again is read again. Damage that
     leaves these as they were goes unseen: to verify a file, use :func:`sha256_of`.
     """
-    file = Path(path).resolve()
-    about = file.stat()
-    if about.st_size < LARGE:
-        return sha256_of(file)
-    key = f"{file} {about.st_dev} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    note = root / "diffopd" / "sha256" / hashlib.sha256(key.encode()).hexdigest()
+    note = _note_of(Path(path))
+    if note is None:
+        return sha256_of(path)
     with contextlib.suppress(OSError):
         return note.read_text(encoding="ascii")
-    found = sha256_of(file)
+    found = sha256_of(path)
     with (
         contextlib.suppress(OSError),
         replacing(note) as temporary,
     ):  # a cache that cannot be kept is no error
         temporary.write_text(found, encoding="ascii")
     return found
+
+
+def is_hashed(path: str | PathLike[str]) -> bool:
+    """Whether :func:`cached_sha256_of` answers at once: the file is small, or its SHA-256 is known."""
+    file = Path(path)
+    note = _note_of(file)
+    return file.stat().st_size < LARGE if note is None else note.is_file()
+
+
+def _note_of(path: Path) -> Path | None:
+    """Where the SHA-256 of a file is kept; None if it is not worth it."""
+    file = path.resolve()
+    about = file.stat()
+    if about.st_size < LARGE:
+        return None
+    key = f"{file} {about.st_dev} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return root / "diffopd" / "sha256" / hashlib.sha256(key.encode()).hexdigest()
 
 
 def _umask() -> int:

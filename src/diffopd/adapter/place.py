@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 
 from diffopd.adapter.safe_file import PICKLES, check_safe
 from diffopd.files import is_hub_path, resolve_path
+from diffopd.weight_files import DIFFUSERS, weight_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -44,11 +45,7 @@ class Place:
     def weights(self) -> list[Path]:
         """The safetensors files."""
         if self.kind == "transformer":
-            return sorted(
-                file
-                for file in self.path.glob(f"{_WHOLE_WEIGHTS}*.safetensors")
-                if "." not in file.name.removesuffix(".safetensors")  # no variant such as .fp16
-            )
+            return weight_files(self.path, DIFFUSERS, self.where)
         return [self.path / WEIGHTS if self.kind == "peft" else self.path]
 
 

@@ -95,6 +95,7 @@ LIMITS: Mapping[str, Rule] = {
     "trainer.max_epochs": whole(1),
     "model.*dtype": PRECISION,
     "model.image_size": whole(1),
+    "model.decode_batch_size": whole_or(1, None),
     "adapter.alpha": ABOVE_0,
     "optimizer.lr": ABOVE_0,
     "optimizer.weight_decay": AT_LEAST_0,

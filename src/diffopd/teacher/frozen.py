@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diffopd.adapter import Place, check_adapter, find_place, load_adapter, read_shapes, weightless
-from diffopd.model import Backbones
+from diffopd.model import Backbones, check_finite, load_component
 from diffopd.teacher.card import CARD, TeacherCard
 from diffopd.types import VelocityModel
+from diffopd.weight_files import check_weight_files
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,8 @@ def load_frozen(model: AdaptedModel, name: str, path: str | Path, *, setting: st
         return
     own = model.transformer
     _check_whole(place, {**own.config, "_class_name": type(own).__name__})
-    transformer = type(own).from_pretrained(
-        place.path, local_files_only=True, use_safetensors=True, dtype=own.dtype
-    )
+    transformer = load_component(type(own), place.path, dtype=own.dtype, where=place.where)
+    check_finite(transformer, place.where, setting="model.dtype")
     model.backbones.add(name, transformer.to(own.device))
 
 
@@ -114,6 +114,7 @@ def _check_whole(place: Place, base_config: Mapping[str, Any]) -> None:
                 f"{base_config.get(key)}; a teacher takes the same latents and prompts as its student"
             )
     expected = {key: tuple(value.shape) for key, value in weightless(config).named_parameters()}
+    check_weight_files(place.weights, place.where)
     found: dict[str, tuple[int, ...]] = {}
     for file in place.weights:
         found |= read_shapes(file, place.where)

@@ -160,9 +160,7 @@ def _header(file: Path, where: str) -> dict[str, str]:
 def _instead(names: Sequence[str], layout: Layout) -> str:
     """What lies there instead of the weights, and what to do."""
     variants = [
-        name
-        for name in names
-        if name.startswith(f"{layout.stem}.") and name.endswith((ENDING, ".index.json"))
+        name for name in names if name.startswith(f"{layout.stem}.") and name.endswith((ENDING, ".json"))
     ]
     pickles = [name for name in names if name.endswith(PICKLES)]
     others = [name for name in names if name.endswith(ENDING)]

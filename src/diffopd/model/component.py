@@ -14,6 +14,8 @@ from torch import Tensor, nn
 _FROM_FILE = (SD3Transformer2DModel,)
 """Models all of whose buffers are in their files. They are set up without values: computing the position
 table of Stable Diffusion 3.5 in float64, only to overwrite it, takes seconds and 3.5 GB."""
+_WRAPPERS = ("model", "text_model", "language_model", "transformer")
+"""Names that files put before a text encoder's own, and transformers takes away."""
 _SHOWN = 300
 """Characters of another library's message that are repeated."""
 
@@ -117,9 +119,12 @@ def _belongs(name: str, model: nn.Module) -> bool:
 
     Text encoders are often saved with a head that is not used, such as a language model's.
     """
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    first = name.removeprefix(prefix).partition(".")[0]
-    return isinstance(model, ModelMixin) or hasattr(model, first)
+    if isinstance(model, ModelMixin):
+        return True
+    first, *others = name.split(".")
+    if first in _WRAPPERS and not hasattr(model, first) and others:
+        first = others[0]
+    return hasattr(model, first)
 
 
 def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,7 +114,8 @@ def _check_whole(place: Place, base_config: Mapping[str, Any]) -> None:
                 f"{place.where} is a transformer with {key}={config.get(key)}, this model's has "
                 f"{base_config.get(key)}; a teacher takes the same latents and prompts as its student"
             )
-    expected = {key: tuple(value.shape) for key, value in weightless(config).named_parameters()}
+    architecture = weightless(config)
+    expected = {key: tuple(value.shape) for key, value in architecture.state_dict().items()}
     check_weight_files(place.weights, place.where)
     found: dict[str, tuple[int, ...]] = {}
     for file in place.weights:
@@ -123,6 +125,15 @@ def _check_whole(place: Place, base_config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{place.where}: {wrong[0]} has shape {found[wrong[0]]}, its config.json needs "
             f"{expected[wrong[0]]}; use weights and config of one model"
+        )
+    ignored = getattr(architecture, "_keys_to_ignore_on_load_unexpected", None) or ()
+    strangers = sorted(
+        key for key in set(found) - set(expected) if not any(re.search(pattern, key) for pattern in ignored)
+    )
+    if strangers:
+        raise ValueError(
+            f"{place.where}: {len(strangers)} tensors have no place in the model of its config.json (first: "
+            f"{strangers[0]}); use weights and config of one model"
         )
     missing = sorted(set(expected) - set(found))
     if missing:

@@ -61,6 +61,7 @@ def _settings(folder: Path, *, image_size: int, text_length: int) -> dict[str, A
         "attention_backend": None,
         "compile": False,
         "vae_tiling": False,
+        "decode_batch_size": None,
         "offload_text_encoders": False,
         "prompt_cache": None,
     }

@@ -27,7 +27,7 @@ _HARMLESS = (
     "check_scorers",
     "scorer_pairs",
 )
-_HARMLESS_SETTINGS = ("model.prompt_cache", "model.offload_text_encoders")
+_HARMLESS_SETTINGS = ("model.prompt_cache", "model.offload_text_encoders", "model.decode_batch_size")
 _OF_SCORER = (*HOW_TO_ASK, "batch_size", "device")
 """Settings of a benchmark's scorer that say where and how fast it works."""
 _LABEL_LENGTH = 40

@@ -220,28 +220,42 @@ def cached_sha256_of(path: str | PathLike[str]) -> str:
     damaged is computed again; without a home folder none is kept. Damage to the file itself that leaves these
     as they were goes unseen: to verify a file, use :func:`sha256_of`.
     """
-    file = Path(path).resolve()
-    about = file.stat()
-    if about.st_size < LARGE:
-        return sha256_of(file)
-    try:
-        root = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    except ValueError:
-        return sha256_of(file)
-    key = f"{file} {about.st_dev} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
-    note = root / "diffopd" / "sha256" / hashlib.sha256(key.encode()).hexdigest()
+    note = _note_of(Path(path))
+    if note is None:
+        return sha256_of(path)
     with contextlib.suppress(OSError):
         kept = note.read_bytes()
         if kept == _hash_note(kept[:64]):
             return kept[:64].decode()
-        log.warning("%s is damaged; the SHA-256 of %s is computed again", note, file)
-    found = sha256_of(file)
+        log.warning("%s is damaged; the SHA-256 of %s is computed again", note, path)
+    found = sha256_of(path)
     with (
         contextlib.suppress(OSError),
         replacing(note) as temporary,
     ):  # a cache that cannot be kept is no error
         temporary.write_bytes(_hash_note(found.encode()))
     return found
+
+
+def is_hashed(path: str | PathLike[str]) -> bool:
+    """Whether :func:`cached_sha256_of` answers at once: the file is small, or its SHA-256 is known."""
+    file = Path(path)
+    note = _note_of(file)
+    return file.stat().st_size < LARGE if note is None else note.is_file()
+
+
+def _note_of(path: Path) -> Path | None:
+    """Where the SHA-256 of a file is kept; None if it is not worth it, or there is no home folder."""
+    file = path.resolve()
+    about = file.stat()
+    if about.st_size < LARGE:
+        return None
+    try:
+        root = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except ValueError:
+        return None
+    key = f"{file} {about.st_dev} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+    return root / "diffopd" / "sha256" / hashlib.sha256(key.encode()).hexdigest()
 
 
 def _hash_note(value: bytes) -> bytes:

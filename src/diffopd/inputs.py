@@ -12,6 +12,7 @@ from typing import Any
 
 from diffopd.configs import flat_settings
 from diffopd.files import cached_sha256_of, resolve_path
+from diffopd.hashing import hash_ahead
 from diffopd.sealed import DamagedFileError
 
 ALWAYS = ("data", "phase", "pipeline")
@@ -78,16 +79,21 @@ def _guidance(card: Path) -> Any:
 
 def _base(values: Mapping[str, Any], setting: str, value: str) -> str:
     """The base model, and the text encoders and tokenizers that its prompt length needs."""
-    from diffopd.model.loading import encoding_identity, pipeline_folder, pipeline_identity
+    from diffopd.model.identity import encoding_identity, pipeline_identity
+    from diffopd.model.loading import whole_pipeline
 
     model = values["model"]
     module, _, name = str(model["_target_"]).rpartition(".")
     family: Any = getattr(importlib.import_module(module), name)
     left_out = family.left_out(model["text_length"])
-    folder = pipeline_folder(value, model["revision"], left_out, family.kind)
-    encoders = [encoder for encoder in family.encoders if encoder not in left_out]
+    _, components = whole_pipeline(value, kind=family.kind, revision=model["revision"], without=left_out)
+    encoders = [encoder for encoder in family.encoders if encoder in components]
+    hash_ahead([file for part in components.values() for file in part.weights], "base weights")
     return _digest(
-        [pipeline_identity(folder, family.identity_components), encoding_identity(folder, encoders)]
+        [
+            pipeline_identity(components, family.identity_components),
+            encoding_identity(components, encoders),
+        ]
     )
 
 
@@ -125,6 +131,8 @@ def _matches(setting: str, pattern: str) -> bool:
 
 def _lines(folder: Path, files: Iterable[Path]) -> list[str]:
     """Name and content of each file."""
+    files = list(files)
+    hash_ahead(files, "weights")
     return [f"{file.relative_to(folder)} {cached_sha256_of(file)}" for file in sorted(files)]
 
 

@@ -35,6 +35,7 @@ _HARMLESS_SETTINGS = (
     "phase.score_every_n_rounds",  # scores for the log
     "phase.output",  # a folder, which may have been moved
     "model.prompt_cache",
+    "model.decode_batch_size",
 )
 _HARMLESS_TRAINER = (
     "accelerator",

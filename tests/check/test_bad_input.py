@@ -52,7 +52,7 @@ def test_base_weights_that_are_a_pickle(composed, on_disk, tiny, tmp_path):
     (base / "transformer" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
     cfg = composed(ODE, *on_disk, f"paths.run={tmp_path / 'run'}", f"model.path={base}")
     with pytest.raises(
-        ConfigError, match=r"transformer/diffusion_pytorch_model.bin is a pickle, which can run"
+        ConfigError, match=r"safetensors is missing; diffusion_pytorch_model.bin is a pickle, which can run"
     ):
         build(cfg)
 

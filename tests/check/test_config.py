@@ -1,5 +1,6 @@
 """Every shipped config passes; every mistake is refused with its path, its value and what is allowed."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -234,6 +235,22 @@ def test_config_errors_pass_on_what_no_config_causes():
     node = {"_target_": "diffopd.loss.DiffusionNFT", "beta": [], "kl_weight": 1, "advantage_clip": 1}
     with pytest.raises(InstantiationException, match="Error in call to target"), config_errors():
         instantiate(node)
+
+
+def test_files_that_cannot_be_read_are_told_without_a_traceback(tmp_path):
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/absent.json: No such file"), config_errors():
+        (tmp_path / "absent.json").read_text()
+    with pytest.raises(ConfigError, match="Is a directory"), config_errors():
+        tmp_path.read_text()
+    for error, told in (
+        (OSError("Error no file named model.safetensors"), True),  # as transformers says it
+        (OSError(errno.ENOSPC, "No space left on device"), False),  # told as what it is by the command
+    ):
+        instantiation = InstantiationException("Error in call to target 'diffopd.model.SD3Model'")
+        instantiation.__cause__ = error
+        expected = ConfigError if told else InstantiationException
+        with pytest.raises(expected, match="no file named" if told else "Error in call"), config_errors():
+            raise instantiation
 
 
 def test_settings_are_refused_without_heavy_imports():

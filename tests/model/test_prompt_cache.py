@@ -239,7 +239,7 @@ def test_two_writers_of_one_prompt_do_no_harm(cached, calls, monkeypatch):
 
 def test_long_fillings_say_how_far_they_are(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("diffopd.model.prompt_cache.SHARD_ROWS", 10)
-    cache, seconds = PromptCache(tmp_path, {"encoder": "none"}), iter(range(0, 1000, 6))
+    cache, seconds = PromptCache(tmp_path, {"encoder": "none"}), iter(range(1000))
 
     def encode_each(texts):
         for text in texts:
@@ -251,11 +251,12 @@ def test_long_fillings_say_how_far_they_are(tmp_path, caplog, monkeypatch):
         )
     lines = [record.message for record in caplog.records]
     assert lines[0] == f"encoding 40 prompts into {cache.folder}"
-    # 6 seconds a file, so every second one is 12 seconds after the last line
-    assert lines[2:] == [
-        "encoded 20 of 40 prompts, 12 s left",
-        "encoded 40 of 40 prompts, 0 s left",
-        "encoded 40 prompts in 30 s",
+    assert lines[1] == "encoded 10 of 40 prompts, 30 s left"  # one second per prompt, a line every ten
+    assert lines[2].startswith("these prompts take about")
+    assert lines[3:] == [
+        "encoded 20 of 40 prompts, 20 s left",
+        "encoded 30 of 40 prompts, 10 s left",
+        "encoded 40 prompts in 41 s",
     ]
     assert float(cache.conditioning(["7"], encode_each).embeds[0, 0, 0]) == 7.0
 

@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from safetensors.torch import load_file
 
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
 from diffopd.types import VelocityModel
@@ -156,7 +158,7 @@ def test_reads_the_backbone_config_without_weights(tiny):
         ("shift", 1.0, r"model\.shift=1.0 but the scheduler .* has shift 3.0"),
         ("text_length", 513, r"model\.text_length=513 is out of range"),
         ("dtype", "fp8", r"model\.dtype=fp8 must be one of fp32, bf16, fp16"),
-        ("path", "./nowhere", r"model\.path=\./nowhere: no such folder"),
+        ("path", "./nowhere", r"model\.path=\./nowhere: there is no such folder"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tiny, setting, value, message):
@@ -173,3 +175,41 @@ def test_another_kind_of_pipeline_is_refused(tiny, tmp_path):
 def test_a_folder_without_an_index_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"holds no model_index\.json"):
         SD3Model(**{**tiny.settings, "path": str(tmp_path)})
+
+
+def lacking_t5(tiny, folder):
+    """Settings of a copy that was saved without T5."""
+    shutil.copytree(tiny.folder, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    absent = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps({**index, **absent}))
+    return {**tiny.settings, "path": str(folder), "text_length": 6}
+
+
+def test_a_pipeline_without_t5_says_so_once_and_encodes_as_the_stock_one(tiny, tmp_path, caplog):
+    settings = lacking_t5(tiny, tmp_path / "copy")
+    model = SD3Model(**settings)
+    assert len([line for line in caplog.messages if "has no T5" in line and "6 tokens" in line]) == 1
+    stock = StableDiffusion3Pipeline.from_pretrained(tmp_path / "copy", local_files_only=True)
+    with torch.no_grad():
+        embeds, _, pooled, _ = stock.encode_prompt(PROMPTS, None, None, max_sequence_length=6)
+    ours = model.encode(PROMPTS)
+    assert ours.embeds.shape == embeds.shape
+    torch.testing.assert_close(ours.embeds, embeds, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.pooled, pooled, rtol=0, atol=1e-6)
+    caplog.clear()
+    SD3Model(**{**settings, "text_length": 0})
+    assert "T5" not in caplog.text
+
+
+def test_the_zeros_of_an_absent_t5_are_not_kept_in_a_cache(tiny, tmp_path):
+    settings = lacking_t5(tiny, tmp_path / "copy")
+    plain = SD3Model(**settings)
+    for _ in range(2):  # written, then read
+        cached = SD3Model(**{**settings, "prompt_cache": str(tmp_path / "cache")})
+        for text in PROMPTS:
+            assert torch.equal(cached.encode([text]).embeds, plain.encode([text]).embeds)
+    shapes = []
+    for file in cached.prompt_cache.folder.glob("*.safetensors"):
+        shapes += [t.shape[0] for name, t in load_file(file).items() if name.endswith("embeds")]
+    assert shapes == [12] * len(set(PROMPTS))

@@ -218,13 +218,17 @@ def test_whole_transformers_that_do_not_fit(tiny, tuned, tmp_path):
     edit(_class_name="FluxTransformer2DModel")
     assert "with _class_name=FluxTransformer2DModel, this model's has SD3" in refusal(folder, base_config)
     edit(qk_norm=None)
-    check_frozen(folder, base_config, setting="teacher.path")  # weights it has no use for do not matter
+    assert "tensors have no place in the model of its config.json (first: transformer_blocks.0.attn." in (
+        refusal(folder, base_config)
+    )
     edit(num_layers=3)
     assert "norm1_context.linear.weight has shape (32, 16), its config.json needs (96, 16)" in refusal(
         folder, base_config
     )
     edit(num_attention_heads=3, caption_projection_dim=24)
-    assert "has shape (16, " in refusal(folder, base_config)
+    assert "pos_embed.pos_embed has shape (1, 64, 16), its config.json needs (1, 64, 24)" in refusal(
+        folder, base_config
+    )
     fresh()
     weights = folder / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
@@ -237,7 +241,25 @@ def test_whole_transformers_that_do_not_fit(tiny, tuned, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "is not a whole safetensors file" in refusal(folder, base_config)
     weights.rename(folder / "diffusion_pytorch_model.bin")
-    assert "its safetensors files: none" in refusal(folder, base_config)
+    assert "diffusion_pytorch_model.bin is a pickle" in refusal(folder, base_config)
+    fresh()
+    index = {"weight_map": {"proj_out.bias": "weights.bin"}}
+    (folder / f"{weights.name}.index.json").write_text(
+        json.dumps(index)
+    )  # which diffusers would read instead
+    assert "index.json names weights.bin, which is no .safetensors file" in refusal(folder, base_config)
+
+
+def test_a_whole_transformer_with_a_value_that_is_nan(model, tuned, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tuned[0], folder)
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["proj_out.bias"][1] = float("nan")
+    save_file(tensors, weights)
+    with pytest.raises(ValueError, match=r"x=.*/copy: tensor proj_out.bias has values that are nan"):
+        load_frozen(model, "teacher_nan", folder, setting="x")
+    assert "teacher_nan" not in model.backbones.names
 
 
 def test_a_transformer_of_another_size_may_teach(tiny, model, tmp_path):

@@ -16,6 +16,7 @@ from diffopd.adapter.safe_file import PICKLES, check_safe
 from diffopd.files import resolve_path
 from diffopd.hub import HUB_ERRORS
 from diffopd.hub_path import misplaced_revision, why_no_place
+from diffopd.weight_files import DIFFUSERS, weight_files
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -45,11 +46,7 @@ class Place:
     def weights(self) -> list[Path]:
         """The safetensors files."""
         if self.kind == "transformer":
-            return sorted(
-                file
-                for file in self.path.glob(f"{_WHOLE_WEIGHTS}*.safetensors")
-                if "." not in file.name.removesuffix(".safetensors")  # no variant such as .fp16
-            )
+            return weight_files(self.path, DIFFUSERS, self.where)
         return [self.path / WEIGHTS if self.kind == "peft" else self.path]
 
 

@@ -35,7 +35,8 @@ WRITTEN = (
 def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Folders and files that are named and not there, as one sentence each."""
     # These bring torch, so only for a config that is sound otherwise.
-    from diffopd.files import resolve_path, why_not_writable
+    from diffopd.files import why_not_writable
+    from diffopd.pipeline_path import local_pipeline
 
     run = (values.get("paths") or {}).get("run")
     if isinstance(run, str) and (why := why_not_writable(run)):
@@ -49,15 +50,10 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _port_problems(values)
     model = values.get("model")
     if isinstance(model, Mapping) and isinstance(model.get("path"), str) and phase_takes(values, "model"):
-        path, place = model["path"], Path(resolve_path(model["path"]))
-        if place.is_dir():
-            if not (place / "model_index.json").is_file():
-                yield (
-                    f"model.path={path}: {place} holds no model_index.json; "
-                    "give the folder of a whole pipeline"
-                )
-        elif not _looks_like_hub_id(path):
-            yield f"model.path={path}: there is no such folder ({place.absolute()})"
+        try:
+            local_pipeline(model["path"])
+        except ValueError as error:
+            yield str(error)
     teachers = (values.get("teacher") or {}).get("teachers") if phase_takes(values, "teacher") else None
     for task, entry in (teachers or {}).items():
         setting = f"teacher.teachers.{task}"
@@ -137,10 +133,6 @@ def _card(setting: str, path: str, guidance: str) -> Iterator[str]:
             f"{setting}={path}: {place} holds no {CARD}, which states a teacher's task and guidance; say the "
             f"guidance it was trained for in {guidance}, as in {guidance}=4.5 (1 = none)"
         )
-
-
-def _looks_like_hub_id(path: str) -> bool:
-    return path.count("/") == 1 and not path.startswith((".", "/", "~"))
 
 
 def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:

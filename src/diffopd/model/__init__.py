@@ -1,6 +1,7 @@
 """Velocity networks behind one call."""
 
 from diffopd.model.backbones import Backbones
+from diffopd.model.component import check_finite, load_component
 from diffopd.model.flux import FluxModel
 from diffopd.model.flux2_klein import Flux2KleinModel
 from diffopd.model.guidance import guided_velocity
@@ -22,7 +23,9 @@ __all__ = [
     "Route",
     "SD3Model",
     "ZImageModel",
+    "check_finite",
     "guided_velocity",
+    "load_component",
     "load_pipeline",
     "pipeline_folder",
     "read_transformer_config",

@@ -16,6 +16,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from diffopd.model import loading
+from diffopd.model.component import check_finite
 from diffopd.world.vocabulary import tokenizer_tables
 
 Pipeline = StableDiffusion3Pipeline
@@ -90,6 +92,15 @@ def load_pipeline(*, path: str) -> Pipeline:
             f"pipeline.path={path} holds a {kind}; only a StableDiffusion3Pipeline is trained whole, others "
             "get an adapter (phase=distill, nft, grpo, ...)"
         )
-    return StableDiffusion3Pipeline.from_pretrained(
-        path, local_files_only=True, text_encoder_3=None, tokenizer_3=None, use_safetensors=True
+    pipeline, components = loading.load_pipeline(
+        path,
+        kind=StableDiffusion3Pipeline,
+        revision=None,
+        dtypes={"default": torch.float32},
+        without=("text_encoder_3", "tokenizer_3"),
+        setting="pipeline.path",
     )
+    for name, component in components.items():
+        if component.layout is not None:
+            check_finite(getattr(pipeline, name), component.where, setting="pipeline.path")
+    return pipeline

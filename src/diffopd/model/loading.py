@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,22 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from diffopd.files import cached_sha256_of, resolve_path
 from diffopd.hub import HUB_ERRORS
+from diffopd.model.component import load_component, reading
+from diffopd.model.tokenizers import check_tokenizer
+from diffopd.model.whole import Component, check_whole, components_of, read_json
+from diffopd.pipeline_path import INDEX, local_pipeline
+from diffopd.rank import is_first_process
 
-_INDEX = "model_index.json"
+log = logging.getLogger(__name__)
+
+WORTH_A_LINE = 10**9
+"""Bytes of weights from which on loading is announced."""
 _COMMIT = re.compile("[0-9a-f]{40}")
-_IDENTITY_CONFIGS = ("config.json", "scheduler_config.json")
-
-
-def _looks_like_hub_id(path: str) -> bool:
-    return path.count("/") == 1 and not path.startswith((".", "/", "~"))
 
 
 def pipeline_folder(
@@ -34,6 +37,7 @@ def pipeline_folder(
     revision: str | None = None,
     without: tuple[str, ...] = (),
     kind: type[DiffusionPipeline] = DiffusionPipeline,
+    setting: str = "model.path",
 ) -> Path:
     """The local folder of a pipeline; a hub id is downloaded first (safetensors only).
 
@@ -42,26 +46,45 @@ def pipeline_folder(
         revision: Branch, tag or commit on the hub; None = its main branch.
         without: Components not to download.
         kind: Class of the pipeline, which says what belongs to it.
+        setting: Where the config names it, for messages.
 
     Raises:
         ValueError: If there is no such folder and the hub does not deliver it either.
     """
-    place = Path(resolve_path(path))
-    if place.is_dir():
-        if not (place / _INDEX).is_file():
-            raise ValueError(
-                f"model.path={path}: {place} holds no {_INDEX}; give the folder of a whole pipeline"
-            )
+    place = local_pipeline(path, setting)
+    if place is not None:
         return place
-    if not _looks_like_hub_id(path):
-        raise ValueError(f"model.path={path}: no such folder ({place.absolute()})")
     skipped: dict[str, Any] = dict.fromkeys(without)
     try:
         return Path(kind.download(path, revision=revision, use_safetensors=True, **skipped))
     except (*HUB_ERRORS, ValueError) as error:
-        raise ValueError(
-            f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
-        ) from error
+        raise _not_found(path, error, setting) from error
+
+
+def whole_pipeline(
+    path: str,
+    *,
+    kind: type[DiffusionPipeline],
+    revision: str | None,
+    without: tuple[str, ...] = (),
+    setting: str = "model.path",
+) -> tuple[Path, dict[str, Component]]:
+    """The local folder of a pipeline and its components, with all their files there; no weights are read.
+
+    Args:
+        path: As in :func:`pipeline_folder`.
+        kind: Class that the pipeline must have.
+        revision: As in :func:`pipeline_folder`.
+        without: Components to leave out beside those the pipeline itself was saved without.
+        setting: Where the config names it, for messages.
+
+    Raises:
+        ValueError: If there is none, it is of another class, or files are missing or damaged.
+    """
+    folder = pipeline_folder(path, revision, without, kind, setting)
+    components = components_of(folder, kind, without, f"{setting}={path}")
+    check_whole(components)
+    return folder, components
 
 
 def resolved_commit(path: str, revision: str | None) -> str | None:
@@ -76,14 +99,12 @@ def resolved_commit(path: str, revision: str | None) -> str | None:
     Raises:
         ValueError: If there is no such folder and the hub does not know it either.
     """
-    if Path(resolve_path(path)).is_dir() or not _looks_like_hub_id(path):
+    if local_pipeline(path) is not None:
         return None
     try:
-        file = Path(hf_hub_download(path, _INDEX, revision=revision))
+        file = Path(hf_hub_download(path, INDEX, revision=revision))
     except (*HUB_ERRORS, ValueError) as error:
-        raise ValueError(
-            f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
-        ) from error
+        raise _not_found(path, error) from error
     name = file.parent.name  # models--owner--name/snapshots/<commit>/model_index.json
     return name if _COMMIT.fullmatch(name) else None
 
@@ -95,8 +116,9 @@ def load_pipeline(
     revision: str | None,
     dtypes: Mapping[str, torch.dtype],
     without: tuple[str, ...] = (),
-) -> tuple[Any, Path]:
-    """Load a pipeline and say where it lies.
+    setting: str = "model.path",
+) -> tuple[Any, dict[str, Component]]:
+    """Load a pipeline.
 
     Args:
         path: As in :func:`pipeline_folder`.
@@ -104,55 +126,73 @@ def load_pipeline(
         revision: As in :func:`pipeline_folder`.
         dtypes: Precision of each component; ``default`` for the others.
         without: Components to leave out beside those the pipeline itself was saved without.
+        setting: Where the config names it, for messages.
 
     Returns:
-        The pipeline on the CPU, and its folder.
+        The pipeline on the CPU, and what its components were read from.
 
     Raises:
-        ValueError: If there is none, or it is of another class.
+        ValueError: If there is none, it is of another class, or its files are missing, damaged, or do not
+            belong together.
     """
-    folder = pipeline_folder(path, revision, without, kind)
-    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-    if index.get("_class_name") != kind.__name__:
-        raise ValueError(
-            f"model.path={path} holds a {index.get('_class_name')}; a {kind.__name__} is needed. "
-            "Choose the model that fits it, model=..."
-        )
+    folder, components = whole_pipeline(path, kind=kind, revision=revision, without=without, setting=setting)
+    index = read_json(folder / INDEX, f"{setting}={path}: {INDEX}")
     # diffusers asks for each component the pipeline was saved without to be passed as None.
-    absent = {name: None for name, entry in index.items() if entry == [None, None]}
-    absent.update(dict.fromkeys(without))
-    _check_weights(folder, index, absent, f"model.path={path}")
+    given: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
+    given.update(dict.fromkeys(without))
     with _without_progress_bars():
-        pipeline = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dict(dtypes), **absent
-        )
+        given.update(_tokenizers(components))
+        given.update(_models(path, components, dtypes))
+        pipeline = kind.from_pretrained(folder, local_files_only=True, **given)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline, folder
+    return pipeline, components
 
 
-def _check_weights(folder: Path, index: Mapping[str, Any], absent: Mapping[str, Any], where: str) -> None:
-    """Refuse weights that are no whole safetensors files, by their headers and sizes, before any is read.
+def _tokenizers(components: Mapping[str, Component]) -> dict[str, Any]:
+    """The tokenizers, each compared with its text encoder's config."""
+    found = {}
+    for name, component in components.items():
+        if not issubclass(component.kind, PreTrainedTokenizerBase):
+            continue
+        with reading(component.where):
+            tokenizer = component.kind.from_pretrained(component.folder, local_files_only=True)
+        encoder = components.get(name.replace("tokenizer", "text_encoder"))
+        if encoder is not None:
+            with reading(encoder.where):
+                config: Any = encoder.kind.config_class.from_pretrained(encoder.folder, local_files_only=True)
+                vocab_size = int(config.get_text_config().vocab_size)
+            check_tokenizer(tokenizer, vocab_size, component.where)
+        found[name] = tokenizer
+    return found
 
-    Raises:
-        ValueError: If one is empty, cut short, or a pickle, or a component has pickles alone.
-    """
-    for component in (name for name in index if (folder / name).is_dir() and name not in absent):
-        files = sorted(filter(_is_weights, (folder / component).glob("*")))
-        pickles = [f.name for f in (folder / component).glob("*") if f.suffix in (".bin", ".pt", ".ckpt")]
-        if pickles and not files:
-            raise ValueError(
-                f"{where}: {component}/{pickles[0]} is a pickle, which can run code of its author when "
-                "loaded; only .safetensors files are read"
-            )
-        for file in files:
-            try:
-                with safe_open(file, framework="pt"):
-                    pass
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{where}: {component}/{file.name} ({file.stat().st_size} bytes) is not a whole "
-                    f"safetensors file: {error}; it was cut short or damaged, fetch or copy it again"
-                ) from error
+
+def _models(
+    path: str, components: Mapping[str, Component], dtypes: Mapping[str, torch.dtype]
+) -> dict[str, nn.Module]:
+    """The models, one by one, as loading many gigabytes takes a while."""
+    sizes = {
+        name: sum(file.stat().st_size for file in component.weights)
+        for name, component in components.items()
+        if component.layout is not None
+    }
+    total, start = sum(sizes.values()), time.monotonic()
+    told = total >= WORTH_A_LINE and is_first_process()
+    if told:
+        log.info("loading %s, %.1f GB", path, total / 1e9)
+    found = {}
+    for number, (name, size) in enumerate(sizes.items(), 1):
+        component = components[name]
+        if told and size >= WORTH_A_LINE:
+            log.info("loading %s, %.1f GB (%d of %d)", name, size / 1e9, number, len(sizes))
+        found[name] = load_component(
+            component.kind,
+            component.folder,
+            dtype=dtypes.get(name, dtypes["default"]),
+            where=component.where,
+        )
+    if told:
+        log.info("loaded in %.0f s", time.monotonic() - start)
+    return found
 
 
 @contextlib.contextmanager
@@ -174,52 +214,24 @@ def read_transformer_config(path: str, revision: str | None = None) -> dict[str,
     Args:
         path: As in :func:`pipeline_folder`; from the hub, only this one file is fetched.
         revision: As in :func:`pipeline_folder`.
+
+    Raises:
+        ValueError: If it is missing or cannot be read.
     """
-    place = Path(resolve_path(path))
-    if place.is_dir():
-        file = pipeline_folder(path) / "transformer" / "config.json"
+    place = local_pipeline(path)
+    if place is not None:
+        file = place / "transformer" / "config.json"
     else:
         try:
             file = Path(hf_hub_download(path, "transformer/config.json", revision=revision))
         except (*HUB_ERRORS, ValueError) as error:
-            raise ValueError(
-                f"model.path={path} is neither a folder here nor a pipeline the hub delivers: {error}"
-            ) from error
-    return json.loads(file.read_text(encoding="utf-8"))
+            raise _not_found(path, error) from error
+    return read_json(file, f"model.path={path}: transformer/config.json")
 
 
-def _is_weights(file: Path) -> bool:
-    """Whether a file holds weights that are read; variants such as ``model.fp16.safetensors`` are not."""
-    return file.suffix == ".safetensors" and "." not in file.stem
-
-
-def pipeline_identity(folder: Path, components: Sequence[str]) -> str:
-    """SHA-256 over the configs and safetensors files that make up a base model.
-
-    Variants such as ``model.fp16.safetensors``, which a folder may or may not hold, are left out.
-
-    Args:
-        folder: The pipeline's.
-        components: Folders in it that count, in the order they are read.
-    """
-    digest = hashlib.sha256()
-    for component in components:
-        for file in sorted((folder / component).glob("*")):
-            if _is_weights(file) or file.name in _IDENTITY_CONFIGS:
-                digest.update(f"{component}/{file.name} {cached_sha256_of(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def encoding_identity(folder: Path, encoders: Sequence[str]) -> str:
-    """SHA-256 over the text encoders' configs and weights, and all files of their tokenizers.
-
-    Args:
-        folder: The pipeline's.
-        encoders: Names of its text encoders; the tokenizer of ``text_encoder_2`` is ``tokenizer_2``.
-    """
-    digest = hashlib.sha256(pipeline_identity(folder, encoders).encode())
-    for encoder in encoders:
-        tokenizer = folder / encoder.replace("text_encoder", "tokenizer")
-        for file in sorted(file for file in tokenizer.rglob("*") if file.is_file()):
-            digest.update(f"{file.relative_to(folder)} {cached_sha256_of(file)}\n".encode())
-    return digest.hexdigest()
+def _not_found(path: str, error: Exception, setting: str = "model.path") -> ValueError:
+    """Neither here nor on the hub: the folder that was looked for comes first, the hub's answer after it."""
+    return ValueError(
+        f"{setting}={path}: there is no such folder ({Path(path).absolute()}), and the hub does not deliver "
+        f"a pipeline of that name: {' '.join(str(error).split())}"
+    )

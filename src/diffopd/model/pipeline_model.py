@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-import diffusers
 import torch
-import transformers
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffopd.flow import SigmaGrid
 from diffopd.model.backbones import Backbones, answered_by_backbones
+from diffopd.model.component import check_finite
 from diffopd.model.fit import check_guidance, choose_attention_backend
 from diffopd.model.half_gradient import HalfGradient
-from diffopd.model.loading import (
-    encoding_identity,
-    load_pipeline,
-    pipeline_folder,
-    pipeline_identity,
-)
-from diffopd.model.prompt_cache import PromptCache
+from diffopd.model.identity import pipeline_identity
+from diffopd.model.loading import load_pipeline, whole_pipeline
+from diffopd.model.picture_coding import PictureCoding
+from diffopd.model.prompt_encoding import PromptEncoding
 from diffopd.model.routing import AdapterRouter, Route
 from diffopd.precision import parse_dtype
 from diffopd.types import Conditioning
 
 
-class PipelineModel(nn.Module, ABC):
+class PipelineModel(PromptEncoding, PictureCoding, ABC):
     """A diffusers pipeline that answers every phase's questions; a family says how its own is called.
 
     All of its own weights are frozen; adapters are added to ``transformer``, and each call of
@@ -45,9 +40,7 @@ class PipelineModel(nn.Module, ABC):
         identity_components: Components whose configs and weights make up the base model; T5 is none, as it is
             large, optional and never trained.
         empty_prompt: What the family is guided away from.
-        frames: True if the autoencoder works on films; a picture is one of a single frame.
         transformer: The backbone, where adapters go.
-        vae: The autoencoder.
         pipeline: The stock pipeline over the same modules.
         backbones: Whole transformers beside ``transformer``, for teachers that are no adapters.
         shift: Shift of the sigma grid, or the grid's rule.
@@ -64,8 +57,6 @@ class PipelineModel(nn.Module, ABC):
     encoders: ClassVar[tuple[str, ...]]
     text_lengths: ClassVar[tuple[int, int]]
     identity_components: ClassVar[tuple[str, ...]]
-    empty_prompt: ClassVar[str] = ""
-    frames: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -88,6 +79,7 @@ class PipelineModel(nn.Module, ABC):
         vae_tiling: bool,
         offload_text_encoders: bool,
         prompt_cache: str | None,
+        decode_batch_size: int | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         """Load the pipeline and freeze it.
 
@@ -110,9 +102,10 @@ class PipelineModel(nn.Module, ABC):
             vae_tiling: Decode large pictures in tiles.
             offload_text_encoders: Keep the text encoders on the CPU except while they encode.
             prompt_cache: Folder of encoded prompts; offloads the text encoders, too. None = encode anew.
+            decode_batch_size: Most pictures in the autoencoder at once; None = all that are asked for.
 
         Raises:
-            ValueError: If the pipeline is absent or these settings do not fit it.
+            ValueError: If the pipeline is absent or damaged, or these settings do not fit it.
         """
         super().__init__()
         least, most = self.text_lengths
@@ -126,31 +119,25 @@ class PipelineModel(nn.Module, ABC):
             "vae": parse_dtype(vae_dtype, "model.vae_dtype"),
             "default": parse_dtype(text_dtype, "model.text_dtype"),
         }
-        self.pipeline, self._folder = load_pipeline(
+        self.pipeline, self._components = load_pipeline(
             path,
             kind=self.kind,
             revision=revision,
             dtypes=dtypes,
             without=self.left_out(text_length),
         )
+        self.path, self.image_size, self.text_length = path, image_size, text_length
+        self.decode_batch_size = decode_batch_size
+        self.offload_text_encoders = offload_text_encoders or prompt_cache is not None
         self.transformer: Any = self.pipeline.transformer
-        self.vae: Any = self.pipeline.vae
-        offload_text_encoders = offload_text_encoders or prompt_cache is not None
-        for name in self.encoders:
-            encoder = getattr(self.pipeline, name)
-            if encoder is not None:
-                encoder.requires_grad_(False).eval()
-            if offload_text_encoders:
-                object.__setattr__(self, name, encoder)  # not registered: it stays where it is on .to(device)
-            else:
-                setattr(self, name, encoder)
+        self.vae = self.pipeline.vae
+        self._hold_encoders()
         self.requires_grad_(False)
         self.eval()
 
-        self.path, self.image_size, self.text_length = path, image_size, text_length
         self.shift, self.guidance_scale = shift, float(guidance_scale)
         self.embedded_guidance, self.step_distilled = embedded_guidance, step_distilled
-        self.lora_modules, self.offload_text_encoders = tuple(lora_modules), offload_text_encoders
+        self.lora_modules = tuple(lora_modules)
         check_guidance(
             self.transformer,
             path,
@@ -159,11 +146,13 @@ class PipelineModel(nn.Module, ABC):
             step_distilled=step_distilled,
         )
         self.check_settings()
+        for name, setting in (("transformer", "model.dtype"), ("vae", "model.vae_dtype")):
+            check_finite(getattr(self, name), self._components[name].where, setting=setting)
+        self._open_cache(prompt_cache, text_dtype)
         self._router = AdapterRouter(self.transformer)
         in_fp16 = self.transformer.dtype == torch.float16
         self._half_gradient = HalfGradient(self.transformer) if in_fp16 else None
         self.backbones = Backbones()
-        self._empty: Conditioning | None = None
         if gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing(self._router.checkpoint)
         if attention_backend is not None:
@@ -172,9 +161,6 @@ class PipelineModel(nn.Module, ABC):
             self.vae.enable_tiling()
         if compile:
             self.compile_blocks()
-        self.prompt_cache: PromptCache | None = None
-        if prompt_cache is not None:
-            self.prompt_cache = PromptCache(prompt_cache, self._encoding(text_dtype))
 
     # What a family answers.
 
@@ -197,10 +183,6 @@ class PipelineModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_prompts(self, texts: list[str]) -> Conditioning:
-        """Encode prompts exactly as the stock pipeline does, under the caller's grad mode."""
-
-    @abstractmethod
     def predict(
         self,
         latent: Float[Tensor, " batch channel height width"],
@@ -208,14 +190,6 @@ class PipelineModel(nn.Module, ABC):
         conditioning: Conditioning,
     ) -> Float[Tensor, " batch channel height width"]:
         """The backbone's velocity; ``latent`` is in the backbone's precision, ``sigma`` in fp32."""
-
-    @abstractmethod
-    def to_vae(self, latents: Tensor) -> Tensor:
-        """Latents as the autoencoder decodes them."""
-
-    @abstractmethod
-    def from_vae(self, raw: Tensor) -> Tensor:
-        """Latents from what the autoencoder encodes; the inverse of :meth:`to_vae`."""
 
     # What follows for all.
 
@@ -231,7 +205,7 @@ class PipelineModel(nn.Module, ABC):
     @cached_property
     def identity(self) -> str:
         """SHA-256 of the base model's configs and weights; adapters record the base they belong to."""
-        return pipeline_identity(self._folder, self.identity_components)
+        return pipeline_identity(self._components, self.identity_components)
 
     @classmethod
     def identity_at(cls, path: str, revision: str | None, text_length: int) -> str:
@@ -243,71 +217,12 @@ class PipelineModel(nn.Module, ABC):
             text_length: Longest prompt in tokens.
 
         Raises:
-            ValueError: If there is no such pipeline.
+            ValueError: If there is no such pipeline, or it is damaged.
         """
-        folder = pipeline_folder(path, revision, cls.left_out(text_length), cls.kind)
-        return pipeline_identity(folder, cls.identity_components)
-
-    def encode(self, texts: Sequence[str], *, grad: bool = False) -> Conditioning:
-        """Encode prompts exactly as the stock pipeline does; each different text once.
-
-        With a prompt cache, those on disk are read instead, and the others kept there.
-
-        Args:
-            texts: The prompts; ``""`` is the empty prompt, whatever the family writes for it.
-            grad: Let gradients reach the text encoders, which no cache can.
-        """
-        given = [text or self.empty_prompt for text in texts]
-        unique = list(dict.fromkeys(given))
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            if self.prompt_cache is not None and not grad:
-                conditioning = self.prompt_cache.conditioning(unique, self._encode_each).to(self.device)
-            else:
-                with self._encoders_at_hand():
-                    conditioning = self.encode_prompts(unique)
-            if len(unique) == len(given):
-                return conditioning
-            row = {text: place for place, text in enumerate(unique)}
-            return conditioning.select([row[text] for text in given])
-
-    def encode_ahead(self, texts: Sequence[str], rank: int, num_processes: int) -> None:
-        """Encode this process's share of many prompts, and the empty one, into the prompt cache.
-
-        Args:
-            texts: All prompts of a training, the same on all processes.
-            rank: Number of this process.
-            num_processes: How many there are.
-        """
-        assert self.prompt_cache is not None
-        given = [text or self.empty_prompt for text in ("", *texts)]
-        self.prompt_cache.fill(given, self._encode_each, rank=rank, num_processes=num_processes)
-
-    @torch.no_grad()
-    def _encode_each(self, texts: Sequence[str]) -> Iterator[Conditioning]:
-        """Encode prompts one by one, with one visit of the text encoders to the backbone's device."""
-        with self._encoders_at_hand():
-            for text in texts:
-                yield self.encode_prompts([text]).select([0]).to(torch.device("cpu"))
-
-    def _encoding(self, text_dtype: str) -> dict[str, Any]:
-        """What an encoding depends on beside its prompt."""
-        present = [name for name in self.encoders if getattr(self, name) is not None]
-        return {
-            "pipeline": self.kind.__name__,
-            "encoders": encoding_identity(self._folder, present),
-            "text_length": self.text_length,
-            "text_dtype": text_dtype,
-            "libraries": {"diffusers": diffusers.__version__, "transformers": transformers.__version__},
-        }
-
-    def unconditional(self) -> Conditioning:
-        """The encoding of the empty prompt, one row, computed once.
-
-        Whoever trains the text encoders asks ``encode([""])`` instead.
-        """
-        if self._empty is None:
-            self._empty = self.encode([""])
-        return self._empty.to(self.device)
+        _, components = whole_pipeline(
+            path, kind=cls.kind, revision=revision, without=cls.left_out(text_length)
+        )
+        return pipeline_identity(components, cls.identity_components)
 
     @answered_by_backbones
     def velocity(
@@ -337,29 +252,6 @@ class PipelineModel(nn.Module, ABC):
         velocity = route.restore(output).float()
         return velocity if self._half_gradient is None else self._half_gradient.scaled(velocity)
 
-    def decode(
-        self, latents: Float[Tensor, " batch channel height width"]
-    ) -> Float[Tensor, " batch 3 image_height image_width"]:
-        """Images in [0, 1], fp32."""
-        images = self.vae.decode(self.to_vae(latents.to(self.vae.dtype)), return_dict=False)[0].float()
-        return ((images[:, :, 0] if self.frames else images) / 2 + 0.5).clamp(0, 1)
-
-    def encode_images(
-        self,
-        images: Float[Tensor, " batch 3 image_height image_width"],
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, " batch channel height width"]:
-        """Latents of images, fp32.
-
-        Args:
-            images: In [0, 1].
-            generator: Draws from the encoder's distribution; None takes its mode.
-        """
-        given = (images * 2 - 1).to(self.vae.dtype)
-        distribution = self.vae.encode(given[:, :, None] if self.frames else given).latent_dist
-        raw = distribution.mode() if generator is None else distribution.sample(generator)
-        return self.from_vae(raw.float())
-
     def compile_blocks(self, **options: Any) -> None:
         """Have each repeated block of the backbone compiled at its first call.
 
@@ -374,20 +266,3 @@ class PipelineModel(nn.Module, ABC):
             if type(module).__name__ in names:
                 module.compile(**options)
         self._router.side_by_side = True
-
-    @property
-    def vae_config(self) -> Any:
-        """The autoencoder's settings."""
-        return cast(Any, self.vae.config)
-
-    @contextlib.contextmanager
-    def _encoders_at_hand(self) -> Iterator[None]:
-        """Text encoders on the backbone's device; offloaded ones leave it again."""
-        moved = [getattr(self, name) for name in self.encoders] if self.offload_text_encoders else []
-        for encoder in filter(None, moved):
-            encoder.to(self.device)
-        try:
-            yield
-        finally:
-            for encoder in filter(None, moved):
-                encoder.to("cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import shutil
@@ -137,16 +138,19 @@ class PromptCache:
         log.info("encoding %d prompts into %s", len(to_do), self.folder)
         start = last_line = clock()
         encoded = encode_each(to_do)
-        for first in range(0, len(to_do), SHARD_ROWS):
-            part = to_do[first : first + SHARD_ROWS]
-            size = self._add(part, [next(encoded) for _ in part])
-            done, now = first + len(part), clock()
-            if first == 0 and done < len(to_do):
-                self._check_room(size * (len(to_do) - done) / done * num_processes, len(to_do))
-            if now - last_line >= SECONDS_PER_LINE:
+        rows: list[Conditioning] = []
+        for done, row in enumerate(itertools.islice(encoded, len(to_do)), 1):
+            rows.append(row)
+            now = clock()
+            if done < len(to_do) and now - last_line >= SECONDS_PER_LINE:
                 left = (now - start) / done * (len(to_do) - done)
                 log.info("encoded %d of %d prompts, %.0f s left", done, len(to_do), left)
                 last_line = now
+            if done % SHARD_ROWS == 0 or done == len(to_do):
+                size = self._add(to_do[done - len(rows) : done], rows)
+                rows = []
+                if done == SHARD_ROWS < len(to_do):
+                    self._check_room(size * (len(to_do) - done) / done * num_processes, len(to_do))
         next(encoded, None)  # lets it tidy up
         log.info("encoded %d prompts in %.0f s", len(to_do), clock() - start)
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from dataclasses import replace
 from typing import Any, ClassVar, cast, final
 
 from diffusers import StableDiffusion3Pipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffopd.flow import SigmaGrid
 from diffopd.model.fit import check_image_size
 from diffopd.model.latents import scaled_from_vae, scaled_to_vae
 from diffopd.model.pipeline_model import PipelineModel
+from diffopd.rank import is_first_process
 from diffopd.types import Conditioning
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -24,6 +29,7 @@ class SD3Model(PipelineModel):
 
     kind: ClassVar[Any] = StableDiffusion3Pipeline
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    text_encoder_3: Any
     text_lengths: ClassVar[tuple[int, int]] = (0, 512)
     identity_components: ClassVar[tuple[str, ...]] = (
         "scheduler",
@@ -46,6 +52,14 @@ class SD3Model(PipelineModel):
 
     def check_settings(self) -> None:
         """Compare the shift with the scheduler's, the picture size with the position embedding's."""
+        if self.text_encoder_3 is None and self.text_length and is_first_process():
+            log.warning(
+                "model.path=%s has no T5 (text_encoder_3), so the %d tokens of model.text_length are zeros: "
+                "another model than one with T5, such as teachers may have been trained on. Fetch T5, or set "
+                "model.text_length=0",
+                self.path,
+                self.text_length,
+            )
         scheduler_shift = float(self.pipeline.scheduler.config.shift)
         if isinstance(self.shift, SigmaGrid) or not math.isclose(scheduler_shift, self.shift):
             given = type(self.shift).__name__ if isinstance(self.shift, SigmaGrid) else float(self.shift)
@@ -66,9 +80,16 @@ class SD3Model(PipelineModel):
             prompt_3=None,
             device=self.device,
             do_classifier_free_guidance=False,
-            max_sequence_length=self.text_length,
+            max_sequence_length=0 if self.text_encoder_3 is None else self.text_length,
         )
         return Conditioning(embeds, pooled)
+
+    def completed(self, conditioning: Conditioning) -> Conditioning:
+        """Without T5 the stock pipeline fills its slot with zeros."""
+        if self.text_encoder_3 is not None or not self.text_length:
+            return conditioning
+        zeros = (0, 0, 0, self.text_length)
+        return replace(conditioning, embeds=nn.functional.pad(conditioning.embeds, zeros))
 
     def predict(self, latent: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """The backbone's clock runs to the scheduler's number of training steps."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from diffopd.adapter import Place, check_adapter, find_place, load_adapter, read_shapes, weightless
-from diffopd.model import Backbones
+from diffopd.model import Backbones, check_finite, load_component
 from diffopd.teacher.card import CARD, TeacherCard
 from diffopd.types import VelocityModel
+from diffopd.weight_files import check_weight_files
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +80,8 @@ def load_frozen(model: AdaptedModel, name: str, path: str | Path, *, setting: st
         return
     own = model.transformer
     _check_whole(place, {**own.config, "_class_name": type(own).__name__})
-    transformer = type(own).from_pretrained(
-        place.path, local_files_only=True, use_safetensors=True, dtype=own.dtype
-    )
+    transformer = load_component(type(own), place.path, dtype=own.dtype, where=place.where)
+    check_finite(transformer, place.where, setting="model.dtype")
     model.backbones.add(name, transformer.to(own.device))
 
 
@@ -113,7 +114,9 @@ def _check_whole(place: Place, base_config: Mapping[str, Any]) -> None:
                 f"{place.where} is a transformer with {key}={config.get(key)}, this model's has "
                 f"{base_config.get(key)}; a teacher takes the same latents and prompts as its student"
             )
-    expected = {key: tuple(value.shape) for key, value in weightless(config).named_parameters()}
+    architecture = weightless(config)
+    expected = {key: tuple(value.shape) for key, value in architecture.state_dict().items()}
+    check_weight_files(place.weights, place.where)
     found: dict[str, tuple[int, ...]] = {}
     for file in place.weights:
         found |= read_shapes(file, place.where)
@@ -122,6 +125,15 @@ def _check_whole(place: Place, base_config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{place.where}: {wrong[0]} has shape {found[wrong[0]]}, its config.json needs "
             f"{expected[wrong[0]]}; use weights and config of one model"
+        )
+    ignored = getattr(architecture, "_keys_to_ignore_on_load_unexpected", None) or ()
+    strangers = sorted(
+        key for key in set(found) - set(expected) if not any(re.search(pattern, key) for pattern in ignored)
+    )
+    if strangers:
+        raise ValueError(
+            f"{place.where}: {len(strangers)} tensors have no place in the model of its config.json (first: "
+            f"{strangers[0]}); use weights and config of one model"
         )
     missing = sorted(set(expected) - set(found))
     if missing:

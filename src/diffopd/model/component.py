@@ -1,0 +1,132 @@
+"""Load one model of a pipeline, and check what its library leaves unsaid: all tensors, finite."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, SD3Transformer2DModel
+from torch import Tensor, nn
+
+_FROM_FILE = (SD3Transformer2DModel,)
+"""Models all of whose buffers are in their files. They are set up without values: computing the position
+table of Stable Diffusion 3.5 in float64, only to overwrite it, takes seconds and 3.5 GB."""
+_WRAPPERS = ("model", "text_model", "language_model", "transformer")
+"""Names that files put before a text encoder's own, and transformers takes away."""
+_SHOWN = 300
+"""Characters of another library's message that are repeated."""
+
+
+def load_component(kind: type[Any], folder: Path, *, dtype: torch.dtype, where: str) -> Any:
+    """Load a model of diffusers or transformers from its folder.
+
+    Values are checked by :func:`check_finite`, which is left to the caller as it reads them all.
+
+    Args:
+        kind: Its class.
+        folder: Where its config and weights are.
+        dtype: Its precision.
+        where: The folder in the user's words, for messages.
+
+    Raises:
+        ValueError: If config and weights do not belong together, or weights are no floating-point numbers.
+    """
+    without_values = torch.device("meta") if kind in _FROM_FILE else contextlib.nullcontext()
+    with reading(where), without_values:
+        model, info = kind.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+        )
+    _check_complete(model, info, where)
+    return model
+
+
+@contextlib.contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Within this block another library reads the user's files, so that what it raises is about these.
+
+    Args:
+        where: Their folder in the user's words, for messages.
+
+    Raises:
+        ValueError: In place of whatever it raises but for want of memory.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each library has its own, many without a common base
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{where} cannot be loaded ({text[:_SHOWN]}); use config and files of one model, or fetch the "
+            "folder again"
+        ) from error
+
+
+def check_finite(model: nn.Module, where: str, *, setting: str) -> None:
+    """Check that no weight is nan or infinite. This reads all of them.
+
+    Args:
+        model: On any device.
+        where: Its folder in the user's words, for messages.
+        setting: The config path of its precision.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for name, tensor in _tensors(model):
+        if not _all_finite(tensor):
+            narrow = tensor.dtype == torch.float16
+            hint = f", or the weights exceed fp16's range: set {setting}=bf16" if narrow else ""
+            raise ValueError(
+                f"{where}: tensor {name} has values that are nan or infinite; its file is damaged{hint}"
+            )
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    # Both ends are nan if any value is; thirty times as fast as isfinite.
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())
+
+
+def _check_complete(model: nn.Module, info: dict[str, Any], where: str) -> None:
+    """Compare what was read with what the config asks for."""
+    empty = {name for name, tensor in _tensors(model) if tensor.is_meta}
+    if missing := sorted({*info["missing_keys"], *empty}):
+        raise ValueError(
+            f"{where}: {len(missing)} tensors that its config.json needs are missing (first: {missing[0]}); "
+            "use weights and config of one model, or fetch the folder again"
+        )
+    strangers = sorted(name for name in info["unexpected_keys"] if _belongs(name, model))
+    if strangers:
+        raise ValueError(
+            f"{where}: {len(strangers)} tensors have no place in the model of its config.json (first: "
+            f"{strangers[0]}); use weights and config of one model"
+        )
+    odd = [name for name, parameter in model.named_parameters() if not parameter.is_floating_point()]
+    if odd:
+        raise ValueError(
+            f"{where}: tensor {odd[0]} is no floating-point number (a quantised model cannot be used, "
+            "fetch the original one)"
+        )
+
+
+def _belongs(name: str, model: nn.Module) -> bool:
+    """Whether a tensor without a place should have one.
+
+    Text encoders are often saved with a head that is not used, such as a language model's.
+    """
+    if isinstance(model, ModelMixin):
+        return True
+    first, *others = name.split(".")
+    if first in _WRAPPERS and not hasattr(model, first) and others:
+        first = others[0]
+    return hasattr(model, first)
+
+
+def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()

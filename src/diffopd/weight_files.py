@@ -1,0 +1,179 @@
+"""The safetensors files that make up a model's weights, as the library that loads them chooses them.
+
+A library reads what an index names, whatever else lies beside it. What is checked and hashed must be the same
+files, so everything that reads a folder of weights asks here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+ENDING = ".safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_AGAIN = "fetch or copy the folder again"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a library names the files of a model.
+
+    Attributes:
+        stem: Name of the weights without ending; an index adds ``.safetensors.index.json`` to it.
+        index_first: Whether an index goes before a single file beside it.
+    """
+
+    stem: str
+    index_first: bool
+
+    @property
+    def single(self) -> str:
+        """Name of weights in one file."""
+        return self.stem + ENDING
+
+    @property
+    def index(self) -> str:
+        """Name of the file that lists shards."""
+        return f"{self.stem}{ENDING}.index.json"
+
+
+DIFFUSERS = Layout("diffusion_pytorch_model", index_first=True)
+TRANSFORMERS = Layout("model", index_first=False)
+
+
+def weight_files(folder: Path, layout: Layout, where: str) -> list[Path]:
+    """The files that the library reads, sorted by name; no weights are read.
+
+    Args:
+        folder: Holds the weights of one model.
+        layout: How the library that loads them names them.
+        where: The folder in the user's words, for messages.
+
+    Raises:
+        ValueError: If files are missing, are no safetensors files, or differ from what an index says.
+    """
+    single, index = folder / layout.single, folder / layout.index
+    if index.is_file() and (layout.index_first or not single.is_file()):
+        return _shards(index, where)
+    if single.is_file():
+        return [single]
+    names = sorted(file.name for file in folder.glob("*")) if folder.is_dir() else []
+    raise ValueError(f"{where}/{layout.single} is missing{_instead(names, layout)}")
+
+
+def check_weight_files(files: Sequence[Path], where: str) -> None:
+    """Check by headers and sizes that weights are whole and floating-point; no weights are read.
+
+    Args:
+        files: Of :func:`weight_files`.
+        where: Their folder in the user's words, for messages.
+
+    Raises:
+        ValueError: If a file is cut short or damaged, holds quantised weights, or two hold the same tensor.
+    """
+    holder: dict[str, str] = {}
+    for file in files:
+        for name, dtype in _header(file, where).items():
+            if name in holder:
+                raise ValueError(
+                    f"{where}: tensor {name} is both in {holder[name]} and in {file.name}; {_AGAIN}"
+                )
+            holder[name] = file.name
+            counts = not dtype.startswith("F8") and not name.endswith((".weight", ".bias"))
+            if dtype not in _FLOATS and not (counts and dtype[0] in "IUB"):  # integers, also booleans
+                raise ValueError(
+                    f"{where}/{file.name}: tensor {name} has the type {dtype}; weights must be "
+                    f"{', '.join(_FLOATS)} (a quantised model cannot be used, fetch the original one)"
+                )
+
+
+def tensor_names(file: Path, where: str) -> set[str]:
+    """Names of the tensors in a safetensors file.
+
+    Raises:
+        ValueError: If it is cut short or damaged.
+    """
+    return set(_header(file, where))
+
+
+def _shards(index: Path, where: str) -> list[Path]:
+    """The files that an index names, all of them there and with the tensors that it says."""
+    folder, weight_map = index.parent, _weight_map(index, where)
+    for name in sorted(set(weight_map.values())):
+        if not name.endswith(ENDING):
+            raise ValueError(
+                f"{where}/{index.name} names {name}, which is no {ENDING} file; other formats can run code "
+                "of their author when loaded and are not read. Fetch the safetensors files"
+            )
+        if Path(name).name != name:
+            raise ValueError(
+                f"{where}/{index.name} names {name}, which is in another folder; shards must lie beside it"
+            )
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{where}/{missing[0]} is missing: {index.name} names {len(names)} files, "
+            f"{len(names) - len(missing)} are there. The download was probably cut short; {_AGAIN}"
+        )
+    held = {name: tensor_names(folder / name, where) for name in names}
+    lacking = [tensor for tensor, name in sorted(weight_map.items()) if tensor not in held[name]]
+    if lacking:
+        raise ValueError(
+            f"{where}/{weight_map[lacking[0]]} lacks tensor {lacking[0]}, which {index.name} says is in it; "
+            f"{_AGAIN}"
+        )
+    return [folder / name for name in names]
+
+
+def _weight_map(index: Path, where: str) -> dict[str, str]:
+    try:
+        read: Any = json.loads(index.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}/{index.name} is not JSON ({error}); {_AGAIN}") from error
+    found = read.get("weight_map") if isinstance(read, dict) else None
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise ValueError(
+            f"{where}/{index.name} must have a weight_map that gives a file to each tensor; {_AGAIN}"
+        )
+    return found
+
+
+def _header(file: Path, where: str) -> dict[str, str]:
+    """Name of each tensor -> its type."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{where}/{file.name} ({file.stat().st_size} bytes) is not a whole safetensors file: {error}; "
+            "it was cut short or damaged, fetch or copy it again"
+        ) from error
+
+
+def _instead(names: Sequence[str], layout: Layout) -> str:
+    """What lies there instead of the weights, and what to do."""
+    variants = [
+        name for name in names if name.startswith(f"{layout.stem}.") and name.endswith((ENDING, ".json"))
+    ]
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    others = [name for name in names if name.endswith(ENDING)]
+    if variants:
+        return (
+            f"; there is only the variant {variants[0]}, and variants are not read: fetch {layout.single}, "
+            "or save the pipeline without a variant"
+        )
+    if pickles:
+        return (
+            f"; {pickles[0]} is a pickle, which can run code of its author when loaded, and only "
+            f"{ENDING} files are read"
+        )
+    if others:
+        return f"; {others[0]} is there, but no {layout.index} that names it. {_AGAIN.capitalize()}"
+    return f"; {_AGAIN}"

@@ -1,8 +1,8 @@
 """Walk every command once at the true size of a model, with random weights, before real ones are at stake.
 
 Builds a pipeline of the released architecture (weights are random and written piece by piece), three random
-teachers and a few prompts, then runs doctor, training, kill -9, resume, sample, evaluate, every export and the
-stock library, each in a process of its own, and measures time, memory and disk::
+teachers and a few prompts, then runs doctor, training, kill -9, resume, sample, evaluate, every export and
+the stock library, each in a process of its own, and measures time, memory and disk::
 
     python benchmarks/rehearsal.py --model sd3_5_medium --dry-run    # what it needs
     python benchmarks/rehearsal.py --model sd3_5_medium --shim       # on a CPU

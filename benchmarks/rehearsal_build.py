@@ -17,18 +17,15 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from peft import LoraConfig
 from random_teachers import TASKS
+from rehearsal_prompts import write_prompts
 from rehearsal_sizes import LORA_ALPHA, LORA_MODULES, LORA_RANK, NAMES, Size, lora_shapes, shapes_on_disk
 from rehearsal_tokenizers import END, write_clip, write_t5
 from transformers import CLIPTokenizer, T5TokenizerFast
-
-from diffopd.files import resolve_path
 
 SHARD_BYTES = 5_000_000_000
 """Most bytes of tensors in one file, as the libraries' own default was when the release was made."""
 CHUNK = 1 << 24
 """Numbers that are drawn at a time."""
-PROMPT_FILES = {"composition": "train.jsonl", "ocr": "train.txt", "aesthetic": "train.txt"}
-PROMPTS = 4
 _NAMES = {torch.bfloat16: "BF16", torch.float32: "F32"}
 
 
@@ -155,15 +152,6 @@ def write_teachers(folder: Path, transformer: Any) -> None:
         generator = torch.Generator().manual_seed(seed)
         file = folder / task / "adapter_model.safetensors"
         write_safetensors(file, lora_shapes(transformer), torch.float32, generator)
-
-
-def write_prompts(folder: Path) -> None:
-    """Write the first prompts of each task of the package's own."""
-    folder.mkdir(parents=True)
-    for task, name in PROMPT_FILES.items():
-        source = Path(resolve_path(f"package://assets/prompts/{task}/{name}"))
-        lines = source.read_text(encoding="utf-8").splitlines()[:PROMPTS]
-        (folder / f"{task}{source.suffix}").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

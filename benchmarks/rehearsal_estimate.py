@@ -57,7 +57,7 @@ class Estimate:
 
     @property
     def disk(self) -> int:
-        """Bytes when all is done: pipeline and merged pipeline, teachers, checkpoints, the student five times."""
+        """Bytes when all is done: the pipeline, also merged, teachers, checkpoints, the student."""
         loras = len(TASKS) + 5  # left by the training in two forms, exported in three
         return 2 * self.pipeline + loras * self.lora_file + self.rounds * self.checkpoint
 
@@ -71,7 +71,7 @@ class Estimate:
 
     @property
     def training(self) -> int:
-        """The same in training: autoencoder, student, average, teachers, gradient, the optimiser's two means."""
+        """The same in training: autoencoder, teachers, student, its average, gradient and two means."""
         return FULL * self.parts["vae"] + (len(TASKS) + 5) * self.lora_file
 
     def markdown(self) -> str:

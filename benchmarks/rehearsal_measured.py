@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import psutil
 
 INTERVAL = 0.1
 """Seconds between two looks."""
-_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def measured(
 ) -> Measured:
     """Run a command to its end.
 
-    Memory is looked at every ``INTERVAL``, so a shorter peak can be missed; of one process alone the system
+    Memory is looked at every ``INTERVAL``, so a shorter peak can be missed; of the first process the system
     itself keeps the largest size, which counts if it is larger.
 
     Args:
@@ -79,7 +77,7 @@ def measured(
                 if ended:
                     break
                 held, own = memory(process.pid)
-                rss, anonymous = max(rss, held), max(anonymous, own)
+                rss, anonymous = max(rss, held, high_water(process.pid)), max(anonymous, own)
                 over = over or now - started > limit
                 if not killed and (over or (kill_when is not None and kill_when())):
                     process.kill()
@@ -92,7 +90,7 @@ def measured(
         process.returncode,
         now - started,
         silent,
-        max(rss, usage.ru_maxrss * _MAXRSS_BYTES),
+        rss,
         anonymous or None,
         usage.ru_oublock * 512,
         over,
@@ -115,6 +113,18 @@ def memory(pid: int) -> tuple[int, int]:
         held += found.rss
         own += found.rss - found.shared if hasattr(found, "shared") else 0
     return held, own
+
+
+def high_water(pid: int) -> int:
+    """Most resident bytes that a process had at once, as the system counts; 0 where it does not say.
+
+    What ``wait4`` tells instead is at least the size of the process that started it.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -1,7 +1,7 @@
 """Every linear layer reads only its first inputs, so that a large model answers in seconds on a CPU.
 
 Python imports a module ``sitecustomize`` from its path before anything else; a copy of this file under that
-name, in a folder of its own, changes each process of a rehearsal and nothing beyond. Values mean nothing then.
+name, in a folder of its own, changes each process of a rehearsal and nothing else. Values then mean nothing.
 """
 
 from __future__ import annotations

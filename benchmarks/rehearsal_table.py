@@ -8,16 +8,16 @@ from typing import Any
 from rehearsal_walk import FAILED, OK
 
 SHIM_NOTE = (
-    "**With a shim**: every linear layer read only its first 64 inputs. Memory, disk, files and errors are "
-    "real (of weights that are mapped from files, fewer pages may have been read); times of computing and all "
-    "values (losses, pictures, scores, differences after export) are not."
+    "**With a shim**: every linear layer read only its first 64 inputs. Memory, disk, files and errors "
+    "are real (of weights that are mapped from files, fewer pages may have been read); times of computing "
+    "and all values (losses, pictures, scores, differences after export) are not."
 )
 NO_SHIM_NOTE = "No shim: the whole of each layer was computed."
 HOW_MEASURED = (
-    "Weights are random, so values mean nothing; times are with few steps and small pictures. Memory of the host "
-    "is summed over a step's processes every 0.1 s, so shorter peaks can be missed; *anonymous* is what is no "
-    "part of a file, and has to fit. *Written* counts what was removed again, *left* is what the folder "
-    "grew by. Memory of a GPU is not measured."
+    "Weights are random, so values mean nothing; times are with few steps and small pictures. Memory of the "
+    "host is summed over a step's processes every 0.1 s, so shorter peaks can be missed; *anonymous* is what "
+    "is no part of a file, and has to fit. *Written* counts what was removed again, *left* is what the "
+    "folder grew by. Memory of a GPU is not measured."
 )
 
 

@@ -1,10 +1,9 @@
-"""The rehearsal: what it builds, how it measures, how the walk goes on, what its table says."""
+"""The rehearsal: how it measures, how the walk is resumed, what its table says."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
 import shutil
 import signal
@@ -14,126 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
-from peft import LoraConfig
-from safetensors import safe_open
-from safetensors.torch import load_file
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from diffopd.arguments import hydra_arguments
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # they import each other by their names, as a program does
 try:
-    build, estimate, measured, sizes, steps, table, tokenizers, walked = (
+    measured, shim, steps, table, walked = (
         importlib.import_module(f"rehearsal_{name}")
-        for name in ("build", "estimate", "measured", "sizes", "steps", "table", "tokenizers", "walk")
+        for name in ("measured", "shim", "steps", "table", "walk")
     )
-    rehearsal = importlib.import_module("rehearsal")
+    random_teachers, rehearsal = (importlib.import_module(name) for name in ("random_teachers", "rehearsal"))
 finally:
     sys.path.remove(str(FOLDER))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A tiny pipeline with T5, teachers and prompts."""
-    folder = tmp_path_factory.mktemp("rehearsal")
-    build.main(["--model", "tiny", "--with-t5", "--folder", str(folder)])
-    return folder
-
-
-def test_the_parts_load_as_the_library_would_load_the_release(made):
-    pipeline = made / "pipeline"
-    transformer, report = SD3Transformer2DModel.from_pretrained(
-        pipeline / "transformer", dtype=torch.bfloat16, output_loading_info=True
-    )
-    assert not any(report.values()), report
-    assert {value.dtype for value in transformer.state_dict().values()} == {torch.bfloat16}
-    for name, kind in {
-        "text_encoder_2": CLIPTextModelWithProjection,
-        "text_encoder_3": T5EncoderModel,
-    }.items():
-        encoder, report = kind.from_pretrained(pipeline / name, output_loading_info=True)
-        assert not any(report.values()), report
-        assert encoder.dtype == torch.bfloat16
-    assert "encoder.embed_tokens.weight" not in load_file(pipeline / "text_encoder_3" / "model.safetensors")
-
-
-def test_tokenizers_are_of_full_size_in_the_files_of_the_release(made):
-    for name, padding in (("tokenizer", 49407), ("tokenizer_2", 0)):
-        folder = made / "pipeline" / name
-        assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {
-            file.name for file in folder.iterdir()
-        }
-        assert not (folder / "tokenizer.json").exists()
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
-        assert len(tokenizer) == 49408
-        assert tokenizer.pad_token_id == padding
-        ids = tokenizer("a sign that says OPEN").input_ids
-        assert (ids[0], ids[-1]) == (49406, 49407)
-        assert tokenizer.decode(ids[1:-1]).strip() == "a sign that says open"
-        assert len(ids) - 2 < len("asignthatsaysopen")  # pieces of several letters are made
-    folder = made / "pipeline" / "tokenizer_3"
-    assert (folder / "tokenizer.json").is_file()
-    tokenizer = T5TokenizerFast.from_pretrained(folder)
-    assert len(tokenizer) == 32100
-    assert tokenizer.unk_token_id not in tokenizer('a sign that says "OPEN"').input_ids
-
-
-def test_every_rule_of_the_byte_pair_vocabulary_makes_a_piece_of_pieces_before_it():
-    vocabulary, rules = tokenizers.clip_tables()
-    assert len(vocabulary) == 49408
-    assert len(rules) == 49408 - 2 * 256 - 2
-    assert all(max(vocabulary[left], vocabulary[right]) < vocabulary[left + right] for left, right in rules)
-
-
-def test_weights_are_written_in_shards_with_an_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "SHARD_BYTES", 100)
-    monkeypatch.setattr(build, "CHUNK", 7)
-    shapes = {"a.weight": (4, 6), "a.bias": (4,), "norm.weight": (5,), "b.weight": (6, 10), "scalar": ()}
-    build.write_weights(tmp_path, "model", shapes, torch.bfloat16, torch.Generator().manual_seed(0))
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"]) == set(shapes)
-    assert len(set(index["weight_map"].values())) == 2
-    for name, shape in shapes.items():
-        with safe_open(tmp_path / index["weight_map"][name], framework="pt") as file:
-            value = file.get_tensor(name)
-            assert file.metadata() == {"format": "pt"}
-        assert value.shape == shape
-        assert value.dtype == torch.bfloat16
-        if name == "b.weight":
-            assert 0.5 < value.float().std() * math.sqrt(10) < 1.5
-        if value.ndim < 2:
-            assert (value == (0 if name == "a.bias" else 1)).all()
-    assert index["metadata"]["total_size"] == 2 * sum(math.prod(shape) for shape in shapes.values())
-
-
-def test_teachers_are_peft_folders_on_the_eight_projections(made):
-    config = LoraConfig.from_pretrained(str(made / "teachers" / "ocr"))
-    assert (config.r, config.lora_alpha) == (32, 64)
-    transformer = SD3Transformer2DModel.from_pretrained(made / "pipeline" / "transformer")
-    transformer.load_lora_adapter(
-        str(made / "teachers" / "ocr"), prefix=None, weight_name="adapter_model.safetensors"
-    )
-    values = {
-        task: load_file(made / "teachers" / task / "adapter_model.safetensors")
-        for task in ("ocr", "aesthetic")
-    }
-    key = "base_model.model.transformer_blocks.0.attn.to_q.lora_B.weight"
-    assert not torch.equal(values["ocr"][key], values["aesthetic"][key])
-    assert not any("attn2" in key for key in values["ocr"])
-    assert len(values["ocr"]) == 2 * (8 + 7)  # the last block does not write to the text
-
-
-def test_what_the_full_size_needs_is_what_was_measured():
-    found = estimate.Estimate.of("sd3_5_medium", with_t5=True)
-    gigabytes = {name: round(2 * numbers / 1e9, 3) for name, numbers in found.parts.items()}
-    assert gigabytes == {
-        "transformer": 4.939, "text_encoder": 0.247, "text_encoder_2": 1.389, "vae": 0.168, "text_encoder_3": 9.525,
-    }  # fmt: skip
-    assert (found.layers, found.lora) == (191, 18_776_064)
-    assert round(found.pipeline / 1e9, 1) == 16.3
-    assert round(found.checkpoint / 1e6) == 300
-    assert round(found.memory / 1e9, 1) == 20.1  # 20.7 were anonymous, the interpreter and a batch included
-    assert "| transformer, 2,469,663,936 numbers in bf16 | 4.94 GB |" in found.markdown()
 
 
 CHILD = """
@@ -191,7 +83,7 @@ def short_steps(folder, **changes):
     programs |= changes
     needs = {"two": ["one"], "three": []}
     return [
-        steps.Step(name, name, command(program), needs=needs.get(name, ()))
+        steps.Step(name=name, title=name, command=command(program), needs=needs.get(name, ()))
         for name, program in programs.items()
     ]
 
@@ -238,13 +130,13 @@ def result(code, **changes):
 
 
 def test_a_good_exit_code_is_not_enough(tmp_path):
-    leaves = steps.Step("a", "a", (), leaves=[tmp_path / "absent"])
+    leaves = steps.Step(name="a", title="a", command=(), leaves=[tmp_path / "absent"])
     assert walked.judged(leaves, result(0), 0.0, "") == ("failed", f"left no {tmp_path / 'absent'}")
-    killed = steps.Step("a", "a", (), kill_when=lambda: True)
+    killed = steps.Step(name="a", title="a", command=(), kill_when=lambda: True)
     assert walked.judged(killed, result(0), 0.0, "")[0] == "failed"
     assert walked.judged(killed, result(-9), 0.0, "") == ("ok", "")
     assert walked.judged(killed, result(-9, over_limit=True), 0.0, "")[0] == "failed"
-    warned = steps.Step("a", "a", (), accepted={0: "", 1: "with warnings"})
+    warned = steps.Step(name="a", title="a", command=(), accepted={0: "", 1: "with warnings"})
     assert walked.judged(warned, result(1), 0.0, "") == ("ok", "with warnings")
     assert walked.judged(warned, result(2), 0.0, "")[0] == "failed"
 
@@ -260,36 +152,55 @@ def test_a_training_that_began_anew_is_not_taken_for_a_resumed_one(tmp_path):
         resumed.check(5.0, "")
 
 
-def test_every_command_composes(tmp_path, monkeypatch):
+def test_every_command_composes(tmp_path):
     way = steps.Walk("sd3_5_medium", tmp_path, with_t5=True, device="cpu")
-    found = {
-        step.command[2].removeprefix("diffopd."): step.command[3:]
-        for step in way.steps()
-        if "-m" in step.command
-    }
+    commands = [step.command for step in way.steps() if "-m" in step.command]
+    found = {command[2].removeprefix("diffopd."): list(command[3:]) for command in commands}
     assert set(found) == {"doctor", "train", "sample", "evaluate", "export"}
-    from diffopd.arguments import hydra_arguments
-
-    for name in ("doctor", "train", "sample", "evaluate"):
-        cfg = build_config(name, hydra_arguments(list(found[name])))
-        assert (cfg.model.image_size, cfg.model.text_length) == (64, 16)
-    names = [step.name for step in way.steps()]
-    assert [need for step in way.steps() for need in step.needs if need not in names] == []
+    for name, arguments in found.items():
+        short = name in ("sample", "evaluate")  # these take adapter=<folder>
+        cfg = random_teachers.composed(name, hydra_arguments(arguments) if short else arguments)
+        if name != "export":
+            assert (cfg.model.image_size, cfg.model.text_length) == (64, 16)
 
 
-def build_config(name, overrides):
-    from random_teachers import composed
-
-    return composed(name, overrides)
+def test_every_step_comes_after_those_it_needs(tmp_path):
+    before = set()
+    for step in steps.Walk("tiny", tmp_path, with_t5=False, device="auto").steps():
+        assert before.issuperset(step.needs)
+        before.add(step.name)
 
 
 RECORDS = [
-    {"name": "a", "title": "build", "result": "ok", "note": "", "seconds": 61.4, "silent": 2.0, "rss": int(4.94e9),
-     "anonymous": 75_100_000, "written": 1_500_000, "left": 0, "commit": "abc"},
-    {"name": "b", "title": "train", "result": "failed", "note": "exit code 1", "seconds": 3.0, "silent": 1.0,
-     "rss": 10, "anonymous": None, "written": 0, "left": 0, "commit": "abc", "tail": ["the | reason"]},
+    {
+        "name": "a",
+        "title": "build",
+        "result": "ok",
+        "note": "",
+        "seconds": 61.4,
+        "silent": 2.0,
+        "rss": int(4.94e9),
+        "anonymous": 75_100_000,
+        "written": 1_500_000,
+        "left": 0,
+        "commit": "abc",
+    },
+    {
+        "name": "b",
+        "title": "train",
+        "result": "failed",
+        "note": "exit code 1",
+        "seconds": 3.0,
+        "silent": 1.0,
+        "rss": 10,
+        "anonymous": None,
+        "written": 0,
+        "left": 0,
+        "commit": "abc",
+        "tail": ["the | reason"],
+    },
     {"name": "c", "title": "sample", "result": "skipped", "note": "needs train"},
-]  # fmt: skip
+]
 
 
 def test_the_table_has_a_line_for_each_step_and_the_last_lines_of_a_failure():
@@ -324,9 +235,11 @@ def test_without_room_nothing_is_begun(tmp_path, capsys, monkeypatch):
 
 
 def test_the_shim_reaches_every_python_that_has_it_in_its_path(tmp_path):
-    shim = importlib.import_module("rehearsal_shim")
     environment = walked.environment_of(shim.install(tmp_path / "shim"))
-    program = "import torch; x = torch.nn.Linear(70, 1, bias=False); x.weight.data.fill_(1); print(x(torch.ones(70)))"
+    program = (
+        "import torch; layer = torch.nn.Linear(70, 1, bias=False); layer.weight.data.fill_(1); "
+        "print(layer(torch.ones(70)))"
+    )
     run = [sys.executable, "-c", program]
     printed = subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout
     assert "64." in printed

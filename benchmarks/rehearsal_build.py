@@ -20,7 +20,7 @@ from random_teachers import TASKS
 from rehearsal_prompts import write_prompts
 from rehearsal_sizes import LORA_ALPHA, LORA_MODULES, LORA_RANK, NAMES, Size, lora_shapes, shapes_on_disk
 from rehearsal_tokenizers import END, write_clip, write_t5
-from transformers import CLIPTokenizer, T5TokenizerFast
+from transformers import CLIPTokenizer, T5Tokenizer
 
 SHARD_BYTES = 5_000_000_000
 """Most bytes of tensors in one file, as the libraries' own default was when the release was made."""
@@ -125,7 +125,7 @@ def write_pipeline(folder: Path, size: Size, *, with_t5: bool) -> dict[str, Any]
         scheduler=scheduler,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2"),
-        tokenizer_3=T5TokenizerFast.from_pretrained(folder / "tokenizer_3") if with_t5 else None,
+        tokenizer_3=T5Tokenizer.from_pretrained(folder / "tokenizer_3") if with_t5 else None,
         **{"text_encoder_3": None, **parts},
     )
     pipeline.save_config(folder)
@@ -148,7 +148,7 @@ def write_teachers(folder: Path, transformer: Any) -> None:
     """Write a PEFT folder for each task, without metadata, as published teachers are."""
     config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=list(LORA_MODULES))
     for seed, task in enumerate(TASKS):
-        config.save_pretrained(folder / task)
+        config.save_pretrained(str(folder / task))
         generator = torch.Generator().manual_seed(seed)
         file = folder / task / "adapter_model.safetensors"
         write_safetensors(file, lora_shapes(transformer), torch.float32, generator)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -38,16 +39,16 @@ def main() -> None:
         if not layers:
             sys.exit("load_lora_weights changed no layer")
         note = f"LoRA on {len(layers)} layers, scale {', '.join(map(str, scales))}"
-    image = pipeline(
+    drawn: Any = pipeline(
         'a sign that says "OPEN"',
         height=arguments.size,
         width=arguments.size,
         num_inference_steps=arguments.steps,
         guidance_scale=4.5,
         generator=torch.Generator().manual_seed(0),
-    ).images[0]
+    )
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    image.save(arguments.output)
+    drawn.images[0].save(arguments.output)
     if "diffopd" in sys.modules:
         sys.exit("diffopd was imported, so this says nothing about diffusers alone")
     print(f"note: {note}")

@@ -13,7 +13,7 @@ import string
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import T5TokenizerFast
+from transformers import T5Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 CLIP_TOKENS = 49408
@@ -72,4 +72,4 @@ def write_t5(folder: Path) -> None:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((mark, -12.0) for mark in marks)]
     wanted = T5_TOKENS - 100 - len(pieces)
     pieces += [(piece, -12.0 - len(piece)) for piece in itertools.islice(longer, wanted)]
-    T5TokenizerFast(vocab=pieces, extra_ids=100, model_max_length=512).save_pretrained(folder)
+    T5Tokenizer(vocab=pieces, extra_ids=100, model_max_length=512).save_pretrained(folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rehearsal_measured import Measured, folder_bytes, measured
-from rehearsal_steps import PYTHON, NotLeftError, Step
+from rehearsal_steps import HERE, PYTHON, NotLeftError, Step
 
 from diffopd.files import atomic_write_json
 
@@ -115,7 +115,8 @@ def take(step: Step, folder: Path, environment: Mapping[str, str], limit: float)
     output = log.read_text(encoding="utf-8", errors="replace")
     result, note = judged(step, found, started, output)
     record = {"name": step.name, "title": step.title, "result": result, "note": note, **asdict(found)}
-    record |= {"left": folder_bytes(folder) - before, "command": list(step.command)}
+    told = [part.replace(str(HERE), "benchmarks") for part in step.command]
+    record |= {"left": folder_bytes(folder) - before, "command": told}
     if result == FAILED:
         record["tail"] = output.splitlines()[-TAIL:]
     return record

@@ -103,6 +103,14 @@ def test_steps_that_are_done_are_not_repeated(tmp_path):
         walk(short_steps(tmp_path), tmp_path, {"model": "y"})
 
 
+def test_commands_are_noted_as_they_are_typed(tmp_path):
+    program = steps.HERE / "rehearsal_stock.py"
+    helped = steps.Step(name="a", title="a", command=[steps.PYTHON, str(program), "--help"])
+    noted = walk([helped], tmp_path)[0]
+    assert noted["result"] == "ok"
+    assert noted["command"] == ["python", "benchmarks/rehearsal_stock.py", "--help"]
+
+
 def test_a_failure_is_told_and_only_what_needs_it_is_left_out(tmp_path):
     broken = "print('first line'); print('the reason'); raise SystemExit(3)"
     failed = walk(short_steps(tmp_path, one=broken), tmp_path)

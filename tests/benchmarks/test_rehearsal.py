@@ -275,6 +275,6 @@ def test_the_tiny_walk_goes_well(tmp_path):
     ]  # fmt: skip
     assert {record["result"] for record in found.values()} == {"ok"}
     assert found["killed"]["code"] == -9
-    assert found["stock_diffusers"]["note"] == "LoRA on 15 layers, scale 2.0"
+    assert found["stock_diffusers"]["note"].startswith("LoRA on 15 layers, scale ")
     assert all(record["rss"] > 50e6 for record in found.values())
     assert "| the same command, resumed | ok: from round_" in (tmp_path / "out" / "rehearsal.md").read_text()

@@ -24,6 +24,7 @@ from diffopd import evaluate, sample
 from diffopd.arguments import hydra_arguments, with_text_quoted
 from diffopd.evaluation import EvaluationResult
 from diffopd.reward.checked import RewardError
+from diffopd.reward.ocr import OcrReward
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -67,10 +68,16 @@ def test_evaluate_writes_results_images_and_config(tiny, tmp_path, capsys):
     assert str(tmp_path / "run" / "results.json") in out
 
 
-def test_a_reward_that_fails_leaves_the_sample(tiny, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a red barn\n")
+def test_a_reward_that_fails_leaves_the_sample(tiny, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("the reader broke")
+
+    monkeypatch.setattr(OcrReward, "__call__", fail)
+    (tmp_path / "prompts.txt").write_text('a sign that says "BARN"\n')
     overrides = ["benchmark=ocr", f"benchmark.path={tmp_path / 'prompts.txt'}", "num_threads=1"]
-    with pytest.raises(RewardError, match=r"metric\.reward \(OcrReward\) raised ValueError: .*double quotes"):
+    with pytest.raises(
+        RewardError, match=r"metric\.reward \(OcrReward\) raised ValueError: the reader broke"
+    ):
         evaluate.run(config("evaluate", tiny, tmp_path / "run", *overrides, "benchmark.sampler.num_steps=2"))
     assert (tmp_path / "run" / "failed_reward" / "evaluation_ocr_00000.png").is_file()
 

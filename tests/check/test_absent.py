@@ -10,13 +10,14 @@ from diffopd.check.absent import why_absent
 TEACHER = ("+experiment=teacher_aesthetic", "reward=custom")
 FILES = {
     "own_scorers.py": "import abc\n\nclass Redness(abc.ABC):\n"
-    "    def __init__(self, strength=1.0):\n        self.strength = strength\n",
+    "    def __init__(self, strength=1.0):\n        self.strength = strength\n"
+    "    def __call__(self, images, prompts):\n        pass\n",
     "own_open.py": "from os.path import *\n",
     "own_late.py": "def __getattr__(name):\n    return name\n",
     "own_made.py": "globals().update(Blueness=type('Blueness', (), {}))\n",
     "own_slip.py": "class Redness:\n    def __call__(self, images prompts):\n        pass\n",
     "own_package/__init__.py": "",
-    "own_package/scorers.py": "class Redness:\n    pass\n",
+    "own_package/scorers.py": "class Redness:\n    def __call__(self, images, prompts):\n        pass\n",
 }
 
 

@@ -99,9 +99,15 @@ def test_a_run_from_its_own_config_keeps_the_command_that_made_it(train, tmp_pat
     ((recorded, _),) = train("from=runs/of mine/seed0", "trainer.max_epochs=6")
     assert recorded == longer
     finished = tmp_path / "runs" / "of mine" / "seed0" / "finished.json"
-    finished.write_text(json.dumps({"recipe": {"command": made}}))
+    finished.write_text(json.dumps({"max_rounds": 2, "recipe": {"command": made}}))
     ((recorded, _),) = train("from=runs/of mine/seed0")
     assert recorded == made
+    finished.unlink()
+    (finished.parent / ".hydra" / NOTE).write_text(
+        "a 'quote that does not end"
+    )  # damaged: as if it were not there
+    ((recorded, _),) = train("from=runs/of mine/seed0")
+    assert recorded == "python -m diffopd.train 'from=runs/of mine/seed0'"
 
 
 def test_without_a_command_line_nothing_is_made_up(tmp_path):

@@ -22,7 +22,7 @@ from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain
 from diffopd.configs import config_folder
 from diffopd.ending import no_end_from_outside, why_stopped
 from diffopd.flags import check_flags
-from diffopd.quiet import silence_known_noise
+from diffopd.quiet import say_only_what_is_new, silence_known_noise
 from diffopd.rank import is_first_process
 from diffopd.recorded import typed
 from diffopd.signals import INTERRUPTED, REQUESTS_TO_END, Ended
@@ -64,6 +64,8 @@ def command(
             nonlocal started
             started = True
             with ending_when_asked(), errors_told(debug=bool(cfg.get("debug"))):
+                if not is_first_process():
+                    say_only_what_is_new()
                 silence_known_noise()
                 warn_of_unused_launcher(HydraConfig.get())
                 try:

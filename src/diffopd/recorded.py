@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,7 +16,6 @@ from diffopd.saved_config import FROM, TRUST
 NOTE = "command.txt"
 """In Hydra's folder of a run: the command that was last given for it."""
 HYDRA_FOLDER = ".hydra"
-_FINISHED = "finished.json"
 _TAKE_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 _OUTSIDE_THE_OVERRIDES = (FROM, TRUST)
 
@@ -50,8 +47,7 @@ def recorded_command(module: str, folder: Path) -> str:
         return ""
     arguments = _of_one_job(given)
     sources = [argument.removeprefix(FROM) for argument in arguments if argument.startswith(FROM)]
-    if sources and _is_of(Path(sources[-1]).expanduser(), folder) and (earlier := _earlier(folder)):
-        before = shlex.split(earlier)
+    if sources and _is_of(Path(sources[-1]).expanduser(), folder) and (before := _earlier(folder)):
         changed = [a for a in arguments if a not in before and not a.startswith(_OUTSIDE_THE_OVERRIDES)]
         return shlex.join([*before, *changed])
     return shlex.join(["python", "-m", module, *arguments])
@@ -59,9 +55,11 @@ def recorded_command(module: str, folder: Path) -> str:
 
 def note_command(module: str, folder: Path) -> None:
     """Write the command where Hydra keeps a run's own settings, for a run that does not come to its end."""
+    from diffopd.files import atomic_write_text  # brings torch
+
     hydra_folder = folder / HYDRA_FOLDER
     if hydra_folder.is_dir() and (text := recorded_command(module, folder)):
-        (hydra_folder / NOTE).write_text(f"{text}\n", encoding="utf-8")
+        atomic_write_text(hydra_folder / NOTE, f"{text}\n")
 
 
 def _of_one_job(given: Sequence[str]) -> list[str]:
@@ -86,12 +84,12 @@ def _is_of(source: Path, folder: Path) -> bool:
     return folder.resolve() in (source.resolve(), source.resolve().parent)
 
 
-def _earlier(folder: Path) -> str:
-    """What an earlier start of the run in this folder has recorded; empty if nothing has."""
-    with contextlib.suppress(OSError, ValueError):
-        noted: Any = json.loads((folder / _FINISHED).read_text(encoding="utf-8"))
-        if isinstance(noted, dict) and (command := noted.get("recipe", {}).get("command")):
-            return str(command)
-    with contextlib.suppress(OSError, ValueError):
-        return (folder / HYDRA_FOLDER / NOTE).read_text(encoding="utf-8").strip()
-    return ""
+def _earlier(folder: Path) -> list[str]:
+    """Words of the command that an earlier start of the run in this folder has recorded; none if none has."""
+    from diffopd.finished import read_finished  # brings torch, which is not there before a config is checked
+
+    finished = read_finished(folder)
+    text = str(finished.recipe.get("command", "")) if finished else ""
+    with contextlib.suppress(OSError, ValueError):  # not there, or damaged
+        return shlex.split(text or (folder / HYDRA_FOLDER / NOTE).read_text(encoding="utf-8"))
+    return []

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from diffopd.check import ConfigError, config_errors
 from diffopd.command import STOPPED, command
+from diffopd.signals import Ended
 
 
 @command("reward_server")
@@ -75,7 +76,7 @@ def run(cfg: DictConfig) -> None:
         _end_at_once()
     if batcher.failure is not None:
         print(f"stopped: {batcher.failure}", file=sys.stderr)
-        sys.exit(STOPPED)
+        raise Ended(STOPPED)
     print("stopped", flush=True)
 
 

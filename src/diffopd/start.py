@@ -84,7 +84,7 @@ def tolerant(stream: TextIO, label: str = "") -> TextIO:
         return stream
     with contextlib.suppress(OSError):
         stream.flush()
-    raw = _WithoutReader(file, "wb", closefd=False)
+    raw: io.RawIOBase = _WithoutReader(file, "wb", closefd=False)
     return _Labelled(
         io.BufferedWriter(raw),
         label=label,

@@ -170,7 +170,8 @@ def run_processes(work: Callable[..., None], count: int, *arguments: Any) -> Non
     import torch.multiprocessing as multiprocessing
 
     store = distributed.TCPStore(_HERE, 0, is_master=True, wait_for_workers=False)
-    started = multiprocessing.spawn(work, args=(count, store.port, *arguments), nprocs=count, join=False)
+    given = (count, store.port, *arguments)
+    started: Any = multiprocessing.spawn(work, args=given, nprocs=count, join=False)
     try:
         while not started.join():
             pass

@@ -35,8 +35,9 @@ def load_component(kind: type[Any], folder: Path, *, dtype: torch.dtype, where: 
         ValueError: If config and weights do not belong together, or weights are no floating-point numbers.
     """
     without_values = torch.device("meta") if kind in _FROM_FILE else contextlib.nullcontext()
+    library: Any = kind
     with reading(where), without_values:
-        model, info = kind.from_pretrained(
+        model, info = library.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
         )
     _check_complete(model, info, where)

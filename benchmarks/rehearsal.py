@@ -17,6 +17,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ from rehearsal_walk import FAILED, OK, OtherWalkError, environment_of, walk
 
 from diffopd.files import atomic_write_json, replacing
 
+STOPPED = 75
+"""Exit code after SIGTERM, as of the package's own commands: the same command resumes."""
 NO_ROOM = 2
 """Exit code where disk or folder do not allow it."""
 
@@ -105,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = {"command": shlex.join(command), **same, "cores": os.cpu_count(), "torch": torch.__version__}
     steps = Walk(given.model, given.folder, given.with_t5, given.device).steps()
     records: list[dict[str, Any]] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(STOPPED))  # the command under way ends too
     with tempfile.TemporaryDirectory() as temporary:
         environment = environment_of(install(Path(temporary)) if given.shim else None)
         try:

@@ -254,6 +254,25 @@ def test_the_shim_reaches_every_python_that_has_it_in_its_path(tmp_path):
     assert torch.nn.Linear(70, 1, bias=False).forward.__name__ == "forward"
 
 
+def test_a_request_to_end_also_ends_the_command_under_way(tmp_path, monkeypatch):
+    endless = (
+        f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))"
+    )
+    text = f"{endless}; os.kill(os.getppid(), {int(signal.SIGTERM)}); time.sleep(600)"
+    only = steps.Step(name="a", title="a", command=command(text))
+    monkeypatch.setattr(steps.Walk, "steps", lambda self: [only])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            rehearsal.main(["--model", "tiny", "--folder", str(tmp_path / "walk"), "--output", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 75
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert json.loads((tmp_path / "walk" / walked.STATE).read_text())["steps"] == {}
+
+
 @pytest.mark.slow
 def test_the_tiny_walk_goes_well(tmp_path):
     places = ["--folder", str(tmp_path / "walk"), "--output", str(tmp_path / "out"), "--device", "cpu"]

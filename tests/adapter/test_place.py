@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def test_what_a_file_is(tmp_path):
 def test_a_variant_is_no_second_set_of_weights(tmp_path):
     parts = [f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     put(tmp_path, "config.json", "diffusion_pytorch_model.fp16.safetensors", *parts)
+    index = {"weight_map": {f"layer{n}.weight": name for n, name in enumerate(parts)}}
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     assert [file.name for file in find_place(tmp_path, setting="x").weights] == parts
 
 

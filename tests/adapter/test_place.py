@@ -61,6 +61,8 @@ def test_a_variant_is_no_second_set_of_weights(tmp_path):
     put(tmp_path, "config.json", "diffusion_pytorch_model.fp16.safetensors", *parts)
     index = {"weight_map": {f"layer{n}.weight": name for n, name in enumerate(parts)}}
     (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    for key, name in index["weight_map"].items():
+        save_file({key: torch.zeros(1)}, tmp_path / name)
     assert [file.name for file in find_place(tmp_path, setting="x").weights] == parts
 
 

@@ -269,7 +269,7 @@ def test_reporting_again_keeps_the_note(world, tmp_path):
 def test_a_run_of_no_batch_is_an_error_and_not_finished(world, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"no batch was trained .* trainer\.limit_train_batches"):
-        world.build("teacher_aesthetic", folder, "~report", "+trainer.limit_train_batches=0").run()
+        world.build("teacher_aesthetic", folder, "~report", "+trainer.max_steps=0").run()
     assert not (folder / FINISHED).exists()
 
 

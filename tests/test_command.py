@@ -21,6 +21,7 @@ from diffopd.signals import REQUESTS_TO_END
 
 CONF = Path(__file__).parents[1] / "conf"
 ODE = "+experiment=mopd_ode"
+NO_DASHES = "is not a flag; settings are written without dashes"
 
 
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
@@ -140,9 +141,9 @@ def test_a_reward_that_exits_with_0_is_no_success(train, capsys, debug):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--experiment", "mopd_ode"], "--experiment is not a flag; settings are written without dashes: +experiment=mopd_ode ("),
-        (["--seed=3"], "--seed is not a flag; settings are written without dashes: seed=3 ("),
-        (["--experimental-rerun", "x.pickle"], "--experimental-rerun is not offered; from=<run folder> trains once more"),
+        (["--experiment", "mopd_ode"], f"--experiment {NO_DASHES}: +experiment=mopd_ode ("),
+        (["--seed=3"], f"--seed {NO_DASHES}: seed=3 ("),
+        (["--experimental-rerun", "x"], "--experimental-rerun is not offered; from=<run folder> trains once"),
     ],
 )  # fmt: skip
 def test_what_looks_like_a_flag_and_is_none(train, capsys, arguments, message):

@@ -1,4 +1,4 @@
-"""A process beside the first repeats nothing that libraries tell every process, and keeps what may be its own."""
+"""A process beside the first repeats nothing that libraries tell every process, and keeps its own."""
 
 from __future__ import annotations
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
+from diffopd import evaluate, sample
 from diffopd.check import ConfigError
 from diffopd.command import INTERRUPTED, REFUSED, STOPPED, command, ending_when_asked, interrupted
+from diffopd.ending import EndedFromOutsideError
 from diffopd.non_finite import NonFiniteError
 from diffopd.reward.checked import RewardError
 from diffopd.reward.http_json import ServerError
@@ -19,6 +21,7 @@ from diffopd.signals import REQUESTS_TO_END
 
 CONF = Path(__file__).parents[1] / "conf"
 ODE = "+experiment=mopd_ode"
+NO_DASHES = "is not a flag; settings are written without dashes"
 
 
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
@@ -122,6 +125,52 @@ def test_a_server_that_does_not_score_ends_in_a_message_and_a_failing_reward_in_
         train("+experiment=mini_autoencoder", step=lambda cfg: fail(cfg, KeyError("a user's own code")))
 
 
+@pytest.mark.parametrize("debug", [[], ["debug=true"]])
+def test_a_reward_that_exits_with_0_is_no_success(train, capsys, debug):
+    with pytest.raises((SystemExit, EndedFromOutsideError)) as end:
+        train("+experiment=mini_autoencoder", *debug, step=lambda cfg: sys.exit(0))
+    if debug:
+        assert end.type is EndedFromOutsideError
+        return
+    assert end.value.code == STOPPED
+    assert re.match(
+        r"stopped: sys.exit\(0\) in .*test_command.py, line \d+, in <lambda>", capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experiment", "mopd_ode"], f"--experiment {NO_DASHES}: +experiment=mopd_ode ("),
+        (["--seed=3"], f"--seed {NO_DASHES}: seed=3 ("),
+        (["--experimental-rerun", "x"], "--experimental-rerun is not offered; from=<run folder> trains once"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_flag_and_is_none(train, capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        train(*arguments, step=lambda cfg: pytest.fail("the command ran"))
+    assert end.value.code == REFUSED
+    assert capsys.readouterr().err.startswith(f"config error: {message}")
+
+
+def test_evaluate_without_arguments_starts_no_work(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate"])
+    with pytest.raises(SystemExit) as end:
+        evaluate.main()
+    assert end.value.code == REFUSED
+    assert "give adapter=<PEFT folder>, or benchmark=mini alone for the base model" in capsys.readouterr().err
+
+
+def test_a_message_has_the_names_that_were_typed(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sample", "prompt=x", "adapter=absent"])
+    with pytest.raises(SystemExit):
+        sample.main()
+    shown = capsys.readouterr().err
+    assert shown.startswith("config error: adapter=absent: there is no such folder")
+    assert "adapter_path" not in shown
+
+
 def test_a_folder_that_cannot_be_made_ends_in_a_message(train, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as end:
@@ -202,6 +251,7 @@ def test_the_papers_noise_sweep_composes_three_jobs(train, monkeypatch):
 
 
 PROGRAMS = ["train", "evaluate", "sample", "cascade", "table", "ablations", "report", "export", "doctor"]
+PROGRAMS += ["reward_server", "replay"]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from diffopd.signals import INTERRUPTED
+
 SOURCE = str(Path(__file__).parents[1] / "src")
 SMALL = (
     "benchmark.sampler.num_steps=8",
@@ -28,10 +30,10 @@ KILLED = str(Path(__file__).parent / "evaluation_killed.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *MODULE)
 
 
-def start(root: Path, *overrides: str, program=MODULE) -> subprocess.Popen[str]:
+def start(root: Path, *overrides: str, program=MODULE, **environment) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *program, *SMALL, *overrides, f"paths.root={root}"],
-        env={**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -73,11 +75,19 @@ def test_any_number_of_processes_leaves_the_same_files(expected, tmp_path, progr
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, INTERRUPTED)],
+    ids=["kill", "term"],
+)
 @pytest.mark.parametrize("devices", [1, 2])
-def test_after_a_kill_the_same_command_goes_on(expected, tmp_path, devices):
-    process = start(tmp_path, f"devices={devices}", "benchmark.name=mini", program=(KILLED,))
+def test_after_a_signal_the_same_command_resumes(expected, tmp_path, devices, number, code):
+    settings = (f"devices={devices}", "benchmark.name=mini")
+    process = start(tmp_path, *settings, program=(KILLED,), SIGNAL=str(int(number)))
     shown, _ = process.communicate(timeout=400)  # returns when the processes it started are gone, too
-    assert process.returncode == -signal.SIGKILL, shown
+    assert process.returncode == code, shown
+    assert shown.count("interrupted: SIGTERM; ") == (number == signal.SIGTERM)
+    assert "Traceback" not in shown
     (folder,) = (path.parent for path in tmp_path.rglob("made_from.json"))
     assert not (folder / "results.json").exists()
     done = list(tmp_path.rglob("records/*/*.safetensors"))

@@ -31,9 +31,13 @@ class AskToEnd(Callback):
 '''
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("interruption"))
+
+
 @pytest.mark.slow
-def test_a_sweep_that_is_asked_to_end_saves_ends_and_goes_on(tmp_path_factory, tmp_path):
-    world = make_world(tmp_path_factory.mktemp("interruption"))
+def test_a_sweep_that_is_asked_to_end_saves_ends_and_goes_on(world, tmp_path):
     (tmp_path / "stopper.py").write_text(STOPPER)
     (tmp_path / ASK).touch()
     arguments = [
@@ -62,8 +66,7 @@ def test_a_sweep_that_is_asked_to_end_saves_ends_and_goes_on(tmp_path_factory, t
 
 
 @pytest.mark.slow
-def test_two_processes_end_together_with_one_code(tmp_path_factory, tmp_path):
-    world = make_world(tmp_path_factory.mktemp("interruption"))
+def test_two_processes_end_together_with_one_code(world, tmp_path):
     (tmp_path / "stopper.py").write_text(STOPPER)
     (tmp_path / ASK).touch()
     result = programs.run(
@@ -78,5 +81,41 @@ def test_two_processes_end_together_with_one_code(tmp_path_factory, tmp_path):
         "+callbacks.stopper={_target_: stopper.AskToEnd}",
     )
     assert result.returncode == INTERRUPTED, result.stdout + result.stderr
+    lines = [*result.stdout.splitlines(), *result.stderr.splitlines()]
+    others = [line for line in lines if line.startswith("[process 1]")]
+    assert [line for line in others if "[diffopd." not in line] == []  # it repeats nothing of the libraries
     folder = tmp_path / "runs" / "teacher_aesthetic" / "seed0"
     assert latest_valid_checkpoint(folder / "checkpoints").name == "round_000002"
+
+
+@pytest.mark.slow
+def test_a_run_outlives_the_reader_of_its_output(world, tmp_path):
+    settings = world.overrides("teacher_aesthetic")
+    show_all = "callbacks.round_progress.seconds_per_line=0"
+    process = programs.start(
+        tmp_path, "train", "+experiment=teacher_aesthetic", *settings, show_all, "~report"
+    )
+    try:
+        assert process.stdout.readline()
+        process.stdout.close()  # as `| head -1` does
+        complaints = process.stderr.read()
+        assert process.wait(programs.SECONDS) == 0, complaints
+    finally:
+        process.kill()
+    assert "Traceback" not in complaints
+    assert (tmp_path / "runs" / "teacher_aesthetic" / "seed0" / FINISHED).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way_out", ["sys.exit(0)", "os._exit(0)"])
+def test_a_reward_that_ends_the_program_is_no_success(world, tmp_path, way_out):
+    reward = f"import os, sys\nclass Leaver:\n    def __call__(self, images, prompts): {way_out}\n"
+    (tmp_path / "leaver.py").write_text(reward)
+    settings = [*world.overrides("teacher_aesthetic"), "~report"]
+    own = ["reward=custom", "reward._target_=leaver.Leaver"]
+    result = programs.run(tmp_path, "train", "+experiment=teacher_aesthetic", *own, *settings)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "stopped: " in result.stderr
+    assert way_out in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs" / "teacher_aesthetic" / "seed0" / FINISHED).exists()

@@ -1,5 +1,6 @@
 """The package as users get it: pinned, documented, and runnable from a wheel in any folder."""
 
+import importlib
 import os
 import re
 import shutil
@@ -12,8 +13,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
 
 import diffopd
+from diffopd.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "diffopd"
@@ -41,6 +45,72 @@ def test_requirements_have_lower_bounds_and_no_caps():
     groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
     for requirement in (r for group in groups for r in group):
         assert re.fullmatch(r"[A-Za-z0-9_-]+>=[0-9.]+", requirement), requirement
+
+
+def bounds_of(requirements):
+    return {
+        requirement_name(text): SpecifierSet(text[len(requirement_name(text)) :]) for text in requirements
+    }
+
+
+def test_the_tested_versions_lie_inside_the_bounds():
+    groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
+    bounds = bounds_of(text for group in groups for text in group)
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line.partition("==") for line in lines if not line.startswith("#")]
+    outside = [name for name, _, version in pins if version not in bounds[requirement_name(name)]]
+    assert outside == []
+
+
+KNOWN_HOLES = {
+    "torch": "2.9.1",  # weights_only, CVE-2026-24747
+    "lightning": "2.6.3",  # CVE-2026-31221; 2.6.2 and 2.6.3 were compromised
+    "hydra-core": "1.3.2",  # instantiates anything, CVE-2026-68508
+    "filelock": "3.20.2",  # CVE-2026-22701
+}
+
+
+def test_no_release_with_a_known_hole_is_inside_the_bounds():
+    bounds = bounds_of(PROJECT["project"]["dependencies"])
+    assert [name for name, version in KNOWN_HOLES.items() if version in bounds[name]] == []
+
+
+def test_one_program_for_all_commands(monkeypatch, capsys):
+    module, _, name = PROJECT["project"]["scripts"]["diffopd"].partition(":")
+    program = getattr(importlib.import_module(module), name)
+    monkeypatch.setattr(f"{module}.begin", lambda: None)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["diffopd", *arguments])
+        program()
+        return capsys.readouterr().out
+
+    assert run("--version") == f"diffopd {diffopd.__version__}\n"
+    for shown in (run(), run("--help")):
+        for command in COMMANDS:
+            help_file = yaml.safe_load((ROOT / "conf" / "hydra" / "help" / f"{command}.yaml").read_text())
+            assert f"\n  {command:<14} {help_file['header']}\n" in shown
+    assert set(COMMANDS) == {file.stem for file in (ROOT / "conf" / "hydra" / "help").glob("*.yaml")}
+    monkeypatch.setattr(sys, "argv", ["diffopd", "trian"])
+    with pytest.raises(SystemExit) as end:
+        program()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "diffopd trian: there is no such command; did you mean train?\n"
+
+
+def test_a_command_of_the_program_gets_its_arguments_and_the_working_directory(monkeypatch, tmp_path):
+    from diffopd import __main__
+
+    (tmp_path / "stand_in.py").write_text(
+        "import sys\ncalls = []\ndef main(): calls.append(list(sys.argv))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    monkeypatch.setattr(__main__, "begin", lambda: None)
+    monkeypatch.setitem(__main__.COMMANDS, "paper_table", "stand_in")
+    monkeypatch.setattr(sys, "argv", ["/env/bin/diffopd", "paper-table", "a=1", "--cfg", "job"])
+    __main__.main()
+    assert sys.modules.pop("stand_in").calls == [["diffopd paper_table", "a=1", "--cfg", "job"]]
 
 
 def public_packages() -> list[str]:
@@ -113,7 +183,8 @@ def test_wheel_runs_from_any_folder(wheel, tmp_path):
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
 
     assert run(python, "-c", "import diffopd; print(diffopd.__file__)").startswith(str(site))
-    listed = run(python, "-m", "diffopd.train", "--help")
+    assert "reward_server" in run(python.parent / "diffopd", "--help")
+    listed = run(python.parent / "diffopd", "train", "--help")
     assert "mopd_ode" in listed
     assert "reverse_kl" in listed
 

@@ -1,6 +1,6 @@
 import pytest
 
-from diffopd.rank import is_first_process, lacks_srun, launched_processes
+from diffopd.rank import is_first_process, lacks_srun, launched_processes, process_label
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -39,3 +39,11 @@ def test_a_script_of_slurm_without_srun_is_one_process():
     assert not lacks_srun(SLURM)
     assert not lacks_srun({})
     assert not lacks_srun(script | {"SLURM_JOB_NAME": "interactive"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "label"),
+    [(TORCHRUN, "2"), (SLURM | {"SLURM_PROCID": "8"}, "8"), ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, "1.0")],
+)
+def test_what_a_process_is_called(environment, label):
+    assert process_label(environment) == label

@@ -33,6 +33,8 @@ HELP = sorted((ROOT / "conf" / "hydra" / "help").glob("*.yaml"))
 PROGRAM = re.compile(r"(?:^|[\s`\"'/])(?:(?:python )?-m diffopd[. ]|diffopd )(\w+)(?= |$|`)(.*)")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python -m )?diffopd[. ][^`]+)`")
+BARE = re.compile(r"(python -m )?diffopd[. ]\w+")
+"""A command that is only named."""
 WITH_A_VALUE = ("--config-dir", "--cfg")
 
 
@@ -42,9 +44,7 @@ def shown_in(text: str) -> list[str]:
     blocks = FENCE.findall(text)
     prose = FENCE.sub("", text)
     indented = [line.strip() for line in prose.splitlines() if line.startswith("    ")]
-    inline = [
-        line for line in INLINE.findall(prose) if " " in line.removeprefix("python -m ")
-    ]  # not a bare name
+    inline = [line for line in INLINE.findall(prose) if not BARE.fullmatch(line)]
     return [line for block in blocks for line in block.splitlines()] + indented + inline
 
 

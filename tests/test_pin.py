@@ -41,9 +41,10 @@ def test_a_revision_means_a_commit(cache, revision, commit):
 
 
 def test_a_folder_has_none(cache, tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
     assert resolved_commit(str(tmp_path), None) is None
     assert resolved_commit("package://assets/mini_sd3", None) is None
-    with pytest.raises(ValueError, match=r"model\.path=someone/absent is neither a folder here nor a"):
+    with pytest.raises(ValueError, match=r"model\.path=someone/absent: there is no such folder .* the hub"):
         resolved_commit("someone/absent", None)
 
 

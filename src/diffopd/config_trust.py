@@ -101,12 +101,13 @@ def _foreign(path: str, value: Any, part: str | None) -> Iterator[str]:
 
 @cache
 def offered_targets() -> frozenset[str]:
-    """Every class and function that a file of ``conf/`` names.
+    """Every class and function that a file of ``conf/`` names, but for Hydra's own settings.
 
     Read as lines, as parsing all files would take longer than the rest of the check.
     """
     named = re.compile(r"^[^#\n]*?\b_target_: *([\w.]+)", re.MULTILINE)
-    files = Path(config_folder()).rglob("*.yaml")
+    folder = Path(config_folder())
+    files = (file for file in folder.rglob("*.yaml") if file.relative_to(folder).parts[0] != "hydra")
     return frozenset(name for file in files for name in named.findall(file.read_text(encoding="utf-8")))
 
 

@@ -79,5 +79,5 @@ def test_an_evaluation_decodes_in_parts_whatever_its_batch(family, monkeypatch):
 
 
 def test_at_least_one_picture_at_once(family):
-    with pytest.raises(ConfigError, match=r"model\.decode_batch_size=0 must be a whole number of at least 1"):
+    with pytest.raises(ConfigError, match=r"model\.decode_batch_size=0 must be a whole number from 1 to"):
         check_config(composed(family, "model.decode_batch_size=0"), "sample")

@@ -119,7 +119,7 @@ LIMITS: Mapping[str, Rule] = {
     "round": whole(1, 1_000_000_000, None),
     "seeds": whole(1, 1000),
     "num_processes": whole(1, 1024),
-    "rows.*.seeds": whole(1, 1000),
+    "rows.*.seeds": whole(1, 1000, None),
     "rows.*.guidance.*": SCALE,
     "claims.*.level": above_0(1, None),
     "claims.*.margin": above_0(1e9, None),

@@ -268,7 +268,7 @@ def test_a_home_folder_that_is_not_known_is_told_where_it_is_asked_for(homeless)
 def test_no_other_code_asks_for_the_home_folder():
     asking = re.compile(r"expanduser|Path\.home\(")
     found = {path.name for path in sources() if asking.search(path.read_text())}
-    assert found == {"files.py", "model_card.py"}  # the second one is ready for it to be unknown
+    assert found == {"files.py"}
 
 
 # Everything that is read back is written whole.

@@ -64,6 +64,13 @@ def expanded(path: str | PathLike[str]) -> Path:
         ) from error
 
 
+def home() -> Path | None:
+    """The user's home folder; None where there is none, see :func:`expanded`."""
+    with contextlib.suppress(RuntimeError):
+        return Path.home()
+    return None
+
+
 def is_hub_path(path: str) -> bool:
     """Whether a path that is not there may mean ``owner/name`` on the hub, with or without a folder in it.
 

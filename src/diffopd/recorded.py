@@ -47,7 +47,7 @@ def recorded_command(module: str, folder: Path) -> str:
         return ""
     arguments = _of_one_job(given)
     sources = [argument.removeprefix(FROM) for argument in arguments if argument.startswith(FROM)]
-    if sources and _is_of(Path(sources[-1]).expanduser(), folder) and (before := _earlier(folder)):
+    if sources and _is_of(sources[-1], folder) and (before := _earlier(folder)):
         changed = [a for a in arguments if a not in before and not a.startswith(_OUTSIDE_THE_OVERRIDES)]
         return shlex.join([*before, *changed])
     return shlex.join(["python", "-m", module, *arguments])
@@ -79,9 +79,12 @@ def _of_one_job(given: Sequence[str]) -> list[str]:
     return [*kept, *HydraConfig.get().overrides.task]
 
 
-def _is_of(source: Path, folder: Path) -> bool:
+def _is_of(source: str, folder: Path) -> bool:
     """Whether a folder, or a config in it, is of this run."""
-    return folder.resolve() in (source.resolve(), source.resolve().parent)
+    from diffopd.files import expanded  # brings torch
+
+    place = expanded(source).resolve()
+    return folder.resolve() in (place, place.parent)
 
 
 def _earlier(folder: Path) -> list[str]:

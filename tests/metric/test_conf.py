@@ -55,7 +55,7 @@ def build(scorers):
 
 def composed_and_built(group, name, own):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose(overrides=[f"+{group}={name}", *own])[group])
+        return instantiate(compose(overrides=["+domain=drawn", f"+{group}={name}", *own])[group])
 
 
 def batch(task):

@@ -160,7 +160,7 @@ def test_a_finished_measurement_is_read_from_its_checkpoint(measured, world):
     ("change", "message"),
     [
         ("phase.noise_levels=[0.3,0.7,1.0]", r"trainer.max_epochs=2 must be the number of .*, 3"),
-        ("phase.noise_levels=[0.7,0.0]", r"phase.noise_levels has 0.0; at 0 no action is drawn"),
+        ("phase.noise_levels=[0.7,0.0]", r"phase.noise_levels.1=0.0 must be"),
         ("phase.steps=[7]", r"phase.steps has 7; steps with noise, counted from 0, are 0 to 6"),
         ("phase.steps=[]", r"phase.steps is empty; name steps from 0 to 6"),
         ("phase.num_draws=6", r"phase.num_draws=6 must be a multiple of twice .* which has 2"),

@@ -49,7 +49,8 @@ def test_adapter_choices(conf_dir, choice, rank, alpha):
 
 def test_model_choices_give_every_setting_and_differ_in_few(conf_dir):
     names = sorted(path.stem for path in (conf_dir / "model").glob("*.yaml"))
-    nodes = {name: composed(conf_dir, f"model/{name}") for name in names}
+    with initialize_config_dir(str(conf_dir), version_base="1.3"):
+        nodes = {name: compose("train", overrides=[f"model={name}"]).model for name in names}
     for node in nodes.values():
         kind = get_class(node._target_)
         assert issubclass(kind, PipelineModel)
@@ -57,4 +58,6 @@ def test_model_choices_give_every_setting_and_differ_in_few(conf_dir):
     mini, medium, large = (nodes[name] for name in ("mini_sd3", "sd3_5_medium", "sd3_5_large"))
     assert {key for key in medium if medium[key] != large[key]} == {"path"}
     different = {key for key in mini if mini[key] != medium[key]}
-    assert different == {"path", "image_size", "text_length", "guidance_scale", "dtype", "text_dtype"}
+    assert different == {"path", "image_size", "text_length", "guidance_scale", "dtype", "text_dtype"} | {
+        "decode_batch_size"
+    }

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from diffopd.configs import config_folder
 from diffopd.data.prompt_files import read_prompts
@@ -88,7 +88,8 @@ def test_encoders_tell_the_tasks_prompts_apart():
     """Pretraining draws photos and paintings alike, so the one word between their captions hardly counts."""
     painted = Request("painting", ("circle",), ("red",), place="night")
     photographed = replace(painted, form="colors")
-    model = instantiate(OmegaConf.load(Path(config_folder()) / "model" / "mini_sd3.yaml"))
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        model = instantiate(compose("train", overrides=["model=mini_sd3"]).model)
     photo, captioned, prompted = model.encode_prompts(
         [caption(photographed), caption(painted), prompt(painted)]
     ).embeds

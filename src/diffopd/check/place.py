@@ -44,7 +44,7 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
     else:
         for setting, folder in flat_settings(values):
             if isinstance(folder, str) and any(fnmatchcase(setting, pattern) for pattern in WRITTEN):
-                if folder and (why := why_not_writable(Path(folder).expanduser())):
+                if folder and (why := _why_not_writable(folder)):
                     yield f"{setting}={folder}: {why}; give a folder that can be made"
 
     yield from _port_problems(values)
@@ -166,3 +166,12 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
                 parts[group].check(base)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _why_not_writable(folder: str) -> str | None:
+    from diffopd.files import expanded, why_not_writable
+
+    try:
+        return why_not_writable(expanded(folder))
+    except ValueError as error:
+        return str(error)

@@ -14,7 +14,7 @@ from diffopd.adapter import find_place
 from diffopd.export.formats import Format
 from diffopd.export.source import Source
 from diffopd.export.verify import Verification
-from diffopd.files import is_hub_path, sha256_of
+from diffopd.files import home, is_hub_path, sha256_of
 from diffopd.teacher import TeacherCard
 
 TABLE = Path("report/table.md")
@@ -166,10 +166,8 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 def _short(text: str) -> str:
     """``text`` without the name of the user's own folder."""
-    try:
-        return text.replace(str(Path.home()), "~")
-    except RuntimeError:  # a user without a home folder
-        return text
+    place = home()
+    return text if place is None else text.replace(str(place), "~")
 
 
 def hashes(files: Sequence[Path], folder: Path) -> dict[str, str]:

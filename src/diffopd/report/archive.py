@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffopd.evaluation import EvaluationResult
-from diffopd.files import replacing
+from diffopd.files import home, replacing
 from diffopd.report.runs import ARCHIVE, Run, Series
 
 FORMAT = 1
@@ -115,7 +115,7 @@ def _without_paths(text: str) -> str:
 
 
 def _without_places(text: str) -> str:
-    for place, shown in ((Path.cwd(), "."), (Path.home(), "~")):
-        if len(place.parts) > 1:
+    for place, shown in ((Path.cwd(), "."), (home(), "~")):
+        if place is not None and len(place.parts) > 1:
             text = text.replace(json.dumps(str(place))[1:-1], shown)
     return text

@@ -17,7 +17,14 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.check import ConfigError, check_config, check_fit, check_prompts, config_errors
+from diffopd.check import (
+    ConfigError,
+    check_config,
+    check_fit,
+    check_prompts,
+    config_errors,
+    reward_is_asked,
+)
 from diffopd.check.trial import check_optimizers
 from diffopd.checkpoint import SafetensorsCheckpointIO, round_of
 from diffopd.evaluation import Benchmark
@@ -178,7 +185,8 @@ def build(cfg: DictConfig) -> Experiment:
     check_optimizers(_optimizers(cfg, parts), named=getattr(phase_class, "names_parameters", False))
     check_fit(cfg, parts)
     data = instantiate(cfg.data)
-    check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), parts.get("reward"))
+    asked = parts.get("reward") if reward_is_asked(cfg) else None
+    check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), asked)
     values = cast(Any, OmegaConf.to_container(cfg, resolve=True))
     groups = [group for group in (*LIGHT_GROUPS, *HEAVY_GROUPS) if group in wanted]
     inputs = inputs_of(values, groups) if is_first_process() else {}  # which writes the checkpoints

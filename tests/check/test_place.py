@@ -8,10 +8,12 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
 from diffopd.build import build
-from diffopd.check import ConfigError, check_config, check_fit
+from diffopd.check import ConfigError, check_config, check_fit, reward_is_asked
+from diffopd.evaluated import register_evaluation_id
 from diffopd.model import SD3Model
 
 ODE = "+experiment=mopd_ode"
+register_evaluation_id()  # as diffopd.evaluate does
 
 
 def parts_of(cfg):
@@ -240,3 +242,20 @@ def test_the_prompt_file_of_an_evaluation(composed, on_disk, tmp_path):
     overrides = ["benchmark=ocr", f"benchmark.path={tmp_path}/none.txt"]
     with pytest.raises(ConfigError, match=r"^benchmark.path=.*/none.txt: there is no such file"):
         check_config(composed(on_disk[0], *overrides, config_name="evaluate"), "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides", "asked"),
+    [
+        ("mopd_ode", (), True),
+        ("mopd_ode", ("phase.score_every_n_rounds=0",), False),
+        ("mopd_ode", ("phase.score_every_n_rounds=0", "routing=automatic"), True),
+        ("mopd_sft", ("phase.score_every_n_rounds=0",), False),
+        ("mopd_sft", ("phase.score_every_n_rounds=0", "phase.best_of_n=2"), True),
+        ("teacher_ocr", (), True),
+        ("guard_ocr", (), True),
+    ],
+)
+def test_prompts_have_to_suit_a_reward_that_is_asked(composed, experiment, overrides, asked):
+    """The published recipe scores nothing, so GenEval's classes need not be those of the drawn world."""
+    assert reward_is_asked(composed(f"+experiment={experiment}", *overrides)) == asked

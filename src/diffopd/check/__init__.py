@@ -5,7 +5,7 @@ from diffopd.check.config import check_config
 from diffopd.check.error import ConfigError, config_errors, did_you_mean
 from diffopd.check.override import COMPOSITION_ERRORS, explain_composition
 from diffopd.check.place import check_fit
-from diffopd.check.prompts import check_prompts
+from diffopd.check.prompts import check_prompts, reward_is_asked
 
 __all__ = [
     "COMPOSITION_ERRORS",
@@ -17,4 +17,5 @@ __all__ = [
     "config_errors",
     "did_you_mean",
     "explain_composition",
+    "reward_is_asked",
 ]

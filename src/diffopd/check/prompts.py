@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffopd.check.error import ConfigError
+
+
+def reward_is_asked(cfg: Mapping[str, Any]) -> bool:
+    """Whether a training ever scores a picture: a student's rollouts may be left unscored.
+
+    Args:
+        cfg: The composed config, checked.
+    """
+    phase, routing = cfg["phase"], cfg.get("routing") or {}
+    if phase.get("score_every_n_rounds", 1) or (phase.get("best_of_n") or 1) > 1:
+        return True
+    return str(routing.get("_target_", "")).endswith(".Automatic")
 
 
 def check_prompts(tasks: Any, paths: Any, reward: Any) -> None:

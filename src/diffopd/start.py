@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from diffopd.rank import is_first_process, process_label
 from diffopd.signals import INTERRUPTED, REQUESTS_TO_END
@@ -84,7 +84,7 @@ def tolerant(stream: TextIO, label: str = "") -> TextIO:
         return stream
     with contextlib.suppress(OSError):
         stream.flush()
-    raw: io.RawIOBase = _WithoutReader(file, "wb", closefd=False)
+    raw = _WithoutReader(file, "wb", closefd=False)
     return _Labelled(
         io.BufferedWriter(raw),
         label=label,
@@ -98,7 +98,7 @@ def tolerant(stream: TextIO, label: str = "") -> TextIO:
 class _WithoutReader(io.FileIO):
     """A file whose writes succeed even if nobody is at the other end."""
 
-    def write(self, data: bytes, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:

@@ -214,7 +214,8 @@ class Merged(Format):
         release(model)
         transformer: Any = self.fresh_transformer(model, base)
         add_adapter_product(transformer, factors)
-        nn.Module.to(transformer, self.dtype).save_pretrained(folder / TRANSFORMER, safe_serialization=True)
+        nn.Module.to(transformer, self.dtype)
+        transformer.save_pretrained(folder / TRANSFORMER, safe_serialization=True)
         give_usual_mode(folder / TRANSFORMER)
         del transformer
         if self.whole_pipeline:

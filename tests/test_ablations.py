@@ -144,7 +144,7 @@ def test_a_file_is_an_ordinary_sweep(world, tmp_path):
     assert swept.returncode == 0, swept.stdout + swept.stderr
     folder = tmp_path / "runs" / "ablation_schedule"
     finished = [str(path.relative_to(folder)) for path in sorted(folder.rglob("finished.json"))]
-    assert [path.split("data.schedule=")[1].split(",")[0] for path in finished] == ["accumulate", "alternate"]
+    assert finished == [f"data.schedule={name}/seed0/finished.json" for name in ("accumulate", "alternate")]
 
 
 def test_a_training_made_for_other_ablations_is_labelled_by_the_name_it_has(cells, tmp_path):

@@ -129,7 +129,18 @@ def _key(settings: Mapping[Any, Any]) -> str:
 
 
 def _plain(cfg: DictConfig) -> Mapping[Any, Any]:
-    return cast(Mapping[Any, Any], OmegaConf.to_container(cfg))
+    """A config as it was written, but for what its domain supplies: that may be said in numbers as well."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: known(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [known(entry) for entry in value]
+        of_domain = isinstance(value, str) and value.startswith("${domain.") and value.endswith("}")
+        return OmegaConf.select(cfg, value[2:-1]) if of_domain else value
+
+    plain = cast(Mapping[Any, Any], OmegaConf.to_container(cfg))
+    return {key: known(value) for key, value in plain.items() if key != "domain"}
 
 
 def _same(value: Any) -> Any:

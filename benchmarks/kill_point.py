@@ -90,7 +90,7 @@ class Operations:
         Path.write_text = watched_write_text  # type: ignore[assignment,method-assign]
         module.save_file = watch(save, lambda tensors, path: half_saved(save, tensors, path))
         module._fingerprint = watch(module._fingerprint)
-        module._flush = watch(module._flush)
+        module.flush = watch(module.flush)
         module.os = SimpleNamespace(**vars(os) | {"rename": watch(os.rename)})
         module.shutil = SimpleNamespace(**vars(shutil) | {"rmtree": watch(shutil.rmtree, half_removed)})
 

@@ -102,6 +102,7 @@ def test_a_run_outlives_the_reader_of_its_output(world, tmp_path):
         assert process.wait(programs.SECONDS) == 0, complaints
     finally:
         process.kill()
+        process.stderr.close()
     assert "Traceback" not in complaints
     assert (tmp_path / "runs" / "teacher_aesthetic" / "seed0" / FINISHED).is_file()
 

@@ -63,7 +63,7 @@ def test_torchrun_writes_once_and_goes_on(settings, tmp_path):
     assert sum("torch threads" in line for line in log_of(folder)) == 1
     printed = finish(start(tmp_path, command))
     assert printed.count("round 2/2") == 1
-    assert sum("going on from" in line for line in log_of(folder)) == 1
+    assert sum("resuming from" in line for line in log_of(folder)) == 1
     assert [line["step"] for line in lines(folder)] == ["0", "1"]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
         "round_000001",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffopd.checkpoint import encode_tree, latest_valid_checkpoint, read_checkpoint
+from diffopd.metrics_csv import EPOCH, METRICS, read_intact_rows
 from diffopd.resume import FINISHED
 
 UNREPEATABLE = ("train/time/", "train/memory/")
@@ -53,15 +53,12 @@ def _sha256(content: bytes) -> str:
 
 def _metrics(folder: Path) -> list[dict[str, str]]:
     """Every logged line; of times and memory only that they are there."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [
-            {
-                name: "logged" if name.startswith(UNREPEATABLE) else value
-                for name, value in line.items()
-                if value
-            }
-            for line in csv.DictReader(file)
-        ]
+    rows, num_damaged = read_intact_rows(folder / METRICS)
+    assert not num_damaged, f"{folder / METRICS} has {num_damaged} damaged rows"
+    return [
+        {name: "logged" if name.startswith(UNREPEATABLE) else value for name, value in row.items()}
+        for row in rows
+    ]
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
@@ -71,11 +68,10 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[s
 
 def lost_rounds(folder: Path) -> int:
     """Rounds that were begun, if only in part, and are not in the newest checkpoint of the run under way."""
-    logs = sorted(folder.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    logs = sorted(folder.rglob(METRICS), key=lambda path: path.stat().st_mtime)
     if not logs:
         return 0
-    with logs[-1].open(newline="") as file:
-        rounds = [int(float(line["epoch"])) + 1 for line in csv.DictReader(file) if line.get("epoch")]
+    rounds = [int(float(row[EPOCH])) + 1 for row in read_intact_rows(logs[-1])[0] if EPOCH in row]
     newest = latest_valid_checkpoint(logs[-1].parent / "checkpoints")
     saved = int(newest.name.removeprefix("round_")) if newest else 0
     return max([*rounds, saved]) - saved

@@ -31,7 +31,8 @@ def what_is_left(folder: Path) -> dict[str, Any]:
             k: v for k, v in state["callbacks"].items() if not k.startswith("RoundCheckpoint")
         }
         numbers, tensors = encode_tree({"round": newest.name, **state})
-        left[f"{name}: counters"] = json.dumps(numbers, sort_keys=True)
+        # a stage's settings name the adapter of the one before by its path
+        left[f"{name}: counters"] = json.dumps(numbers, sort_keys=True).replace(str(folder), "")
         left |= {f"{name}: {key}": _bits(tensor) for key, tensor in tensors.items()}
         left[f"{name}: metrics.csv"] = _metrics(run_folder)
     for file in folder.rglob("*.safetensors"):

@@ -14,11 +14,13 @@ def main(model: Path, base: Path) -> None:
     for task in ours.tasks:
         if task in theirs.tasks:
             gain = ours.gain_over(theirs, task)
+            known = gain.low is not None and gain.high is not None
+            interval = f"{gain.low:.3f} to {gain.high:.3f}" if known else "not known"
             before, after = theirs.tasks[task].value, ours.tasks[task].value
             print(
                 f"{ours.benchmark} {task}: {before.mean:.3f} (guidance {theirs.guidance_scale:g}) -> "
                 f"{after.mean:.3f} (guidance {ours.guidance_scale:g}), gain {gain.mean:.3f}, 95 % "
-                f"{gain.low:.3f} to {gain.high:.3f}, {after.n} images"
+                f"{interval}, {after.n} images"
             )
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from diffopd.report.compared import normalised_means, summarise
 from diffopd.report.comparison import read_csv, to_markdown
@@ -184,6 +185,89 @@ def test_soak():
         ]
 
 
+def test_soak_s_page_has_the_sums_of_its_trials():
+    trials = json.loads(text_of("soak", "soak.json"))["trials"]
+    killed = [trial for trial in trials if trial["killed"]]
+    at_checkpoints = [trial for trial in killed if "of the time" not in trial["kill"]]
+    assert not any(trial["differs"] for trial in trials)
+    page = " ".join(text_of("soak", "README.md").split())
+    assert f"{len(trials)} trials" in page
+    assert f"{len(killed)} were killed, {len(at_checkpoints)} of them while" in page
+    assert f"all {len(trials)} ended equal" in page
+    assert f"at most {max(trial['lost'] for trial in trials)} rounds were lost" in page
+
+
+def test_fuzz_sums():
+    rows = [row for row in rows_of(text_of("fuzz", "README.md")) if len(row) == 5 and row[1].isdigit()]
+    *single, (name, *totals) = rows
+    assert name == "`all`"
+    columns = [[int(cell) for cell in column] for column in list(zip(*single, strict=True))[1:]]
+    assert [sum(column) for column in columns] == [int(total) for total in totals]
+    assert all(int(row[1]) == sum(map(int, row[2:])) for row in rows)
+
+
+def test_scores_of_the_embedded_model():
+    assets = ROOT / "src" / "diffopd" / "assets"
+    scores = json.loads((assets / "mini_sd3" / "card.json").read_text())["scores"]
+    rows = {row[0]: row[1:4] for row in rows_of(text_of("mini_sd3", "README.md")) if len(row) == 5}
+    for scale in ("1", "1.5", "2", "3"):
+        found = [scores[f"guidance {scale}"]["mini"][task] for task in TASKS]
+        assert rows[scale] == [f"{s['mean']:.3f} ({(s['high'] - s['low']) / 2:.3f})" for s in found]
+
+
+def test_scores_and_shares_of_the_shipped_teachers():
+    assets, page = ROOT / "src" / "diffopd" / "assets", text_of("teachers", "README.md")
+    printed, (base, own) = rows_of(page), card_scores("mini_large")
+    shares = {row[0]: row for row in printed if len(row) == 8}
+    for task in TASKS:
+        card = json.loads((assets / "teachers" / task / "card.json").read_text())
+        scores = [f"{card['scores']['mini'][other]['mean']:.3f}" for other in TASKS]
+        assert [f"teacher: {task}", *scores] in printed
+        _, _, minutes, before, after, gain, best, share = shares[task]
+        assert minutes == f"{card['recipe']['minutes']:.0f}"
+        assert [before, after] == [f"{base[task]:.3f}", f"{own[task]:.3f}"]
+        assert float(gain.split()[0]) == pytest.approx(own[task] - base[task], abs=6e-4)
+        assert share == f"{100 * (own[task] - base[task]) / (float(best) - base[task]):.0f} %"
+
+
+def test_what_the_ablations_are_read_to_say_of_composition():
+    means = {
+        method: statistics.fmean(seed["composition"] for seed in seeds.values())
+        for (method, scale), seeds in ablations().read_scores().items()
+        if scale == 1
+    }
+    shown = {method: f"{mean:.3f}".removeprefix("0") for method, mean in means.items()}
+    text = " ".join(text_of("ablations", "README.md").split())
+    assert (
+        f"DMD ({shown['mopd_dmd']}) and TDM ({shown['mopd_tdm']}) end below the base ({shown['base']}), "
+        f"SFT ({shown['mopd_sft']}) hardly above it, OPD at {shown['mopd_ode']}"
+    ) in text
+
+
+def test_bench_ratios_and_memory():
+    raw = json.loads(text_of("bench", "opd_round.json"))
+    printed = rows_of(text_of("bench", "opd_round.md"))
+    rows = {row[0]: row[1:] for row in printed if len(row) == 4}
+    pairs = {
+        "round: fused, not two-pass": ("fused round", "two-pass round"),
+        "round: tasks together, not in turn": ("fused round", "round, task by task"),
+        "round: prompts encoded before it": ("fused round", "round with encoding"),
+        "teachers: one batch, not in turn": ("teachers, mixed batch", "teachers, one by one"),
+        "prompts: read, not encoded again": ("prompts, known", "prompts, encoded"),
+    }
+    for name, (faster, slower) in pairs.items():
+        fast, slow = raw["ways"][faster], raw["ways"][slower]
+        turns = [theirs / ours for ours, theirs in zip(fast["seconds"], slow["seconds"], strict=True)]
+        ratio = statistics.median(slow["seconds"]) / statistics.median(fast["seconds"])
+        memory = fast["peak_bytes"] / slow["peak_bytes"]
+        assert rows[name] == [f"{ratio:.2f}", f"{min(turns):.2f} to {max(turns):.2f}", f"x {memory:.2f}"], (
+            name
+        )
+    for way, peaks in raw["peak_bytes_by_steps"].items():
+        ten, forty = peaks["10"], peaks["40"]
+        assert [way, f"{ten / 2**20:.1f}", f"{forty / 2**20:.1f}", f"{forty / ten:.3f}"] in printed, way
+
+
 def test_bench():
     ways = json.loads(text_of("bench", "opd_round.json"))["ways"]
     printed = rows_of(text_of("bench", "opd_round.md"))
@@ -213,6 +297,19 @@ def test_ablations_scores_means_and_verdicts():
         assert any(row[1:] == wanted for row in printed), (method, scale, wanted)
     for line in module.verdicts():
         assert line in printed, line
+
+
+def test_correlations_over_seeds_that_the_docs_name():
+    module = ablations()
+    scores = module.read_scores()
+    claims = yaml.safe_load((ROOT / "conf" / "claims" / "figures.yaml").read_text(encoding="utf-8"))
+    found = []
+    for claim in claims.values():
+        for scale in (1.0, 2.0):
+            sides = [module.mean_of_tasks(scores[claim[side], scale]) for side in ("method", "against")]
+            found.append(statistics.correlation(*(list(side.values()) for side in sides)))
+    low, high = (f"{value:.2f}".replace("0.", ".") for value in (min(found), max(found)))
+    assert f"correlations over common seeds were {low} to {high}" in (ROOT / "docs" / "report.md").read_text()
 
 
 def test_claims_cite_the_figures_that_show_them():

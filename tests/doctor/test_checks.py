@@ -119,6 +119,30 @@ def test_teachers_are_compared_with_the_base_at_their_guidance(
     assert asked == ([] if taught is None else [(str(world.pipeline), "mini", 4.5)])
 
 
+@pytest.mark.parametrize(
+    ("taught", "base", "level", "text"),
+    [
+        (None, None, Level.NOTE, "how far prompts differ is not known"),
+        (None, 0.6, Level.FINE, "0.900, base 0.600"),
+        (0.9, None, Level.FINE, "0.900, base 0.600"),
+    ],
+)
+def test_a_score_without_a_known_interval_counts_with_the_other_s(
+    plan, world, monkeypatch, taught, base, level, text
+):
+    values, card = plan("sopd_ocr").values, TeacherCard.load(world.teachers["ocr"])
+
+    def entry(mean, known):
+        return score(mean) if known else Score(mean=mean, low=None, high=None, n=1)
+
+    scores = {"mini": {"ocr": entry(0.9, taught)}}
+    monkeypatch.setattr(TeacherCard, "load", lambda *_, **__: replace(card, scores=scores))
+    monkeypatch.setattr(checks, "base_scores", lambda *_: {"ocr": entry(0.6, base)})
+    (found,) = teacher_findings(values)
+    assert found.level == level
+    assert text in found.text
+
+
 def test_scores_that_were_not_measured_alike_are_not_compared(plan, world, monkeypatch):
     values = plan("sopd_ocr").values
     card = TeacherCard.load(world.teachers["ocr"])

@@ -32,9 +32,22 @@ def test_covers_as_often_as_it_claims():
 
 
 def test_strata_average_means_of_strata_and_resample_within_them():
-    values = torch.tensor([0.0] * 9 + [1.0])
-    strata = torch.tensor([0] * 9 + [1])
-    assert bootstrap_interval(values, strata=strata) == Interval(0.5, 0.5, 0.5)
+    values = torch.tensor([0.0] * 8 + [1.0, 3.0])
+    strata = torch.tensor([0] * 8 + [1] * 2)
+    # The second stratum's mean is 1, 2 or 3, with probabilities of a quarter, a half and a quarter.
+    assert bootstrap_interval(values, strata=strata) == Interval(1.0, 0.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "strata", "mean"),
+    [([0.3], [0], 0.3), ([0.0, 0.2, 0.4, 1.0], [0, 0, 0, 1], 0.6), ([1.0, 1.0, 0.0, 0.0], [0, 0, 1, 1], 0.5)],
+    ids=["one value", "one value of a stratum", "nothing varies"],
+)
+def test_bounds_that_values_cannot_tell_are_not_known(values, strata, mean):
+    interval = bootstrap_interval(torch.tensor(values), strata=torch.tensor(strata))
+    assert (interval.low, interval.high) == (None, None)
+    assert interval.mean == pytest.approx(mean)
+    assert str(interval).endswith("[not known]")
 
 
 def test_pairing_removes_what_prompts_share():

@@ -98,9 +98,9 @@ def test_reset_forgets():
 
 def test_interval_is_of_the_tag_mean():
     m = metric(tags=("a", "b"))
-    m.update(scores(0.0, 0.0, 0.0, 1.0), prompts([0, 1, 2, 3], ["a", "a", "a", "b"]))
+    m.update(scores(0.0, 0.0, 0.0, 1.0, 3.0), prompts([0, 1, 2, 3, 4], ["a", "a", "a", "b", "b"]))
     interval = m.interval()
-    assert (interval.mean, interval.low, interval.high) == (0.5, 0.5, 0.5)
+    assert (interval.mean, interval.low, interval.high) == (1.0, 0.5, 1.5)
 
 
 def test_refusals():

@@ -241,6 +241,14 @@ def test_micro_batches_change_nothing(build_round, noise_level):
     assert ("train/loss/kl_nats" in whole.metrics) == (noise_level > 0)
 
 
+def test_the_kl_of_all_steps_is_not_taken_from_steps_drawn_unevenly(build_round):
+    """A step drawn with another probability than 1 / n would have to be weighted by that, not by n."""
+    assert "train/loss/kl_nats" in run_rounds(build_round("sampler.noise_level=0.7", "states=subset")).metrics
+    uneven = run_rounds(build_round("sampler.noise_level=0.7", "states=beta")).metrics
+    assert "train/loss/kl_nats" not in uneven
+    assert "train/loss/opd" in uneven
+
+
 @pytest.mark.parametrize("num_teachers", [1, 2, 4])
 def test_any_number_of_teachers(build_round, world, num_teachers):
     """Tasks count alike, whatever their number of prompts."""

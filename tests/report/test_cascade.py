@@ -27,6 +27,17 @@ def stage(folder, name, conditions):
     return folder / name
 
 
+def test_a_stage_whose_interval_is_not_known_is_drawn_without_an_error_bar(tmp_path):
+    conditions = {"images": 1}
+    folder = stage(tmp_path, "first", conditions)
+    card = TeacherCard.load(folder / "adapter")
+    alone = Score(mean=0.5, low=None, high=None, n=1, conditions=conditions)
+    dataclasses.replace(card, scores={"mini": {"ocr": alone}}).save(folder / "adapter")
+    report_cascade(tmp_path / "out", {"first": folder}, name="cascade", model_path=str(tmp_path))
+    assert "0.500 ±?" in (tmp_path / "out" / "mini.md").read_text()
+    assert (tmp_path / "out" / "mini.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_only_stages_that_were_scored_alike_are_in_the_table(tmp_path, capsys):
     stages = {
         name: stage(tmp_path, name, {"images": 64, "sampler.num_steps": steps})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from diffopd.evaluation.result import EvaluationResult, TaskResult
 from diffopd.report.compared import ComparedRow, Cost, normalised_means, summarise
-from diffopd.report.comparison import to_markdown, write_comparison
+from diffopd.report.comparison import read_csv, to_markdown, write_comparison
 from diffopd.report.images import save_png
 from diffopd.teacher import Estimate
 
@@ -76,7 +77,7 @@ def test_the_markdown_marks_single_seeds_and_leaves_free_rows_blank():
     lines = to_markdown(summarise(rows), [0.0, 1.0]).splitlines()
     assert lines[0].startswith("|  | guidance | seeds | minutes |")
     assert lines[2] == "| base | 1 | 1 | - | - | - | - | 0.200 | 0.400 | 0.000 |"
-    assert lines[3] == "| a | 1 | 2 | 61.2 | 61.2 | 1,440 | 1,440 | 0.600 ±1.271 | 0.500 ±0.000 | 1.000 |"
+    assert lines[3] == "| a | 1 | 2 | 61.2 | 61.2 | 1,440 | 1,440 | 0.600 ±1.271 | 0.500 ±? | 1.000 |"
 
 
 def test_everything_is_written(tmp_path, capsys):
@@ -94,6 +95,14 @@ def test_everything_is_written(tmp_path, capsys):
         lines = list(csv.DictReader(file))
     assert [line["row"] for line in lines] == ["base", "a", "b"]
     assert float(lines[1]["mini/ocr/low"]) == pytest.approx(0.2)
+
+
+def test_a_csv_keeps_that_an_interval_is_not_known(tmp_path):
+    alone = Estimate(mean=0.5, low=None, high=None, n=1)
+    scores = {"mini": {"composition": alone, "ocr": alone}}
+    write_comparison([replace(full_row(tmp_path, "a", (0.2,)), scores=scores)], tmp_path, num_shown=1)
+    (read,) = read_csv(tmp_path / "table.csv")
+    assert read.scores == scores
 
 
 def full_row(folder, name, rewards):

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp, ttest_ind
 
-from diffopd.report.difference import PromptScores, difference_of, half_interval, holm
+from diffopd.report.difference import PromptScores, difference_of, half_interval, holm, spread_text
 
 FIRST, SECOND = {0: 0.8, 1: 0.9, 2: 1.0}, {0: 0.5, 1: 0.7, 2: 0.6}
 
@@ -38,6 +38,12 @@ def test_pairs_of_one_seed_on_request():
 def test_one_seed_of_a_side_or_no_variation_makes_no_interval():
     assert difference_of({0: 1.0}, {0: 0.0, 1: 0.1}, 1) is None
     assert difference_of({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0}, 1) is None
+
+
+def test_seeds_that_agree_to_the_digit_have_no_known_interval():
+    assert half_interval([0.5, 0.5]) is None
+    assert spread_text([0.5, 0.5], 3) == " ±?"
+    assert spread_text([0.5], 3) == ""
 
 
 def test_equal_differences_of_coarse_values_have_the_width_of_the_steps():

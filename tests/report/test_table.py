@@ -75,6 +75,17 @@ def test_four_tasks_fit_a_terminal_of_80_columns():
     assert "student's gain kept" in text
 
 
+def test_an_interval_that_is_not_known_is_shown_so_and_makes_no_gain():
+    alone = Estimate(mean=0.6, low=None, high=None, n=1)
+    shown = FinalTable("mini", [Row("base", 1.0, {"ocr": alone})], {}).to_markdown()
+    assert "| base | 1 | 0.600 ±? |" in shown
+    assert "±? = not known" in shown
+    assert "not known" not in table().to_markdown()
+    base, better = {"ocr": Estimate(mean=0.1, low=None, high=None, n=1)}, {"ocr": score(0.9)}
+    assert gain_kept(base, {"ocr": alone}, better) == {}
+    assert gain_kept({"ocr": score(0.2)}, {"ocr": alone}, better) == pytest.approx({"ocr": 1.75})
+
+
 def test_the_number_of_images_is_in_the_title_or_where_rows_differ_in_each_cell():
     assert (
         table()

@@ -187,7 +187,9 @@ def _compared(name: str, card: TeacherCard, asked_scale: float | None, model_pat
     if taught.mean <= base.mean:
         text = f"does not beat the base on its own task: {shown}; there is nothing to learn from it"
         return Finding(Level.WARNING, about, text)
-    if taught.low <= base.high:
+    if taught.low is None and base.high is None:
+        return Finding(Level.NOTE, about, f"{shown}; how far prompts differ is not known, they are too few")
+    if (taught.mean if taught.low is None else taught.low) <= (base.mean if base.high is None else base.high):
         return Finding(Level.NOTE, about, f"{shown}; the 95 % intervals overlap")
     return Finding(Level.FINE, about, shown)
 

@@ -150,7 +150,7 @@ def _scores(source: Source) -> str:
         return "None were measured with diffopd."
     card = TeacherCard.load(source.card.parent)
     lines = [
-        f"| {benchmark} | {task} | {value.mean:.3f} | {value.low:.3f} to {value.high:.3f} | {value.n} |"
+        f"| {benchmark} | {task} | {value.mean:.3f} | {value.interval_text} | {value.n} |"
         for benchmark, tasks in card.scores.items()
         for task, value in tasks.items()
     ]

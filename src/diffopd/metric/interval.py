@@ -12,13 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the bounds it likely lies between."""
+    """A mean and the bounds it likely lies between, None where these cannot be known."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.mean:.3f} [not known]"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
@@ -40,6 +42,11 @@ def bootstrap_interval(
         num_resamples: Resamples drawn; 2,000 fix the bounds to about a hundredth of their distance.
         seed: Of the resampling.
 
+    Returns:
+        The mean with its bounds. These are not known where a stratum has one value only, which says nothing
+        of how values vary, or where no two values of a stratum differ: resampling would give bounds without
+        any distance, as if the mean were certain.
+
     Raises:
         ValueError: If there are no values.
     """
@@ -47,11 +54,14 @@ def bootstrap_interval(
     if len(x) == 0:
         raise ValueError("an interval needs at least one value, got none; was the metric updated?")
     labels = np.zeros(len(x), dtype=int) if strata is None else strata.cpu().numpy()
-    rng = np.random.default_rng(seed)
     groups = [x[labels == label] for label in np.unique(labels)]
+    mean = float(np.mean([group.mean() for group in groups]))
+    if min(map(len, groups)) < 2 or all((group == group[0]).all() for group in groups):
+        return Interval(mean, None, None)
+    rng = np.random.default_rng(seed)
     resampled = np.mean([_resampled_means(group, num_resamples, rng) for group in groups], axis=0)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.mean([group.mean() for group in groups])), float(low), float(high))
+    return Interval(mean, float(low), float(high))
 
 
 def paired_difference_interval(

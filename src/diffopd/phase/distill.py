@@ -284,7 +284,7 @@ class DistillPhase(AdaptedPhase):
         """Add one step's share: the gap per task and per step, the KL in nats (sum over steps), the ratio."""
         shares = torch.tensor(task_weights(part.prompts.tasks, part.counts), device=self.device)
         shares = shares / self.updates_per_round
-        if "kl_nats" in metrics:
+        if "kl_nats" in metrics and self.states.beta is None:  # else likely steps would count too often
             totals["train/loss/kl_nats"] += (shares * metrics["kl_nats"]).sum() * self.draw_weight
         for name, logged in (("ratio", "train/ratio"), ("clipped", "train/clip_fraction")):
             if name in metrics:

@@ -83,7 +83,7 @@ def stage_figure(rows: Sequence[Row], path: Path, benchmark: str) -> Path:
         axis.errorbar(
             [place for place, _ in found],
             [score.mean for _, score in found],
-            yerr=[[s.mean - s.low for _, s in found], [s.high - s.mean for _, s in found]],
+            yerr=[[_reach(s.mean, s.low) for _, s in found], [_reach(s.mean, s.high) for _, s in found]],
             marker="o",
             capsize=3,
             label=task,
@@ -95,6 +95,11 @@ def stage_figure(rows: Sequence[Row], path: Path, benchmark: str) -> Path:
     axis.grid(axis="y", alpha=0.3)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     return save_figure(figure, path)
+
+
+def _reach(mean: float, end: float | None) -> float:
+    """Length of an error bar; none is drawn where the interval is not known."""
+    return 0.0 if end is None else abs(end - mean)
 
 
 def _copy_whole(source: str, target: str) -> None:

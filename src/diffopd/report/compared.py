@@ -106,7 +106,7 @@ AnyRow = ComparedRow | TableRow
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """A score over seeds: mean, and half of its 95 % interval by Student's t (None for one seed)."""
+    """A score over seeds: mean, and half of its 95 % interval by Student's t, None where it is not known."""
 
     mean: float
     half: float | None

@@ -68,8 +68,9 @@ def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
     ]
     for place in summaries[0].scores:
         texts = [
-            f"{value.mean:.3f}" + (f" ±{value.half:.3f}" if value.half is not None else "")
+            f"{value.mean:.3f}" + (f" ±{value.half:.3f}" if value.half is not None else unknown)
             for summary in summaries
+            for unknown in [" ±?" if summary.num_seeds > 1 else ""]
             for value in [summary.scores[place]]
         ]
         columns.append(_Column(f"{place[1]}, {place[0]}", texts))
@@ -127,8 +128,8 @@ def read_csv(path: Path) -> list[TableRow]:
                 benchmark: {
                     place.partition("/")[2]: Estimate(
                         mean=float(line[place]),
-                        low=float(line[f"{place}/low"]),
-                        high=float(line[f"{place}/high"]),
+                        low=_number_or_none(line[f"{place}/low"]),
+                        high=_number_or_none(line[f"{place}/high"]),
                         n=int(line.get(f"{place}/n") or 0),
                     )
                     for place in places
@@ -139,6 +140,11 @@ def read_csv(path: Path) -> list[TableRow]:
         )
         for line in lines
     ]
+
+
+def _number_or_none(cell: str) -> float | None:
+    """An end of an interval, which is empty where it is not known."""
+    return float(cell) if cell else None
 
 
 def _number(value: float, digits: int) -> str:

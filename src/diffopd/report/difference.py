@@ -135,17 +135,33 @@ def difference_of(
 
 
 def half_interval(values: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of a mean over seeds by Student's t; None below two values.
+    """Half of the 95 % interval of a mean over seeds by Student's t.
+
+    Returns:
+        None where it is not known: below two values, or if all are equal, which leaves no error to judge by.
 
     Examples:
         >>> round(half_interval([1.0, 2.0, 3.0]), 3)  # 4.303 * 1 / sqrt(3)
         2.484
     """
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return None
     freedom = len(values) - 1
     error = statistics.stdev(values) / math.sqrt(len(values))
     return float(student_t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+
+
+def spread_text(values: Sequence[float], digits: int) -> str:
+    """What tables print behind a mean over seeds: nothing for one seed, a question mark if it is not known.
+
+    Examples:
+        >>> [spread_text(values, 1) for values in ([2.0], [2.0, 2.0], [1.0, 3.0])]
+        ['', ' ±?', ' ±12.7']
+    """
+    half = half_interval(values)
+    if half is None:
+        return " ±?" if len(values) > 1 else ""
+    return f" ±{half:,.{digits}f}"
 
 
 def holm(values: Sequence[float]) -> list[float]:

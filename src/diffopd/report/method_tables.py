@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from diffopd.evaluation import EvaluationResult
 from diffopd.report.curve import SECONDS
-from diffopd.report.difference import half_interval
+from diffopd.report.difference import spread_text
 from diffopd.report.methods import Method
 from diffopd.report.runs import Run
 from diffopd.report.verdicts import Verdict
@@ -177,7 +177,7 @@ def _cells(seeds: Sequence[Mapping[str, float]], tasks: Sequence[str]) -> list[s
 
 
 def mean_and_interval(values: Sequence[float], digits: int) -> str:
-    """``mean ±`` half of its 95 % interval over seeds; the value alone for one seed, a dash for none.
+    """``mean ±`` half of its 95 % interval over seeds; ``±?`` if all are equal, the value alone for one seed.
 
     Examples:
         >>> mean_and_interval([1.0, 2.0, 3.0], 1)
@@ -185,8 +185,7 @@ def mean_and_interval(values: Sequence[float], digits: int) -> str:
     """
     if not values:
         return "-"
-    half = half_interval(values)
-    return f"{statistics.fmean(values):,.{digits}f}" + (f" ±{half:,.{digits}f}" if half is not None else "")
+    return f"{statistics.fmean(values):,.{digits}f}{spread_text(values, digits)}"
 
 
 def mean_and_range(values: Sequence[float], digits: int) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from diffopd.files import replacing
 from diffopd.report.archive import archive_runs
 from diffopd.report.claims import Claim
-from diffopd.report.difference import CONFIDENCE, TESTS, half_interval
+from diffopd.report.difference import CONFIDENCE, TESTS, spread_text
 from diffopd.report.measured import QUANTITIES, Measured, Measuring
 from diffopd.report.method_curves import Family, curve_families
 from diffopd.report.method_figures import Style, bar_figure, styles_of
@@ -236,6 +236,4 @@ def _over_seeds(measured: Measured | None, digits: int) -> str:
         return "-"
     values = list(measured.values.values())
     least = "≥ " if measured.unreached else ""
-    half = half_interval(values)
-    spread = f" ±{half:.{digits}f}" if half is not None else ""
-    return f"{least}{statistics.fmean(values):.{digits}f}{spread} (n = {len(values)})"
+    return f"{least}{statistics.fmean(values):.{digits}f}{spread_text(values, digits)} (n = {len(values)})"

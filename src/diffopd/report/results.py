@@ -32,4 +32,4 @@ def results_table(result: EvaluationResult) -> Table:
 
 
 def _cells(estimate: Estimate) -> tuple[str, str, str]:
-    return f"{estimate.mean:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}", str(estimate.n)
+    return f"{estimate.mean:.3f}", estimate.interval_text, str(estimate.n)

@@ -15,6 +15,8 @@ from diffopd.teacher import Estimate
 
 READING = "mean ± half of its 95 % CI over prompts"
 """What a cell is."""
+UNKNOWN = "; ±? = not known, as prompts are too few or score alike"
+"""Said where a cell has no interval."""
 
 _WIDE = 3
 """Tasks up to which a terminal of 80 columns shows numbers in full."""
@@ -65,19 +67,25 @@ class FinalTable:
     def _numbers(self, task: str) -> list[int]:
         return sorted({row.scores[task].n for row in self.rows if task in row.scores})
 
+    @property
+    def _reading(self) -> str:
+        unknown = any(score.half is None for row in self.rows for score in row.scores.values())
+        return READING + (UNKNOWN if unknown else "")
+
     def _cell(self, row: Row, task: str) -> str:
         score = row.scores.get(task)
         if score is None:
             return "-"
         own_number = f" (n = {score.n})" if len(self._numbers(task)) > 1 else ""
-        return f"{score.mean:.3f} ±{(score.high - score.low) / 2:.3f}{own_number}"
+        half = "?" if score.half is None else f"{score.half:.3f}"
+        return f"{score.mean:.3f} ±{half}{own_number}"
 
     def to_rich(self) -> Table:
         """The table for a terminal of 80 columns."""
         table = Table(
             title=self.full_title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left"
         )
-        table.caption = READING
+        table.caption = self._reading
         narrow = len(self.tasks) > _WIDE  # .500 for 0.500, so that four tasks fit
         table.padding = (0, 0) if narrow else (0, 1)
         for place, name in enumerate(("", "CFG" if narrow else "guidance", *self.tasks)):
@@ -94,7 +102,7 @@ class FinalTable:
         header = ["", "guidance", *self.tasks]
         lines = [header, ["---", *("---:" for _ in header[1:])], *self._score_lines(), *self._gain_lines()]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return f"**{self.full_title}** ({READING})\n\n{body}\n"
+        return f"**{self.full_title}** ({self._reading})\n\n{body}\n"
 
     def to_json(self) -> str:
         """Every number in full."""
@@ -130,7 +138,7 @@ def gain_kept(
     return {
         task: (student[task].mean - base[task].mean) / (teacher.mean - base[task].mean)
         for task, teacher in teachers.items()
-        if task in student and task in base and teacher.low > base[task].mean
+        if task in student and task in base and teacher.clearly_above(base[task])
     }
 
 

@@ -21,15 +21,47 @@ class Estimate:
 
     Attributes:
         mean: The estimate.
-        low: Lower end.
-        high: Upper end.
+        low: Lower end; None where it cannot be known, as of a single prompt.
+        high: Upper end, likewise.
         n: Number of images.
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
+
+    @property
+    def half(self) -> float | None:
+        """Half of the interval; None where it is not known."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def interval_text(self) -> str:
+        """The interval as tables print it.
+
+        Examples:
+            >>> Estimate(mean=0.5, low=0.25, high=0.75, n=8).interval_text
+            '0.250 to 0.750'
+            >>> Estimate(mean=0.5, low=None, high=None, n=1).interval_text
+            'not known'
+        """
+        if self.low is None or self.high is None:
+            return "not known"
+        return f"{self.low:.3f} to {self.high:.3f}"
+
+    def clearly_above(self, other: Estimate) -> bool:
+        """Whether this interval is above the other's mean; if unknown, this mean above the other's interval.
+
+        Examples:
+            >>> sure, alone = (Estimate(mean=0.5, low=low, high=1 - low, n=8) for low in (0.4, 0.1))
+            >>> base = Estimate(mean=0.3, low=0.2, high=0.4, n=8)
+            >>> sure.clearly_above(base), alone.clearly_above(base)
+            (True, False)
+        """
+        if self.low is not None:
+            return self.low > other.mean
+        return other.high is not None and self.mean > other.high
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,6 +160,7 @@ def test_a_job_in_a_process_of_its_own_knows_the_command_and_ends_with_it():
     finally:
         command.kill()
         command.wait()
+        command.stdout.close()
 
 
 def test_what_was_typed_is_gone_when_the_program_is_done():

@@ -73,7 +73,7 @@ def begin_launched(launcher: int) -> None:
 
 
 def end_without_launcher() -> None:
-    """End this process if it is of a launcher whose command has ended: nobody takes what it has to hand back."""
+    """End this process if it is of a launcher whose command has ended: nobody takes its result."""
     if _launchers and _launchers[0] and os.getppid() != _launchers[0]:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from diffopd.files import flush, sha256_of
+from diffopd.files import flush
 from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ _LEFT = ("adapter", "lora", "pipeline")
 def outputs_of(folder: Path) -> dict[str, str]:
     """Fingerprints of the weights that a run's folder holds, for :class:`Finished`."""
     files = [file for name in _LEFT for file in (folder / name).rglob("*.safetensors")]
-    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(files)}
+    return {file.relative_to(folder).as_posix(): _fingerprint(file) for file in sorted(files)}
 
 
 def lost_output(folder: Path, note: Finished) -> str | None:
@@ -56,9 +58,22 @@ def lost_output(folder: Path, note: Finished) -> str | None:
         file = folder / name
         if not file.is_file():
             return f"{file} is gone"
-        if sha256_of(file) != expected:
+        if _fingerprint(file) != expected:
             return f"{file} is not what the run left"
     return None
+
+
+def _fingerprint(file: Path) -> str:
+    """SHA-256 of a safetensors file, its header's entries sorted: they are in another order each time."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = opened.read(min(length, file.stat().st_size))  # a damaged length may be any number
+        with contextlib.suppress(ValueError, RecursionError):  # damaged: as it is
+            header = json.dumps(json.loads(header), sort_keys=True).encode()
+        value = hashlib.sha256(header)
+        while block := opened.read(2**20):
+            value.update(block)
+    return value.hexdigest()
 
 
 def write_finished(folder: Path, note: Finished) -> None:

@@ -13,6 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from diffopd.files import atomic_write_text
+
 Steps = Mapping[str, Mapping[int, int]]
 """way -> number of steps -> peak bytes."""
 WAY_COLUMNS = ("Way", "median ms", "least ms", "most ms", "peak MiB")
@@ -146,6 +148,5 @@ def write(folder: Path, name: str, result: Mapping[str, Any], page: str) -> None
         f"`{on['command']}` at commit {on['commit']}: {on['cores']} cores ({on['processor']}), torch "
         f"{on['torch']}, load {on['load'][0]:.1f} at the end. How to read it: [README](README.md).\n"
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(f"{head}\n{page}", encoding="utf-8")
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    atomic_write_text(folder / f"{name}.md", f"{head}\n{page}")
+    atomic_write_text(folder / f"{name}.json", json.dumps(result, indent=1) + "\n")

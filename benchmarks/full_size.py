@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from measured import machine, now
 from random_teachers import TASKS, composed, save_teachers
 
 from diffopd.build import build
+from diffopd.files import atomic_write_text
 
 FULL_SIZE = "sd3_5_medium"
 RESULT = "result: "
@@ -273,9 +273,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             print(f"{time.time() - started:6.0f} s  {case.name}", file=sys.stderr, flush=True)
     print(markdown(rows))
     if arguments.output:
-        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         content = {"rows": rows, "found": found, "machine": machine(arguments)}
-        Path(arguments.output).write_text(json.dumps(content, indent=1) + os.linesep, encoding="utf-8")
+        atomic_write_text(arguments.output, json.dumps(content, indent=1) + "\n")
     return rows
 
 

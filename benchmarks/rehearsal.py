@@ -38,6 +38,7 @@ from rehearsal_table import page, table
 from rehearsal_walk import FAILED, OK, OtherWalkError, environment_of, walk
 
 from diffopd.files import atomic_write_json, replacing
+from diffopd.sealed import DamagedFileError
 
 STOPPED = 75
 """Exit code after SIGTERM, as of the package's own commands: the same command resumes."""
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{record['title']}: {record['result']} {record['note']}".rstrip(), flush=True)
                 if record["result"] == FAILED:
                     print("\n".join(f"    {line}" for line in record.get("tail", ())), flush=True)
-        except OtherWalkError as error:
+        except (OtherWalkError, DamagedFileError) as error:
             print(error, file=sys.stderr)
             return NO_ROOM
     print(f"\n{table(records)}", flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from typing import Any
 from rehearsal_measured import Measured, folder_bytes, measured
 from rehearsal_steps import HERE, PYTHON, NotLeftError, Step
 
-from diffopd.files import atomic_write_json
+from diffopd.sealed import read_sealed_json, write_sealed_json
 
 STATE = "state.json"
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
@@ -65,7 +64,7 @@ def walk(
             record = earlier
         else:
             done.pop(step.name, None)
-            atomic_write_json(folder / STATE, state)  # an end in the middle must not leave it as done
+            write_sealed_json(folder / STATE, state)  # an end in the middle must not leave it as done
             if lacking:
                 note = f"needs {', '.join(lacking)}"
                 record = {"name": step.name, "title": step.title, "result": SKIPPED, "note": note}
@@ -73,7 +72,7 @@ def walk(
                 fresh.add(step.name)
                 record = {**take(step, folder, environment, limit), "commit": commit}
             done[step.name] = record
-            atomic_write_json(folder / STATE, state)
+            write_sealed_json(folder / STATE, state)
         results[step.name] = record["result"]
         yield record
 
@@ -83,11 +82,12 @@ def read_state(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         OtherWalkError: If it was another one.
+        DamagedFileError: If the file that says it is not what was written.
     """
     file = folder / STATE
     if not file.is_file():
         return {"about": dict(about), "steps": {}}
-    state = json.loads(file.read_text(encoding="utf-8"))
+    state = read_sealed_json(file, ("about", "steps"))
     if state["about"] != dict(about):
         raise OtherWalkError(
             f"{folder} holds a rehearsal with {state['about']}, this one has {dict(about)}; "

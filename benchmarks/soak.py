@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import platform
 import shlex
 import shutil
@@ -36,6 +35,7 @@ from kill_point import KillPoint
 from left_behind import differences, lost_rounds, what_is_left
 
 from diffopd.files import atomic_write_json, replacing, resolve_path
+from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 
 INTERVAL = 2
 """Rounds from one checkpoint to the next."""
@@ -219,17 +219,21 @@ def write(output: Path, about: Mapping[str, Any], trials: Sequence[Trial]) -> No
     )
     with replacing(output / "soak.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
-    atomic_write_json(
+    write_sealed_json(
         output / "soak.json", {**about, "trials": [dataclasses.asdict(trial) for trial in trials]}
     )
 
 
 def earlier(output: Path, about: Mapping[str, Any]) -> list[Trial]:
-    """Trials that an earlier, interrupted soak of the same code has made."""
+    """Trials that an earlier, interrupted soak of the same code has made.
+
+    Raises:
+        DamagedFileError: If their file is not what was written.
+    """
     file = output / "soak.json"
     if not file.is_file():
         return []
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_sealed_json(file, {*about, "trials"})
     same = all(found.get(key) == about[key] for key in ("commit", "rounds", "seed", "overrides"))
     return [Trial(**trial) for trial in found["trials"]] if same else []
 
@@ -278,7 +282,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python": platform.python_version(),
     }
     soak = Soak(given.scratch.absolute(), given.rounds, given.seed, given.overrides)
-    trials = earlier(given.output, about)
+    try:
+        trials = earlier(given.output, about)
+    except DamagedFileError as error:
+        print(f"{error}; move it away to begin anew", file=sys.stderr)
+        return 1
     done = {(trial.phase, trial.number) for trial in trials}
     wanted = {phase: given.trials or MOST_TRIALS.get(phase, OTHER_TRIALS) for phase in given.phases}
     turns = ((phase, number) for number in range(max(wanted.values())) for phase in given.phases)

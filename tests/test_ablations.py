@@ -99,6 +99,7 @@ def test_a_setting_makes_another_training_and_a_name_does_not(cells):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["ablations=[]"], "ablations=[] names none, so there is nothing to train"),
         (["ablations=[state]"], "ablations has state, and conf/experiment/ablation has"),
         (["ablations=[states]", 'overrides=["sampler.num_steps=4"]'], "ablations.states: states.first=0 to"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffopd.command import command
-from diffopd.recorded import NOTE, note_command, recorded_command
+from diffopd.recorded import NOTE, launched_by, note_command, recorded_command, typed
 from diffopd.report.runs import read_run
 from diffopd.saved_config import from_arguments
 
@@ -120,3 +122,49 @@ def test_the_report_shows_the_command_of_a_run_that_has_not_ended(train, tmp_pat
     assert read_run(folder).command == made
     (folder / ".hydra" / NOTE).unlink()  # of a version that did not note it
     assert shlex.split(read_run(folder).command)[3:] == COMMANDS["quotes"]
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+from diffopd.recorded import launched_by, recorded_command
+from diffopd.start import begin_launched
+begin_launched(launched_by())
+print(recorded_command("diffopd.train", Path()), flush=True)
+time.sleep(600)
+"""
+LAUNCHER = """
+import subprocess, sys, threading, time
+from diffopd.recorded import typed
+with typed(["-m", "+experiment=mopd_ode", "seed=0,1"]):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()  # Linux tells of each thread's end
+    print(subprocess.Popen([sys.executable, "-c", sys.argv[1]]).pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_a_job_in_a_process_of_its_own_knows_the_command_and_ends_with_it():
+    """As joblib's are, which are neither forked nor given a command line."""
+    command = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, JOB], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        job, recorded = command.stdout.readline(), command.stdout.readline()
+        assert recorded == "python -m diffopd.train -m +experiment=mopd_ode seed=0,1\n"
+        command.kill()
+        assert command.stdout.read() == "interrupted: SIGTERM; start the same command again to resume\n"
+        assert (
+            not Path(f"/proc/{job.strip()}").exists() or "Z" in Path(f"/proc/{job.strip()}/stat").read_text()
+        )
+    finally:
+        command.kill()
+        command.wait()
+        command.stdout.close()
+
+
+def test_what_was_typed_is_gone_when_the_program_is_done():
+    with typed(["a=1"]):
+        assert launched_by() is None  # in the command's own process
+    assert launched_by() is None
+    assert "DIFFOPD_LAUNCHER" not in os.environ

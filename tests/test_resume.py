@@ -266,6 +266,24 @@ def test_reporting_again_keeps_the_note(world, tmp_path):
     assert (folder / FINISHED).read_bytes() == before
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"damaged")])
+def test_a_run_whose_weights_are_not_there_is_not_finished_and_makes_them_again(
+    world, tmp_path, caplog, damage
+):
+    folder = tmp_path / "run"
+    world.build("teacher_aesthetic", folder, "~report").run()
+    cfg = world.config("teacher_aesthetic", folder, "~report")
+    weights = folder / "adapter" / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    assert is_finished(cfg, folder)
+    damage(weights)
+    assert not is_finished(cfg, folder)
+    assert f"{weights} is " in caplog.text
+    world.build("teacher_aesthetic", folder, "~report").run()
+    assert weights.read_bytes() == before
+    assert is_finished(cfg, folder)
+
+
 def test_a_run_of_no_batch_is_an_error_and_not_finished(world, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"no batch was trained .* trainer\.limit_train_batches"):

@@ -180,6 +180,17 @@ def test_a_fresh_start_keeps_checkpoints_elsewhere_too(tmp_path):
     assert os.listdir(place / "previous_1") == ["round_000002"]
 
 
+def test_a_fresh_start_keeps_all_that_a_run_leaves(tmp_path):
+    left = ("gradient_variance.json", "gradient_variance.md", "gradient_variance.png", "finished.json")
+    for name in left:
+        (tmp_path / name).write_text("{}")
+    for name in ("non_finite", "failed_reward"):
+        (tmp_path / name).mkdir()
+    find_checkpoint(config(tmp_path, resume="never"), tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [CONFIG, "previous_1"]
+    assert sorted(os.listdir(tmp_path / "previous_1")) == sorted([*left, "non_finite", "failed_reward"])
+
+
 def test_previous_runs_never_share_a_folder(tmp_path):
     for name in ("previous_1", "previous_3", "previous_old"):
         (tmp_path / name).mkdir()

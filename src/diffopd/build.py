@@ -28,7 +28,7 @@ from diffopd.check import (
 from diffopd.check.trial import check_optimizers
 from diffopd.checkpoint import SafetensorsCheckpointIO, round_of
 from diffopd.evaluation import Benchmark
-from diffopd.finished import Finished, remove_finished, write_finished
+from diffopd.finished import Finished, outputs_of, remove_finished, write_finished
 from diffopd.hub import tell_at_once
 from diffopd.inputs import inputs_of
 from diffopd.metrics_csv import METRICS
@@ -126,6 +126,7 @@ class Experiment:
             max_rounds=cast(int, self.trainer.max_epochs),
             recipe=recipe,
             inputs=self.inputs,
+            outputs=outputs_of(self.folder),
         )
         write_finished(self.folder, note)
         return True

@@ -66,6 +66,8 @@ def read_cells(cfg: DictConfig, folder: Path) -> list[Cell]:
     """
     known = ablation_names()
     names = known if cfg.ablations == "all" else list(cfg.ablations)
+    if not names:
+        raise ConfigError("ablations=[] names none, so there is nothing to train; name some, or all")
     for name in names:
         if name not in known:
             raise ConfigError(

@@ -24,9 +24,9 @@ from diffopd.ending import no_end_from_outside, why_stopped
 from diffopd.flags import check_flags
 from diffopd.quiet import say_only_what_is_new, silence_known_noise
 from diffopd.rank import is_first_process
-from diffopd.recorded import typed
+from diffopd.recorded import launched_by, typed
 from diffopd.signals import INTERRUPTED, REQUESTS_TO_END, Ended
-from diffopd.start import end_at_once, importing, interruption
+from diffopd.start import begin_launched, end_at_once, end_without_launcher, importing, interruption
 from diffopd.sweep import register_given, warn_of_unused_launcher
 
 REFUSED = 2
@@ -63,16 +63,22 @@ def command(
         def task(cfg: DictConfig) -> None:
             nonlocal started
             started = True
-            with ending_when_asked(), errors_told(debug=bool(cfg.get("debug"))):
-                if not is_first_process():
-                    say_only_what_is_new()
-                silence_known_noise()
-                warn_of_unused_launcher(HydraConfig.get())
-                try:
-                    check_config(cfg, config_name)
-                    run(cfg)
-                except ConfigError as error:
-                    raise ConfigError(as_typed(str(error), short)) from error
+            launcher = launched_by()
+            if launcher is not None:
+                begin_launched(launcher)
+            try:
+                with ending_when_asked(), errors_told(debug=bool(cfg.get("debug"))):
+                    if not is_first_process():
+                        say_only_what_is_new()
+                    silence_known_noise()
+                    warn_of_unused_launcher(HydraConfig.get())
+                    try:
+                        check_config(cfg, config_name)
+                        run(cfg)
+                    except ConfigError as error:
+                        raise ConfigError(as_typed(str(error), short)) from error
+            finally:
+                end_without_launcher()
 
         main = hydra.main(version_base="1.3", config_path=config_folder(), config_name=config_name)(task)
 

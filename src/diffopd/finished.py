@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,52 @@ class Finished:
         max_rounds: ``trainer.max_epochs``; with more, the run continues.
         recipe: How it was made and what it cost; empty without metrics.
         inputs: Fingerprints of the files it learned from.
+        outputs: SHA-256 of the weights it left, by their place in its folder; empty in notes of earlier
+            versions.
     """
 
     rounds: int
     max_rounds: int
     recipe: Mapping[str, Any]
     inputs: Mapping[str, str]
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
 
-_KEYS = {field.name for field in fields(Finished)}
+_KEYS = {entry.name for entry in fields(Finished)}
+
+
+_LEFT = ("adapter", "lora", "pipeline")
+"""Folders of what a run trains."""
+
+
+def outputs_of(folder: Path) -> dict[str, str]:
+    """Fingerprints of the weights that a run's folder holds, for :class:`Finished`."""
+    files = [file for name in _LEFT for file in (folder / name).rglob("*.safetensors")]
+    return {file.relative_to(folder).as_posix(): _fingerprint(file) for file in sorted(files)}
+
+
+def lost_output(folder: Path, note: Finished) -> str | None:
+    """What is no longer there of what a finished run left, or is not what it left; None if all is."""
+    for name, expected in note.outputs.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{file} is gone"
+        if _fingerprint(file) != expected:
+            return f"{file} is not what the run left"
+    return None
+
+
+def _fingerprint(file: Path) -> str:
+    """SHA-256 of a safetensors file, its header's entries sorted: they are in another order each time."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = opened.read(min(length, file.stat().st_size))  # a damaged length may be any number
+        with contextlib.suppress(ValueError, RecursionError):  # damaged: as it is
+            header = json.dumps(json.loads(header), sort_keys=True).encode()
+        value = hashlib.sha256(header)
+        while block := opened.read(2**20):
+            value.update(block)
+    return value.hexdigest()
 
 
 def write_finished(folder: Path, note: Finished) -> None:
@@ -69,6 +108,7 @@ def _checked(path: Path, value: Mapping[str, Any]) -> Finished:
         **value,
     }  # earlier versions knew max_rounds alone
     numbers = all(type(note.get(name)) is int for name in ("rounds", "max_rounds"))
-    if not numbers or not isinstance(note.get("recipe"), dict) or not isinstance(note["inputs"], dict):
+    tables = (note.get("recipe"), note["inputs"], note.get("outputs", {}))
+    if not numbers or not all(isinstance(table, dict) for table in tables):
         raise DamagedFileError(path, "it needs max_rounds and recipe")
     return Finished(**note)

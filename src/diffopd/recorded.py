@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import json
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +20,9 @@ NOTE = "command.txt"
 HYDRA_FOLDER = ".hydra"
 _TAKE_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 _OUTSIDE_THE_OVERRIDES = (FROM, TRUST)
+_LAUNCHER = "DIFFOPD_LAUNCHER"
+"""In the environment of what a command starts: the command's process and arguments, as JSON. Launchers such
+as joblib and submitit run the jobs of a sweep in processes that have no command line of ours."""
 
 _typed: contextvars.ContextVar[tuple[str, ...] | None] = contextvars.ContextVar("typed", default=None)
 
@@ -25,11 +30,30 @@ _typed: contextvars.ContextVar[tuple[str, ...] | None] = contextvars.ContextVar(
 @contextlib.contextmanager
 def typed(arguments: Sequence[str]) -> Iterator[None]:
     """Inside, these are the arguments that somebody typed, whatever becomes of ``sys.argv``."""
-    before = _typed.set(tuple(arguments))
+    before, outer = _typed.set(tuple(arguments)), os.environ.get(_LAUNCHER)
+    os.environ[_LAUNCHER] = json.dumps({"process": os.getpid(), "arguments": list(arguments)})
     try:
         yield
     finally:
         _typed.reset(before)
+        os.environ.pop(_LAUNCHER)
+        if outer is not None:
+            os.environ[_LAUNCHER] = outer
+
+
+def launched_by() -> int | None:
+    """The process of the command whose launcher runs this job elsewhere; None in that process itself."""
+    if _typed.get() is not None or _LAUNCHER not in os.environ:
+        return None
+    return int(json.loads(os.environ[_LAUNCHER])["process"])
+
+
+def _given() -> Sequence[str] | None:
+    """The arguments that somebody typed, here or where the job was launched."""
+    given = _typed.get()
+    if given is None and _LAUNCHER in os.environ:
+        return json.loads(os.environ[_LAUNCHER])["arguments"]
+    return given
 
 
 def recorded_command(module: str, folder: Path) -> str:
@@ -42,7 +66,7 @@ def recorded_command(module: str, folder: Path) -> str:
         module: What ``python -m`` runs.
         folder: The run's folder.
     """
-    given = _typed.get()
+    given = _given()
     if given is None:
         return ""
     arguments = _of_one_job(given)

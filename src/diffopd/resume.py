@@ -17,7 +17,7 @@ from diffopd.checkpoint import latest_valid_checkpoint, read_inputs, read_settin
 from diffopd.checkpoint.folder import list_checkpoints
 from diffopd.checkpoint.keeping import copy_checkpoint, is_damaged
 from diffopd.checkpoint.place import DEFAULT, checkpoints_folder, earlier_folder, saving_callback
-from diffopd.finished import FINISHED, read_finished
+from diffopd.finished import FINISHED, lost_output, read_finished
 from diffopd.metrics_csv import METRICS, read_intact_rows
 from diffopd.run_settings import check_same
 from diffopd.saved_config import CONFIG, read_config, write_config
@@ -35,6 +35,11 @@ _KEPT_ASIDE = (
     "lora",
     "report",
     "pipeline",
+    "gradient_variance.json",
+    "gradient_variance.md",
+    "gradient_variance.png",
+    "non_finite",
+    "failed_reward",
     CONFIG,
     FINISHED,
 )
@@ -151,7 +156,7 @@ def _check_rounds(cfg: DictConfig, folder: Path, done: int) -> None:
 
 
 def is_finished(cfg: DictConfig, folder: Path) -> bool:
-    """Whether a folder holds the run of this config, trained and reported.
+    """Whether a folder holds the run of this config, trained and reported, with the weights that it left.
 
     Raises:
         ValueError: If the folder holds a run whose settings differ in what affects the result.
@@ -162,6 +167,9 @@ def is_finished(cfg: DictConfig, folder: Path) -> bool:
     try:
         check_same(cfg, folder, noted.inputs)
     except DamagedFileError:  # a checkpoint may know the settings
+        return False
+    if lost := lost_output(folder, noted):
+        log.warning("%s; the run counts as not finished, and its newest checkpoint makes it again", lost)
         return False
     return noted.max_rounds == cfg.trainer.max_epochs
 

@@ -46,7 +46,13 @@ class Stage:
 
 
 def read_stages(cfg: DictConfig, folder: Path) -> list[Stage]:
-    """The stages of a composed ``conf/cascade.yaml``, in order."""
+    """The stages of a composed ``conf/cascade.yaml``, in order.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not cfg.stages:
+        raise ValueError("stages is empty, so there is nothing to train; choose some of conf/stages")
     shared = [f"seed={cfg.seed}", f"resume={cfg.resume}", *cfg.overrides]
     return [
         Stage(

@@ -13,6 +13,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any, TextIO
 
@@ -39,6 +40,51 @@ def begin(*, label: str | None = None, speaks: bool | None = None) -> None:
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)) is not None:  # which it is where a parent closed it
             setattr(sys, name, tolerant(stream, label))
+
+
+_launchers: list[int] = []
+"""In a process that a launcher started: the process of the command, once the first job has begun."""
+
+
+def begin_launched(launcher: int) -> None:
+    """The same for a job of a sweep that a launcher such as joblib runs in a process of its own.
+
+    If it is a child of the command's process it is asked to end when that process ends, as nobody else would
+    do so, and hears of Ctrl-C through it alone, once.
+
+    Args:
+        launcher: The process of the command.
+
+    """
+    if threading.current_thread() is not threading.main_thread() or os.getpid() == launcher:
+        return  # a thread of the command's process
+    if not _launchers:
+        _launchers.append(launcher if os.getppid() == launcher else 0)  # 0: started by a scheduler, say
+        begin()
+        if _launchers[0] and sys.platform == "linux":
+            import ctypes
+
+            with contextlib.suppress(OSError):  # it leads a group already
+                os.setsid()
+            signal.signal(signal.SIGHUP, _end_with_launcher)
+            death_signal = 1
+            ctypes.CDLL(None).prctl(death_signal, signal.SIGHUP)
+    end_without_launcher()
+
+
+def end_without_launcher() -> None:
+    """End this process if it is of a launcher whose command has ended: nobody takes its result."""
+    if _launchers and _launchers[0] and os.getppid() != _launchers[0]:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(INTERRUPTED)
+
+
+def _end_with_launcher(number: int, frame: FrameType | None) -> None:
+    """Ask this process to end, once: Linux tells of the end of each thread of its parent."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_at_once(number: int, frame: FrameType | None, *, speaks: bool) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from diffopd.arguments import hydra_arguments
+from diffopd.sealed import SEAL
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # they import each other by their names, as a program does
@@ -103,6 +104,14 @@ def test_steps_that_are_done_are_not_repeated(tmp_path):
         walk(short_steps(tmp_path), tmp_path, {"model": "y"})
 
 
+def test_a_damaged_record_of_a_walk_is_named_and_not_believed(tmp_path):
+    walk(short_steps(tmp_path), tmp_path)
+    state = tmp_path / walked.STATE
+    state.write_text(state.read_text().replace('"result": "ok"', '"result": "ol"', 1))
+    with pytest.raises(ValueError, match=r"state\.json is damaged"):
+        walk(short_steps(tmp_path), tmp_path)
+
+
 def test_commands_are_noted_as_they_are_typed(tmp_path):
     program = steps.HERE / "rehearsal_stock.py"
     helped = steps.Step(name="a", title="a", command=[steps.PYTHON, str(program), "--help"])
@@ -125,6 +134,7 @@ def test_a_step_is_repeated_when_one_that_it_needs_was(tmp_path):
     walk(short_steps(tmp_path), tmp_path)
     state = json.loads((tmp_path / walked.STATE).read_text())
     state["steps"]["one"]["result"] = "failed"
+    del state[SEAL]  # edited on purpose
     (tmp_path / walked.STATE).write_text(json.dumps(state))
     counting = f"open({str(tmp_path / 'two')!r}, 'a').write('2')"
     walk(short_steps(tmp_path, two=counting), tmp_path)

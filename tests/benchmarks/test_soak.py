@@ -76,6 +76,18 @@ def soak():
     sys.path.remove(str(PROGRAM.parent))
 
 
+def test_earlier_trials_are_what_was_written_or_are_named(soak, tmp_path):
+    about = {"commit": "a", "rounds": 4, "seed": 0, "overrides": []}
+    trial = soak.Trial("opd", 0, "at half", True, True, [], 1)
+    soak.write(tmp_path, {**about, "command": "soak"}, [trial])
+    same = {**about, "command": "other"}
+    assert soak.earlier(tmp_path, same) == [trial]
+    file = tmp_path / "soak.json"
+    file.write_text(file.read_text().replace('"lost": 1', '"lost": 0'))
+    with pytest.raises(ValueError, match=r"soak\.json is damaged"):
+        soak.earlier(tmp_path, same)
+
+
 def test_kill_points_follow_from_the_seed_and_reach_every_operation(soak):
     points = [soak.KillPoint.of(0, "opd", trial, 20) for trial in range(600)]
     assert points == [soak.KillPoint.of(0, "opd", trial, 20) for trial in range(600)]

@@ -18,6 +18,7 @@ from diffopd.build import build
 from diffopd.checkpoint import encode_tree, latest_valid_checkpoint, read_checkpoint
 from diffopd.non_finite import NonFiniteError, find_report
 from diffopd.non_finite.replay import replay
+from diffopd.non_finite.report import Report, write_report
 
 SOURCE = Path(__file__).parents[2] / "src"
 SKIP = ("callbacks.finite_loss.action=skip",)
@@ -242,6 +243,35 @@ def test_one_more_than_the_cap_stops_also_after_a_resume(world, tmp_path):
 
 def test_a_run_without_a_report_has_nothing_to_replay(tmp_path):
     with pytest.raises(ValueError, match=r"holds no non_finite report; it has no report"):
+        find_report(tmp_path)
+
+
+def test_a_report_is_what_was_written_or_is_named(tmp_path):
+    report = Report(
+        phase="p", what="loss", problem="nan", round=2, batch=0, update=0, global_step=7, seed=0,
+        suspects=[], metrics={},
+    )  # fmt: skip
+    folder = write_report(tmp_path, report, {"a": torch.ones(2)})
+    (tmp_path / "non_finite" / "round_old").mkdir()  # somebody's copy
+    (tmp_path / "non_finite" / "round_old" / "report.json").write_text("{}")
+    found, state = find_report(tmp_path)
+    assert found == report
+    assert state["a"].tolist() == [1, 1]
+    text = (folder / "report.json").read_text()
+    for damaged in (
+        text.replace('"global_step": 7', '"global_step": 6'),
+        "",
+        "[]",
+        text.replace("phase", "phas"),
+    ):
+        (folder / "report.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"report\.json is damaged"):
+            find_report(tmp_path)
+    (folder / "report.json").write_text(text)
+    (folder / "state" / "tensors.safetensors").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"cannot be done again: .*tensors\.safetensors is not what was written"
+    ):
         find_report(tmp_path)
 
 

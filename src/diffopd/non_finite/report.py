@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffopd.checkpoint import read_checkpoint, write_checkpoint
-from diffopd.files import atomic_write_json
+from diffopd.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from diffopd.non_finite.error import Suspect
+from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 
 FOLDER = "non_finite"
 """Subfolder of a run's folder; in it one folder per round."""
@@ -77,7 +77,7 @@ def write_report(run: Path, report: Report, state: Any) -> Path:
     """
     folder = run / FOLDER / f"round_{report.round:06d}"
     write_checkpoint(state, folder / _STATE)
-    atomic_write_json(folder / _REPORT, dataclasses.asdict(report))
+    write_sealed_json(folder / _REPORT, dataclasses.asdict(report))
     return folder
 
 
@@ -89,16 +89,21 @@ def find_report(run: Path, number: int | None = None) -> tuple[Report, Any]:
         number: Of the round; None for the last that has a report.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or it is not what was written.
     """
-    rounds = sorted(
-        int(f.parent.name.removeprefix("round_")) for f in run.glob(f"{FOLDER}/round_*/{_REPORT}")
-    )
+    found = (file.parent.name.removeprefix("round_") for file in run.glob(f"{FOLDER}/round_*/{_REPORT}"))
+    rounds = sorted(int(number) for number in found if re.fullmatch("[0-9]+", number))
     if not rounds or (number is not None and number not in rounds):
         has = f"there are reports of rounds {', '.join(map(str, rounds))}" if rounds else "it has no report"
         asked = "" if number is None else f" of round {number}"
         raise ValueError(f"run={run} holds no {FOLDER} report{asked}; {has}")
     folder = run / FOLDER / f"round_{rounds[-1] if number is None else number:06d}"
-    kept = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
-    kept["suspects"] = [Suspect(**suspect) for suspect in kept["suspects"]]
-    return Report(**kept), read_checkpoint(folder / _STATE)
+    kept = read_sealed_json(folder / _REPORT, [field.name for field in dataclasses.fields(Report)])
+    try:
+        kept["suspects"] = [Suspect(**suspect) for suspect in kept["suspects"]]
+        return Report(**kept), read_checkpoint(folder / _STATE)
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(folder / _REPORT, f"it holds no report ({error!r})") from error
+    except CheckpointError as error:  # of a state there is no earlier one
+        what = str(error).removesuffix("; use an earlier checkpoint")
+        raise ValueError(f"run={run}: round {folder.name} cannot be done again: {what}") from error

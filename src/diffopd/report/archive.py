@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def read_archive(path: Path) -> Run:
         if raw.get("format") != FORMAT:
             raise ValueError(f"its format is {raw.get('format')}, this code reads {FORMAT}")
         return _run(raw)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no run that a report kept ({error})") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -25,6 +26,7 @@ from diffopd.report.curve import reward_curve
 from diffopd.report.grid import sample_grid
 from diffopd.report.known_scores import Scores, scores_of_base, scores_of_teachers
 from diffopd.report.table import FinalTable, Row, gain_kept
+from diffopd.sealed import write_sealed_json
 from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts
 
@@ -109,7 +111,8 @@ def report_distillation(
 
     table = _table(benchmark.name, bases, taught, teachers, results)
     markdown = _write(folder / "table.md", table.to_markdown())
-    scores = _write(folder / "table.json", table.to_json())
+    scores = folder / "table.json"
+    write_sealed_json(scores, json.loads(table.to_json()))  # a report reads it back
     for result in results:
         result.save(folder / f"student_guidance_{result.guidance_scale:g}.json")
     grid = _grid(

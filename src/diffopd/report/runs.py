@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -17,11 +18,13 @@ from diffopd.evaluation import EvaluationResult
 from diffopd.finished import read_finished
 from diffopd.metrics_csv import EPOCH, METRICS, STEP, read_rows
 from diffopd.report.curve import SECONDS
-from diffopd.sealed import read_sealed_text
+from diffopd.sealed import SEAL, read_sealed_json, read_sealed_text
 
 CONFIG = "config.yaml"
 """The config in a run's folder. ``diffopd.saved_config`` writes it, and reads OmegaConf besides."""
 TABLE = "report/table.json"
+TABLE_KEYS = ("title", "rows", "gain_kept")
+"""What ``diffopd.report.table.FinalTable`` holds."""
 NOTED_COMMAND = ".hydra/command.txt"
 """Of ``diffopd.recorded``, which reads Hydra besides."""
 
@@ -139,7 +142,7 @@ def _read_training(folder: Path) -> Run:
         images=_total(series, "train/cost/images"),
         reward_calls=_total(series, "train/cost/reward_calls"),
         results=list(_results(folder)),
-        table=_json(folder / TABLE) if (folder / TABLE).is_file() else {},
+        table=read_sealed_json(folder / TABLE, TABLE_KEYS) if (folder / TABLE).is_file() else {},
     )
 
 
@@ -204,21 +207,21 @@ def _read_metrics(path: Path) -> tuple[dict[str, Series], dict[int, float]]:
 
 
 def _results(folder: Path) -> Iterator[tuple[Path, EvaluationResult]]:
-    """Evaluations in ``report/`` and ``scores/``."""
+    """Evaluations in ``report/`` and ``scores/``; a damaged one is an error and never merely left out."""
     for path in [*sorted(folder.glob("report/*.json")), *sorted(folder.glob("scores/*/results.json"))]:
-        if {"benchmark", "tasks"} <= _json(path).keys():
+        if path != folder / TABLE and {"benchmark", "tasks", SEAL} & _json(path).keys():
             yield path, EvaluationResult.load(path)
 
 
 def _command(folder: Path) -> str:
     """From what is noted when a run starts, for one that has not ended."""
-    if (note := folder / NOTED_COMMAND).is_file():
-        return note.read_text(encoding="utf-8").strip()
-    path = folder / ".hydra" / "overrides.yaml"
-    if not path.is_file():
-        return ""
-    overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    return shlex.join(["python", "-m", "diffopd.train", *map(str, overrides)])
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # not there, or damaged: it is unknown
+        if (note := folder / NOTED_COMMAND).is_file():
+            return note.read_text(encoding="utf-8").strip()
+        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+        if isinstance(overrides, list):
+            return shlex.join(["python", "-m", "diffopd.train", *map(str, overrides)])
+    return ""
 
 
 def _total(series: Mapping[str, Series], name: str) -> int | None:
@@ -241,6 +244,6 @@ def settings_of(path: Path) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     return value if isinstance(value, dict) else {}

@@ -1,0 +1,68 @@
+"""What a report reads back: a damaged file is named, and never left out or believed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from run_folders import write_run
+
+from diffopd.report.archive import archive_runs, read_archive
+from diffopd.report.runs import TABLE, read_run
+from diffopd.sealed import DamagedFileError, write_sealed_json
+
+TABLE_OF_ONE = {"title": "mini: reward by task", "rows": [], "gain_kept": {}}
+
+
+def flipped(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = write_run(tmp_path / "run", "a", 0, {"train/loss": [0.5, 0.4]}, scores={"ocr": 0.5})
+    write_sealed_json(folder / TABLE, TABLE_OF_ONE)
+    return folder
+
+
+@pytest.mark.parametrize("word", [b'"tasks"', b'"benchmark"', b'"checksum"', b"0.5"])
+def test_damaged_scores_are_named_and_not_left_out(run, word):
+    assert [path.name for path, _ in read_run(run).results] == ["student_guidance_1.json"]
+    scores = run / "report" / "student_guidance_1.json"
+    flipped(scores, scores.read_bytes().index(word) + 2)
+    with pytest.raises(ValueError, match=r"student_guidance_1\.json"):
+        read_run(run)
+
+
+def test_a_damaged_table_is_named(run):
+    assert read_run(run).table == TABLE_OF_ONE
+    flipped(run / TABLE, (run / TABLE).read_bytes().index(b"mini"))
+    with pytest.raises(DamagedFileError, match=r"table\.json is damaged"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("text", ["- a: [", "a: 1", "\0"])
+def test_overrides_that_cannot_be_read_are_an_unknown_command(tmp_path, text):
+    folder = write_run(tmp_path / "run", "a", 0, {"train/loss": [0.5]}, finished=False)
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text(text)
+    assert read_run(folder).command == ""
+
+
+def test_every_bit_of_a_kept_run_counts_or_is_named(run, tmp_path):
+    (path,) = archive_runs([read_run(run)], tmp_path / "kept")
+    before, kept = path.read_bytes(), read_archive(path)
+    for place in range(len(before)):
+        flipped(path, place)
+        try:
+            assert read_archive(path) == kept
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017 (either is right)
+        path.write_bytes(before)
+
+
+def test_other_json_beside_scores_is_passed_over(run):
+    (run / "report" / "notes.json").write_text(json.dumps({"of": "mine"}))
+    assert len(read_run(run).results) == 1

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import AutoTokenizer, CLIPModel
 
 from diffopd.precision import parse_dtype
 from diffopd.reward.frozen import chosen_device, load_pretrained
@@ -117,8 +117,7 @@ class ClipColours:
             model: Any = load_pretrained(CLIPModel, folder, self.dtype, setting=setting)
             model.requires_grad_(False).eval().to(device)
             try:
-                # Not AutoTokenizer, which would take a class of the folder's own.
-                tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             except (OSError, ValueError) as error:
                 raise ValueError(f"{setting}={self.path} lacks a tokenizer: {error}") from error
             self._loaded = model, tokenizer

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import torch
@@ -241,7 +241,7 @@ def weightless(base_config: Mapping[str, Any]) -> nn.Module:
         )
     try:
         with torch.device("meta"):
-            return architecture.from_config(dict(base_config))
+            return cast(Any, architecture).from_config(dict(base_config))
     except Exception as error:  # each model has its own, for whatever its settings make impossible
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(

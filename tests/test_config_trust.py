@@ -31,6 +31,7 @@ FOREIGN = {
     "a name by reference": {"x": "evil.call", "loss": {"_target_": "${x}"}},
     "a node by a resolver": {"loss": "${oc.create:{_target_:evil.call}}"},
     "the environment": {"name": "${oc.env:HOME}"},
+    "the environment by its name": {"reward": {"token_variable": "AWS_SECRET_ACCESS_KEY"}},
     "a partial": {"phase": {"_target_": "evil.call", "_partial_": True}},
 }
 

@@ -64,9 +64,13 @@ def test_the_tested_versions_lie_inside_the_bounds():
 
 KNOWN_HOLES = {
     "torch": "2.9.1",  # weights_only, CVE-2026-24747
-    "lightning": "2.6.3",  # CVE-2026-31221; 2.6.2 and 2.6.3 were compromised
+    "lightning": "2.6.5",  # weights_only, CVE-2026-58659; 2.6.2 and 2.6.3 were compromised
+    "transformers": "5.9.0",  # a tokenizer is saved outside its folder, CVE-2026-9856
     "hydra-core": "1.3.2",  # instantiates anything, CVE-2026-68508
     "filelock": "3.20.2",  # CVE-2026-22701
+    "starlette": "1.3.0",  # limits of a request ignored, CVE-2026-54283
+    "pillow": "12.2.0",  # PYSEC-2026-2253
+    "opencv-python-headless": "4.11.0.86",  # CVE-2025-53644
 }
 
 

@@ -21,6 +21,8 @@ _OF_LIBRARIES = re.compile(
     r"|lightning\.pytorch\.(loggers|callbacks)\.[A-Z]\w*"
 )
 """Classes of libraries that a saved config may name; no path through a module to what that imports."""
+_TOKEN = "token_variable"
+"""Key by which a config chooses an environment variable that is sent to a server of its choice."""
 _OF_HYDRA = ("defaults", "hydra")
 """Keys by which a config chooses other configs, launchers and callbacks; a run saves none."""
 
@@ -94,18 +96,28 @@ def _foreign(path: str, value: Any, part: str | None) -> Iterator[str]:
     if isinstance(value, str) and "${" in value:
         # A run saves values, never references, and a resolver may read the environment or make a node.
         yield f"{path}={value}: a reference, where a run saves its value"
-    elif path.rpartition(".")[2] == "_target_" and (part is None or path.startswith(f"{part}.")):
+    elif part is not None and not path.startswith(f"{part}."):
+        return
+    elif path.rpartition(".")[2] == "_target_":
         if not (isinstance(value, str) and (value in offered_targets() or _OF_LIBRARIES.fullmatch(value))):
             yield f"{path}={value}"
+    elif path.rpartition(".")[2] == _TOKEN and value is not None and value not in _offered(_TOKEN):
+        # The address that it is sent to is the config's, too.
+        yield f"{path}={value}: an environment variable whose content would be sent; conf/ names no such one"
+
+
+def offered_targets() -> frozenset[str]:
+    """Every class and function that a file of ``conf/`` names, but for Hydra's own settings."""
+    return _offered("_target_")
 
 
 @cache
-def offered_targets() -> frozenset[str]:
-    """Every class and function that a file of ``conf/`` names, but for Hydra's own settings.
+def _offered(key: str) -> frozenset[str]:
+    """Every value that a file of ``conf/`` has for a key, but for Hydra's own settings.
 
     Read as lines, as parsing all files would take longer than the rest of the check.
     """
-    named = re.compile(r"^[^#\n]*?\b_target_: *([\w.]+)", re.MULTILINE)
+    named = re.compile(rf"^[^#\n]*?\b{key}: *([\w.]+)", re.MULTILINE)
     folder = Path(config_folder())
     files = (file for file in folder.rglob("*.yaml") if file.relative_to(folder).parts[0] != "hydra")
     return frozenset(name for file in files for name in named.findall(file.read_text(encoding="utf-8")))

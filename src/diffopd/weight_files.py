@@ -7,7 +7,7 @@ files, so everything that reads a folder of weights asks here.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ from safetensors import SafetensorError, safe_open
 ENDING = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_READS_OTHERS = ("transformers_weights", "quantization_config")
+"""Settings of a ``config.json`` by which a library reads other files of weights, or reads them otherwise."""
+_KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+"""Settings of a ``config.json`` that may name a repository on the hub, whose code then is the attention."""
 _AGAIN = "fetch or copy the folder again"
 
 
@@ -67,6 +71,36 @@ def weight_files(folder: Path, layout: Layout, where: str) -> list[Path]:
     raise ValueError(f"{where}/{layout.single} is missing{_instead(names, layout)}")
 
 
+def check_model_config(folder: Path, config: Mapping[str, Any], where: str) -> None:
+    """Check that a model is its weight files and its class, and nothing that its folder asks for besides.
+
+    Args:
+        folder: Holds the weights of one model.
+        config: Its ``config.json``.
+        where: The folder in the user's words, for messages.
+
+    Raises:
+        ValueError: If a setting makes the library read something else, or an adapter lies beside the weights.
+    """
+    for setting in _READS_OTHERS:
+        if config.get(setting) is not None:
+            raise ValueError(
+                f"{where}/config.json has the setting {setting}, so that other weights than these "
+                "would be read, or in another way; use an original, full-precision model without it"
+            )
+    for setting, value in _settings(config):
+        if setting.rpartition(".")[2] in _KERNELS and "/" in str(value):
+            raise ValueError(
+                f"{where}/config.json has {setting}={value}, code on the hub that would be fetched and run; "
+                "remove the setting"
+            )
+    if (folder / "adapter_config.json").exists():  # transformers would add it in silence
+        raise ValueError(
+            f"{where} holds adapter_config.json, so an adapter would change the model; merge it "
+            "into the weights, or move it to a folder of its own"
+        )
+
+
 def check_weight_files(files: Sequence[Path], where: str) -> None:
     """Check by headers and sizes that weights are whole and floating-point; no weights are read.
 
@@ -100,6 +134,14 @@ def tensor_names(file: Path, where: str) -> set[str]:
         ValueError: If it is cut short or damaged.
     """
     return set(_header(file, where))
+
+
+def _settings(config: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and value of every setting, also of the models within a model."""
+    for name, value in config.items():
+        yield f"{inside}{name}", value
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{inside}{name}.")
 
 
 def _shards(index: Path, where: str) -> list[Path]:

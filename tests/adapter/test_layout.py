@@ -366,3 +366,21 @@ def test_layers_of_several_ranks_are_no_start(base_config, comfy):
     check_start(
         LoRA(rank=4, alpha=4, target_modules=PROJECTIONS, init="gaussian", start=str(comfy())), base_config
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"_class_name": "FancyTransformer"},
+            "has _class_name=FancyTransformer, which is no model of diffusers",
+        ),
+        ({"_class_name": None}, "has _class_name=None, which is no model"),
+        ({"_class_name": "DDIMScheduler"}, "has _class_name=DDIMScheduler, which is no model"),
+        ({"num_layers": "two"}, "makes no SD3Transformer2DModel (TypeError: "),
+        ({"patch_size": 0}, "makes no SD3Transformer2DModel (ZeroDivisionError: "),
+    ],
+)
+def test_a_config_of_no_model_is_one_line(base_config, changes, message):
+    with pytest.raises(ValueError, match=re.escape(f"the transformer's config.json {message}")):
+        weightless({**base_config, **changes})

@@ -168,6 +168,12 @@ def test_another_architecture(tmp_path):
             "transformer.transformer_blocks.0.attn.to_q.lora_down.weight is the second .lora_A.weight of",
         ),
         (
+            {"transformer.transformer_blocks.1.attn.to_q.lora_A.weight": DOWN[:0],
+             "transformer.transformer_blocks.1.attn.to_q.lora_B.weight": UP[:, :0],
+             "transformer.transformer_blocks.1.attn.to_q.alpha": ONE},
+            "layer transformer.transformer_blocks.1.attn.to_q has rank 0",
+        ),
+        (
             {"joint_blocks.0.x_block.attn.qkv.lora_A.weight": DOWN,
              "joint_blocks.0.x_block.attn.qkv.lora_B.weight": torch.ones(36, 4)},
             "joint_blocks.0.x_block.attn.qkv has 36 rows in .lora_B.weight, the layers transformer_blocks.0."
@@ -177,6 +183,16 @@ def test_another_architecture(tmp_path):
 )  # fmt: skip
 def test_a_layer_that_is_not_whole(tmp_path, added, message):
     assert message in error_of(sd3(), file_of(tmp_path, {**SD3_DIFFUSERS, **added}))
+
+
+def test_a_layer_that_two_prefixes_name_is_told_by_both(tmp_path):
+    again = {
+        key.replace("transformer.", "diffusion_model.", 1): 2 * value for key, value in SD3_DIFFUSERS.items()
+    }
+    message = error_of(sd3(), file_of(tmp_path, {**SD3_DIFFUSERS, **again}))
+    assert "changes layer transformer_blocks.0.attn.to_q twice and differently, as " in message
+    for stem in ("transformer", "diffusion_model"):
+        assert f"as {stem}.transformer_blocks.0.attn.to_q" in message
 
 
 def test_two_adapters_in_one_file(tmp_path):

@@ -161,6 +161,17 @@ def test_no_adapter_changes_the_base(model, folder, start):
         ({"target_modules": "("}, r"has target_modules='\(', which is no regular expression"),
         ({"target_modules": 7}, r"has target_modules=7; a list of layer names or one regular"),
         ({"target_modules": [7]}, r"has target_modules=\[7\]; a list of layer names or one regular"),
+        ({"layers_to_transform": "0"}, r"has layers_to_transform='0'; a list of the numbers of blocks is"),
+        ({"layers_to_transform": [0], "layers_pattern": 5}, r"has layers_pattern=5; a name of blocks, or a"),
+        (
+            {"layers_pattern": "x"},
+            r"path=\S+: adapter_config\.json is no config of a LoRA to PEFT: When `layers_p",
+        ),
+        (
+            {"layers_to_transform": [0], "target_modules": ".*to_q"},
+            r"path=\S+: adapter_config\.json is no config of a LoRA to PEFT: `layers_to_transform` cannot be",
+        ),
+        ({"task_type": "X"}, r"path=\S+: adapter_config\.json is no config of a LoRA to PEFT: Invalid task"),
         ({"use_qalora": True}, r"use_qalora=True in adapter_config\.json is not supported"),
         ({"kasa_config": {"beta": 1.0}}, r"kasa_config=.* is not supported"),
     ],
@@ -168,6 +179,13 @@ def test_no_adapter_changes_the_base(model, folder, start):
 def test_settings_without_sense_are_one_line(base_config, changed, changes, message):
     with pytest.raises(ValueError, match=message):
         check_adapter(changed(**changes), base_config, setting="teacher.path")
+
+
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern", "use_rslora", "bias", "layers_pattern"])
+def test_null_is_the_setting_left_out(base_config, changed, key):
+    own = check_adapter(changed(), base_config, setting="teacher.path")
+    null = check_adapter(changed(**{key: None}), base_config, setting="teacher.path")
+    assert {**null.to_dict(), "target_modules": set()} == {**own.to_dict(), "target_modules": set()}
 
 
 def test_a_switch_of_a_newer_peft_is_told(base_config, changed, caplog):

@@ -184,3 +184,12 @@ def test_a_header_without_alpha_is_an_error(diffusers_file, base_config, tmp_pat
     save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(header)})
     with pytest.raises(ValueError, match=r"the file's header has no lora_alpha, so the adapter's strength"):
         check_adapter(tmp_path / "x.safetensors", base_config, setting="teacher.path")
+
+
+def test_a_header_of_a_text_encoder_alone_says_nothing_of_the_transformer(
+    diffusers_file, base_config, tmp_path
+):
+    header = json.dumps({"text_encoder.r": 4, "text_encoder.lora_alpha": 6})
+    save_file(load_file(diffusers_file()), tmp_path / "x.safetensors", {"lora_adapter_metadata": header})
+    with pytest.raises(ValueError, match=r"has no settings of the transformer .*first key is text_encoder\."):
+        check_adapter(tmp_path / "x.safetensors", base_config, setting="teacher.path")

@@ -86,6 +86,8 @@ def test_each_model_without_its_weights_or_its_config(broken):
         for setting in ("transformers_weights", "quantization_config"):
             config.write_text(json.dumps({**json.loads(text), setting: {"a": 1}}))
             assert f"has the setting {setting}" in said()
+        config.write_text(json.dumps({**json.loads(text), "attn_implementation": "a/kernel"}))
+        assert "has attn_implementation=a/kernel, code on the hub" in said()
         config.write_text(text)
         (folder / name / "adapter_config.json").write_text("{}")
         assert said().startswith(f"{name} holds adapter_config.json")

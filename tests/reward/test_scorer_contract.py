@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffopd.reward.checked import RewardError, score_checked
+from diffopd.reward.checked import score_checked
 
 NAMES = ("pickscore", "clipscore", "hpsv2", "laion_aesthetic", "imagereward")
 every_scorer = pytest.mark.parametrize("name", NAMES)
@@ -96,18 +96,82 @@ def test_a_folder_of_pickles_is_refused_with_the_command_that_converts(build_sco
         build_scorer(name, path=str(tmp_path / pickle))
 
 
+@pytest.fixture
+def copied(scorers, tmp_path):
+    """``copied(name)``: a copy of a scorer's folder to damage."""
+
+    def copy_of(name):
+        return Path(shutil.copytree(scorers[name]["path"], tmp_path / "copied"))
+
+    return copy_of
+
+
 @every_scorer
-def test_weights_that_are_no_numbers_are_an_error_that_names_the_sample(
-    build_scorer, samples, scorers, tmp_path, name
-):
-    folder = tmp_path / "broken"
-    shutil.copytree(scorers[name]["path"], folder)
+def test_one_weight_that_is_no_number_is_named_before_an_image_is_scored(build_scorer, samples, copied, name):
+    folder = copied(name)
     tensors = load_file(folder / "model.safetensors")
-    broken = {key: torch.full_like(value, torch.nan) for key, value in tensors.items()}
-    save_file(broken, folder / "model.safetensors", {"format": "pt"})
+    key = next(key for key in sorted(tensors) if key.endswith("weight"))
+    tensors[key].flatten()[-1] = torch.nan
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     reward = build_scorer(name, path=str(folder))
-    with pytest.raises(RewardError, match=r"returned 'value' = nan for sample 0 \(task 't', prompt 'cat'\)"):
-        score_checked(reward, *samples, "reward")
+    with pytest.raises(ValueError, match=r"reward\.path: \S+/copied: tensor \S+ has values that are nan"):
+        reward(*samples)
+
+
+@every_scorer
+def test_an_index_that_names_pickles_beside_a_decoy_is_refused(build_scorer, copied, name):
+    folder = copied(name)
+    tensors = load_file(folder / "model.safetensors")
+    torch.save(tensors, folder / "weights.bin")
+    (folder / "model.safetensors").rename(folder / "decoy.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "weights.bin")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(Exception, match=r"reward\.path=\S+index.json names weights.bin, which is no "):
+        build_scorer(name, path=str(folder))
+
+
+@every_scorer
+def test_quantised_and_half_copied_weights_are_refused_when_it_is_built(build_scorer, copied, name):
+    file = (folder := copied(name)) / "model.safetensors"
+    whole = load_file(file)
+    key = next(key for key in sorted(whole) if key.endswith("weight"))
+    save_file({**whole, key: whole[key].to(torch.int8)}, file, {"format": "pt"})
+    with pytest.raises(Exception, match=rf"model.safetensors: tensor {key} has the type I8"):
+        build_scorer(name, path=str(folder))
+    save_file(whole, file, {"format": "pt"})
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(Exception, match=r"is not a whole safetensors file"):
+        build_scorer(name, path=str(folder))
+
+
+@pytest.mark.parametrize("name", ["clipscore", "imagereward"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transformers_weights": "other.safetensors"}, "has the setting transformers_weights"),
+        ({"quantization_config": {"bits": 4}}, "has the setting quantization_config"),
+        ({"attn_implementation": "a/kernel"}, "has attn_implementation=a/kernel, code on the hub"),
+        ({"_attn_implementation_internal": "a/b"}, "has _attn_implementation_internal=a/b, code on the hub"),
+        (
+            {"vision_config": {"_attn_implementation": "a/b"}},
+            "has vision_config._attn_implementation=a/b",
+        ),
+    ],
+)
+def test_a_config_that_asks_for_more_than_its_weights_is_refused(
+    build_scorer, copied, name, changes, message
+):
+    file = (folder := copied(name)) / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(Exception, match=message):
+        build_scorer(name, path=str(folder))
+
+
+def test_an_adapter_beside_a_scorers_weights_is_refused(build_scorer, copied):
+    folder = copied("clipscore")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(Exception, match=r"holds adapter_config.json, so an adapter would change the model"):
+        build_scorer("clipscore", path=str(folder))
 
 
 @pytest.mark.parametrize("name", ["pickscore", "clipscore", "hpsv2", "imagereward"])

@@ -217,6 +217,8 @@ def test_whole_transformers_that_do_not_fit(tiny, tuned, tmp_path):
     )
     edit(_class_name="FluxTransformer2DModel")
     assert "with _class_name=FluxTransformer2DModel, this model's has SD3" in refusal(folder, base_config)
+    edit(quantization_config={"quant_method": "bitsandbytes"})
+    assert "copy/config.json has the setting quantization_config, so that" in refusal(folder, base_config)
     edit(qk_norm=None)
     assert "tensors have no place in the model of its config.json (first: transformer_blocks.0.attn." in (
         refusal(folder, base_config)

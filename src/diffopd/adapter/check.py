@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import torch
@@ -227,7 +227,23 @@ def _linear_layers(base_config: str) -> dict[str, tuple[int, int]]:
 
 
 def weightless(base_config: Mapping[str, Any]) -> nn.Module:
-    """The backbone without memory for its weights."""
-    architecture = getattr(diffusers, base_config["_class_name"])
-    with torch.device("meta"):
-        return architecture.from_config(dict(base_config))
+    """The backbone without memory for its weights.
+
+    Raises:
+        ValueError: If the config names no model of diffusers, or makes none.
+    """
+    name = base_config.get("_class_name")
+    architecture: Any = getattr(diffusers, str(name), None)
+    if not (isinstance(architecture, type) and issubclass(architecture, diffusers.ModelMixin)):
+        raise ValueError(
+            f"the transformer's config.json has _class_name={name}, which is no model of diffusers "
+            f"{diffusers.__version__}; fetch or copy the folder again"
+        )
+    try:
+        with torch.device("meta"):
+            return cast(Any, architecture).from_config(dict(base_config))
+    except Exception as error:  # each model has its own, for whatever its settings make impossible
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"the transformer's config.json makes no {name} ({text}); fetch or copy the folder again"
+        ) from error

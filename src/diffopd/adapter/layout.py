@@ -167,14 +167,18 @@ def _plain_lora(raw: Mapping[str, Any], where: str, source: str) -> LoraConfig:
     if raw.get("peft_type") != "LORA":
         raise ValueError(f"{where}peft_type is {raw.get('peft_type')}; only LORA is read")
     used = [key for key in _UNSUPPORTED if raw.get(key)]
-    if used or raw.get("bias", "none") != "none":
+    if used or raw.get("bias") not in (None, "none"):
         raise ValueError(f"{where}{used or ['bias']} in {source} is not supported; only plain LoRA is read")
     if not isinstance(raw.get("r"), int) or raw["r"] < 1 or not raw.get("target_modules"):
         raise ValueError(
             f"{where}{source} has r={raw.get('r')} and target_modules={raw.get('target_modules')}; a rank of "
             "at least 1 and the names of the adapted layers are needed"
         )
-    return LoraConfig(**plain_settings(raw, where, source))
+    settings = plain_settings(raw, where, source)
+    try:
+        return LoraConfig(**settings)
+    except (ValueError, TypeError) as error:  # settings that exclude each other, or are none to PEFT
+        raise ValueError(f"{where}{source} is no config of a LoRA to PEFT: {error}") from error
 
 
 def _read_header(text: str, where: str) -> LoraConfig:
@@ -187,4 +191,9 @@ def _read_header(text: str, where: str) -> LoraConfig:
         raise ValueError(
             f"{where}: {METADATA} in {source} is not JSON ({error}); save the file again"
         ) from error
+    if not raw and "r" not in header:
+        raise ValueError(
+            f"{where}: {METADATA} in {source} has no settings of the transformer (keys that begin with "
+            f"{_COMPONENT!r}), so the strength is unknown; its first key is {min(header, default='none')}"
+        )
     return _plain_lora({"peft_type": "LORA", **(raw or header)}, f"{where}: ", source)

@@ -53,12 +53,14 @@ class Pair:
     """The two factors of a module as the file names it.
 
     Attributes:
+        stem: That name, with all that stands before it.
         module: What it stands for in the model.
         down: ``A``, of shape (rank, in).
         up: ``B``, of shape (out, rank).
         alpha: The file's own alpha of it, or None.
     """
 
+    stem: str
     module: Module
     down: Tensor
     up: Tensor
@@ -161,7 +163,11 @@ def _pair(stem: str, found: _Found, where: str) -> Pair:
     if set(parts) != {A, B} or parts[A].ndim != 2 or parts[B].ndim != 2:
         shapes = {part: tuple(value.shape) for part, value in parts.items()}
         raise ValueError(f"{where}: layer {stem} has {shapes}; it needs the two matrices {A} and {B}")
-    pair = Pair(found.module, parts[A], parts[B], None if alpha is None else _number(stem, alpha, where))
+    pair = Pair(
+        stem, found.module, parts[A], parts[B], None if alpha is None else _number(stem, alpha, where)
+    )
+    if not pair.rank:
+        raise ValueError(f"{where}: layer {stem} has rank 0, so {A} holds nothing; take the file's original")
     if pair.rank != pair.up.shape[1]:
         raise ValueError(f"{where}: layer {stem} has rank {pair.rank} in {A} and {pair.up.shape[1]} in {B}")
     return pair

@@ -77,7 +77,7 @@ def by_layer(
     found: dict[str, LayerFactors] = {}
     for pair, strength in pairs:
         for layer, (down, up) in _parts(pair, widths, where).items():
-            factors = LayerFactors(down, up, strength, pair.module.name)
+            factors = LayerFactors(down, up, strength, pair.stem)
             if layer in found and not _same(found[layer], factors):
                 raise ValueError(
                     f"{where} changes layer {layer} twice and differently, as {found[layer].name} and as "

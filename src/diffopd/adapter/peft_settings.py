@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig
@@ -90,7 +90,7 @@ def plain_settings(raw: Mapping[str, Any], where: str, source: str) -> dict[str,
                 raw[key],
                 source,
             )
-    return {key: raw[key] for key in (*_SHAPE, *_ORIGIN) if key in raw}
+    return {key: raw[key] for key in (*_SHAPE, *_ORIGIN) if raw.get(key) is not None}
 
 
 def check_numbers(raw: Mapping[str, Any], where: str, source: str) -> None:
@@ -150,3 +150,16 @@ def _check_layers(raw: Mapping[str, Any], where: str, source: str) -> None:
                 f"{where}{source} has {key}={names!r}; a list of layer names or one regular expression is "
                 "needed"
             )
+    numbers, blocks = raw.get("layers_to_transform"), raw.get("layers_pattern")
+    if numbers is not None and not all(type(n) is int for n in _listed(numbers)):
+        raise ValueError(
+            f"{where}{source} has layers_to_transform={numbers!r}; a list of the numbers of blocks is needed"
+        )
+    if blocks is not None and not all(isinstance(name, str) for name in _listed(blocks)):
+        raise ValueError(
+            f"{where}{source} has layers_pattern={blocks!r}; a name of blocks, or a list of them, is needed"
+        )
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [value]

@@ -16,7 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffopd.model.tokenizers import check_tokenizer_files
 from diffopd.pipeline_path import INDEX
-from diffopd.weight_files import DIFFUSERS, TRANSFORMERS, Layout, check_weight_files, weight_files
+from diffopd.weight_files import (
+    DIFFUSERS,
+    TRANSFORMERS,
+    Layout,
+    check_model_config,
+    check_weight_files,
+    weight_files,
+)
 
 CONFIG = "config.json"
 OPTIONAL = ("text_encoder_3",)
@@ -30,7 +37,6 @@ _KINDS: Mapping[str, type] = {
     "scheduler": SchedulerMixin,
 }
 """Start of a component's name -> what its class must be."""
-_READS_OTHERS = ("transformers_weights", "quantization_config")
 _AGAIN = "fetch or copy the folder again"
 
 
@@ -74,17 +80,7 @@ class Component:
             raise ValueError(f"{self.where} is missing, which {INDEX} names; {_AGAIN}")
         if self.layout is not None:
             config = read_json(self.folder / CONFIG, f"{self.where}/{CONFIG}")
-            for setting in _READS_OTHERS:
-                if config.get(setting) is not None:
-                    raise ValueError(
-                        f"{self.where}/{CONFIG} has the setting {setting}, so that other weights than these "
-                        "would be read, or in another way; use an original, full-precision model without it"
-                    )
-            if (self.folder / "adapter_config.json").exists():  # transformers would add it in silence
-                raise ValueError(
-                    f"{self.where} holds adapter_config.json, so an adapter would change the model; merge it "
-                    "into the weights, or move it to a folder of its own"
-                )
+            check_model_config(self.folder, config, self.where)
             check_weight_files(self.weights, self.where)
         elif issubclass(self.kind, SchedulerMixin):
             read_json(self.folder / "scheduler_config.json", f"{self.where}/scheduler_config.json")

@@ -54,7 +54,9 @@ class Frozen(Generic[Network]):
 
 
 def load_pretrained(kind: type[Pretrained], folder: Path, dtype: torch.dtype, *, setting: str) -> Pretrained:
-    """Load a transformers model from safetensors, and refuse one that would be partly random.
+    """Load a transformers model from safetensors, and refuse one that would be partly random or nan.
+
+    Which files these are is checked before, where the folder is found (:mod:`diffopd.reward.weights`).
 
     Args:
         kind: The model's class.
@@ -63,7 +65,7 @@ def load_pretrained(kind: type[Pretrained], folder: Path, dtype: torch.dtype, *,
         setting: Config path of the folder, for messages.
 
     Raises:
-        ValueError: If the folder is not of this architecture.
+        ValueError: If the folder is not of this architecture, or a weight is not finite.
     """
     try:
         with _quiet():
@@ -79,7 +81,26 @@ def load_pretrained(kind: type[Pretrained], folder: Path, dtype: torch.dtype, *,
             f"{setting}: {folder} lacks {len(absent)} of the weights of a {kind.__name__} ({shown}); is it "
             "another scorer's folder?"
         )
+    check_finite(model, f"{setting}: {folder}")
     return model
+
+
+def check_finite(network: nn.Module, where: str) -> None:
+    """Check that no weight of a scorer is nan or infinite: one may spoil the scores of a few prompts alone.
+
+    Args:
+        network: As loaded.
+        where: Its folder in the user's words, for messages.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for name, tensor in network.named_parameters():
+        if tensor.numel() and not torch.stack(torch.aminmax(tensor.detach())).isfinite().all():
+            hint = ", or they exceed fp16's range: set dtype=bf16" if tensor.dtype == torch.float16 else ""
+            raise ValueError(
+                f"{where}: tensor {name} has values that are nan or infinite; its file is damaged{hint}"
+            )
 
 
 def checked_batch_size(batch_size: int) -> int:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffopd.reward.clip import Clip
-from diffopd.reward.frozen import Frozen, Precision
+from diffopd.reward.frozen import Frozen, Precision, check_finite
 from diffopd.reward.linear_head import LinearHead
 from diffopd.reward.pixels import cut_by_pil
 from diffopd.reward.scale import Scale, checked_scale
@@ -93,4 +93,6 @@ def _load_head(folder: Path, dtype: torch.dtype) -> LinearHead:
         raise ValueError(
             f"reward.path: {folder / WEIGHTS} does not hold the aesthetic predictor's five layers: {error}"
         ) from error
-    return head.to(dtype)
+    head = head.to(dtype)
+    check_finite(head, f"reward.path: {folder}")
+    return head

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
 from diffopd.files import resolve_path
 from diffopd.hub import HUB_ERRORS
+from diffopd.weight_files import TRANSFORMERS, check_model_config, check_weight_files, weight_files
 
-WEIGHTS = "model.safetensors"
-WEIGHT_FILES = (WEIGHTS, "model.safetensors.index.json", "model-*.safetensors", "config.json")
+WEIGHTS, CONFIG = TRANSFORMERS.single, "config.json"
+WEIGHT_FILES = (WEIGHTS, TRANSFORMERS.index, "model-*.safetensors", CONFIG)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,7 +36,8 @@ def weights_folder(path: str, revision: str | None, *, reward: str | None, setti
         setting: Config path of ``path``, for messages.
 
     Raises:
-        ValueError: If there is no such folder, or no safetensors file in it.
+        ValueError: If there is no such folder, no safetensors file in it, or its files are not whole or not
+            all that would be read.
     """
     convert = (
         f"`python -m diffopd.convert reward={reward} from=<file> to=<folder>` makes one of the released file"
@@ -44,7 +47,8 @@ def weights_folder(path: str, revision: str | None, *, reward: str | None, setti
     if Path(resolve_path(path)).is_file():
         raise ValueError(f"{setting}={path} is a file; a folder with {WEIGHTS} is needed: {convert}")
     folder = _folder(path, revision, (*WEIGHT_FILES, *TOKENIZER_FILES, *PROCESSOR_FILES), setting)
-    if (folder / WEIGHTS).is_file() or (folder / "model.safetensors.index.json").is_file():
+    if (folder / WEIGHTS).is_file() or (folder / TRANSFORMERS.index).is_file():
+        _check_whole(folder, f"{setting}={path}")
         return folder
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:
@@ -53,6 +57,21 @@ def weights_folder(path: str, revision: str | None, *, reward: str | None, setti
             f"those can run any code. A folder with {WEIGHTS} is needed: {convert}"
         )
     raise ValueError(f"{setting}={path} holds no {WEIGHTS} ({folder.absolute()}); give a scorer's folder")
+
+
+def _check_whole(folder: Path, where: str) -> None:
+    """Check, without reading weights, that the files are whole and all that the library would read.
+
+    Raises:
+        ValueError: If not.
+    """
+    if (file := folder / CONFIG).is_file():  # a head by itself has none
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{where}/{CONFIG} is not JSON ({error}); fetch or copy it again") from error
+        check_model_config(folder, config if isinstance(config, dict) else {}, where)
+    check_weight_files(weight_files(folder, TRANSFORMERS, where), where)
 
 
 def tokenizer_folder(path: str, *, setting: str) -> Path:

@@ -13,7 +13,7 @@ from diffopd.adapter import Place, check_adapter, find_place, load_adapter, read
 from diffopd.model import Backbones, check_finite, load_component
 from diffopd.teacher.card import CARD, TeacherCard
 from diffopd.types import VelocityModel
-from diffopd.weight_files import check_weight_files
+from diffopd.weight_files import check_model_config, check_weight_files
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ def check_base_of(card: TeacherCard | None, model: AdaptedModel, given: str, swi
 
 def _check_whole(place: Place, base_config: Mapping[str, Any]) -> None:
     config = _read_config(place)
+    check_model_config(place.path, config, place.where)
     for key in _INTERFACE:
         if config.get(key) != base_config.get(key):
             raise ValueError(

@@ -16,6 +16,7 @@ import programs
 from tiny_runs import make_world
 
 from diffopd.adapter import WEIGHTS
+from diffopd.cascade import cascade_arguments
 from diffopd.command import INTERRUPTED
 
 SMALL = ("composition", "ocr", "aesthetic")
@@ -133,3 +134,9 @@ def test_a_stage_that_cannot_work_is_refused_before_any_is_trained(start, tmp_pa
     assert process.returncode == 2
     assert "stages.second:" in complaints
     assert not (tmp_path / "runs" / "cascade_tiny" / "seed0" / "1_first").exists()
+
+
+def test_a_cascade_is_not_begun_by_its_name_alone():
+    with pytest.raises(ValueError, match="nothing says what to train; give stages=nft"):
+        cascade_arguments([])
+    assert cascade_arguments(["stages=nft"]) == ["stages=nft"]

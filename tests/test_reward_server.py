@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -210,3 +212,10 @@ def test_a_port_in_use():
         refused = rf"^host=127.0.0.1 port={port} cannot be .*Address already in use"
         with pytest.raises(ConfigError, match=refused):
             reward_server.run(config("reward=spectrum", f"port={port}", "check_scorers=false"))
+
+
+def test_its_help_names_its_settings():
+    settings = yaml.safe_load((CONF / "reward_server.yaml").read_text(encoding="utf-8"))
+    help_text = (CONF / "hydra" / "help" / "reward_server.yaml").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", help_text.partition("== Settings ==")[2]))
+    assert set(settings) - words <= {"defaults", "name", "run_id", "debug"}

@@ -75,7 +75,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "diffopd <command> --help shows examples and all settings of one.",
+            "diffopd <command> --help shows examples and choices; --cfg job prints all settings.",
         ]
     )
 

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # before the imports below take their time
     begin()
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -17,7 +18,21 @@ from diffopd.command import command, interrupted
 from diffopd.signals import Ended
 
 
-@command("cascade")
+def cascade_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments for Hydra.
+
+    Raises:
+        ValueError: If there are none: hours of training are rarely what was meant.
+    """
+    if not arguments:
+        raise ValueError(
+            "nothing says what to train; give stages=nft, or other stages (--help lists them; "
+            "--cfg job prints all settings)"
+        )
+    return list(arguments)
+
+
+@command("cascade", arguments=cascade_arguments)
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Check every stage, train them in turn, report."""

@@ -24,7 +24,7 @@ def check_flags(arguments: Sequence[str]) -> None:
     known = {flag for flag in get_args_parser()._option_string_actions if flag not in NOT_OFFERED}
     for place, argument in enumerate(arguments):
         flag, separator, value = argument.partition("=")
-        if not flag.startswith("--") or flag in known:
+        if not flag.startswith("-") or flag in known:
             continue
         following = arguments[place + 1] if place + 1 < len(arguments) and not separator else value
         name = flag.lstrip("-").replace("-", "_")

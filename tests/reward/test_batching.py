@@ -6,7 +6,7 @@ import pytest
 import torch
 from served import WAIT, batching, brightness, pixels, prompts, until
 
-from diffopd.reward.batching import BusyError, ScorerDiedError
+from diffopd.reward.batching import BusyError, QuestionError, ScorerDiedError
 from diffopd.reward.checked import RewardError
 from diffopd.reward.wire import in_unit_range
 from diffopd.types import Prompts
@@ -143,7 +143,7 @@ def test_a_scorer_that_dies_fails_all_requests_and_leaves_none_waiting(kind):
 def test_questions_are_answered_by_the_scorers_thread_in_their_turn():
     batcher = batching(brightness)
     assert batcher.ask(lambda: threading.current_thread().name).result(WAIT) == "reward"
-    with pytest.raises(KeyError, match="lost"):
+    with pytest.raises(QuestionError, match="KeyError: 'lost'"):
         batcher.ask(lambda: {}["lost"]).result(WAIT)
     assert batcher.submit(pixels(1), prompts(1)).result(WAIT).value.shape == (1,)
     assert batcher.close()

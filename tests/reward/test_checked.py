@@ -99,6 +99,31 @@ def test_scores_hold_tensors():
     assert "got 'value' of list for 3 images" in str(refusal(Judge(Scores([0.0] * 3, {}, "any"))))
 
 
+@pytest.mark.parametrize(
+    ("parts", "scale", "came"),
+    [
+        (None, "any", "NoneType and str"),
+        ({1: torch.zeros(3)}, "any", "dict and str"),
+        ({}, None, "dict and NoneType"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_scores_name_their_parts_and_their_scale(parts, scale, came):
+    error = refusal(Judge(Scores(torch.zeros(3), parts, scale)))
+    assert f"parts are a mapping of names to tensors and whose scale is a text, got {came}" in str(error)
+
+
+def test_what_cannot_be_printed_is_told_by_its_kind():
+    class SilentError(Exception):
+        def __str__(self):
+            raise OSError("gone")
+
+    def silent(images, prompts):
+        raise SilentError
+
+    assert "raised SilentError (which cannot be printed), for sample 40" in str(refusal(silent))
+
+
 def test_a_reward_that_raises_is_asked_again_sample_by_sample():
     def fragile(images, prompts):
         sizes.append(len(prompts))

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import time
 
 import pytest
@@ -249,10 +250,26 @@ def test_what_is_no_address_is_refused(address):
         asking(address)
 
 
-def test_an_address_with_a_password_is_refused_and_not_shown():
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:geheim@127.0.0.1:80",
+        "http://me:geheim@x:99999",
+        "ftp://me:geheim@x",
+        "me:geheim@x",
+    ],
+)
+def test_an_address_with_a_password_is_refused_and_not_shown(address):
     with pytest.raises(ValueError, match=r"reward\.address must not hold a name or a password") as refused:
-        asking("http://me:geheim@127.0.0.1:80")
+        asking(address)
     assert "geheim" not in str(refused.value)
+
+
+def test_an_address_may_have_an_at_sign_in_its_path():
+    asking("http://127.0.0.1:80/@me/v1")
+
+
+def test_a_token_is_not_shown_with_its_server():
     assert "geheim" not in repr(asking("http://127.0.0.1:80", token="geheim"))
 
 
@@ -261,3 +278,27 @@ def test_metadata_that_json_does_not_know_is_the_prompts_fault():
     object.__setattr__(asked, "metadata", ({"weight": float("nan")},))
     with pytest.raises(RewardError, match="cannot be asked, as a prompt's metadata are not JSON"):
         RemoteReward.__call__(client("http://127.0.0.1:1", retries=0), torch.rand(1, 3, 4, 4), asked)
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "\x1b[31m", "\x00"])
+@pytest.mark.parametrize("where", ["a part", "the scale"])
+def test_names_that_cannot_be_printed_are_an_error(odd, where):
+    said = {"value": [0.5], "parts": {odd: [1.0]} if where == "a part" else {}, "scale": odd}
+    with scripted(reply("200 OK", json.dumps({**said, "scale": odd}).encode())) as (address, _):
+        with pytest.raises(RewardError, match="names of parts and the scale must be printable") as failed:
+            client(address, retries=0)(torch.rand(1, 3, 4, 4), prompts(1))
+    str(failed.value).encode()
+
+
+def test_a_part_without_a_name_is_an_error():
+    said = b'{"value": [0.5], "parts": {"": [1]}, "scale": "any"}'
+    with scripted(reply("200 OK", said)) as (address, _), pytest.raises(RewardError, match="have a name"):
+        client(address, retries=0)(torch.rand(1, 3, 4, 4), prompts(1))
+
+
+def test_pauses_between_attempts_end_at_a_minute(monkeypatch):
+    pauses = []
+    monkeypatch.setattr("diffopd.reward.http_json.time.sleep", pauses.append)
+    with scripted(reply("503 Busy", b"")) as (address, _), pytest.raises(ServerError):
+        asking(address, retries=4, backoff=20.0).get("/x")
+    assert pauses == [20.0, 40.0, 60.0, 60.0]

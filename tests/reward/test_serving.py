@@ -1,5 +1,6 @@
 """A reward server among clients that drip, linger and vanish, with a scorer that hangs or dies."""
 
+import concurrent.futures
 import dataclasses
 import select
 import threading
@@ -9,6 +10,7 @@ from served import (
     LIMITS,
     PATIENCE,
     WAIT,
+    ask,
     body,
     brightness,
     client,
@@ -266,6 +268,38 @@ def test_the_client_of_a_scorer_that_died_is_told_why():
     with server(dying, patience=LONG) as running, pytest.raises(RewardError) as failed:
         client(running.address, retries=3, backoff=0.2)(images(1), prompts(1))
     assert "the scorer raised PanicError: poisoned" in str(failed.value)
+
+
+class SilentError(BaseException):
+    """What cannot even be printed, as its message needs what is broken."""
+
+    def __str__(self):
+        raise OSError("gone")
+
+
+def test_a_scorer_that_dies_of_what_cannot_be_printed_is_told_of_all_the_same():
+    def dying(images, prompts):
+        raise SilentError
+
+    with server(dying, patience=LONG) as running:
+        failure = "the scorer raised SilentError (which cannot be printed)"
+        assert post(running.address, body()) == (500, {"error": failure})
+        running.thread.join(WAIT)
+        assert running.batcher.failure == failure
+
+
+@pytest.mark.parametrize("kind", [StopIteration, TimeoutError, concurrent.futures.CancelledError])
+def test_a_pair_may_fail_with_what_means_something_to_those_who_wait(kind):
+    class Lost:
+        def __call__(self, images, prompts):
+            return brightness(images, prompts)
+
+        def known_pair(self):
+            raise kind("lost")
+
+    with server(Lost(), patience=LONG) as running:
+        reply = ask("GET", f"{running.address}/known_pair")
+        assert (reply.status_code, reply.json()) == (500, {"error": f"{kind.__name__}: lost"})
 
 
 def test_a_pair_that_cannot_be_made_is_an_error():

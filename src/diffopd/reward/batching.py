@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from diffopd.reward.checked import score_checked
+from diffopd.reward.raised import told
 from diffopd.reward.wire import in_unit_range
 from diffopd.types import Prompts, Reward, Scores
 
@@ -29,6 +30,14 @@ class BusyError(RuntimeError):
 
 class ScorerDiedError(RuntimeError):
     """The reward raised what is meant to end a program, such as SystemExit; nothing is scored after that."""
+
+
+class QuestionError(RuntimeError):
+    """What the reward raised when it was asked for something else than scores.
+
+    A wrapper, as StopIteration, TimeoutError and CancelledError mean something else to whoever waits for a
+    future.
+    """
 
 
 @dataclass(eq=False)
@@ -182,7 +191,7 @@ class Batcher:
         except BaseException as error:  # SystemExit, KeyboardInterrupt, a panic in Rust: nobody else hears it
             log.error("the scorer has died", exc_info=error)
             self._since = None
-            self.failure = f"the scorer raised {type(error).__name__}: {error}"
+            self.failure = f"the scorer raised {told(error)}"
             self._give_up(ScorerDiedError(self.failure))
             self._when_died()
 
@@ -231,7 +240,8 @@ class Batcher:
         try:
             answer = question.ask()
         except Exception as error:
-            _tell(question.answer, error=error)
+            log.error("the reward could not be asked", exc_info=error)
+            _tell(question.answer, error=QuestionError(told(error)))
         else:
             _tell(question.answer, answer)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffopd.reward.raised import told
 from diffopd.types import Prompts, Reward, Scores
 
 _RANGE_SLACK = 1e-3  # rounding of a decoder's last clamp in half precision
@@ -162,9 +163,9 @@ def _what_raised(
             reward(images[row : row + 1], prompts.select([row]))
         except Exception as error:
             sample = Sample.of(images, prompts, row)
-            return f"raised {type(error).__name__}: {error}, for {sample}", sample, error
+            return f"raised {told(error)}, for {sample}", sample, error
     whole = f"the batch of {len(prompts)} as a whole; each sample alone can be scored"
-    return f"raised {type(raised).__name__}: {raised}, for {whole}", Sample.of(images, prompts, 0), raised
+    return f"raised {told(raised)}, for {whole}", Sample.of(images, prompts, 0), raised
 
 
 def _unsound_scores(given: Any, images: Tensor, prompts: Prompts) -> tuple[str, Sample, bool] | None:
@@ -178,7 +179,18 @@ def _unsound_scores(given: Any, images: Tensor, prompts: Prompts) -> tuple[str, 
             Sample.of(images, prompts, 0),
             False,
         )
-    for part, values in (("value", given.value), *given.parts.items()):
+    parts: Any = given.parts
+    named = isinstance(parts, Mapping) and all(isinstance(name, str) for name in (*parts, given.scale))
+    if not named:
+        return (
+            (
+                "must return Scores whose parts are a mapping of names to tensors and whose scale is a text, "
+                f"got {type(parts).__name__} and {type(given.scale).__name__}"
+            ),
+            Sample.of(images, prompts, 0),
+            False,
+        )
+    for part, values in (("value", given.value), *parts.items()):
         if not isinstance(values, Tensor) or values.shape != (count,):
             came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             return (

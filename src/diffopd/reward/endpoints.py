@@ -20,9 +20,10 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from torch import Tensor
 
-from diffopd.reward.batching import Batcher, BusyError, ScorerDiedError
+from diffopd.reward.batching import Batcher, BusyError, QuestionError, ScorerDiedError
 from diffopd.reward.checked import RewardError, name_of
 from diffopd.reward.json_text import read_json
+from diffopd.reward.raised import told
 from diffopd.reward.wire import Limits, RequestError, decode_request, encode_pair, encode_scores
 from diffopd.types import Prompts
 
@@ -114,10 +115,10 @@ class Endpoints:
             except asyncio.CancelledError:  # by the server, whose deadline for shutting down is over
                 return _busy("the server is shutting down")
             except Exception as error:
-                if not isinstance(error, ScorerDiedError):  # which is logged where it happens
-                    log.exception("a request failed")
-                problem = str(error) if isinstance(error, ScorerDiedError) else _named(error)
-                return _Answer(500, {"error": problem})
+                if isinstance(error, (ScorerDiedError, QuestionError)):  # logged where they happen
+                    return _Answer(500, {"error": str(error)})
+                log.exception("a request failed")
+                return _Answer(500, {"error": told(error)})
 
         return endpoint
 
@@ -259,7 +260,3 @@ def _decode(body: bytearray, limits: Limits) -> tuple[UInt8[Tensor, " batch 3 he
     except ValueError as error:
         raise RequestError(400, f"the body is not JSON: {error}") from error
     return decode_request(content, limits)
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

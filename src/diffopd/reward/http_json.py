@@ -16,7 +16,7 @@ PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """Status codes that may be gone at the next attempt."""
 _QUOTED = 300  # characters of a reply in a message
 _LONGEST_ERROR = 2000  # of the text of an error, which may quote a prompt
-_LONGEST_WAIT = 60.0  # seconds for which a server may ask to be left alone
+_LONGEST_WAIT = 60.0  # seconds between attempts, also where the server asks for more
 
 
 class ServerError(RuntimeError):
@@ -49,7 +49,7 @@ class Server:
         token: Sent as a bearer token; None = none.
         timeout: Seconds for a whole attempt: to connect, to send, to wait and to read the whole reply.
         retries: Attempts after the first, for failures that may pass.
-        backoff: Seconds before the second attempt; doubled before each further one.
+        backoff: Seconds before the second attempt; doubled before each further one, up to a minute.
     """
 
     address: str
@@ -63,15 +63,16 @@ class Server:
             parts = urllib.parse.urlsplit(self.address)
             sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
         except ValueError:  # of a port or an IPv6 address
-            sound = False
-        if not sound:
-            raise ValueError(
-                f"reward.address={self.address} must be an address such as http://127.0.0.1:8765"
-            )
-        if parts.username is not None or parts.password is not None:
+            parts, sound = None, False
+        secret = "@" in self.address if parts is None or not sound else "@" in parts.netloc
+        if secret:  # told first, as the other message shows the address
             raise ValueError(
                 "reward.address must not hold a name or a password, as it is printed and saved; put a token "
                 "into the environment variable that reward.token_variable names"
+            )
+        if not sound:
+            raise ValueError(
+                f"reward.address={self.address} must be an address such as http://127.0.0.1:8765"
             )
         if self.timeout <= 0 or self.retries < 0 or self.backoff < 0:
             raise ValueError(
@@ -107,7 +108,8 @@ class Server:
                         raise
                     raise ServerError(f"{error}; at first it {first}", error.status, error.reply) from error
                 asked = min(error.retry_after or 0.0, _LONGEST_WAIT)
-                time.sleep(max(self.backoff * 2**attempt, asked))
+                pause = min(self.backoff * 2**attempt, max(self.backoff, _LONGEST_WAIT))
+                time.sleep(max(pause, asked))
         raise AssertionError("the last attempt returns or raises")
 
     def _attempt(self, path: str, data: bytes | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 DEEPEST = 32
@@ -35,7 +36,9 @@ def read_json(text: bytes | bytearray, *, strict: bool) -> Any:
     if sum(text.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
         raise ValueError(f"it has more than {MOST_VALUES} values")
     try:
-        value = json.loads(text, parse_constant=_no_number if strict else None)
+        value = json.loads(
+            text, parse_constant=_no_number if strict else None, parse_float=_finite if strict else None
+        )
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     level: list[Any] = [value]
@@ -53,6 +56,13 @@ def read_json(text: bytes | bytearray, *, strict: bool) -> Any:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:20]} is too large a number")
+    return number
 
 
 def _check_texts(values: list[Any]) -> None:

@@ -22,7 +22,7 @@ class RemoteReward:
         token_variable: Environment variable that holds its token; unset = none is sent.
         timeout: Seconds for a whole attempt, until its whole reply is there.
         retries: Attempts after the first, for failures that may pass.
-        backoff: Seconds before the second attempt; doubled before each further one.
+        backoff: Seconds before the second attempt; doubled before each further one, up to a minute.
         images_per_request: Most images in one request, unless one prompt has more samples.
     """
 

@@ -23,7 +23,7 @@ from diffopd.reward.http_json import Server, ServerError
 from diffopd.reward.sunset import sunset_and_noise
 from diffopd.types import KnownPair, Prompts, Scores
 
-MARK = re.compile(r"Final Score:\s*([1-5](?:\.\d+)?)")
+MARK = re.compile(r"Final Score:\s*([1-5](?:\.\d+)?)(?!\d)")  # 10 is no 1
 HIGHEST = 5.0
 _QUOTED = 300  # characters of a reply in a message
 _SCALES = {
@@ -44,7 +44,7 @@ class UnifiedReward:
         token_variable: Environment variable that holds the server's key; unset = none is sent.
         timeout: Seconds for a whole attempt, until its whole reply is there.
         retries: Attempts after the first, when the server fails or its reply holds no mark.
-        backoff: Seconds before the second attempt; doubled before each further one.
+        backoff: Seconds before the second attempt; doubled before each further one, up to a minute.
         concurrency: Questions asked at the same time.
     """
 

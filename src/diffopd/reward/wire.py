@@ -167,9 +167,18 @@ def decode_scores(reply: Any, count: int) -> Scores:
             f"the reply must have at most {_MOST_PARTS} parts, and names and a scale of at most {_LONGEST} "
             "characters"
         )
+    if odd := next((text for text in (reply["scale"], *parts) if not _is_printable(text)), None):
+        # They are printed and become columns of files; half of a surrogate pair can be written nowhere.
+        raise ValueError(f"names of parts and the scale must be printable, got {odd[:50]!r}")
+    if "" in parts:
+        raise ValueError("a part must have a name")
     value = _decode_numbers(reply.get("value"), "value", count)
     named = {name: _decode_numbers(numbers, name, count) for name, numbers in parts.items()}
     return Scores(value, named, reply["scale"])
+
+
+def _is_printable(text: str) -> bool:
+    return "".join(text.split()).isprintable()
 
 
 def _encode_png(image: Float[Tensor, " 3 height width"]) -> str:

@@ -105,6 +105,7 @@ def setting_problems(values: Mapping[str, Any], config_name: str) -> Iterator[st
             hint = _experiments(groups) if key == "name" else ""
             yield f"{key} is required and has no value; give it as {key}=...{hint}"
         elif isinstance(value, Mapping):
+            yield from limit_problems(key, value)
             yield from _kind_problems(key, value, groups)
             yield from _node_problems(key, value)
         elif value is not None and value is not UNKNOWN and targets_of(key):

@@ -108,13 +108,13 @@ def _json_line(line: str, task: str, file: Path, number: int) -> PromptEntry:
     return PromptEntry(text, task, record, number)
 
 
-_SCAN = json.JSONDecoder().scan_once
+_READ = json.JSONDecoder().raw_decode
 
 
 def _value(line: str) -> Any:
     """``json.loads(line)`` of a line without space around it, in two thirds of the time."""
     try:
-        value, end = _SCAN(line, 0)
-    except StopIteration:
+        value, end = _READ(line)
+    except json.JSONDecodeError:
         value, end = None, -1
     return value if end == len(line) else json.loads(line)  # which says what is wrong

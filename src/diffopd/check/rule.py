@@ -68,19 +68,21 @@ class Numbers:
     """A list of so many parts, which have a rule of their own.
 
     Attributes:
-        count: How many.
+        count: How many; None for any number of them.
         also: Single values beside such a list.
     """
 
-    count: int
+    count: int | None
     also: tuple[Any, ...] = ()
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` has so many."""
-        return value in self.also if not isinstance(value, list) else len(value) == self.count
+        return len(value) == (self.count or len(value)) if isinstance(value, list) else value in self.also
 
     def __str__(self) -> str:
-        return ", or ".join([f"a list of {self.count} numbers", *map(shown, self.also)])
+        return ", or ".join(
+            [f"a list of {self.count} numbers" if self.count else "a list of numbers", *map(shown, self.also)]
+        )
 
 
 @dataclass(frozen=True)

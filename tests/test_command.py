@@ -54,6 +54,11 @@ def train(monkeypatch, tmp_path):
         ([ODE, "loss=7"], "loss=7 must be one of clean_l2, "),
         ([ODE, "callbacks.x=a=b"],
          """callbacks.x=a=b: Hydra cannot read this value; as text it is written "callbacks.x='a=b'"\n"""),
+        ([ODE, "callbacks.x=[a=b,c]"],
+         "callbacks.x=[a=b,c]: Hydra cannot read this value; as a list of texts it is written "
+         """"callbacks.x=['a=b','c']"\n"""),
+        ([ODE, "callbacks.x={a: b(c)d}"],
+         "callbacks.x={a: b(c)d}: Hydra cannot read this value; quote the texts in it, and close what is "),
         (["loss=opd"], "loss=opd: no loss is chosen yet that this could replace; add one with +loss=opd"),
         ([ODE, "+phase.rond=fused"], "phase.rond is not a setting of diffopd.phase.DistillPhase"),
         ([ODE, "loss=reverse_kl"], "loss=reverse_kl is a KL divergence"),

@@ -150,6 +150,8 @@ def test_a_prompt_is_text_exactly_as_it_is(prompt):
 @example("runs/lr=3e-4/adapter", "adapter_path")
 @example("runs/[a,b]/adapter {1}", "adapter_path")
 @example("007", "run_id")
+@example("~/models/base", "model.path")
+@example("a~b", "name")
 @example("1e5", "model.revision")
 @example("größe", "name")
 def test_a_setting_that_is_text_is_text_exactly_as_it_is(value, key):
@@ -175,6 +177,34 @@ def test_what_means_something_to_hydra_keeps_its_meaning():
     ]
     assert with_text_quoted(same) == same
     assert with_text_quoted(["name=a,b"]) == ["name='a,b'"]  # without -m
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("overrides=[optimizer.lr=1e-4,~report]", ["optimizer.lr=1e-4", "~report"]),
+        ("overrides=[model.lora_modules=[attn.to_q,attn.to_k], seed=1]",
+         ["model.lora_modules=[attn.to_q,attn.to_k]", "seed=1"]),
+        ('overrides=["a=1","b=2, 3"]', ["a=1", "b=2, 3"]),
+        ("stages.ocr.overrides=[model.path=~/base]", ["model.path=~/base"]),
+        ("adapter.merge.folders=[runs/lr=3e-4/adapter,~/b]", ["runs/lr=3e-4/adapter", "~/b"]),
+        ("runs=[runs/lr=3e-4,runs/b]", ["runs/lr=3e-4", "runs/b"]),
+        ("runs=runs/lr=3e-4/*", "runs/lr=3e-4/*"),
+        ("+scorer_pairs.ocr.prompt=a sign \"CAT\", red", 'a sign "CAT", red'),
+        ("overrides=[]", []),
+        ("ablations=all", "all"),
+    ],
+)  # fmt: skip
+def test_lists_of_texts_are_read_as_typed(argument, value):
+    (given,) = with_text_quoted([argument])
+    override = OverridesParser.create().parse_override(given)
+    assert OmegaConf.to_container(OmegaConf.create({"it": override.value()})) == {"it": value}
+
+
+def test_a_sweep_over_lists_stays_one():
+    sweep = ["-m", "overrides=[a],[b]"]
+    assert with_text_quoted(sweep) == sweep
+    assert OverridesParser.create().parse_override(sweep[1]).is_sweep_override()
 
 
 def test_bytes_that_an_ascii_locale_cannot_read_are_utf_8():

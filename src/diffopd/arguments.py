@@ -14,13 +14,20 @@ TEXT = (
     "reward_name", "benchmark_name", "host", "token_variable", "reference", "paths.*", "model.path",
     "model.revision", "model.prompt_cache", "teacher.teachers.*.path", "data.path", "data.tasks.*.path",
     "benchmark.path", "benchmark.tasks.*.path", "regulariser.path", "adapter.start", "phase.output",
-    "pipeline.path", "callbacks.*folder", "logger.*.save_dir", "logger.*.name", "reward.*path",
-    "reward.*revision", "reward.*address", "metric.*path", "metric.*revision",
-    "trainer.default_root_dir",
+    "pipeline.path", "callbacks.*folder", "logger.*folder", "logger.*.save_dir", "logger.*.name",
+    "reward.*path", "reward.*revision", "reward.*address", "metric.*path", "metric.*revision",
+    "trainer.default_root_dir", "runs", "scorer_pairs.*.better", "scorer_pairs.*.worse",
+    "scorer_pairs.*.prompt",
 )  # fmt: skip
 """Settings that are text or a path (``*`` for any text): what Hydra would read otherwise is quoted."""
 
-_PLAIN = re.compile(r"[A-Za-z_./~][\w./~:@%+-]*", re.ASCII)
+TEXTS = (
+    "overrides", "*.overrides", "shared", "runs", "ablations", "benchmarks", "first.*.*", "rows.*.arguments",
+    "models.*.results", "adapter.merge.folders",
+)  # fmt: skip
+"""Settings that are lists of such, written ``[one,two]``."""
+
+_PLAIN = re.compile(r"[A-Za-z_./][\w./:@%+-]*", re.ASCII)
 _SPECIAL = ("null", "true", "false", "nan", "inf", "???", "")
 _SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list)\(.*\)|.*,.*", re.DOTALL)
 
@@ -64,6 +71,8 @@ def with_text_quoted(arguments: Sequence[str]) -> list[str]:
     Examples:
         >>> print(*with_text_quoted(["adapter_path=runs/lr=3e-4/adapter", "run_id=007", "seed=1"]), sep="; ")
         adapter_path='runs/lr=3e-4/adapter'; run_id='007'; seed=1
+        >>> print(*with_text_quoted(["overrides=[optimizer.lr=1e-4,~report]"]))
+        overrides=['optimizer.lr=1e-4','~report']
     """
     sweep = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(arguments)
     return [_with_text_quoted(_decoded(argument), sweep) for argument in arguments]
@@ -71,13 +80,55 @@ def with_text_quoted(arguments: Sequence[str]) -> list[str]:
 
 def _with_text_quoted(argument: str, sweep: bool) -> str:
     key, separator, value = argument.partition("=")
-    is_text = any(fnmatchcase(key.lstrip("+"), pattern) for pattern in TEXT)
+    name = key.lstrip("+")
+    if separator and any(fnmatchcase(name, pattern) for pattern in TEXTS) and (parts := parts_of(value)):
+        return f"{key}=[{','.join(part if _is_read(part) else quoted(part) for part in parts)}]"
+    is_text = any(fnmatchcase(name, pattern) for pattern in TEXT)
     if not separator or not is_text or value.lower() in _SPECIAL or _PLAIN.fullmatch(value):
         return argument
-    already = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
-    if already or "${" in value or (sweep and _SWEEP.fullmatch(value)):
+    if _is_quoted(value) or "${" in value or (sweep and _SWEEP.fullmatch(value)):
         return argument
     return f"{key}={quoted(value)}"
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
+
+
+def _is_read(part: str) -> bool:
+    """Whether Hydra reads a part of a list as it is meant."""
+    return _is_quoted(part) or "${" in part or _PLAIN.fullmatch(part) is not None
+
+
+def parts_of(value: str) -> list[str]:
+    """The parts of a list as typed, ``[one,two]``: split at commas outside of quotes and brackets.
+
+    Returns:
+        The parts; none if it is no list, or an empty one, or its quotes and brackets do not close.
+
+    Examples:
+        >>> parts_of("[optimizer.lr=1e-3, 'a, b', model.lora_modules=[x,y]]")
+        ['optimizer.lr=1e-3', "'a, b'", 'model.lora_modules=[x,y]']
+    """
+    if len(value) < 3 or value[0] != "[" or value[-1] != "]":
+        return []
+    parts, quote, depth = [""], "", 0
+    for character in value[1:-1]:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "[{(":
+            depth += 1
+        elif character in "]})":
+            depth -= 1
+        if depth < 0:  # [one],[two] is a sweep over lists
+            return []
+        if character == "," and not quote and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts] if not quote and depth == 0 else []
 
 
 def _decoded(argument: str) -> str:

@@ -92,6 +92,7 @@ def test_torchs_optimizers_pass_the_trial(name):
         (functools.partial(torch.optim.AdamW, betas=(0.9, 0.9, 0.9)), False, "too many values"),
         (functools.partial(torch.optim.AdamW, foreach=True, fused=True), False, "cannot both be True|fused"),
         (functools.partial(torch.optim.AdamW, lr=1e308), False, "finite|overflow|too large|converted"),
+        (functools.partial(torch.optim.AdamW, lr=1e-300), False, "changes nothing; is the learning rate too"),
         (torch.optim.LBFGS, False, "closure"),
         (torch.optim.SparseAdam, False, "dense gradients"),
         (torch.tensor, False, "optimizer cannot be used"),

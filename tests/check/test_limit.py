@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from diffopd.check import ConfigError, check_config
 from diffopd.check.annotation import Allowed, allowed_by
@@ -188,6 +190,15 @@ def test_every_range_holds_to_its_ends_and_no_further():
         ("phase.gradient_clip=1e300", "phase.gradient_clip=1e+300 must be a number in (0, 1000000]"),
         ("+trainer.limit_train_batches=0",
          "trainer.limit_train_batches=0 must be a number in (0, 1000000000], or null"),
+        ("trainer.max_epochs=null", "trainer.max_epochs=null must be a whole number from 1 to 1000000"),
+        ("optimizer.betas=[{a: 1}, 0.9]", "optimizer.betas.0={'a': 1} must be a number in [0, 1)"),
+        ("adapter.merge={method: svd, folders: [a], weights: 5}",
+         "adapter.merge.weights=5 must be a list of numbers, or null"),
+        ("model.prompt_cache=''", "model.prompt_cache= must be text, and not empty, or null"),
+        ("callbacks.round_checkpoint.folder=''",
+         "callbacks.round_checkpoint.folder= must be text, and not empty"),
+        ("logger.tensorboard.save_dir=null", "logger.tensorboard.save_dir=null must be text, and not empty"),
+        ("adapter.start=''", "adapter.start= must be text, and not empty, or null"),
         ("paths.root=null", "paths.root=null must be text, and not empty"),
         ("paths.run=''", "paths.run= must be text, and not empty"),
         ("name=' '", "name=  must be text, and not empty"),
@@ -196,4 +207,59 @@ def test_every_range_holds_to_its_ends_and_no_further():
 def test_numbers_without_sense_are_errors(composed, override, message):
     with pytest.raises(ConfigError) as refused:
         check_config(composed("+experiment=mopd_ode", override))
+    assert message in str(refused.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "message"),
+    [
+        ("train", "adapter.merge={method: 5, folders: [a], weights: null}",
+         "adapter.merge.method=5 must be one of exact, svd, elementwise"),
+        ("train", "adapter.merge={method: svd, folders: 5, weights: null}",
+         "adapter.merge.folders=5 must be a list of at least 1 text"),
+        ("train", "adapter.merge={method: svd, folders: [a, null], weights: null}",
+         "adapter.merge.folders=['a', None] must be a list of at least 1 text"),
+        ("train", "adapter.merge={method: svd, folders: [], weights: null}",
+         "adapter.merge.folders=[] must be a list of at least 1 text"),
+        ("report", "runs=null", "runs=null must be a list of at least 1 text, or one text"),
+        ("report", "runs=[]", "runs=[] must be a list of at least 1 text, or one text"),
+        ("report", "out=[a]", "out=['a'] must be text, and not empty"),
+        ("report", "labels=[a]", "labels=['a'] must be a mapping, or null"),
+        ("report", "test=t", "test=t must be one of welch, paired"),
+        ("report", "keep_data=5", "keep_data=5 must be one of true, false"),
+        ("report", "running_mean={a: 1}",
+         "running_mean={'a': 1} must be a whole number from 1 to 100001"),
+        ("table", "seeds={a: 1}", "seeds={'a': 1} must be a whole number from 1 to 1000"),
+        ("table", "benchmarks=null", "benchmarks=null must be a list of at least 1 text"),
+        ("table", "shared={a: 1}", "shared={'a': 1} must be a list of texts"),
+        ("table", "rows.opd.command=5", "rows.opd.command=5 must be one of train, cascade, null"),
+        ("table", "rows.opd.arguments=text", "rows.opd.arguments=text must be a list of texts"),
+        ("ablations", "ablations=null", "ablations=null must be a list of at least 1 text, or all"),
+        ("ablations", "ablations=[]", "ablations=[] must be a list of at least 1 text, or all"),
+        ("ablations", "overrides=5", "overrides=5 must be a list of texts"),
+        ("ablations", "first.teacher_quality.ocr_25=5",
+         "first.teacher_quality.ocr_25=5 must be a list of at least 1 text"),
+        ("cascade", "stages.ocr.overrides=5", "stages.ocr.overrides=5 must be a list of texts"),
+        ("paper_table", "columns=5", "columns=5 must be a mapping"),
+        ("paper_table", "+models.mine={results: x, hours: null}",
+         "models.mine.results=x must be a list of at least 1 text"),
+        ("reward_server", "paths=5", "paths=5 must be a mapping"),
+        ("evaluate", "device=0", "device=0 must be text, and not empty"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_has_its_kind_in_every_command(command, override, message):
+    import diffopd.evaluate  # noqa: F401  # names an evaluation, for its config
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = ["+experiment=mopd_ode"] if command == "train" else []
+        run = [] if override.startswith("paths") else ["paths.run=run"]
+        cfg = compose(command, overrides=[*overrides, *run])
+    key, _, value = override.lstrip("+").partition("=")
+    OmegaConf.set_struct(cfg, False)
+    parent, _, last = key.rpartition(".")
+    node: Any = OmegaConf.select(cfg, parent) if parent else cfg
+    node._content.pop(last, None)  # whatever stood there, so that its kind does not forbid another
+    node[last] = yaml.safe_load(value)
+    with pytest.raises(ConfigError) as refused:
+        check_config(cfg, command)
     assert message in str(refused.value).splitlines()

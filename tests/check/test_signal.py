@@ -63,5 +63,20 @@ def test_what_is_an_error_is_what_has_no_signal_by_construction(phase, samples, 
         assert re.search("advantage_std=global", found[0])
 
 
+@pytest.mark.parametrize("experiment", ["teacher_aesthetic", "guard_aesthetic", "sopd_aesthetic"])
+def test_parts_of_a_reward_are_not_compared_within_a_single_sample(composed, experiment):
+    alone = "data.tasks.aesthetic.group_size=1"
+    mixture = "reward.normalize=per_group"
+    if "sopd" in experiment:
+        mixture = "reward.rewards.aesthetic.normalize=per_group"
+    place = mixture.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^{alone} with {place}=per_group compares .*or {place}=none$"):
+        check_config(composed(f"+experiment={experiment}", alone, mixture))
+    check_config(composed(f"+experiment={experiment}", alone))
+    check_config(composed(f"+experiment={experiment}", "data.tasks.aesthetic.group_size=2", mixture))
+    if "sopd" in experiment:  # a reward that is never asked compares nothing
+        check_config(composed(f"+experiment={experiment}", alone, mixture, "phase.score_every_n_rounds=0"))
+
+
 def test_distillation_needs_no_second_sample(composed):
     check_config(composed("+experiment=sopd_ocr", "data.tasks.ocr.prompts_per_round=1"))

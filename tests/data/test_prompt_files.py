@@ -1,5 +1,6 @@
 import gc
 import json
+import re
 
 import pytest
 
@@ -112,3 +113,24 @@ def test_a_line_that_is_nested_too_deeply(tmp_path):
     (tmp_path / "deep.jsonl").write_text('{"prompt": "x"}\n' + "[" * 100_000 + "]" * 100_000)
     with pytest.raises(ValueError, match=r"deep.jsonl, line 2: nested too deeply"):
         read_prompts(tmp_path / "deep.jsonl", "any")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "a"} {"prompt": "b"}',
+        '{"prompt": "a"}]',
+        "nonsense",
+        "[",
+        "{",
+        "\ufeff{}",
+        "'a'",
+        '{"prompt": "a",}',
+    ],
+)
+def test_what_json_does_not_read_is_an_error_in_its_words(tmp_path, line):
+    with pytest.raises(json.JSONDecodeError) as said:
+        json.loads(line)
+    (tmp_path / "lines.jsonl").write_text('{"prompt": "fine"}\n' + line, encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"lines\.jsonl, line 2: not JSON \({re.escape(str(said.value))}\)"):
+        read_prompts(tmp_path / "lines.jsonl", "composition")

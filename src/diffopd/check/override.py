@@ -13,7 +13,7 @@ from hydra.errors import CompactHydraException, MissingConfigException, Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffopd.arguments import quoted
+from diffopd.arguments import parts_of, quoted
 from diffopd.check.error import did_you_mean
 from diffopd.check.setting import Groups
 from diffopd.configs import config_folder
@@ -68,9 +68,18 @@ def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> str:
         return (
             f"{key} is not the name of a setting: that has letters, digits and dots, as in optimizer.lr=1e-3"
         )
-    written = f"{key}={quoted(value)}"
+    kind = "text"
+    if parts := parts_of(value):
+        kind, value = "a list of texts", f"[{','.join(map(_in_quotes, parts))}]"
+    elif value.startswith(("[", "{")):
+        return f"{override}: Hydra cannot read this value; quote the texts in it, and close what is open"
+    written = f"{key}={value if parts else quoted(value)}"
     in_a_shell = shlex.quote(written) if set('"$`\\!') & set(written) else f'"{written}"'
-    return f"{override}: Hydra cannot read this value; as text it is written {in_a_shell}"
+    return f"{override}: Hydra cannot read this value; as {kind} it is written {in_a_shell}"
+
+
+def _in_quotes(part: str) -> str:
+    return part if part[:1] in ("'", '"') else quoted(part)
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

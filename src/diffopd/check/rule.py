@@ -1,13 +1,14 @@
-"""Kinds of limits: a range of numbers, a list of so many, one of a few values, text."""
+"""Kinds of limits: a range of numbers, a list of so many, one of a few values, text, texts, a mapping."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from diffopd.check.annotation import shown
+from diffopd.check.values import UNKNOWN
 
 
 class Rule(Protocol):
@@ -67,19 +68,21 @@ class Numbers:
     """A list of so many parts, which have a rule of their own.
 
     Attributes:
-        count: How many.
+        count: How many; None for any number of them.
         also: Single values beside such a list.
     """
 
-    count: int
+    count: int | None
     also: tuple[Any, ...] = ()
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` has so many."""
-        return value in self.also if not isinstance(value, list) else len(value) == self.count
+        return len(value) == (self.count or len(value)) if isinstance(value, list) else value in self.also
 
     def __str__(self) -> str:
-        return ", or ".join([f"a list of {self.count} numbers", *map(shown, self.also)])
+        return ", or ".join(
+            [f"a list of {self.count} numbers" if self.count else "a list of numbers", *map(shown, self.also)]
+        )
 
 
 @dataclass(frozen=True)
@@ -102,15 +105,62 @@ class Text:
 
     Attributes:
         or_number: Whether a number will do, as the name of a folder does.
+        also: Single values beside it, such as null.
     """
 
     or_number: bool = False
+    also: tuple[Any, ...] = ()
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is text, and not blank."""
         if self.or_number and isinstance(value, (int, float)) and not isinstance(value, bool):
             return True
-        return isinstance(value, str) and bool(value.strip())
+        return value in self.also if not isinstance(value, str) else bool(value.strip())
 
     def __str__(self) -> str:
-        return "text, and not empty"
+        return ", or ".join(["text, and not empty", *map(shown, self.also)])
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A list of texts, such as files or overrides.
+
+    Attributes:
+        least: How many there must be.
+        or_text: Whether one text will do, too.
+        also: Single values beside such a list.
+    """
+
+    least: int = 0
+    or_text: bool = False
+    also: tuple[Any, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` has so many texts, and nothing else."""
+        if isinstance(value, list):
+            said = [part is UNKNOWN or (isinstance(part, str) and bool(part.strip())) for part in value]
+            return len(said) >= self.least and all(said)
+        return value in self.also or (self.or_text and Text().holds(value))
+
+    def __str__(self) -> str:
+        several = f"a list of at least {self.least} text" if self.least else "a list of texts"
+        one = ["one text"] if self.or_text else []
+        return ", or ".join([several, *one, *map(shown, self.also)])
+
+
+@dataclass(frozen=True)
+class Named:
+    """A mapping, with a rule of its own for what is in it.
+
+    Attributes:
+        also: Single values beside it, such as null.
+    """
+
+    also: tuple[Any, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is a mapping."""
+        return isinstance(value, Mapping) or value in self.also
+
+    def __str__(self) -> str:
+        return ", or ".join(["a mapping", *map(shown, self.also)])

@@ -105,6 +105,7 @@ def setting_problems(values: Mapping[str, Any], config_name: str) -> Iterator[st
             hint = _experiments(groups) if key == "name" else ""
             yield f"{key} is required and has no value; give it as {key}=...{hint}"
         elif isinstance(value, Mapping):
+            yield from limit_problems(key, value)
             yield from _kind_problems(key, value, groups)
             yield from _node_problems(key, value)
         elif value is not None and value is not UNKNOWN and targets_of(key):
@@ -180,17 +181,16 @@ def _value_problems(place: str, value: Any, target: Target | None) -> Iterator[s
     elif isinstance(value, Mapping):
         yield from limit_problems(place, value)
         yield from _node_problems(place, value)
-    elif value is None and allowed and "None" in allowed.kinds:
-        return
+    elif value is None and allowed and "None" in allowed.kinds:  # which this project may not allow
+        yield from limit_problems(place, value)
     elif keys := next((keys for pattern, keys in KEYS.items() if matches(place, pattern)), None):
         yield f"{place}={shown(value)} must be a mapping with {', '.join(keys)}"
     elif isinstance(value, list):
         yield from limit_problems(place, value)
         for number, item in enumerate(value):
+            yield from limit_problems(f"{place}.{number}", item)
             if isinstance(item, Mapping):
                 yield from _node_problems(f"{place}.{number}", item)
-            else:
-                yield from limit_problems(f"{place}.{number}", item)
     else:
         yield from limit_problems(place, value)
 

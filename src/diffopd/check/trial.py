@@ -19,12 +19,13 @@ def check_optimizers(factories: Mapping[str, Callable[..., Any]], *, named: bool
         named: Whether the phase gives parameters with their names.
 
     Raises:
-        ConfigError: If that fails, does not end in finite numbers, or what is made is no optimizer.
+        ConfigError: If that fails, does not end in finite numbers or changes nothing, or what is made is no
+            optimizer.
     """
     import torch
 
     for setting, factory in factories.items():
-        matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+        matrix, vector = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))
         # A name that sorts a matrix to Muon where there are names, see diffopd.optimizer.
         name = str(getattr(factory, "keywords", {}).get("matrices_in", "weight"))
         parameters = [(name, matrix), ("bias", vector)] if named else [matrix]
@@ -37,6 +38,10 @@ def check_optimizers(factories: Mapping[str, Callable[..., Any]], *, named: bool
             optimizer.step()
             if not matrix.isfinite().all():
                 raise ValueError("a step with a gradient of 1 does not end in finite numbers")
+            if not matrix.any():  # as an adapter's B it starts at 0, where any learning rate should tell
+                raise ValueError(
+                    "a step with a gradient of 1 changes nothing; is the learning rate too small?"
+                )
         except Exception as error:
             text = str(error).strip().partition("\n")[0]
             raise ConfigError(

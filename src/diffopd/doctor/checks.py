@@ -16,8 +16,10 @@ from diffopd.doctor.cost import learns_from_rewards
 from diffopd.doctor.device import device_findings, precision_findings
 from diffopd.doctor.finding import Finding, Level
 from diffopd.doctor.last_step import last_step_findings
+from diffopd.doctor.own_teacher import own_teacher_findings
 from diffopd.doctor.pictures import picture_findings
 from diffopd.doctor.plan import Plan
+from diffopd.doctor.too_short import length_of_run_findings
 from diffopd.evaluation import disagreements
 from diffopd.files import existing_parent, why_not_writable
 from diffopd.model import PipelineModel
@@ -55,9 +57,11 @@ def early_findings(plan: Plan) -> Iterator[Finding]:
     yield from group_findings(plan)
     yield from prompt_findings(plan)
     yield from teacher_findings(values)
+    yield from own_teacher_findings(values)
     yield from last_step_findings(values)
     yield from picture_findings(values)
     yield from average_findings(plan)
+    yield from length_of_run_findings(plan)
     yield folder_finding(values["paths"]["run"])
 
 

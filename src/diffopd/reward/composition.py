@@ -59,8 +59,11 @@ class CompositionReward:
         Raises:
             ValueError: If it has none, or asks for a class or a colour that is never found.
         """
-        classes, colours = (getattr(self.detector, name, None) for name in ("classes", "colour_names"))
-        check_clauses(prompt.metadata[0], classes=classes, colours=colours)
+        check_clauses(
+            prompt.metadata[0],
+            classes=getattr(self.detector, "classes", None),
+            colours=getattr(self.detector, "colour_names", None),
+        )
 
     def known_pair(self) -> KnownPair | None:
         """The pair the detector knows, as pictures differ with it; None if it knows none."""

@@ -97,10 +97,10 @@ def check_clauses(
             "a GenEval line needs 'include', a list of at least one clause {class, count}, and may have "
             f"'exclude', another; it has the keys {sorted(metadata)}"
         )
-    for clause in [*include, *exclude]:
-        if not isinstance(clause, Mapping) or not {"class", "count"} <= set(clause):
+    for clause in (*include, *exclude):
+        if not isinstance(clause, (dict, Mapping)) or "class" not in clause or "count" not in clause:
             raise ValueError(f"a GenEval clause needs 'class' and 'count', got {clause!r}")
-        if isinstance(clause["count"], bool) or not isinstance(clause["count"], int) or clause["count"] < 1:
+        if type(clause["count"]) is not int or clause["count"] < 1:
             raise ValueError(
                 f"'count' of a GenEval clause must be a whole number of at least 1, got {clause!r}"
             )

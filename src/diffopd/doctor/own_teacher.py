@@ -1,0 +1,46 @@
+"""Does a student start as its own teacher? Then its velocities are the targets, and nothing is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffopd.adapter import find_card
+from diffopd.doctor.cost import phase_name
+from diffopd.doctor.finding import Finding, Level
+from diffopd.files import resolve_path
+from diffopd.teacher import TeacherCard
+
+
+def own_teacher_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
+    """A warning where the loss of a distillation is 0 from the first round on."""
+    start = (values.get("adapter") or {}).get("start")
+    anchored = (values.get("regulariser") or {}).get("weight")
+    if start is None or anchored or phase_name(values) != "DistillPhase":
+        return
+    teachers, scale = values["teacher"]["teachers"], values["sampler"]["guidance_scale"]
+    same = (
+        _place(entry["path"]) == _place(start) and _scale(f"teacher.teachers.{name}.path", entry) == scale
+        for name, entry in teachers.items()
+    )
+    if all(same):
+        yield Finding(
+            Level.WARNING,
+            "teacher",
+            f"adapter.start={start} is the only teacher, asked at the student's own guidance {scale:g}: the "
+            "student starts where it should arrive, so its loss and gradient are 0; start from another "
+            "adapter, or ask the teacher at another guidance with teacher.teachers.<name>.guidance_scale=...",
+        )
+
+
+def _place(path: str) -> Path:
+    return Path(resolve_path(path)).absolute()
+
+
+def _scale(setting: str, entry: Mapping[str, Any]) -> float | None:
+    """The guidance a teacher is asked at: the config's, or else its card's; None if neither says."""
+    if entry["guidance_scale"] is not None:
+        return entry["guidance_scale"]
+    card = find_card(entry["path"])
+    return None if card is None else TeacherCard.load(card.parent, setting=setting).guidance_scale

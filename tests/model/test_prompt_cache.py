@@ -269,7 +269,7 @@ def test_a_filling_that_the_disk_cannot_hold_is_told_after_the_first_file(cached
 
 
 def test_padding_takes_no_room(tmp_path):
-    """The shape of Stable Diffusion 3.5 in bf16: 77 CLIP tokens of 2048 numbers padded to T5's 4096, 128 of T5."""
+    """As Stable Diffusion 3.5 in bf16: 77 CLIP tokens of 2048 numbers padded to T5's 4096, and 128 of T5."""
     generator = torch.Generator().manual_seed(0)
     clip, t5 = (torch.randn(n, w, generator=generator).bfloat16() for n, w in ((77, 2048), (128, 4096)))
     pooled = torch.randn(1, 2048, generator=generator).bfloat16()

@@ -1,7 +1,7 @@
 """Matrices stored without the zeros at the ends of their rows, and made whole again to the bit.
 
-Stable Diffusion 3 pads its CLIP tokens from 2048 numbers to T5's 4096, so a fifth of an encoded prompt, or half
-of one without T5, is zeros.
+Stable Diffusion 3 pads its CLIP tokens from 2048 numbers to T5's 4096, so a fifth of an encoded prompt is
+zeros, and half of one without T5.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 BLOCK = 16
-"""Numbers that are left out together. By chance no encoder gives so many zeros, so rows of one origin have one
-width and a prompt has few runs."""
+"""Numbers that are left out together. By chance no encoder gives so many zeros, so rows of one origin have
+one width and a prompt has few runs."""
 
 Runs = Sequence[Sequence[int]]
 """Rows that follow each other and have one width: ``[number of rows, width]`` each."""

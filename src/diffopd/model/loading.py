@@ -20,10 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from diffopd.hub import HUB_ERRORS
 from diffopd.model.component import load_component, reading
-from diffopd.model.tokenizers import check_tokenizer
 from diffopd.model.whole import Component, check_whole, components_of, read_json
 from diffopd.pipeline_path import INDEX, local_pipeline
 from diffopd.rank import is_first_process
+from diffopd.tokenizer_files import check_tokenizer
 
 log = logging.getLogger(__name__)
 

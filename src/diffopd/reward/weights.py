@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from transformers import PreTrainedTokenizerBase
 
 from diffopd.files import resolve_path
 from diffopd.hub import HUB_ERRORS
+from diffopd.tokenizer_files import check_tokenizer_files
+from diffopd.weight_files import TRANSFORMERS, check_weight_files, weight_files
 
 WEIGHTS = "model.safetensors"
 WEIGHT_FILES = (WEIGHTS, "model.safetensors.index.json", "model-*.safetensors", "config.json")
@@ -34,7 +37,7 @@ def weights_folder(path: str, revision: str | None, *, reward: str | None, setti
         setting: Config path of ``path``, for messages.
 
     Raises:
-        ValueError: If there is no such folder, or no safetensors file in it.
+        ValueError: If there is no such folder, or its safetensors files are missing or cut short.
     """
     convert = (
         f"`python -m diffopd.convert reward={reward} from=<file> to=<folder>` makes one of the released file"
@@ -45,6 +48,8 @@ def weights_folder(path: str, revision: str | None, *, reward: str | None, setti
         raise ValueError(f"{setting}={path} is a file; a folder with {WEIGHTS} is needed: {convert}")
     folder = _folder(path, revision, (*WEIGHT_FILES, *TOKENIZER_FILES, *PROCESSOR_FILES), setting)
     if (folder / WEIGHTS).is_file() or (folder / "model.safetensors.index.json").is_file():
+        where = f"{setting}={path}"
+        check_weight_files(weight_files(folder, TRANSFORMERS, where), where)  # before the first image comes
         return folder
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:
@@ -55,11 +60,16 @@ def weights_folder(path: str, revision: str | None, *, reward: str | None, setti
     raise ValueError(f"{setting}={path} holds no {WEIGHTS} ({folder.absolute()}); give a scorer's folder")
 
 
-def tokenizer_folder(path: str, *, setting: str) -> Path:
+def tokenizer_folder(path: str, *, kind: type[PreTrainedTokenizerBase], setting: str) -> Path:
     """The local folder of a tokenizer; from the hub, its tokenizer files only.
 
+    Args:
+        path: A folder, ``package://...`` or a hub id.
+        kind: Class of the tokenizer, which says what files it needs.
+        setting: Config path of ``path``, for messages.
+
     Raises:
-        ValueError: If there is no such folder, or no tokenizer in it.
+        ValueError: If there is no such folder, or no whole tokenizer in it.
     """
     folder = _folder(path, None, TOKENIZER_FILES, setting)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
@@ -67,6 +77,7 @@ def tokenizer_folder(path: str, *, setting: str) -> Path:
             f"{setting}={path} holds no tokenizer.json, vocab.json or vocab.txt ({folder.absolute()}); give "
             "a folder with a tokenizer's files"
         )
+    check_tokenizer_files(folder, kind, f"{setting}={path}")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Are a pipeline's tokenizers its own?
+"""Are the tokenizers of a pipeline, or of a scorer, its own?
 
 Where files are missing, transformers makes up a small vocabulary and says nothing: every prompt then has
 wrong tokens. So the files are required, and what was read from them is compared with the text encoder.

@@ -71,6 +71,23 @@ def check_tokenizer(tokenizer: Any, vocab_size: int, where: str) -> None:
         )
 
 
+def check_chat_template(tokenizer: Any, where: str) -> None:
+    """Check that a tokenizer knows how a conversation is written, which some pipelines ask it for.
+
+    Args:
+        tokenizer: As loaded.
+        where: The tokenizer's folder in the user's words, for messages.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{where} has no chat template, neither in chat_template.jinja nor in {_SETTINGS}; this pipeline "
+            "writes every prompt with it. Fetch or copy the folder again"
+        )
+
+
 def _has_content(file: Path) -> bool:
     return file.is_file() and bool(file.read_bytes().strip(b" \t\r\n{}[]"))
 

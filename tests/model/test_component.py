@@ -229,3 +229,14 @@ def test_a_pipeline_that_writes_conversations_needs_their_template(name, tmp_pat
     (tmp_path / "pipeline" / "transformer" / "config.json").write_text("{}")  # would be an error, too
     with pytest.raises(Exception, match=r"tokenizer has no chat template, neither in chat_template\.jinja"):
         load(family)
+
+
+def test_reading_all_values_of_a_large_model_is_told(tiny, monkeypatch, caplog):
+    """Files are mapped when they load, so it is here that they come from the disk."""
+    settings, _ = tiny
+    monkeypatch.setattr("diffopd.model.component.WORTH_A_LINE", 1)
+    with caplog.at_level(logging.INFO, "diffopd"):
+        SD3Model(**settings)
+    told = [record.message for record in caplog.records if "reading the values of" in record.message]
+    assert len(told) == 5  # transformer, autoencoder, three text encoders
+    assert told[0] == f"reading the values of model.path={settings['path']}: transformer, 0.0 GB"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -219,6 +220,14 @@ def test_half_a_download_is_told_before_the_first_image(build_scorer, scorers, t
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(Exception, match=r"half/model-00001-of-00002\.safetensors is missing"):
         build_scorer(name, path=str(folder))
+
+
+def test_loading_a_large_scorer_is_told(build_scorer, scorers, samples, monkeypatch, caplog):
+    monkeypatch.setattr("diffopd.reward.frozen.WORTH_A_LINE", 1)
+    with caplog.at_level(logging.INFO, "diffopd"):
+        build_scorer("pickscore")(*samples)
+    folder = scorers["pickscore"]["path"]
+    assert f"loading reward.path ({folder}), 0.0 GB" in [record.message for record in caplog.records]
 
 
 @every_scorer

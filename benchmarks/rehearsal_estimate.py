@@ -63,11 +63,12 @@ class Estimate:
 
     @property
     def memory(self) -> int:
-        """Bytes of weights that are no part of a file in the largest step, an export.
+        """Bytes of weights that are no part of a file in the largest step, an export or the training.
 
-        It compares transformers in fp32, of which it holds two at most, beside the autoencoder in fp32.
+        An export compares transformers in fp32, one at a time, beside the autoencoder in fp32. The prompt is
+        encoded before, when all weights but the autoencoder's are as their files have them.
         """
-        return FULL * (2 * self.parts["transformer"] + self.parts["vae"])
+        return max(FULL * (self.parts["transformer"] + self.parts["vae"]), self.training)
 
     @property
     def training(self) -> int:
@@ -85,7 +86,7 @@ class Estimate:
             ("a checkpoint", self.checkpoint),
             ("**disk that is needed**, merged pipeline included", self.disk),
             ("weights in training that are no part of a file", self.training),
-            ("**memory that is needed**, most: export, two transformers in fp32", self.memory),
+            ("**memory that is needed**, most: export, one transformer in fp32", self.memory),
             ("mapped from files beside it, which the system can drop", self.pipeline),
         ]
         lines = [

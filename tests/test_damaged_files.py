@@ -245,7 +245,9 @@ def test_a_damaged_record_is_made_again(tmp_path, caplog):
 
 
 def test_a_damaged_row_of_the_prompt_cache_is_encoded_again(tmp_path):
-    expected = Conditioning(torch.tensor([[[1.0, 2.0], [3.0, 0.0]]]), torch.tensor([[5.0]]), (1,))
+    tokens = torch.tensor([[[1.0, 2.0], [3.0, 0.0]]])
+    padded = torch.nn.functional.pad(tokens, (0, 30))  # zeros that the file does not hold
+    expected = Conditioning(padded, torch.tensor([[5.0]]), (1,))
     calls = []
 
     def encode_each(texts):

@@ -25,10 +25,11 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Draw as ``cfg`` asks; writes each image in its own size, and an enlarged sheet of them."""
+    import torch
     from hydra.utils import instantiate
     from rich.console import Console
 
-    from diffopd.evaluation import generate
+    from diffopd.evaluation import ImageProgress, generate_batches
     from diffopd.inference import load_model
     from diffopd.png import save_png
     from diffopd.report.grid import image_sheet
@@ -41,7 +42,7 @@ def run(cfg: DictConfig) -> None:
     model, adapter = load_model(cfg, Console())
     numbers = tuple(range(count))
     prompts = Prompts((prompt,) * count, ("sample",) * count, ({},) * count, numbers, (0,) * count)
-    images = generate(
+    batches = generate_batches(
         model,
         prompts,
         sampler=sampler,
@@ -50,6 +51,12 @@ def run(cfg: DictConfig) -> None:
         seed=cfg.seed,
         batch_size=cfg.batch_size,
     )
+    parts = []
+    with ImageProgress("drawing", count) as progress:
+        for _, made in batches:
+            parts.append(made)
+            progress.advance(len(made))
+    images = torch.cat(parts)
     for number, image in enumerate(images):
         print(save_png(image, folder / f"{number:03d}.png"))
     print(save_png(image_sheet(images, [f"{prompt} ({number})" for number in numbers]), folder / "sheet.png"))

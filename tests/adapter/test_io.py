@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from itertools import pairwise
 
 import pytest
@@ -256,6 +257,16 @@ def edit_weights(folder, change):
     tensors = load_file(folder / "adapter_model.safetensors")
     change(tensors)
     save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def test_an_adapter_that_changes_nothing_is_told_wherever_it_is_read(saved, base_config, caplog):
+    with caplog.at_level(logging.WARNING):
+        check_adapter(saved, base_config, setting="adapter.path")
+        assert not caplog.records
+        edit_weights(saved, lambda tensors: [t.zero_() for key, t in tensors.items() if "lora_B" in key])
+        check_adapter(saved, base_config, setting="teacher.teachers.ocr.path")
+    assert "teacher.teachers.ocr.path=" in caplog.text
+    assert "changes nothing: all of its B factors are 0, as before a first update" in caplog.text
 
 
 def test_another_rank_is_refused_with_both_shapes(saved, base_config):

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+DOCS = Path(__file__).parents[2] / "docs"
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # they import each other by their names, as a program does
 try:
@@ -134,5 +135,19 @@ def test_what_the_full_size_needs_is_what_was_measured():
     assert (found.layers, found.lora) == (191, 18_776_064)
     assert round(found.pipeline / 1e9, 1) == 16.3
     assert round(found.checkpoint / 1e6) == 300
-    assert round(found.memory / 1e9, 1) == 20.1  # 20.7 were anonymous, the interpreter and a batch included
+    assert round(found.memory / 1e9, 1) == 10.2  # one transformer in fp32, and the autoencoder
+    assert found.memory > found.training
+    assert " | 5.9 GB |" in _row(DOCS / "hardware.md", "| transformer, autoencoder, LoRAs with optimiser")
+    assert round((2 * found.parts["transformer"] + found.training) / 1e9, 1) == 5.9
+    for page, row in (
+        ("published_teachers.md", "| transformer |"),
+        ("teacher.md", "- **Memory**: each takes"),
+    ):
+        assert " 4.9 GB" in _row(DOCS / page, row)
     assert "| transformer, 2,469,663,936 numbers in bf16 | 4.94 GB |" in found.markdown()
+
+
+def _row(page, start):
+    """The line of a page that begins so."""
+    (found,) = (line for line in page.read_text().splitlines() if line.startswith(start))
+    return found

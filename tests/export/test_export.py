@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import shutil
 import sys
 import weakref
@@ -350,3 +351,15 @@ def test_a_run_whose_model_has_moved(tiny, run, tmp_path):
     shutil.copytree(tiny.folder, moved)
     exported(f"run={run}", f"model_path={moved}", "format=diffusers", f"to={tmp_path / 'x'}")
     assert "`moved`" in (tmp_path / "x" / "README.md").read_text()
+
+
+def test_every_long_step_is_told(run, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "diffopd.export"):
+        exported(f"run={run}", "format=comfyui", f"to={tmp_path / 'x'}")
+    assert [record.message for record in caplog.records if record.name == "diffopd.export.write"] == [
+        "encoding a prompt",
+        "asking the base and the adapter for velocities",
+        "writing LoRA file in ComfyUI's layout",
+        "reading it back and comparing",
+        "hashing what was written, for the model card",
+    ]

@@ -218,3 +218,25 @@ def test_a_pipeline_that_is_trained_whole_is_checked_alike(tmp_path):
     (folder / "tokenizer_2" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"^pipeline\.path=.*: tokenizer_2/merges.txt is missing"):
         load_pipeline(path=str(folder))
+
+
+@pytest.mark.parametrize("name", ["z_image", "flux2_klein"])
+def test_a_pipeline_that_writes_conversations_needs_their_template(name, tmp_path):
+    """It is told before weights load, not at the first prompt."""
+    family = make_family(name, tmp_path / "pipeline")
+    template = tmp_path / "pipeline" / "tokenizer" / "chat_template.jinja"
+    template.unlink()
+    (tmp_path / "pipeline" / "transformer" / "config.json").write_text("{}")  # would be an error, too
+    with pytest.raises(Exception, match=r"tokenizer has no chat template, neither in chat_template\.jinja"):
+        load(family)
+
+
+def test_reading_all_values_of_a_large_model_is_told(tiny, monkeypatch, caplog):
+    """Files are mapped when they load, so it is here that they come from the disk."""
+    settings, _ = tiny
+    monkeypatch.setattr("diffopd.model.component.WORTH_A_LINE", 1)
+    with caplog.at_level(logging.INFO, "diffopd"):
+        SD3Model(**settings)
+    told = [record.message for record in caplog.records if "reading the values of" in record.message]
+    assert len(told) == 5  # transformer, autoencoder, three text encoders
+    assert told[0] == f"reading the values of model.path={settings['path']}: transformer, 0.0 GB"

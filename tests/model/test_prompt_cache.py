@@ -266,3 +266,26 @@ def test_a_filling_that_the_disk_cannot_hold_is_told_after_the_first_file(cached
     monkeypatch.setattr(prompt_cache, "SHARD_ROWS", 2)
     with pytest.raises(ValueError, match=r"model\.prompt_cache: 6 prompts take about .* GB are free; choose"):
         cached().encode_ahead([f"a dog {number}" for number in range(5)], 0, 1)
+
+
+def test_padding_takes_no_room(tmp_path):
+    """As Stable Diffusion 3.5 in bf16: 77 CLIP tokens of 2048 numbers padded to T5's 4096, and 128 of T5."""
+    generator = torch.Generator().manual_seed(0)
+    clip, t5 = (torch.randn(n, w, generator=generator).bfloat16() for n, w in ((77, 2048), (128, 4096)))
+    pooled = torch.randn(1, 2048, generator=generator).bfloat16()
+    padded = torch.nn.functional.pad(clip, (0, 2048))
+    encoded = Conditioning(torch.cat([padded, t5])[None], pooled)
+    cache = PromptCache(tmp_path, {"encoder": "e"})
+    cache.conditioning(["a"], lambda texts: iter([encoded]))
+    (file,) = cache.folder.glob("*.safetensors")
+    numbers = 77 * 2048 + 128 * 4096 + 2048
+    assert 2 * numbers <= file.stat().st_size < 2 * numbers + 1000  # 1.37 MB; with the padding 1.68 MB
+    again = PromptCache(tmp_path, {"encoder": "e"})
+    assert same(again.conditioning(["a"], lambda texts: pytest.fail("it is in the file")), encoded)
+
+
+def test_a_cache_of_an_earlier_format_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompt_cache, "_FORMAT", 2)
+    earlier = PromptCache(tmp_path, {"encoder": "e"}).folder
+    monkeypatch.undo()
+    assert PromptCache(tmp_path, {"encoder": "e"}).folder != earlier

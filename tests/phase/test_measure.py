@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
@@ -74,3 +76,20 @@ def test_several_processes_share_the_prompts_and_agree(phase, monkeypatch):
         for task, score in whole[name].items():
             own = [value for value, of in zip(values, tasks, strict=True) if of == task]
             assert sum(own) / len(own) == pytest.approx(score, abs=1e-4)
+
+
+def test_no_more_rollouts_at_once_than_the_memory_holds(phase, monkeypatch, caplog):
+    """As many rows as ``phase.micro_batch_size`` says, as in every round; a line tells of each teacher."""
+    whole = measure_teachers(phase, phase.teacher, phase.sampler, Brightness(), PROMPTS)
+    sizes = []
+    images = phase.images
+    monkeypatch.setattr(phase, "images", lambda latents: sizes.append(len(latents)) or images(latents))
+    monkeypatch.setattr(phase, "micro_batch_size", 3)
+    with caplog.at_level(logging.INFO, "diffopd"):
+        parts = measure_teachers(phase, phase.teacher, phase.sampler, Brightness(), PROMPTS)
+    assert sizes == [3, 1] * 3
+    for name, scores in whole.items():
+        assert parts[name] == pytest.approx(scores, abs=1e-4)
+    lines = [record.message for record in caplog.records if record.message.startswith("routing:")]
+    assert lines[0] == f"routing: scoring teacher {next(iter(whole))} (1 of 3) on 4 prompts"
+    assert len(lines) == 3

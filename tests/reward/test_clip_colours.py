@@ -125,6 +125,14 @@ def test_an_object_is_cut_out_on_grey():
     ]  # fmt: skip
 
 
+def test_words_are_not_made_up(folder, tmp_path):
+    """transformers makes up a tokenizer for a folder without one."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(ValueError, match=r"reward\.detector\.colours\.path=.* holds no tokenizer\.json"):
+        colours(tmp_path)(crops(1), ["dog"])
+
+
 def test_pickled_weights_are_refused(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -1,10 +1,13 @@
 import json
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from PIL import Image, ImageDraw, ImageFont
 
 from diffopd.reward.checked import RewardError, score_checked
 from diffopd.reward.ocr import OcrReward, edit_distance, ocr_reward, quoted_text
@@ -91,3 +94,14 @@ def test_flags_of_a_call_with_detection_do_not_stick(drawings):
     first, again = recognizer(images), recognizer(images)
     assert first == again
     assert sum(ocr_reward(p, t) for p, t in zip(signs.texts, first, strict=True)) / 4 > 0.9
+
+
+def test_small_writing_in_a_large_picture_is_found():
+    """16 pixels high in 1024, which are lost where the picture is shrunk to 256 first."""
+    noise = np.random.default_rng(0).normal(150, 12, (1024, 1024, 3))
+    picture = Image.fromarray(noise.clip(0, 255).astype("uint8"))
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf", 16)
+    ImageDraw.Draw(picture).text((379, 614), "OPEN LATE", font=font, fill=(20, 20, 60))
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    recognizer = instantiate(config(), recognizer={"detect": True, "upscale": 1}).recognizer
+    assert recognizer(pixels) == ["OPEN LATE"]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -240,6 +241,57 @@ def test_no_tokenizer_is_an_error(build_scorer, scorers, tmp_path):
         shutil.copy(Path(scorers["pickscore"]["path"]) / file, tmp_path)
     with pytest.raises(Exception, match=r"reward\.path=.* holds no tokenizer\.json, vocab\.json or"):
         build_scorer("pickscore", path=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["pickscore", "clipscore", "hpsv2"])
+def test_words_are_not_made_up_where_files_of_the_tokenizer_are_cut(build_scorer, scorers, tmp_path, name):
+    """Without the rules that make its pieces, transformers reads letter by letter and says nothing."""
+    folder = tmp_path / "cut"
+    shutil.copytree(scorers[name]["path"], folder)
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(whole["model"]["vocab"]))
+    with pytest.raises(Exception, match=r"reward\.path=.*/cut/merges\.txt is missing"):
+        build_scorer(name, path=str(folder))
+    (folder / "merges.txt").write_text("")
+    with pytest.raises(Exception, match=r"reward\.path=.*/cut/merges\.txt is empty"):
+        build_scorer(name, path=str(folder))
+
+
+@pytest.mark.parametrize("name", ["pickscore", "clipscore", "hpsv2"])
+def test_a_vocabulary_that_has_lost_its_rules_is_an_error(build_scorer, scorers, samples, tmp_path, name):
+    folder = tmp_path / "cut"
+    shutil.copytree(scorers[name]["path"], folder)
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    words = {2 * piece if len(piece) == 1 else piece: n for piece, n in whole["model"]["vocab"].items()}
+    (folder / "tokenizer.json").write_text(json.dumps(whole | {"model": whole["model"] | {"vocab": words}}))
+    with pytest.raises(ValueError, match=r"reward\.path: .* pieces of several characters and 0 rules"):
+        build_scorer(name, path=str(folder))(*samples)
+
+
+@every_scorer
+def test_half_a_download_is_told_before_the_first_image(build_scorer, scorers, tmp_path, name):
+    folder = tmp_path / "half"
+    shutil.copytree(scorers[name]["path"], folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(
+        Exception, match=r"reward\.path=.*/half/model\.safetensors .* not a whole safetensors"
+    ):
+        build_scorer(name, path=str(folder))
+    weights.unlink()
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(Exception, match=r"half/model-00001-of-00002\.safetensors is missing"):
+        build_scorer(name, path=str(folder))
+
+
+def test_loading_a_large_scorer_is_told(build_scorer, scorers, samples, monkeypatch, caplog):
+    monkeypatch.setattr("diffopd.reward.frozen.WORTH_A_LINE", 1)
+    with caplog.at_level(logging.INFO, "diffopd"):
+        build_scorer("pickscore")(*samples)
+    folder = scorers["pickscore"]["path"]
+    assert f"loading reward.path ({folder}), 0.0 GB" in [record.message for record in caplog.records]
 
 
 @every_scorer

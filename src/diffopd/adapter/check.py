@@ -94,6 +94,11 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
             raise ValueError(
                 f"{where}: {key} holds values that are nan or infinite; its training has diverged"
             )
+    if not any(value.any() for key, value in saved.factors.items() if key.endswith(B)):
+        log_once(
+            f"{where} changes nothing: all of its B factors are 0, as before a first update. Was it the "
+            "average of a run with fewer updates than phase.ema.update_interval?",
+        )
     return saved
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from diffopd.export.verify import (
 )
 from diffopd.files import replacing
 from diffopd.model import PipelineModel, pipeline_folder
+
+log = logging.getLogger(__name__)
 
 ADAPTER = "exported"
 """Name of the adapter on the model."""
@@ -64,8 +67,10 @@ def export(
     check_target(to)
     setting = "run" if source.run else "adapter"
     load_adapter(model.transformer, ADAPTER, source.adapter, setting=setting)
+    log.info("encoding a prompt")
     at = states(model)
     exact = written_as.compared_in == torch.float32
+    log.info("asking the base and the adapter for velocities")
     if exact:
         model.transformer.float()
     unadapted, adapted = velocities(model, at), velocities(model, at, ADAPTER)
@@ -85,8 +90,10 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
+        log.info("writing %s", written_as.title)
         files = written_as.write(model, ADAPTER, base, aside)
         release(model)
+        log.info("reading it back and comparing")
         found = velocities_of(model, at, written_as.read(model, base, aside))
         verification = Verification(largest(found - expected), effect, rounding)
         if not verification.ratio <= tolerance:
@@ -99,6 +106,7 @@ def export(
             shutil.copyfile(source.run / SAMPLES, aside / SAMPLES.name)
         if source.card is not None and written_as.keeps_card:
             shutil.copyfile(source.card, aside / source.card.name)
+        log.info("hashing what was written, for the model card")
         facts = CardFacts(
             written_as=written_as,
             files=hashes(files, aside),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ import torch
 from diffusers import ModelMixin, SD3Transformer2DModel
 from torch import Tensor, nn
 
+from diffopd.rank import is_first_process
+
+log = logging.getLogger(__name__)
+
+WORTH_A_LINE = 10**9
+"""Bytes of weights from which on reading them is announced."""
 _FROM_FILE = (SD3Transformer2DModel,)
 """Models all of whose buffers are in their files. They are set up without values: computing the position
 table of Stable Diffusion 3.5 in float64, only to overwrite it, takes seconds and 3.5 GB."""
@@ -67,7 +74,7 @@ def reading(where: str) -> Iterator[None]:
 
 
 def check_finite(model: nn.Module, where: str, *, setting: str) -> None:
-    """Check that no weight is nan or infinite. This reads all of them.
+    """Check that no weight is nan or infinite. This reads all of them, those that are mapped from the disk.
 
     Args:
         model: On any device.
@@ -77,6 +84,9 @@ def check_finite(model: nn.Module, where: str, *, setting: str) -> None:
     Raises:
         ValueError: If one is.
     """
+    size = sum(tensor.numel() * tensor.element_size() for _, tensor in _tensors(model))
+    if size >= WORTH_A_LINE and is_first_process():
+        log.info("reading the values of %s, %.1f GB", where, size / 1e9)
     for name, tensor in _tensors(model):
         if not _all_finite(tensor):
             narrow = tensor.dtype == torch.float16

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, Flux2KleinPipeline, ZImagePipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
 from torch import nn
@@ -20,15 +20,17 @@ from transformers.utils import logging as transformers_logging
 
 from diffopd.hub import HUB_ERRORS
 from diffopd.model.component import load_component, reading
-from diffopd.model.tokenizers import check_tokenizer
 from diffopd.model.whole import Component, check_whole, components_of, read_json
 from diffopd.pipeline_path import INDEX, local_pipeline
 from diffopd.rank import is_first_process
+from diffopd.tokenizer_files import check_chat_template, check_tokenizer
 
 log = logging.getLogger(__name__)
 
 WORTH_A_LINE = 10**9
 """Bytes of weights from which on loading is announced."""
+_IN_CONVERSATION = (Flux2KleinPipeline, ZImagePipeline)
+"""Pipelines that write prompts as a conversation, by the tokenizer's chat template."""
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -141,15 +143,15 @@ def load_pipeline(
     given: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
     given.update(dict.fromkeys(without))
     with _without_progress_bars():
-        given.update(_tokenizers(components))
+        given.update(_tokenizers(kind, components))
         given.update(_models(path, components, dtypes))
         pipeline = kind.from_pretrained(folder, local_files_only=True, **given)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, components
 
 
-def _tokenizers(components: Mapping[str, Component]) -> dict[str, Any]:
-    """The tokenizers, each compared with its text encoder's config."""
+def _tokenizers(kind: type[DiffusionPipeline], components: Mapping[str, Component]) -> dict[str, Any]:
+    """The tokenizers, each compared with its text encoder's config, and with what the pipeline asks of it."""
     found = {}
     for name, component in components.items():
         if not issubclass(component.kind, PreTrainedTokenizerBase):
@@ -162,6 +164,8 @@ def _tokenizers(components: Mapping[str, Component]) -> dict[str, Any]:
                 config: Any = encoder.kind.config_class.from_pretrained(encoder.folder, local_files_only=True)
                 vocab_size = int(config.get_text_config().vocab_size)
             check_tokenizer(tokenizer, vocab_size, component.where)
+        if kind in _IN_CONVERSATION:
+            check_chat_template(tokenizer, component.where)
         found[name] = tokenizer
     return found
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diffopd.files import atomic_save_safetensors, atomic_write_json, is_full_disk, resolve_path
+from diffopd.model.end_zeros import with_end_zeros, without_end_zeros
 from diffopd.types import Conditioning
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ SECONDS_PER_LINE = 10.0
 """Least time between two lines on progress."""
 _ROWS = "rows"
 _DIGEST = "rows_sha256"
-_FORMAT = 2
+_FORMAT = 3
+"""2 had rows with the zeros at their ends."""
 
 
 class PromptCache:
@@ -45,7 +47,7 @@ class PromptCache:
     writers choose one name. So nothing has to be locked, and an interrupted filling goes on where it was.
     Rows are read through memory maps and compared with a check sum at their first reading, the list of a
     file's prompts when it is opened. A file that is damaged is removed with a warning, and its prompts are
-    encoded again.
+    encoded again. Zeros at the ends of token rows, such as those that CLIP's are padded with, are not stored.
 
     A prompt is encoded by itself, so its encoding does not depend on what was encoded beside it.
 
@@ -204,8 +206,12 @@ class PromptCache:
         for number, (text, row) in enumerate(zip(texts, rows, strict=True)):
             parts = {"embeds": row.embeds[0]} | ({} if row.pooled is None else {"pooled": row.pooled[0]})
             parts = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
-            tensors |= {f"{number}.{name}": part for name, part in parts.items()}
-            index.append({"text": text, "lengths": row.lengths, "checksum": _checksum(parts)})
+            kept, runs = without_end_zeros(parts["embeds"])
+            stored = parts | {"embeds": kept}
+            tensors |= {f"{number}.{name}": part for name, part in stored.items()}
+            columns = parts["embeds"].shape[1]
+            layout = {"runs": runs, "columns": columns, "lengths": row.lengths}
+            index.append({"text": text, **layout, "checksum": _checksum(parts)})
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
         text = json.dumps(index)
         atomic_save_safetensors(path, tensors, {_ROWS: text, _DIGEST: _digest(text)})
@@ -220,7 +226,8 @@ class _File:
     Attributes:
         path: Where it is.
         mapped: The open file.
-        index: For each row, its ``text``, ``lengths`` and ``checksum``.
+        index: For each row, its ``text``, its ``lengths``, the ``runs`` and ``columns`` of its tokens
+            (:mod:`~diffopd.model.end_zeros`), and the ``checksum`` of the row as it was encoded.
         checked: Rows that were compared with their check sum.
     """
 
@@ -250,7 +257,7 @@ class _File:
         return [row["text"] for row in self.index]
 
     def read(self, row: int) -> Conditioning:
-        """One row, without copying it.
+        """One row, without copying it unless it has zeros to be put back.
 
         Raises:
             ValueError: If it is not what was written.
@@ -260,6 +267,7 @@ class _File:
         if "embeds" not in names:
             raise ValueError(f"row {row} is missing")
         parts = {name: self.mapped.get_tensor(f"{row}.{name}") for name in names}
+        parts["embeds"] = with_end_zeros(parts["embeds"], entry["runs"], entry["columns"])
         if row not in self.checked:
             if _checksum(parts) != entry["checksum"]:
                 raise ValueError(f"the check sum of row {row} is wrong")

@@ -14,8 +14,8 @@ import transformers
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffopd.model.tokenizers import check_tokenizer_files
 from diffopd.pipeline_path import INDEX
+from diffopd.tokenizer_files import check_tokenizer_files
 from diffopd.weight_files import (
     DIFFUSERS,
     TRANSFORMERS,

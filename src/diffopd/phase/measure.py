@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 
 import torch
@@ -11,12 +12,15 @@ from diffopd.phase.adapted import AdaptedPhase, micro_batches
 from diffopd.phase.processes import num_processes
 from diffopd.phase.reward_learning import gathered
 from diffopd.phase.scoring import scored
+from diffopd.rank import is_first_process
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts, Reward
 
+log = logging.getLogger(__name__)
+
 MAX_ROWS = 64
-"""Rollouts at once."""
+"""Rollouts at once, unless ``phase.micro_batch_size`` says how many the memory holds."""
 
 
 @torch.no_grad()
@@ -57,8 +61,12 @@ def _mean_by_task(
     share: Prompts,
 ) -> dict[str, float]:
     """One teacher's mean rewards over the prompts of all processes."""
+    if is_first_process():
+        number = list(teacher.tasks).index(name) + 1
+        text = "routing: scoring teacher %s (%d of %d) on %d prompts"
+        log.info(text, name, number, len(teacher.tasks), len(share))
     values: list[float] = []
-    for rows in micro_batches(len(share), MAX_ROWS):
+    for rows in micro_batches(len(share), getattr(phase, "micro_batch_size", None) or MAX_ROWS):
         if rows:
             part = share.select(rows)
             images = phase.images(_clean(phase, teacher, name, sampler, part))

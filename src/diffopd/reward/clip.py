@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from diffopd import tokenizer_files
 from diffopd.reward.frozen import Frozen, checked_batch_size, load_pretrained
 from diffopd.reward.weights import tokenizer_folder, weights_folder
 
@@ -65,9 +66,9 @@ class Clip:
         """
         folder = weights_folder(path, revision, reward=reward, setting="reward.path")
         if tokenizer_path is None:
-            place = tokenizer_folder(str(folder), setting="reward.path")
+            place = tokenizer_folder(str(folder), kind=CLIPTokenizer, setting="reward.path")
         else:
-            place = tokenizer_folder(tokenizer_path, setting="reward.tokenizer_path")
+            place = tokenizer_folder(tokenizer_path, kind=CLIPTokenizer, setting="reward.tokenizer_path")
         tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
         return Clip(
             folder, tokenizer, setting="reward.path", batch_size=batch_size, dtype=dtype, device=device
@@ -153,6 +154,7 @@ def check_tokenizer(clip: CLIPConfig, tokenizer: CLIPTokenizer, setting: str) ->
             f"{setting}: the text encoder knows {config.vocab_size} tokens, the tokenizer has "
             f"{tokenizer.vocab_size}; give the one it was trained with"
         )
+    tokenizer_files.check_tokenizer(tokenizer, config.vocab_size, setting)
     end = tokenizer.eos_token_id
     # 2 stands in old configs for "the largest token id of the text", wherever that is.
     pooled_at = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id

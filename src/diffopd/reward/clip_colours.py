@@ -14,12 +14,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoTokenizer, CLIPModel
+from transformers import CLIPModel, CLIPTokenizer
 
 from diffopd.precision import parse_dtype
+from diffopd.reward.clip import check_tokenizer
 from diffopd.reward.frozen import chosen_device, load_pretrained
 from diffopd.reward.pixels import cut_pictures
-from diffopd.reward.weights import local_folder, weights_folder
+from diffopd.reward.weights import local_folder, tokenizer_folder, weights_folder
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 TEMPLATES = (
@@ -116,10 +117,9 @@ class ClipColours:
             folder = weights_folder(self.path, self.revision, reward=None, setting=setting)
             model: Any = load_pretrained(CLIPModel, folder, self.dtype, setting=setting)
             model.requires_grad_(False).eval().to(device)
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{setting}={self.path} lacks a tokenizer: {error}") from error
+            words = tokenizer_folder(str(folder), kind=CLIPTokenizer, setting=setting)
+            tokenizer = CLIPTokenizer.from_pretrained(words, local_files_only=True)
+            check_tokenizer(model.config, tokenizer, f"{setting}={self.path}")
             self._loaded = model, tokenizer
         return self._loaded
 

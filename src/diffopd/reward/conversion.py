@@ -122,7 +122,8 @@ def _check_complete(kind: type[PreTrainedModel], config: Any, tensors: Mapping[s
 
 def _tokenizer(reward: str, path: str, config: Any) -> CLIPTokenizer | BertTokenizer:
     """The tokenizer, as the scorer needs it."""
-    folder = tokenizer_folder(path, setting="tokenizer")
+    kind = BertTokenizer if reward == "imagereward" else CLIPTokenizer
+    folder = tokenizer_folder(path, kind=kind, setting="tokenizer")
     if reward != "imagereward":
         words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         check_tokenizer(config, words, f"tokenizer={path}")

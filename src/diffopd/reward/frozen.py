@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -14,6 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from diffopd.precision import parse_dtype
 
+log = logging.getLogger(__name__)
+
+WORTH_A_LINE = 10**9
+"""Bytes of weights from which on loading is announced."""
 Precision = Literal["fp32", "bf16", "fp16"]
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -67,6 +72,9 @@ def load_pretrained(kind: type[Pretrained], folder: Path, dtype: torch.dtype, *,
     Raises:
         ValueError: If the folder is not of this architecture, or a weight is not finite.
     """
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if size >= WORTH_A_LINE:
+        log.info("loading %s (%s), %.1f GB", setting, folder, size / 1e9)
     try:
         with _quiet():
             loaded: Any = kind.from_pretrained(

@@ -94,7 +94,7 @@ class ImageRewardReward:
         device: str,
     ) -> None:
         folder = weights_folder(path, revision, reward="imagereward", setting="reward.path")
-        place = tokenizer_folder(str(folder), setting="reward.path")
+        place = tokenizer_folder(str(folder), kind=BertTokenizer, setting="reward.path")
         self.tokenizer = BertTokenizer.from_pretrained(place, local_files_only=True)
         load = functools.partial(_load, folder, len(self.tokenizer))
         self._frozen: Frozen[ImageRewardNetwork] = Frozen(load, dtype=dtype, device=device, setting="reward")

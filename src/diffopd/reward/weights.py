@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from transformers import PreTrainedTokenizerBase
 
 from diffopd.files import resolve_path
 from diffopd.hub import HUB_ERRORS
+from diffopd.tokenizer_files import check_tokenizer_files
 from diffopd.weight_files import TRANSFORMERS, check_model_config, check_weight_files, weight_files
 
 WEIGHTS, CONFIG = TRANSFORMERS.single, "config.json"
@@ -74,11 +76,16 @@ def _check_whole(folder: Path, where: str) -> None:
     check_weight_files(weight_files(folder, TRANSFORMERS, where), where)
 
 
-def tokenizer_folder(path: str, *, setting: str) -> Path:
+def tokenizer_folder(path: str, *, kind: type[PreTrainedTokenizerBase], setting: str) -> Path:
     """The local folder of a tokenizer; from the hub, its tokenizer files only.
 
+    Args:
+        path: A folder, ``package://...`` or a hub id.
+        kind: Class of the tokenizer, which says what files it needs.
+        setting: Config path of ``path``, for messages.
+
     Raises:
-        ValueError: If there is no such folder, or no tokenizer in it.
+        ValueError: If there is no such folder, or no whole tokenizer in it.
     """
     folder = _folder(path, None, TOKENIZER_FILES, setting)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
@@ -86,6 +93,7 @@ def tokenizer_folder(path: str, *, setting: str) -> Path:
             f"{setting}={path} holds no tokenizer.json, vocab.json or vocab.txt ({folder.absolute()}); give "
             "a folder with a tokenizer's files"
         )
+    check_tokenizer_files(folder, kind, f"{setting}={path}")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Are a pipeline's tokenizers its own?
+"""Are the tokenizers of a pipeline, or of a scorer, its own?
 
 Where files are missing, transformers makes up a small vocabulary and says nothing: every prompt then has
 wrong tokens. So the files are required, and what was read from them is compared with the text encoder.
@@ -68,6 +68,23 @@ def check_tokenizer(tokenizer: Any, vocab_size: int, where: str) -> None:
         raise ValueError(
             f"{where}: its vocabulary has {pieces} pieces of several characters and {merges} rules that make "
             "them; files of the tokenizer are cut short. Fetch or copy the folder again"
+        )
+
+
+def check_chat_template(tokenizer: Any, where: str) -> None:
+    """Check that a tokenizer knows how a conversation is written, which some pipelines ask it for.
+
+    Args:
+        tokenizer: As loaded.
+        where: The tokenizer's folder in the user's words, for messages.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{where} has no chat template, neither in chat_template.jinja nor in {_SETTINGS}; this pipeline "
+            "writes every prompt with it. Fetch or copy the folder again"
         )
 
 

@@ -17,6 +17,7 @@ from diffopd.files import (
     is_full_disk,
     new_folder,
     replacing,
+    replacing_folder,
     resolve_path,
     sha256_of,
 )
@@ -60,6 +61,25 @@ def test_a_new_folder_that_fails_leaves_nothing_and_replaces_nothing(tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(FileExistsError, match="there exists already; remove it"):
         write_half_of(tmp_path / "there")
+
+
+def write_half_a_folder(path):
+    with replacing_folder(path) as temporary:
+        (temporary / "second").write_text("2")
+        raise RuntimeError("half way")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    place = tmp_path / "pipeline"
+    with replacing_folder(place) as temporary:
+        (temporary / "first").write_text("1")
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half_a_folder(place)
+    assert [path.name for path in place.iterdir()] == ["first"]
+    with replacing_folder(place) as temporary:
+        (temporary / "third").write_text("3")
+    assert [path.name for path in place.iterdir()] == ["third"]
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path):

@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 from diffopd.arguments import quoted
 from diffopd.check import check_composed
 from diffopd.files import sha256_of
+from diffopd.finished import FINISHED, read_finished
 from diffopd.launch import Job, training_command
+from diffopd.metrics_csv import METRICS
 from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 
 if TYPE_CHECKING:  # these bring diffusers and Lightning, which the check of all rows does without
@@ -235,7 +237,7 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
                 for benchmark in benchmarks
             },
             images=run.scores_at(benchmarks[0], scale) / "images",
-            metrics=sorted(run.folder.glob("**/metrics.csv")),
+            metrics=[path for note in _notes(run) if (path := note.with_name(METRICS)).is_file()],
         )
         for run in rows
         for scale in run.guidance
@@ -270,16 +272,26 @@ def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:
                 )
 
 
+def _notes(run: RowRun) -> list[Path]:
+    """Where the notes of a row's finished training, or of all stages of its cascade, are."""
+    if not run.command:
+        return []
+    return [run.folder / FINISHED] if run.command == "train" else sorted(run.folder.glob(f"*/{FINISHED}"))
+
+
 def _cost(run: RowRun) -> Cost:
     """Of a training, or of all stages of a cascade."""
-    from diffopd.finished import FINISHED, read_finished
     from diffopd.report.compared import Cost
 
-    notes = [run.folder / FINISHED] if run.command == "train" else sorted(run.folder.glob(f"*/{FINISHED}"))
-    finished = [(note.parent, read_finished(note.parent)) for note in notes if run.command]
+    finished = [(note.parent, read_finished(note.parent)) for note in _notes(run)]
     if lost := [folder for folder, note in finished if note is None]:
         raise ValueError(
             f"{lost[0]} is not finished, as its {FINISHED} is gone or damaged; the same command finishes it"
+        )
+    if silent := [folder for folder, note in finished if note is not None and not note.recipe]:
+        raise ValueError(
+            f"{silent[0]} has no metrics, so what it cost is not known; train it with logger=csv or a group "
+            "of loggers that holds it"
         )
     recipes = [note.recipe for _, note in finished if note is not None]
     return Cost(

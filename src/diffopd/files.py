@@ -159,12 +159,38 @@ def new_folder(path: str | PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         give_usual_mode(temporary)  # mkdtemp makes private folders
-        for file in (*(entry for entry in temporary.rglob("*") if entry.is_file()), temporary):
-            flush(file)
+        flush_all(temporary)
         temporary.rename(path)
         flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder to fill; when the block ends well, it is on disk in the place of ``path``.
+
+    What was there is moved aside for the moment between two renames, then removed. If the block raises, it
+    stays as it was.
+
+    Args:
+        path: The folder, which may be there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".writing"))
+    replaced = temporary.with_suffix(".replaced")
+    try:
+        yield temporary
+        give_usual_mode(temporary)
+        flush_all(temporary)
+        if path.exists():
+            path.rename(replaced)
+        temporary.rename(path)
+        flush(path.parent)
+    finally:
+        for leftover in (temporary, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def atomic_write_text(path: str | PathLike[str], text: str) -> None:
@@ -280,6 +306,12 @@ def give_usual_mode(place: Path) -> None:
     for entry in (place, *(place.rglob("*") if place.is_dir() else ())):
         if not entry.is_symlink():
             entry.chmod((0o777 if entry.is_dir() else 0o666) & ~mask)
+
+
+def flush_all(folder: Path) -> None:
+    """Force all files in a folder, and its lists of entries, to the disk."""
+    for entry in (*folder.rglob("*"), folder):
+        flush(entry)
 
 
 def flush(path: Path) -> None:

@@ -124,3 +124,13 @@ def test_rows_of_an_earlier_version_become_one_per_round(tmp_path):
         {"step": "0", "loss": "0.5", "epoch": "0.0", "seconds": "2.0"},
         {"step": "1", "loss": "0.25", "epoch": "1.0", "seconds": "3.0"},
     ]
+
+
+def test_every_damaged_file_is_kept(tmp_path):
+    for _ in range(3):
+        ResumableCSVLogger(folder=str(tmp_path)).log_metrics({"a": 0.5}, step=1)
+        text = (tmp_path / "metrics.csv").read_text()
+        (tmp_path / "metrics.csv").write_text(text.replace("0.5", "0.6"))
+    ResumableCSVLogger(folder=str(tmp_path)).log_metrics({"a": 0.5}, step=1)
+    names = ["metrics.damaged.csv", "metrics.damaged_2.csv", "metrics.damaged_3.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", *names]

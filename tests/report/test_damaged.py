@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 from run_folders import write_run
 
-from diffopd.report.archive import archive_runs, read_archive
+from diffopd.report.archive import EARLIER, archive_runs, read_archive
+from diffopd.report.find import find_runs
 from diffopd.report.runs import TABLE, read_run
 from diffopd.sealed import DamagedFileError, write_sealed_json
 
@@ -66,3 +71,14 @@ def test_every_bit_of_a_kept_run_counts_or_is_named(run, tmp_path):
 def test_other_json_beside_scores_is_passed_over(run):
     (run / "report" / "notes.json").write_text(json.dumps({"of": "mine"}))
     assert len(read_run(run).results) == 1
+
+
+def test_files_of_runs_that_are_no_longer_shown_are_kept(run, tmp_path):
+    other = write_run(tmp_path / "other", "other", 0, {"train/loss": [0.5]})
+    kept = tmp_path / "kept"
+    archive_runs([read_run(run), read_run(other)], kept)
+    (path,) = archive_runs([read_run(other)], kept)
+    assert sorted(file.name for file in kept.iterdir()) == [path.name, EARLIER]
+    (earlier,) = (kept / EARLIER).iterdir()
+    assert read_archive(earlier).series == read_run(run).series
+    assert [found.name for found in find_runs([str(kept)])] == ["other"]

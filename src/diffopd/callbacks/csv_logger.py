@@ -131,13 +131,17 @@ class ResumableCSVLogger(Logger):
         """The rows that are intact; a file that holds others is kept."""
         rows, num_damaged = read_intact_rows(self.path)
         if num_damaged:
+            kept, number = self.path.with_name(DAMAGED), 1
+            while kept.exists():
+                number += 1
+                kept = self.path.with_name(DAMAGED.replace(".csv", f"_{number}.csv"))
             log.warning(
                 "%s is damaged: %d of its rows are left out; the file is kept as %s",
                 self.path,
                 num_damaged,
-                DAMAGED,
+                kept.name,
             )
-            os.replace(self.path, self.path.with_name(DAMAGED))
+            os.replace(self.path, kept)
         return [row for row in rows if STEP in row]
 
     def _rewrite(self, rows: Sequence[Mapping[str, str]]) -> None:

@@ -22,7 +22,7 @@ from diffopd.export.verify import (
     velocities,
     velocities_of,
 )
-from diffopd.files import replacing
+from diffopd.files import flush, flush_all, replacing
 from diffopd.model import PipelineModel, pipeline_folder
 
 log = logging.getLogger(__name__)
@@ -116,9 +116,11 @@ def export(
         )
         with replacing(aside / "README.md") as temporary:
             temporary.write_text(model_card(source, facts), encoding="utf-8")
+        flush_all(aside)
         if to.is_dir():
             to.rmdir()
         aside.rename(to)
+        flush(to.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return verification

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
-from diffopd.files import give_usual_mode
+from diffopd.files import replacing_folder
 from diffopd.model.fresh import Pipeline
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
@@ -102,5 +101,5 @@ class AutoencoderPhase(lightning.LightningModule):
             scaling_factor=round(1 / float(latents.std()), 4), shift_factor=round(float(latents.mean()), 4)
         )
         if self.trainer.is_global_zero:
-            self.pipeline.save_pretrained(Path(self.output), safe_serialization=True)
-            give_usual_mode(Path(self.output))
+            with replacing_folder(self.output) as temporary:
+                self.pipeline.save_pretrained(temporary, safe_serialization=True)

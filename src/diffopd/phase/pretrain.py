@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
-from diffopd.files import give_usual_mode
+from diffopd.files import replacing_folder
 from diffopd.model.fresh import Pipeline
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
@@ -174,6 +174,6 @@ class PretrainPhase(lightning.LightningModule):
         """Save the pipeline with its averaged weights; training weights are put back after."""
         training = {k: v.clone() for k, v in self.trained.state_dict().items()}
         self.trained.load_state_dict(self.average.module.state_dict())
-        self.pipeline.save_pretrained(folder, safe_serialization=True)
-        give_usual_mode(folder)
+        with replacing_folder(folder) as temporary:
+            self.pipeline.save_pretrained(temporary, safe_serialization=True)
         self.trained.load_state_dict(training)

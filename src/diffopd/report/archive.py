@@ -17,12 +17,14 @@ from diffopd.files import home, replacing
 from diffopd.report.runs import ARCHIVE, Run, Series
 
 FORMAT = 1
+EARLIER = "earlier"
+"""Folder for the files of runs that are no longer on a page."""
 _SHORT, _LONG = "float32", "float64"
 """How values are written: logged ones are float32 mostly, which half the digits give exactly."""
 
 
 def archive_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Write each run into a file of its own; files of earlier runs in the folder are removed.
+    """Write each run into a file of its own; files of other runs in the folder are moved to ``earlier``.
 
     Pictures, weights and the config's ``paths`` are left out; the working directory and the user's own folder
     are written as ``.`` and ``~``.
@@ -41,10 +43,18 @@ def archive_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
         text = json.dumps(_plain(run), separators=(",", ":"), allow_nan=False)
         with replacing(paths[-1]) as temporary:
             temporary.write_bytes(gzip.compress(_without_places(text).encode(), mtime=0))
-    for path in folder.glob(f"*{ARCHIVE}"):
-        if path not in paths:
+    shown = {_unnumbered(path) for path in paths}
+    for path in sorted(folder.glob(f"*{ARCHIVE}")):
+        if path not in paths and _unnumbered(path) in shown:
             path.unlink()
+        elif path not in paths:  # the only copy, maybe, as a page can be made from these files
+            (folder / EARLIER).mkdir(exist_ok=True)
+            path.replace(folder / EARLIER / path.name)
     return paths
+
+
+def _unnumbered(path: Path) -> str:
+    return path.name.partition("_")[2]
 
 
 def read_archive(path: Path) -> Run:

@@ -9,10 +9,20 @@ from pathlib import Path
 
 from diffopd.files import expanded
 from diffopd.metrics_csv import METRICS
-from diffopd.report.archive import read_archive
+from diffopd.report.archive import EARLIER, read_archive
 from diffopd.report.runs import ARCHIVE, CONFIG, STAGE, Run, read_run, settings_of
 
-_NO_RUNS_INSIDE = ("images", "checkpoints", "tensorboard", "adapter", "lora", ".hydra", "scores", "report")
+_NO_RUNS_INSIDE = (
+    "images",
+    "checkpoints",
+    "tensorboard",
+    "adapter",
+    "lora",
+    ".hydra",
+    "scores",
+    "report",
+    EARLIER,
+)
 
 
 def find_runs(places: Iterable[str]) -> list[Run]:

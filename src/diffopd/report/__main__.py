@@ -58,7 +58,8 @@ def run(cfg: DictConfig) -> None:
         p = "" if verdict.p is None else f"Holm p {verdict.shown_p}; "
         print(f"{verdict.claim.id}{at}: {verdict.outcome} ({p}{verdict.reason})")
     if hidden := sum(verdict.no_runs for verdict in verdicts):
-        print(f"{hidden} claims of claims=... are about methods that these runs do not have")
+        what = "one more claim is about methods" if hidden == 1 else f"{hidden} more claims are about methods"
+        print(f"{what} that these runs do not have (claims=none leaves claims out)")
     for unfinished in (run for run in runs if not run.finished):
         print(f"not finished: {unfinished.folder}")
     print(f"page: {page}")

@@ -117,7 +117,7 @@ def _panel(axis: Axes, task: str, history: RewardHistory, levels: Mapping[str, f
     axis.grid(axis="y", alpha=0.25)
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.28 * (high - low))  # room for the legend
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axis.legend(fontsize=8, framealpha=0.85, edgecolor="none", loc="upper left")
     _minutes_axis(axis, history.minutes)
 
 

@@ -84,6 +84,9 @@ def curve_figure(
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
         axis.margins(x=0.02)
+        places = {place for band in curves.values() for place in band.x}
+        if len(places) == 1 and "minutes" not in x:  # one round, which has no width of its own
+            axis.set_xlim(min(places) - 1, max(places) + 1)
     for axis in list(axes):  # what is left of the last row
         axis.set_visible(False)
     lines = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}

@@ -101,7 +101,7 @@ class RemoteReward:
     def _told_plainly(self, error: ServerError) -> str:
         """What a failed request needs, where no sample is the cause."""
         if error.status is None:
-            tried = f"{self.server.retries + 1} attempts"
+            tried = "1 attempt" if not self.server.retries else f"{self.server.retries + 1} attempts"
             start = "start it with python -m diffopd.reward_server reward=..., or correct it"
             return f"{error}, {tried}; {start}"
         if error.status == 401:

@@ -227,7 +227,8 @@ def _opened(file: bytes, row: int) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise RequestError(413, f"image {row} is too large: {error}") from error
     except Exception as error:
-        raise RequestError(400, f"image {row} is not a PNG in base64: {error}") from error
+        why = str(error).partition(" <_io")[0]  # Pillow names the file object by its place in memory
+        raise RequestError(400, f"image {row} is not a PNG in base64: {why}") from error
 
 
 def _decode_prompt(prompt: Any, row: int) -> tuple[Any, ...]:

@@ -52,7 +52,8 @@ def run(cfg: DictConfig) -> None:
         batch_size=cfg.batch_size,
     )
     parts = []
-    with ImageProgress("drawing", count) as progress:
+    # standard output is for the paths alone, which a script may read
+    with ImageProgress("drawing", count, console=Console(stderr=True)) as progress:
         for _, made in batches:
             parts.append(made)
             progress.advance(len(made))

@@ -85,6 +85,7 @@ def test_no_more_rollouts_at_once_than_the_memory_holds(phase, monkeypatch, capl
     images = phase.images
     monkeypatch.setattr(phase, "images", lambda latents: sizes.append(len(latents)) or images(latents))
     monkeypatch.setattr(phase, "micro_batch_size", 3)
+    caplog.clear()
     with caplog.at_level(logging.INFO, "diffopd"):
         parts = measure_teachers(phase, phase.teacher, phase.sampler, Brightness(), PROMPTS)
     assert sizes == [3, 1] * 3

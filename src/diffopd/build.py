@@ -1,4 +1,4 @@
-"""From a composed config to a built experiment: the only place that instantiates."""
+"""From a composed config to a built experiment: the only place that instantiates a training run."""
 
 from __future__ import annotations
 

@@ -161,9 +161,8 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
     """Config path -> the shortest end of it that no other of the paths has.
 
     Examples:
-        >>> short_names(["sampler.noise_level", "optimizer.lr", "phase.fake_optimizer.lr"])
-        {'sampler.noise_level': 'noise_level', 'optimizer.lr': 'optimizer.lr', 'phase.fake_optimizer.lr':
-        'fake_optimizer.lr'}
+        >>> short_names(["sampler.noise_level", "optimizer.lr", "phase.fake_optimizer.lr"]).values()
+        dict_values(['noise_level', 'optimizer.lr', 'fake_optimizer.lr'])
     """
     return {
         path: next(end for end in _ends(path) if sum(_has_end(other, end) for other in paths) == 1)

@@ -82,6 +82,23 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [place]
 
 
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
+    place, rename = tmp_path / "pipeline", Path.rename
+    with replacing_folder(place) as temporary:
+        (temporary / "first").write_text("1")
+
+    def fails_for_the_new_one(path, target):
+        if path.suffix == ".writing":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
+    with pytest.raises(OSError, match="no"), replacing_folder(place):
+        pass
+    assert list(tmp_path.iterdir()) == [place]
+    assert [path.name for path in place.iterdir()] == ["first"]
+
+
 def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         atomic_write_json(tmp_path / "value.json", {"a": float("nan")})

@@ -154,16 +154,11 @@ def new_folder(path: str | PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already; remove it, or choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".writing"))
-    try:
+    with _filled_beside(path) as temporary:
         yield temporary
-        give_usual_mode(temporary)  # mkdtemp makes private folders
-        flush_all(temporary)
+        _to_disk(temporary)
         temporary.rename(path)
         flush(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -177,20 +172,36 @@ def replacing_folder(path: str | PathLike[str]) -> Iterator[Path]:
         path: The folder, which may be there.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".writing"))
-    replaced = temporary.with_suffix(".replaced")
-    try:
+    with _filled_beside(path) as temporary:
         yield temporary
-        give_usual_mode(temporary)
-        flush_all(temporary)
+        _to_disk(temporary)
+        replaced = temporary.with_suffix(".replaced")
         if path.exists():
             path.rename(replaced)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if replaced.exists():  # the only copy now
+                replaced.rename(path)
+            raise
         flush(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _filled_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path``; whatever is left of it at the end is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".writing"))
+    try:
+        yield temporary
     finally:
-        for leftover in (temporary, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _to_disk(temporary: Path) -> None:
+    give_usual_mode(temporary)  # mkdtemp makes private folders
+    flush_all(temporary)
 
 
 def atomic_write_text(path: str | PathLike[str], text: str) -> None:

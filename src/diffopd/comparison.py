@@ -76,9 +76,8 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
     Raises:
         ValueError: If there is nothing to compare, or a row names a command or a teacher that is not there.
     """
-    for setting, group in (("rows", "rows"), ("benchmarks", "benchmark")):
-        if not cfg[setting]:
-            raise ValueError(f"{setting} is empty, so there is no table; name some of conf/{group}")
+    if not cfg.rows:
+        raise ValueError("rows is empty, so there is no table; name some of conf/rows")
     runs: list[RowRun] = []
     for name, row in cfg.rows.items():
         if row.command is not None and row.command not in COMMANDS:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 def pin_model(cfg: DictConfig) -> None:
     """Put the commit of a model on the hub into ``model.revision``, to be used and saved with the run.
 
-    A branch moves on; a run that is gone on with after that is refused as one with another revision.
+    A branch moves on; resuming a run after that is an error, as it would have another revision.
 
     Args:
         cfg: The composed config; changed in place. Without a model, or with one in a folder, nothing is.

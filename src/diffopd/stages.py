@@ -30,7 +30,7 @@ class Stage:
         experiment: A file of ``conf/experiment``.
         overrides: What is changed in it.
         folder: The run's folder.
-        anew: Whether what the folder holds is kept aside, and not gone on with.
+        anew: Whether to move the folder's contents aside and start over.
     """
 
     name: str

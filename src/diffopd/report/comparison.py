@@ -10,6 +10,7 @@ from pathlib import Path
 from diffopd.files import replacing
 from diffopd.report.compared import ComparedRow, Summary, TableRow, normalised_means, summarise
 from diffopd.report.comparison_figures import compared_images, radar, reward_by_minutes
+from diffopd.report.difference import half_text
 from diffopd.teacher import Estimate
 
 _READING = (
@@ -68,9 +69,8 @@ def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
     ]
     for place in summaries[0].scores:
         texts = [
-            f"{value.mean:.3f}" + (f" ±{value.half:.3f}" if value.half is not None else unknown)
+            f"{value.mean:.3f}{half_text(value.half, summary.num_seeds, 3)}"
             for summary in summaries
-            for unknown in [" ±?" if summary.num_seeds > 1 else ""]
             for value in [summary.scores[place]]
         ]
         columns.append(_Column(f"{place[1]}, {place[0]}", texts))

@@ -158,9 +158,13 @@ def spread_text(values: Sequence[float], digits: int) -> str:
         >>> [spread_text(values, 1) for values in ([2.0], [2.0, 2.0], [1.0, 3.0])]
         ['', ' ±?', ' ±12.7']
     """
-    half = half_interval(values)
+    return half_text(half_interval(values), len(values), digits)
+
+
+def half_text(half: float | None, num_seeds: int, digits: int) -> str:
+    """The same, of half of an interval that is computed already."""
     if half is None:
-        return " ±?" if len(values) > 1 else ""
+        return " ±?" if num_seeds > 1 else ""
     return f" ±{half:,.{digits}f}"
 
 

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from diffopd.files import atomic_write_text
+from diffopd.files.atomic import atomic_write_text
 
 Steps = Mapping[str, Mapping[int, int]]
 """way -> number of steps -> peak bytes."""

@@ -16,13 +16,13 @@ from typing import Any, NoReturn
 
 from kill_point import KillPoint, Operations
 
-import diffopd.build  # these all, once, so that no training has to
+import diffopd.build.experiment  # these all, once, so that no training has to
 import diffopd.cascade
 import diffopd.doctor
 import diffopd.evaluation
-import diffopd.launch
-import diffopd.report.cascade
-import diffopd.stages
+import diffopd.jobs.launch
+import diffopd.jobs.stages
+import diffopd.report.run.cascade
 import diffopd.train
 
 SECONDS = 3600
@@ -89,7 +89,7 @@ def _train(program: str, arguments: Sequence[str], log: Path, kill: KillPoint | 
         os.dup2(output, 2)
         operations = Operations(kill)
         operations.install()
-        experiment: Any = diffopd.build.Experiment
+        experiment: Any = diffopd.build.experiment.Experiment
         fit = experiment.fit
 
         def told_fit(self: Any) -> None:

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measured import machine, now
 from random_teachers import TASKS, composed, save_teachers
 
-from diffopd.build import build
-from diffopd.files import atomic_write_text
+from diffopd.build.experiment import build
+from diffopd.files.atomic import atomic_write_text
 
 FULL_SIZE = "sd3_5_medium"
 RESULT = "result: "

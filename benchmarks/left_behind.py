@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from diffopd.checkpoint import encode_tree, latest_valid_checkpoint, read_checkpoint
-from diffopd.metrics_csv import EPOCH, METRICS, read_intact_rows
-from diffopd.resume import FINISHED
+from diffopd.run.metrics_csv import EPOCH, METRICS, read_intact_rows
+from diffopd.run.resume import FINISHED
 
 UNREPEATABLE = ("train/time/", "train/memory/")
 """Metrics that no two trainings have in common."""

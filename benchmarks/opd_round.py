@@ -24,7 +24,7 @@ from random_teachers import TASKS
 from setting import Setting
 from turns import TakeTurns, Way, peak, take_turns
 
-from diffopd.build import Experiment
+from diffopd.build.experiment import Experiment
 from diffopd.phase.adapted import STUDENT
 
 FUSED, TWO_PASS, BY_TASK, ENCODING = (

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 from diffopd.teacher import Recipe, TeacherCard
 
 TASKS = ("composition", "ocr", "aesthetic")

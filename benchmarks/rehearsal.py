@@ -37,8 +37,8 @@ from rehearsal_steps import Walk
 from rehearsal_table import page, table
 from rehearsal_walk import FAILED, OK, OtherWalkError, environment_of, walk
 
-from diffopd.files import atomic_write_json, replacing
-from diffopd.sealed import DamagedFileError
+from diffopd.files.atomic import atomic_write_json, replacing
+from diffopd.files.sealed import DamagedFileError
 
 STOPPED = 75
 """Exit code after SIGTERM, as of the package's own commands: the same command resumes."""

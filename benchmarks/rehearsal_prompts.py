@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from diffopd.files import resolve_path
+from diffopd.files.paths import resolve_path
 
 PROMPT_FILES = {
     "composition": PurePosixPath("composition/train.jsonl"),

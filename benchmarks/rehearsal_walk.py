@@ -15,7 +15,7 @@ from typing import Any
 from rehearsal_measured import Measured, folder_bytes, measured
 from rehearsal_steps import HERE, PYTHON, NotLeftError, Step
 
-from diffopd.sealed import read_sealed_json, write_sealed_json
+from diffopd.files.sealed import read_sealed_json, write_sealed_json
 
 STATE = "state.json"
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"

@@ -10,8 +10,8 @@ from pathlib import Path
 from random_teachers import TASKS, composed, save_teachers, save_untrained
 from turns import TakeTurns
 
-from diffopd.build import Experiment, build
-from diffopd.files import resolve_path
+from diffopd.build.experiment import Experiment, build
+from diffopd.files.paths import resolve_path
 
 EMBEDDED_MODEL = "package://assets/mini_sd3"
 

@@ -34,8 +34,9 @@ from forked import Ended, run
 from kill_point import KillPoint
 from left_behind import differences, lost_rounds, what_is_left
 
-from diffopd.files import atomic_write_json, replacing, resolve_path
-from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
+from diffopd.files.atomic import atomic_write_json, replacing
+from diffopd.files.paths import resolve_path
+from diffopd.files.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 
 INTERVAL = 2
 """Rounds from one checkpoint to the next."""

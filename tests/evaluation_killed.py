@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from diffopd.evaluate import main
+from diffopd.evaluate.__main__ import main
 from diffopd.evaluation.records import FolderRecords
 
 add = FolderRecords.add

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 import programs
 from tiny_runs import make_world
 
-from diffopd.cells import ablation_names, index_of, jobs_of, read_cells, report_jobs
 from diffopd.check import ConfigError
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
+from diffopd.jobs.cells import ablation_names, index_of, jobs_of, read_cells, report_jobs
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tiny_runs import make_world
 
 from diffopd.adapter import WEIGHTS
 from diffopd.cascade import cascade_arguments
-from diffopd.command import INTERRUPTED
+from diffopd.command.program import INTERRUPTED
 
 SMALL = ("composition", "ocr", "aesthetic")
 STOP = "stop_now"

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from diffopd import evaluate, sample
+from diffopd import sample
 from diffopd.check import ConfigError
-from diffopd.command import INTERRUPTED, REFUSED, STOPPED, command, ending_when_asked, interrupted
-from diffopd.ending import EndedFromOutsideError
+from diffopd.command.ending import EndedFromOutsideError
+from diffopd.command.program import INTERRUPTED, REFUSED, STOPPED, command, ending_when_asked, interrupted
+from diffopd.evaluate import __main__ as evaluate
+from diffopd.host.signals import REQUESTS_TO_END
 from diffopd.non_finite import NonFiniteError
 from diffopd.reward.checked import RewardError
-from diffopd.reward.http_json import ServerError
-from diffopd.signals import REQUESTS_TO_END
+from diffopd.reward.server.http_json import ServerError
 
 CONF = Path(__file__).parents[1] / "conf"
 ODE = "+experiment=mopd_ode"
@@ -249,7 +250,7 @@ def test_a_sweep_over_seeds_finds_the_runs_of_single_commands(train, tmp_path):
 def test_the_papers_noise_sweep_composes_three_jobs(train, monkeypatch):
     levels = []
     # Neither checked nor run: teachers need not be there.
-    monkeypatch.setattr("diffopd.command.check_config", lambda *_: None)
+    monkeypatch.setattr("diffopd.command.program.check_config", lambda *_: None)
     values = "sampler.noise_level=0,0.3,0.7"
     train("-m", ODE, values, step=lambda cfg: levels.append(cfg.sampler.noise_level))
     assert levels == [0, 0.3, 0.7]

@@ -20,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_pipelines import TinyPipeline, without_t5
 
-from diffopd import evaluate, sample
-from diffopd.arguments import hydra_arguments, with_text_quoted
+from diffopd import sample
+from diffopd.config.arguments import hydra_arguments, with_text_quoted
+from diffopd.evaluate import __main__ as evaluate
 from diffopd.evaluation import EvaluationResult
 from diffopd.reward.checked import RewardError
-from diffopd.reward.ocr import OcrReward
+from diffopd.reward.text.ocr import OcrReward
 
 CONF = Path(__file__).parents[1] / "conf"
 

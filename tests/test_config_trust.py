@@ -10,10 +10,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from diffopd import replay, train
-from diffopd.config_trust import offered_targets, read_saved
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
+from diffopd.config.saved import from_arguments
+from diffopd.config.trust import offered_targets, read_saved
 from diffopd.export.source import read_source
-from diffopd.saved_config import from_arguments
 
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 

@@ -12,19 +12,19 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffopd import files
 from diffopd.callbacks import ResumableCSVLogger
 from diffopd.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from diffopd.checkpoint.folder import MANIFEST, STATE, TENSORS
+from diffopd.config.saved import CONFIG, read_config, write_config
 from diffopd.evaluation import FolderRecords
 from diffopd.evaluation.result import EvaluationResult, TaskResult
-from diffopd.files import cached_sha256_of, sha256_of
-from diffopd.finished import FINISHED, Finished, read_finished, remove_finished, write_finished
+from diffopd.files import fingerprint
+from diffopd.files.fingerprint import cached_sha256_of, sha256_of
+from diffopd.files.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.metric.kept import Kept
-from diffopd.metrics_csv import read_rows
 from diffopd.model.prompt_cache import PromptCache
-from diffopd.saved_config import CONFIG, read_config, write_config
-from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
+from diffopd.run.finished import FINISHED, Finished, read_finished, remove_finished, write_finished
+from diffopd.run.metrics_csv import read_rows
 from diffopd.teacher import CARD, Estimate, Recipe, TeacherCard
 from diffopd.types import Conditioning
 
@@ -161,7 +161,7 @@ def test_removing_the_note_of_an_end_twice_is_no_error(tmp_path):
 
 def test_a_damaged_hash_note_is_computed_again(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(files, "LARGE", 4)
+    monkeypatch.setattr(fingerprint, "LARGE", 4)
     (tmp_path / "weights").write_bytes(b"abcdef")
     expected = cached_sha256_of(tmp_path / "weights")
     assert expected == sha256_of(tmp_path / "weights")

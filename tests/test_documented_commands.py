@@ -14,14 +14,14 @@ from omegaconf import OmegaConf
 
 from diffopd import convert
 from diffopd.__main__ import COMMANDS
-from diffopd.arguments import hydra_arguments
 from diffopd.check.combination import combination_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
-from diffopd.configs import config_folder
-from diffopd.evaluated import register_evaluation_id
-from diffopd.flags import check_flags
-from diffopd.saved_config import from_arguments
+from diffopd.config.arguments import hydra_arguments
+from diffopd.config.flags import check_flags
+from diffopd.config.folder import config_folder
+from diffopd.config.saved import from_arguments
+from diffopd.evaluate.settings import register_evaluation_id
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 
 CHOSEN = {
     "mopd_ode": {"optimizer.lr": (3e-3, 3e-4), "sampler.guidance_scale": (1.0, 4.5), "adapter.rank": (32, 32)}

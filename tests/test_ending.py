@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffopd.command import STOPPED
-from diffopd.ending import EndedFromOutsideError, no_end_from_outside, why_stopped
-from diffopd.signals import Ended
+from diffopd.command.ending import EndedFromOutsideError, no_end_from_outside, why_stopped
+from diffopd.command.program import STOPPED
+from diffopd.host.signals import Ended
 
 
 @pytest.mark.parametrize("code", [0, None, 3, "bye"])
@@ -46,7 +46,7 @@ def test_an_end_of_our_own_passes():
 
 EXITS = """
 import os
-from diffopd.ending import no_end_from_outside
+from diffopd.command.ending import no_end_from_outside
 with no_end_from_outside(1):
     child = os.fork()
     if not child:

@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_pipelines import without_t5
 
-from diffopd import evaluate
-from diffopd.evaluated import evaluation_id
+from diffopd.evaluate import __main__ as evaluate
+from diffopd.evaluate.folder import MADE_FROM
+from diffopd.evaluate.settings import evaluation_id
 from diffopd.evaluation import EvaluationResult, scoring
 from diffopd.evaluation.processes import check_devices
-from diffopd.evaluation_folder import MADE_FROM
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -61,7 +61,7 @@ def test_the_same_command_does_not_evaluate_twice(composed, tmp_path, capsys, mo
     before = (tmp_path / "run" / "results.json").read_bytes()
     assert not (tmp_path / "run" / "progress").exists()
     capsys.readouterr()
-    monkeypatch.setattr("diffopd.evaluation_run.load_model", None)  # would be called
+    monkeypatch.setattr("diffopd.evaluate.run.load_model", None)  # would be called
     evaluate.run(composed())
     shown = capsys.readouterr().out
     assert "this was evaluated before; resume=never does it anew" in shown

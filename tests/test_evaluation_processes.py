@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffopd.signals import INTERRUPTED
+from diffopd.host.signals import INTERRUPTED
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 SMALL = (

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffopd.report.compared import normalised_means, summarise
-from diffopd.report.comparison import read_csv, to_markdown
-from diffopd.report.gradient_variance import variance_table
-from diffopd.report.table import gain_kept
+from diffopd.report.comparison.compared import normalised_means, summarise
+from diffopd.report.comparison.comparison import read_csv, to_markdown
+from diffopd.report.run.gradient_variance import variance_table
+from diffopd.report.run.table import gain_kept
 from diffopd.teacher import Estimate
 
 ROOT = Path(__file__).parents[1]

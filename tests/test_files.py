@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import diffopd
-from diffopd.files import (
+from diffopd.files.atomic import (
     atomic_save_safetensors,
     atomic_write_json,
     give_usual_mode,
@@ -18,9 +18,9 @@ from diffopd.files import (
     new_folder,
     replacing,
     replacing_folder,
-    resolve_path,
-    sha256_of,
 )
+from diffopd.files.fingerprint import sha256_of
+from diffopd.files.paths import resolve_path
 
 
 def write_half(path):

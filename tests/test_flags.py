@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffopd.flags import check_flags
+from diffopd.config.flags import check_flags
 
 
 @pytest.mark.parametrize(

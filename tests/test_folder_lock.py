@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from diffopd.folder_lock import LOCK, locked
+from diffopd.run.lock import LOCK, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from diffopd.folder_lock import locked
+from diffopd.run.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()

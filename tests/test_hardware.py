@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from diffopd.check.combination import combination_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
-from diffopd.configs import flat_settings
+from diffopd.config.folder import flat_settings
 
 CONF = Path(__file__).parents[1] / "conf"
 PRESETS = sorted(path.stem for path in (CONF / "hardware").glob("*.yaml"))

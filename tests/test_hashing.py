@@ -6,15 +6,16 @@ import logging
 
 import pytest
 
-from diffopd import files, hashing
-from diffopd.hashing import hash_ahead
+from diffopd.files import fingerprint
+from diffopd.weights import hashing
+from diffopd.weights.hashing import hash_ahead
 
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
     """Four files that count as large, and a cache of their own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(files, "LARGE", 10)
+    monkeypatch.setattr(fingerprint, "LARGE", 10)
     monkeypatch.setattr(hashing, "WORTH_A_LINE", 100)
     made = [tmp_path / f"weights{number}" for number in range(4)]
     for number, file in enumerate(made):
@@ -49,4 +50,4 @@ def test_small_files_are_not_worth_a_line(large, caplog, monkeypatch):
 def test_one_process_speaks_for_all(large, caplog, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert lines(caplog, large) == []
-    assert files.is_hashed(large[0])
+    assert fingerprint.is_hashed(large[0])

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import _http
 
-from diffopd import hub
+from diffopd.weights import hub
 
 
 @pytest.fixture

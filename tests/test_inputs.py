@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 
 from tiny_runs import make_world
 
-from diffopd import files
 from diffopd.check.values import plain_values
-from diffopd.files import cached_sha256_of, sha256_of
-from diffopd.inputs import fingerprint, inputs_of
+from diffopd.files import fingerprint as hashes
+from diffopd.files.fingerprint import cached_sha256_of, sha256_of
+from diffopd.run.inputs import fingerprint, inputs_of
 
 TEACHER = "teacher.teachers.ocr.path"
 GROUPS = ("adapter", "teacher", "regulariser", "reward", "model")
@@ -115,9 +115,9 @@ def test_a_local_scorer_is_an_input_and_one_on_the_hub_is_not(tmp_path):
 
 def test_a_large_file_is_read_once_until_it_is_written_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(files, "LARGE", 4)
+    monkeypatch.setattr(hashes, "LARGE", 4)
     file, read = tmp_path / "weights", []
-    monkeypatch.setattr(files, "sha256_of", lambda path: (read.append(path), sha256_of(path))[1])
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: (read.append(path), sha256_of(path))[1])
     file.write_bytes(b"abcdef")
     first = cached_sha256_of(file)
     assert (cached_sha256_of(file), len(read)) == (first, 1)
@@ -130,6 +130,6 @@ def test_a_large_file_is_read_once_until_it_is_written_again(tmp_path, monkeypat
 def test_a_cache_that_cannot_be_kept_costs_time_alone(tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("a file where the cache's folder would be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(files, "LARGE", 1)
+    monkeypatch.setattr(hashes, "LARGE", 1)
     (tmp_path / "weights").write_bytes(b"abc")
     assert cached_sha256_of(tmp_path / "weights") == sha256_of(tmp_path / "weights")

@@ -13,8 +13,8 @@ import programs
 from tiny_runs import make_world
 
 from diffopd.checkpoint import latest_valid_checkpoint
-from diffopd.command import INTERRUPTED
-from diffopd.resume import FINISHED
+from diffopd.command.program import INTERRUPTED
+from diffopd.run.resume import FINISHED
 
 ASK = "ask_now"
 STOPPER = f'''

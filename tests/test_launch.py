@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from diffopd.command import INTERRUPTED
-from diffopd.launch import Job, TrainingFailedError, run_jobs
+from diffopd.command.program import INTERRUPTED
+from diffopd.jobs.launch import Job, TrainingFailedError, run_jobs
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_a_command_that_was_asked_to_end_by_someone_else_ends_all(job, tmp_path)
 
 PARENT = """
 import os, sys
-from diffopd.command import INTERRUPTED
-from diffopd.launch import Job, run_jobs
+from diffopd.command.program import INTERRUPTED
+from diffopd.jobs.launch import Job, run_jobs
 commands = lambda: iter([["step", "child", "600", "0"]])
 run_jobs([Job(name="child", needs=(), commands=commands, log=None)], num_processes=1)
 """

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffopd.optimizer import MuonAdamW
+from diffopd.optimizer.muon import MuonAdamW
 
 SETTINGS = {
     "lr": 0.01,

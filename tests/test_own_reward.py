@@ -17,11 +17,11 @@ import programs
 from tiny_runs import make_world, run_rounds
 
 import diffopd.types
-from diffopd.arguments import hydra_arguments
 from diffopd.check.combination import combination_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
-from diffopd.configs import config_folder
+from diffopd.config.arguments import hydra_arguments
+from diffopd.config.folder import config_folder
 from diffopd.evaluation import EvaluationResult, check_scorer
 from diffopd.teacher import TeacherCard
 

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_pipelines import without_t5
 
+from diffopd.build.pin import pin_model
 from diffopd.model import read_transformer_config
 from diffopd.model.loading import pipeline_folder, resolved_commit
-from diffopd.pin import pin_model
 
 NEW, OLD = "a" * 40, "0123456789" * 4
 

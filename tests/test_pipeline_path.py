@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffopd.model.loading import pipeline_folder
-from diffopd.pipeline_path import local_pipeline
+from diffopd.weights.pipeline_path import local_pipeline
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 import torch
 from PIL import Image
 
-from diffopd.png import save_png
+from diffopd.files.png import save_png
 
 
 def test_png_holds_the_pixels(tmp_path):

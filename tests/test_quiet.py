@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 PROGRAM = """
-from diffopd.start import begin
+from diffopd.host.start import begin
 begin()
 import logging, warnings
-from diffopd.quiet import say_only_what_is_new
+from diffopd.host.quiet import say_only_what_is_new
 say_only_what_is_new()
 warnings.warn("the same in every process")
 logging.getLogger("torchmetrics").warning("the same in every process")

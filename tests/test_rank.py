@@ -1,6 +1,6 @@
 import pytest
 
-from diffopd.rank import is_first_process, lacks_srun, launched_processes, process_label
+from diffopd.host.rank import is_first_process, lacks_srun, launched_processes, process_label
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",

@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from diffopd.adapter import export_lora, load_adapter
-from diffopd.arguments import hydra_arguments
-from diffopd.configs import config_folder
+from diffopd.config.arguments import hydra_arguments
+from diffopd.config.folder import config_folder
 from diffopd.model.fresh import load_pipeline
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_pipelines import TinyPipeline, with_t5
 
-from diffopd.build import build
+from diffopd.build.experiment import build
 from diffopd.check import ConfigError, check_config
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
 from diffopd.export import __main__ as export

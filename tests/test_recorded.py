@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from diffopd.command import command
-from diffopd.recorded import NOTE, launched_by, note_command, recorded_command, typed
-from diffopd.report.runs import read_run
-from diffopd.saved_config import from_arguments
+from diffopd.command.program import command
+from diffopd.config.saved import from_arguments
+from diffopd.report.methods.runs import read_run
+from diffopd.run.recorded import NOTE, launched_by, note_command, recorded_command, typed
 
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 
@@ -28,7 +28,9 @@ BENCHMARK = "defaults:\n  - mini\n  - _self_\nname: mini_redness\n"
 def train(monkeypatch, tmp_path):
     """``train(*arguments)``: command and config of each run that the training command would make."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diffopd.command.check_config", lambda *_: None)  # what is named need not be there
+    monkeypatch.setattr(
+        "diffopd.command.program.check_config", lambda *_: None
+    )  # what is named need not be there
     (tmp_path / "my_conf" / "benchmark").mkdir(parents=True)
     (tmp_path / "my_conf" / "benchmark" / "redness.yaml").write_text(BENCHMARK)
 
@@ -128,15 +130,15 @@ def test_the_report_shows_the_command_of_a_run_that_has_not_ended(train, tmp_pat
 JOB = """
 import sys, time
 from pathlib import Path
-from diffopd.recorded import launched_by, recorded_command
-from diffopd.start import begin_launched
+from diffopd.run.recorded import launched_by, recorded_command
+from diffopd.host.start import begin_launched
 begin_launched(launched_by())
 print(recorded_command("diffopd.train", Path()), flush=True)
 time.sleep(600)
 """
 LAUNCHER = """
 import subprocess, sys, threading, time
-from diffopd.recorded import typed
+from diffopd.run.recorded import typed
 with typed(["-m", "+experiment=mopd_ode", "seed=0,1"]):
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()  # Linux tells of each thread's end
     print(subprocess.Popen([sys.executable, "-c", sys.argv[1]]).pid, flush=True)
@@ -156,7 +158,9 @@ def test_a_job_in_a_process_of_its_own_knows_the_command_and_ends_with_it():
         watched = os.pidfd_open(int(job))
         command.kill()
         assert command.stdout.read() == "interrupted: SIGTERM; start the same command again to resume\n"
-        assert select.select([watched], [], [], 600)[0], "the job did not end"  # its stream closes before it ends
+        assert select.select([watched], [], [], 600)[0], (
+            "the job did not end"
+        )  # its stream closes before it ends
         os.close(watched)
     finally:
         command.kill()

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 from tiny_runs import make_world
 
 from diffopd.check import ConfigError
-from diffopd.finished import FINISHED, Finished, read_finished, write_finished
-from diffopd.metrics_csv import read_rows
-from diffopd.resume import find_checkpoint, is_finished
-from diffopd.run_settings import check_same
-from diffopd.saved_config import CONFIG
+from diffopd.config.saved import CONFIG
+from diffopd.run.finished import FINISHED, Finished, read_finished, write_finished
+from diffopd.run.metrics_csv import read_rows
+from diffopd.run.resume import find_checkpoint, is_finished
+from diffopd.run.settings import check_same
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 from diffopd import reward_server
 from diffopd.check import ConfigError, check_config
 from diffopd.reward.checked import RewardError
-from diffopd.reward.remote import RemoteReward
-from diffopd.reward.wire import quantised
+from diffopd.reward.server.remote import RemoteReward
+from diffopd.reward.server.wire import quantised
 from diffopd.types import Prompts
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -185,7 +185,9 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(monkeypatch):
 
 def test_neither_client_nor_server_is_imported_by_a_training():
     heavy = "{'httpx2', 'uvicorn', 'starlette'}"
-    code = f"import sys, diffopd.reward.remote, diffopd.reward_server; print({heavy} & {{*sys.modules}})"
+    code = (
+        f"import sys, diffopd.reward.server.remote, diffopd.reward_server; print({heavy} & {{*sys.modules}})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )

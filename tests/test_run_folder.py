@@ -13,15 +13,16 @@ import torch
 from omegaconf import OmegaConf
 
 import diffopd
-from diffopd import files
 from diffopd.checkpoint import read_checkpoint, write_checkpoint
 from diffopd.checkpoint.folder import INPUTS, SETTINGS, STATE, checkpoint_name
-from diffopd.files import cached_sha256_of, expanded, resolve_path, sha256_of
-from diffopd.finished import Finished, write_finished
-from diffopd.resume import find_checkpoint, is_finished, keep_aside
-from diffopd.run_settings import result_settings
-from diffopd.saved_config import CONFIG, read_config, write_config
-from diffopd.sealed import DamagedFileError
+from diffopd.config.saved import CONFIG, read_config, write_config
+from diffopd.files import atomic, fingerprint
+from diffopd.files.fingerprint import cached_sha256_of, sha256_of
+from diffopd.files.paths import expanded, resolve_path
+from diffopd.files.sealed import DamagedFileError
+from diffopd.run.finished import Finished, write_finished
+from diffopd.run.resume import find_checkpoint, is_finished, keep_aside
+from diffopd.run.settings import result_settings
 
 
 def config(folder, checkpoints=None, **changes):
@@ -239,7 +240,7 @@ def test_a_config_is_whole_or_what_it_was(run, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", killed)
+        patch.setattr(atomic.os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             find_checkpoint(config(run, **{"trainer.max_epochs": 8}), run)
     assert (run / CONFIG).read_bytes() == before
@@ -262,7 +263,7 @@ def homeless(monkeypatch):
 
 
 def test_a_user_without_a_home_folder_hashes_large_files(homeless, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LARGE", 1)
+    monkeypatch.setattr(fingerprint, "LARGE", 1)
     (tmp_path / "weights").write_bytes(b"abc")
     assert cached_sha256_of(tmp_path / "weights") == sha256_of(tmp_path / "weights")
 
@@ -279,7 +280,7 @@ def test_a_home_folder_that_is_not_known_is_told_where_it_is_asked_for(homeless)
 def test_no_other_code_asks_for_the_home_folder():
     asking = re.compile(r"expanduser|Path\.home\(")
     found = {path.name for path in sources() if asking.search(path.read_text())}
-    assert found == {"files.py"}
+    assert found == {"paths.py"}
 
 
 # Everything that is read back is written whole.
@@ -292,10 +293,10 @@ def sources():
 WRITERS = {
     "callbacks/csv_logger.py": "each row has a checksum, and the last is written over in place",
     "checkpoint/folder.py": "the files of a folder that is renamed when all are on the disk",
-    "files.py": "the writers themselves",
-    "folder_lock.py": "who holds the lock, to be told",
-    "launch.py": "the output of a program",
-    "saved_config.py": "a config for Hydra in a temporary folder",
+    "files/atomic.py": "the writers themselves",
+    "run/lock.py": "who holds the lock, to be told",
+    "jobs/launch.py": "the output of a program",
+    "config/saved.py": "a config for Hydra in a temporary folder",
 }
 """Files that may write otherwise, and what."""
 
@@ -326,7 +327,7 @@ def test_files_are_written_by_the_writers_that_are_atomic():
         if (names := list(writes(ast.parse(path.read_text()))))
     }
     assert found.keys() <= WRITERS.keys(), found
-    assert "folder_lock.py" in found  # so that the search is known to find
+    assert "run/lock.py" in found  # so that the search is known to find
 
 
 def test_the_search_for_writers_finds_them():

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent / "phase"))
 from tiny_runs import make_world
 
 from diffopd import train
-from diffopd.saved_config import from_arguments
+from diffopd.config.saved import from_arguments
 
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 

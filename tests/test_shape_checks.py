@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import diffopd
-from diffopd.png import to_picture
+from diffopd.files.png import to_picture
 
 SOURCE = Path(diffopd.__file__).parent
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from diffopd.__main__ import COMMANDS
-from diffopd.command import ending_when_asked
-from diffopd.signals import INTERRUPTED, REQUESTS_TO_END
-from diffopd.start import tolerant
+from diffopd.command.program import ending_when_asked
+from diffopd.host.signals import INTERRUPTED, REQUESTS_TO_END
+from diffopd.host.start import tolerant
 
 SOURCE = Path(__file__).parents[1] / "src"
 HEADER = """if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 """
@@ -132,7 +132,7 @@ def test_a_stream_without_a_file_is_left_alone():
 
 
 READ_ONE_LINE = """
-from diffopd.start import begin
+from diffopd.host.start import begin
 begin()
 import sys
 from rich.console import Console

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from diffopd.command import REFUSED, command
-from diffopd.sweep import LONGEST_NAME, setting_name
+from diffopd.command.program import REFUSED, command
+from diffopd.config.sweep import LONGEST_NAME, setting_name
 
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 
@@ -33,7 +33,7 @@ def sweep(monkeypatch, tmp_path):
         def main(cfg):
             folders.append(str(Path(HydraConfig.get().runtime.output_dir).relative_to(tmp_path / "runs")))
 
-        monkeypatch.setattr("diffopd.command.check_config", lambda cfg, name: None)
+        monkeypatch.setattr("diffopd.command.program.check_config", lambda cfg, name: None)
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
         main()
         return folders

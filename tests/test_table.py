@@ -19,11 +19,11 @@ import programs
 from run_folders import result
 from tiny_runs import make_world
 
-from diffopd import comparison
-from diffopd.comparison import RowRun, collect, jobs_of, keep_data, read_rows
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 from diffopd.evaluation import EvaluationResult
-from diffopd.report.find import find_runs
+from diffopd.jobs import comparison
+from diffopd.jobs.comparison import RowRun, collect, jobs_of, keep_data, read_rows
+from diffopd.report.methods.find import find_runs
 
 TASKS = ("composition", "ocr", "aesthetic")
 ROW = {"command": None, "arguments": [], "teachers": {}, "seeds": 1, "guidance": [1], "note": ""}

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from diffopd.threads import available_cores, choose_num_threads
+from diffopd.host.threads import available_cores, choose_num_threads
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ class SimulatedMachine:
 )
 def test_auto_keeps_the_faster(seconds, expected, caplog):
     machine = SimulatedMachine(seconds)
-    with caplog.at_level(logging.INFO, logger="diffopd.threads"):
+    with caplog.at_level(logging.INFO, logger="diffopd.host.threads"):
         chosen = choose_num_threads(machine.workload, "auto", cores=2, num_repeats=3, clock=machine.clock)
     assert chosen == expected
     assert torch.get_num_threads() == expected

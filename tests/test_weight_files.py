@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffopd.weight_files import DIFFUSERS, TRANSFORMERS, check_weight_files, weight_files
+from diffopd.weights.files import DIFFUSERS, TRANSFORMERS, check_weight_files, weight_files
 
 WHERE = "model.path=x: transformer"
 

@@ -10,7 +10,7 @@ from released_layouts import OpenClip, ReleasedImageReward, randomised, released
 from torch import nn
 from transformers import BertTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 
-from diffopd.reward.conversion import convert
+from diffopd.reward.learned.conversion import convert
 
 CHARACTERS = string.ascii_lowercase + string.digits + '"&;,.'
 START, END = "<|startoftext|>", "<|endoftext|>"

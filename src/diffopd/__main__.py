@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from diffopd.start import begin
+from diffopd.host.start import begin
 
 COMMANDS = {
     "doctor": "diffopd.doctor.__main__",
     "train": "diffopd.train",
     "sample": "diffopd.sample",
-    "evaluate": "diffopd.evaluate",
+    "evaluate": "diffopd.evaluate.__main__",
     "export": "diffopd.export.__main__",
     "report": "diffopd.report.__main__",
     "cascade": "diffopd.cascade",
@@ -62,7 +62,7 @@ def _help() -> str:
 
     import yaml
 
-    from diffopd.configs import config_folder
+    from diffopd.config.folder import config_folder
 
     folder = Path(config_folder()) / "hydra" / "help"
     lines = [

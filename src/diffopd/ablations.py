@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command.program import command
 
 
 @command("ablations")
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Check every training, run what is not there yet, report."""
-    from diffopd.folder_lock import locked
+    from diffopd.run.lock import locked
 
     with locked(Path(cfg.paths.run)):
         run(cfg)
@@ -27,9 +27,9 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Run the ablations ``cfg`` names; what is finished already is not trained again."""
-    from diffopd.cells import index_of, jobs_of, read_cells, report_jobs
-    from diffopd.files import atomic_write_json
-    from diffopd.side_by_side import finish
+    from diffopd.files.atomic import atomic_write_json
+    from diffopd.jobs.cells import index_of, jobs_of, read_cells, report_jobs
+    from diffopd.jobs.side_by_side import finish
 
     folder = Path(cfg.paths.run)
     cells = read_cells(cfg, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command, interrupted
-from diffopd.signals import Ended
+from diffopd.command.program import command, interrupted
+from diffopd.host.signals import Ended
 
 
 def cascade_arguments(arguments: Sequence[str]) -> list[str]:
@@ -36,7 +36,7 @@ def cascade_arguments(arguments: Sequence[str]) -> list[str]:
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Check every stage, train them in turn, report."""
-    from diffopd.folder_lock import locked
+    from diffopd.run.lock import locked
 
     with locked(Path(cfg.paths.run)):
         run(cfg)
@@ -44,15 +44,15 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Train as ``cfg`` asks; what is finished already is not trained again."""
-    from diffopd.launch import TrainingFailedError
-    from diffopd.saved_config import read_config
-    from diffopd.stages import check_stage, read_stages, train_stage
+    from diffopd.config.saved import read_config
+    from diffopd.jobs.launch import TrainingFailedError
+    from diffopd.jobs.stages import check_stage, read_stages, train_stage
 
     folder = Path(cfg.paths.run)
     stages = read_stages(cfg, folder)
     for stage in stages:
         check_stage(stage)
-    from diffopd.report.cascade import report_cascade  # heavy: after the stages are known to be right
+    from diffopd.report.run.cascade import report_cascade  # heavy: after the stages are known to be right
 
     for number, stage in enumerate(stages):
         print(f"stage {number + 1} of {len(stages)}: {stage.name}, {stage.experiment}", flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from diffopd.arguments import hydra_arguments
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command.program import command
+from diffopd.config.arguments import hydra_arguments
 
 TERMS: dict[str, Any] = {"short": {"reward": "reward_name"}, "whole": ("from", "to", "tokenizer")}
 """``reward`` is a config group too, so the setting has another name; places are taken as they are."""
@@ -30,9 +30,9 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Convert as ``cfg`` asks, and say how the folder is used."""
-    from diffopd.files import resolve_path
-    from diffopd.quiet import silence_known_noise
-    from diffopd.reward.conversion import convert
+    from diffopd.files.paths import resolve_path
+    from diffopd.host.quiet import silence_known_noise
+    from diffopd.reward.learned.conversion import convert
 
     silence_known_noise()
     source, target = (Path(resolve_path(cfg[key])) for key in ("from", "to"))

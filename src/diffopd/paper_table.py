@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -13,7 +13,7 @@ from typing import Any, cast
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command.program import command
 
 
 @command("paper_table")
@@ -27,8 +27,8 @@ def run(cfg: DictConfig) -> None:
     """Make the table ``cfg`` asks for."""
     from omegaconf import OmegaConf
 
-    from diffopd.report.paper_rows import own_row, read_reference
-    from diffopd.report.paper_table import PaperTable
+    from diffopd.report.comparison.paper_rows import own_row, read_reference
+    from diffopd.report.comparison.paper_table import PaperTable
 
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     columns = plain["columns"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -13,11 +13,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check import check_config, config_errors
-from diffopd.command import command
-from diffopd.config_trust import read_saved
-from diffopd.files import expanded
-from diffopd.saved_config import CONFIG
-from diffopd.signals import Ended
+from diffopd.command.program import command
+from diffopd.config.saved import CONFIG
+from diffopd.config.trust import read_saved
+from diffopd.files.paths import expanded
+from diffopd.host.signals import Ended
 
 DIFFERENT = 1
 """Exit code if all numbers were finite this time."""
@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> int:
     """
     import tempfile
 
-    from diffopd.build import build
+    from diffopd.build.experiment import build
     from diffopd.non_finite import find_report
     from diffopd.non_finite.replay import replay
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -15,8 +15,8 @@ import sys
 from omegaconf import DictConfig
 
 from diffopd.check import ConfigError, config_errors
-from diffopd.command import STOPPED, command
-from diffopd.signals import Ended
+from diffopd.command.program import STOPPED, command
+from diffopd.host.signals import Ended
 
 
 @command("reward_server")
@@ -32,10 +32,10 @@ def run(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from diffopd.evaluation import check_scorer
-    from diffopd.reward.access_token import read_token
-    from diffopd.reward.batching import Batcher
-    from diffopd.reward.serving import Patience, RewardServer
-    from diffopd.reward.wire import Limits
+    from diffopd.reward.server.access_token import read_token
+    from diffopd.reward.server.batching import Batcher
+    from diffopd.reward.server.serving import Patience, RewardServer
+    from diffopd.reward.server.wire import Limits
 
     with config_errors():
         token = read_token(cfg.token_variable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from diffopd.arguments import ADAPTER, hydra_arguments
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command.program import command
+from diffopd.config.arguments import ADAPTER, hydra_arguments
 
 
 @command("sample", arguments=hydra_arguments, short=ADAPTER)
@@ -29,10 +29,10 @@ def run(cfg: DictConfig) -> None:
     from hydra.utils import instantiate
     from rich.console import Console
 
+    from diffopd.build.trained_model import load_model
     from diffopd.evaluation import ImageProgress, generate_batches
-    from diffopd.inference import load_model
-    from diffopd.png import save_png
-    from diffopd.report.grid import image_sheet
+    from diffopd.files.png import save_png
+    from diffopd.report.run.grid import image_sheet
     from diffopd.types import Prompts
 
     prompt, count, folder = str(cfg.prompt), int(cfg.num_images), Path(cfg.paths.run)

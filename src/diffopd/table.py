@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command.program import command
 
 
 @command("table")
 @config_errors()
 def main(cfg: DictConfig) -> None:
     """Check every row, train and score what is not there yet, compare."""
-    from diffopd.folder_lock import locked
+    from diffopd.run.lock import locked
 
     with locked(Path(cfg.paths.run)):
         run(cfg)
@@ -27,13 +27,15 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Make the table ``cfg`` asks for."""
-    from diffopd.comparison import check_rows, collect, jobs_of, keep_data, read_rows
-    from diffopd.side_by_side import finish
+    from diffopd.jobs.comparison import check_rows, collect, jobs_of, keep_data, read_rows
+    from diffopd.jobs.side_by_side import finish
 
     folder = Path(cfg.paths.run)
     rows = read_rows(cfg, folder)
     check_rows(rows)
-    from diffopd.report.comparison import write_comparison  # heavy: after the rows are known to be right
+    from diffopd.report.comparison.comparison import (
+        write_comparison,  # heavy: after the rows are known to be right
+    )
 
     jobs = jobs_of(rows, cfg)
     finish(jobs, num_processes=cfg.num_processes, seconds_per_line=cfg.seconds_per_line)

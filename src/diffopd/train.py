@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command, interrupted
-from diffopd.rank import is_first_process
-from diffopd.recorded import note_command
-from diffopd.saved_config import from_arguments
+from diffopd.command.program import command, interrupted
+from diffopd.config.saved import from_arguments
+from diffopd.host.rank import is_first_process
+from diffopd.run.recorded import note_command
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def train(cfg: DictConfig) -> None:
     Raises:
         SystemExit: If the training was asked to end before it was done.
     """
-    from diffopd.folder_lock import locked
+    from diffopd.run.lock import locked
 
     with contextlib.ExitStack() as stack:
         if is_first_process():
@@ -62,7 +62,7 @@ def train_in_folder(cfg: DictConfig) -> None:
         SystemExit: If the training was asked to end before it was done.
     """
     # Heavy imports wait until the command line is known to be right, and the heaviest until there is work.
-    from diffopd.resume import is_finished
+    from diffopd.run.resume import is_finished
 
     with config_errors():
         finished = is_finished(cfg, Path(cfg.paths.run))
@@ -73,7 +73,7 @@ def train_in_folder(cfg: DictConfig) -> None:
         return
     if is_first_process():
         note_command("diffopd.train", Path(cfg.paths.run))
-    from diffopd.build import build
+    from diffopd.build.experiment import build
     from diffopd.doctor.checks import cheap_findings
     from diffopd.doctor.finding import Level
 
@@ -91,7 +91,7 @@ def train_in_folder(cfg: DictConfig) -> None:
 
 def print_pipeline(folder: Path) -> None:
     """Say where the pipeline is that a finished run trained, if it trained one, and how to use it."""
-    from diffopd.finished import read_finished
+    from diffopd.run.finished import read_finished
 
     pipeline = folder / "pipeline"
     if pipeline.is_dir() and read_finished(folder) is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.command import ending_when_asked, errors_told
-from diffopd.quiet import say_only_what_is_new, silence_known_noise
+from diffopd.command.program import ending_when_asked, errors_told
+from diffopd.host.quiet import say_only_what_is_new, silence_known_noise
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     say_only_what_is_new()
     silence_known_noise()
     with ending_when_asked():
-        from diffopd.build import build
+        from diffopd.build.experiment import build
         from diffopd.strategy.launcher import read_config
 
         cfg = OmegaConf.create(read_config())

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from diffopd.check import ConfigError
-from diffopd.sweep import VARIED, named_elsewhere, setting_name
+from diffopd.config.sweep import VARIED, named_elsewhere, setting_name
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffopd.arguments import hydra_arguments
-from diffopd.sealed import SEAL
+from diffopd.config.arguments import hydra_arguments
+from diffopd.files.sealed import SEAL
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # they import each other by their names, as a program does

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from diffopd.checkpoint import write_checkpoint
-from diffopd.resume import FINISHED
+from diffopd.run.resume import FINISHED
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 SHORT = ("opd", "nft")

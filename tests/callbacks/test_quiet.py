@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 
-from diffopd.quiet import CONSOLES, LOG_NOISE, silence_known_noise
+from diffopd.host.quiet import CONSOLES, LOG_NOISE, silence_known_noise
 
 LIGHTNING = "lightning.pytorch.utilities.rank_zero"
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from diffopd.build import build
+from diffopd.build.experiment import build
 from diffopd.check import ConfigError, check_config, check_fit, config_errors
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint, write_checkpoint
 from diffopd.checkpoint.folder import MANIFEST, TENSORS
 from diffopd.doctor.checks import cheap_findings
 from diffopd.doctor.finding import Level
-from diffopd.files import sha256_of
+from diffopd.files.fingerprint import sha256_of
 
 ODE = "+experiment=mopd_ode"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"

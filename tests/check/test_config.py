@@ -14,7 +14,7 @@ from diffopd.check import ConfigError, check_config, config_errors
 from diffopd.check.combination import combination_problems, loss_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
-from diffopd.evaluated import register_evaluation_id
+from diffopd.evaluate.settings import register_evaluation_id
 
 register_evaluation_id()  # as diffopd.evaluate does
 

@@ -10,14 +10,14 @@ import torch
 import yaml
 from hydra.utils import instantiate
 
-from diffopd.build import build
+from diffopd.build.experiment import build
 from diffopd.check import ConfigError, check_config
 from diffopd.check.interface import KINDS, interface_problems
 from diffopd.check.place import WRITTEN
 from diffopd.check.setting import Groups, targets_of
 from diffopd.check.trial import check_optimizers
-from diffopd.configs import config_folder
-from diffopd.optimizer import MuonAdamW
+from diffopd.config.folder import config_folder
+from diffopd.optimizer.muon import MuonAdamW
 
 ODE = "+experiment=mopd_ode"
 LISTED = ("callbacks", "logger")

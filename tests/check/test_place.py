@@ -7,9 +7,9 @@ import pytest
 from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 
-from diffopd.build import build
+from diffopd.build.experiment import build
 from diffopd.check import ConfigError, check_config, check_fit, reward_is_asked
-from diffopd.evaluated import register_evaluation_id
+from diffopd.evaluate.settings import register_evaluation_id
 from diffopd.model import SD3Model
 
 ODE = "+experiment=mopd_ode"

@@ -6,7 +6,7 @@ import re
 import pytest
 from hydra.utils import instantiate
 
-from diffopd.build import build
+from diffopd.build.experiment import build
 from diffopd.check import ConfigError, check_prompts
 from diffopd.data.prompts import PromptData
 from diffopd.model import SD3Model

@@ -154,7 +154,7 @@ def test_the_command_has_all_settings_of_train(tmp_path):
     from hydra import compose, initialize_config_dir
 
     from diffopd.check import check_config
-    from diffopd.configs import config_folder
+    from diffopd.config.folder import config_folder
 
     with initialize_config_dir(config_folder(), version_base="1.3"):
         cfg = compose("doctor", overrides=["+experiment=mopd_ode", f"paths.root={tmp_path}"])

@@ -9,11 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffopd.evaluation import Benchmark, UntrustedError, check_benchmark, check_scorer
-from diffopd.png import save_png
+from diffopd.files.png import save_png
 from diffopd.reward.checked import RewardError
-from diffopd.reward.composition import CompositionReward
+from diffopd.reward.drawn.composition import CompositionReward
+from diffopd.reward.learned.sunset import sunset_and_noise
 from diffopd.reward.mixture import MixtureReward
-from diffopd.reward.sunset import sunset_and_noise
 from diffopd.types import Detection, KnownPair
 
 CONF = Path(__file__).parents[2] / "conf"

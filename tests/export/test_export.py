@@ -26,7 +26,7 @@ from tiny_pipelines import TinyPipeline, with_t5
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, load_adapter, save_adapter
 from diffopd.export import __main__ as command
 from diffopd.export.formats import Format, comfyui_tensors
-from diffopd.files import sha256_of
+from diffopd.files.fingerprint import sha256_of
 from diffopd.model import SD3Model
 from diffopd.teacher import Recipe, Score, TeacherCard
 

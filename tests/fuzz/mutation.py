@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import strategies as st
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 
 CONF = Path(config_folder())
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
 
 from tiny_runs import TinyWorld
 
-from diffopd.build import build
+from diffopd.build.experiment import build
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
-from diffopd.command import why_stopped
+from diffopd.command.program import why_stopped
 
 ROUNDS = 2
 STEPS_PER_ROUND = 2
@@ -114,7 +114,7 @@ def _run(case: Case, world: TinyWorld) -> str:
 
 
 def _composed(overrides: list[str]) -> Any:
-    """As ``diffopd.command`` does it."""
+    """As ``diffopd.command.program`` does it."""
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("train", overrides=overrides)

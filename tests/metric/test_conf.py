@@ -18,7 +18,7 @@ ELSEWHERE = {"geneval", "remote", "unifiedreward"}
 """Need weights or a server; tested on their own in tests/reward."""
 METRICS = sorted({path.stem for path in (CONF / "metric").glob("*.yaml")} - ELSEWHERE)
 REWARDS = sorted({path.stem for path in (CONF / "reward").glob("*.yaml")} - ELSEWHERE)
-OWN = ("._target_=diffopd.reward.contrast.ContrastReward", ".best_rms=0.14", ".texture=0.1")
+OWN = ("._target_=diffopd.reward.drawn.contrast.ContrastReward", ".best_rms=0.14", ".texture=0.1")
 """Stands for a user's class where a choice asks for one."""
 COMPOSITION = {"tag": "single_object", "include": [{"class": "circle", "count": 1}]}
 

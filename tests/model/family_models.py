@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from tiny_families import Family
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 from diffopd.model import PipelineModel
 
 # Of different lengths: some families give each prompt its own number of tokens.

@@ -13,9 +13,10 @@ from hydra.utils import instantiate
 from PIL import Image
 from tiny_families import FAMILIES, IMAGE_SIZE, Family, make_family
 
-from diffopd import evaluate, sample
+from diffopd import sample
 from diffopd.adapter import adapter_parameters, check_adapter, export_lora, save_adapter, set_trainable
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
+from diffopd.evaluate import __main__ as evaluate
 from diffopd.evaluation import EvaluationResult, generate
 from diffopd.model import BASE, PipelineModel, guided_velocity, read_transformer_config
 from diffopd.randomness import normal_rows

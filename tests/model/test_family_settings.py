@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from tiny_families import IMAGE_SIZE, Family, make_family
 
 from diffopd.adapter import adapter_parameters, set_trainable
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 from diffopd.model import BASE, PipelineModel
 from diffopd.model.fresh import load_pipeline as load_whole_pipeline
 

@@ -12,8 +12,8 @@ from hydra.utils import get_class
 from safetensors.torch import load_file, save_file
 from tiny_families import FAMILIES, make_family
 
-from diffopd.inputs import inputs_of
 from diffopd.model import loading
+from diffopd.run.inputs import inputs_of
 
 NAMES = ["sd3_5_medium", "flux1_dev", "flux2_klein", "z_image", "qwen_image"]
 
@@ -122,7 +122,7 @@ def test_it_is_told_before_anything_is_hashed(family, tmp_path, monkeypatch):
     folder = tmp_path / "copy"
     shutil.copytree(family.folder, folder)
     next((folder / "text_encoder").glob("*.safetensors")).unlink()
-    monkeypatch.setattr("diffopd.files.sha256_of", lambda path: pytest.fail(f"hashed {path}"))
+    monkeypatch.setattr("diffopd.files.fingerprint.sha256_of", lambda path: pytest.fail(f"hashed {path}"))
     values = {"model": {**composed(family).model, "path": str(folder)}}
     with pytest.raises(ValueError, match=r"text_encoder/model.safetensors is missing"):
         inputs_of(values, ["model"])

@@ -13,11 +13,11 @@ import pytest
 import torch
 from interruption import ROUNDS, final_state, metrics
 
-import diffopd.build
+import diffopd.build.experiment
 from diffopd.checkpoint import folder as checkpoint_folder
 from diffopd.checkpoint import latest_valid_checkpoint
 from diffopd.checkpoint.folder import MANIFEST, STATE, TENSORS
-from diffopd.command import INTERRUPTED, STOPPED
+from diffopd.command.program import INTERRUPTED, STOPPED
 from diffopd.phase import NFTPhase
 from diffopd.train import main
 
@@ -169,7 +169,7 @@ def test_a_request_to_end_before_the_first_round_ends_at_once(train, tmp_path, m
         os.kill(os.getpid(), signal.SIGUSR1)
         pytest.fail("it went on")
 
-    monkeypatch.setattr(diffopd.build, "build", build_and_ask)
+    monkeypatch.setattr(diffopd.build.experiment, "build", build_and_ask)
     assert train(tmp_path / "early") == INTERRUPTED
     assert "interrupted: SIGUSR1; start the same command again to resume" in capfd.readouterr().err
 

@@ -13,7 +13,7 @@ from tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 from diffopd.adapter import copy_adapter
 from diffopd.randomness import normal_rows, torch_generator
-from diffopd.report.at_end import exported_adapter
+from diffopd.report.run.at_end import exported_adapter
 from diffopd.states import StepChoice
 
 ONE_ROUND = ("trainer.max_epochs=1", "reward=picture_quality", "phase.score_every_n_rounds=0")

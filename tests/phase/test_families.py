@@ -17,8 +17,8 @@ from tiny_families import FAMILIES, Family, make_family
 from tiny_runs import RUN, randomise, run_rounds
 
 from diffopd.adapter import LoRA, add_adapter, save_adapter
-from diffopd.build import build
-from diffopd.configs import config_folder
+from diffopd.build.experiment import build
+from diffopd.config.folder import config_folder
 from diffopd.teacher import Recipe, TeacherCard
 
 SMALL = (

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_runs import run_rounds
 
-from diffopd.build import build
+from diffopd.build.experiment import build
 from diffopd.checkpoint import encode_tree, latest_valid_checkpoint, read_checkpoint
 from diffopd.non_finite import NonFiniteError, find_report
 from diffopd.non_finite.replay import replay

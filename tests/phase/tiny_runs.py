@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
-from diffopd.build import Experiment, build
-from diffopd.configs import config_folder
-from diffopd.files import resolve_path
+from diffopd.build.experiment import Experiment, build
+from diffopd.config.folder import config_folder
+from diffopd.files.paths import resolve_path
 from diffopd.model import SD3Model
 from diffopd.teacher import Recipe, TeacherCard
 

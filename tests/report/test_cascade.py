@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from diffopd.report.cascade import report_cascade
+from diffopd.report.run.cascade import report_cascade
 from diffopd.teacher import Recipe, Score, TeacherCard
 
 RECIPE = Recipe(command="train", seed=0, minutes=1.0, images=6, reward_calls=6, commit="0" * 7)

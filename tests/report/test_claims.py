@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from run_folders import result, write_run
 
-from diffopd.report.claims import read_claims
-from diffopd.report.find import find_runs
-from diffopd.report.measured import Measuring
-from diffopd.report.methods import group_runs
-from diffopd.report.verdicts import judge as judge_all
+from diffopd.report.methods.claims import read_claims
+from diffopd.report.methods.find import find_runs
+from diffopd.report.methods.measured import Measuring
+from diffopd.report.methods.methods import group_runs
+from diffopd.report.methods.verdicts import judge as judge_all
 
 MEASURING = Measuring(benchmark="mini", window=1)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from diffopd.evaluation.result import EvaluationResult, TaskResult
-from diffopd.report.compared import ComparedRow, Cost, normalised_means, summarise
-from diffopd.report.comparison import read_csv, to_markdown, write_comparison
-from diffopd.report.images import save_png
+from diffopd.report.comparison.compared import ComparedRow, Cost, normalised_means, summarise
+from diffopd.report.comparison.comparison import read_csv, to_markdown, write_comparison
+from diffopd.report.run.images import save_png
 from diffopd.teacher import Estimate
 
 FREE = Cost(minutes=0.0, images=0, reward_calls=0)

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from diffopd.report import curve
-from diffopd.report.curve import RewardHistory, _interpolate, _running_mean, reward_curve
+from diffopd.report.run.curve import RewardHistory, _interpolate, _running_mean, reward_curve
 
 
 def read(path):

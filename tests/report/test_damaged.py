@@ -11,10 +11,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from run_folders import write_run
 
-from diffopd.report.archive import EARLIER, archive_runs, read_archive
-from diffopd.report.find import find_runs
-from diffopd.report.runs import TABLE, read_run
-from diffopd.sealed import DamagedFileError, write_sealed_json
+from diffopd.files.sealed import DamagedFileError, write_sealed_json
+from diffopd.report.methods.archive import EARLIER, archive_runs, read_archive
+from diffopd.report.methods.find import find_runs
+from diffopd.report.methods.runs import TABLE, read_run
 
 TABLE_OF_ONE = {"title": "mini: reward by task", "rows": [], "gain_kept": {}}
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp, ttest_ind
 
-from diffopd.report.difference import PromptScores, difference_of, half_interval, holm, spread_text
+from diffopd.report.methods.difference import PromptScores, difference_of, half_interval, holm, spread_text
 
 FIRST, SECOND = {0: 0.8, 1: 0.9, 2: 1.0}, {0: 0.5, 1: 0.7, 2: 0.6}
 

@@ -19,13 +19,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_pipelines import without_t5
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 from diffopd.evaluation import Benchmark, BenchmarkTask, EvaluationResult, conditions_of
-from diffopd.files import atomic_write_json, resolve_path
+from diffopd.files.atomic import atomic_write_json
+from diffopd.files.paths import resolve_path
 from diffopd.metric.reward_mean import RewardMean
 from diffopd.model import SD3Model
-from diffopd.report.distillation import report_distillation
-from diffopd.report.known_scores import base_scores, unlike
+from diffopd.report.run.distillation import report_distillation
+from diffopd.report.run.known_scores import base_scores, unlike
 from diffopd.sampler import FlowSampler
 from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
 from diffopd.types import Scores

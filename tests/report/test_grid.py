@@ -2,8 +2,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffopd.report.grid import image_sheet, sample_grid
-from diffopd.report.images import ImageCollector
+from diffopd.report.run.grid import image_sheet, sample_grid
+from diffopd.report.run.images import ImageCollector
 from diffopd.types import Prompts
 
 RED, GREEN, BLUE = (

@@ -18,20 +18,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from run_folders import result, write_run
 
-from diffopd.configs import config_folder
-from diffopd.png import save_png
+from diffopd.config.folder import config_folder
+from diffopd.files.png import save_png
 from diffopd.report import method_figures
 from diffopd.report.__main__ import run as report_command
-from diffopd.report.bands import band_by_minutes, band_by_round
-from diffopd.report.find import find_runs
-from diffopd.report.grid import sample_grid
-from diffopd.report.method_curves import curve_families
-from diffopd.report.method_figures import curve_figure, styles_of
-from diffopd.report.method_images import method_grids, split_sheet
-from diffopd.report.method_tables import cost_table, score_tables
-from diffopd.report.methods import differing_settings, group_runs
-from diffopd.report.runs import ARCHIVE, Series
-from diffopd.report.step_curves import step_band
+from diffopd.report.methods.bands import band_by_minutes, band_by_round
+from diffopd.report.methods.curves import curve_families
+from diffopd.report.methods.figures import curve_figure, styles_of
+from diffopd.report.methods.find import find_runs
+from diffopd.report.methods.images import method_grids, split_sheet
+from diffopd.report.methods.methods import differing_settings, group_runs
+from diffopd.report.methods.runs import ARCHIVE, Series
+from diffopd.report.methods.step_curves import step_band
+from diffopd.report.methods.tables import cost_table, score_tables
+from diffopd.report.run.grid import sample_grid
 
 REWARD = "train/reward/ocr"
 

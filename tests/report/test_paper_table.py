@@ -11,8 +11,8 @@ from PIL import Image
 from diffopd import paper_table
 from diffopd.check import check_config
 from diffopd.evaluation import EvaluationResult, TaskResult
-from diffopd.report.paper_rows import own_row, read_reference
-from diffopd.report.paper_table import PaperTable, normalised_averages
+from diffopd.report.comparison.paper_rows import own_row, read_reference
+from diffopd.report.comparison.paper_table import PaperTable, normalised_averages
 from diffopd.types import Prompts
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -4,7 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
-from diffopd.report.table import FinalTable, Row, gain_kept
+from diffopd.report.run.table import FinalTable, Row, gain_kept
 from diffopd.teacher import Estimate
 
 

@@ -12,10 +12,10 @@ import time
 import httpx2
 import torch
 
-from diffopd.reward.batching import Batcher
-from diffopd.reward.remote import RemoteReward
-from diffopd.reward.serving import Patience, RewardServer
-from diffopd.reward.wire import Limits, encode_request
+from diffopd.reward.server.batching import Batcher
+from diffopd.reward.server.remote import RemoteReward
+from diffopd.reward.server.serving import Patience, RewardServer
+from diffopd.reward.server.wire import Limits, encode_request
 from diffopd.types import Prompts
 
 LIMITS = Limits(body=10**6, images=8, side=64, pixels=8 * 32**2)

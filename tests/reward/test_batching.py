@@ -6,9 +6,9 @@ import pytest
 import torch
 from served import WAIT, batching, brightness, pixels, prompts, until
 
-from diffopd.reward.batching import BusyError, QuestionError, ScorerDiedError
 from diffopd.reward.checked import RewardError
-from diffopd.reward.wire import in_unit_range
+from diffopd.reward.server.batching import BusyError, QuestionError, ScorerDiedError
+from diffopd.reward.server.wire import in_unit_range
 from diffopd.types import Prompts
 
 

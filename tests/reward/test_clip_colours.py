@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from diffopd.reward.clip_colours import COLOURS, ClipColours, on_grey
-from diffopd.reward.pixels import cut_pictures
+from diffopd.reward.geneval.clip_colours import COLOURS, ClipColours, on_grey
+from diffopd.reward.learned.pixels import cut_pictures
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz-"
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -1,6 +1,6 @@
 import pytest
 
-from diffopd.reward.coco import COCO_NAMES, check_labels
+from diffopd.reward.geneval.coco import COCO_NAMES, check_labels
 
 
 def labels(names):

@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffopd.reward.checked import RewardError, score_checked
-from diffopd.reward.composition import CompositionReward
+from diffopd.reward.drawn.composition import CompositionReward
 from diffopd.types import Detection, Prompts
 from diffopd.world.request import GENEVAL_TAGS
 

@@ -11,9 +11,9 @@ from tiny_scorers import bert_tokenizer, save_clip, save_head, save_imagereward,
 from torch import nn
 from transformers import CLIPModel
 
-from diffopd.files import sha256_of
-from diffopd.reward.conversion import convert
-from diffopd.reward.imagereward import ImageRewardNetwork
+from diffopd.files.fingerprint import sha256_of
+from diffopd.reward.learned.conversion import convert
+from diffopd.reward.learned.imagereward import ImageRewardNetwork
 
 OUT = "converted"
 
@@ -215,7 +215,7 @@ def test_a_folder_is_whole_or_absent(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
 
-    module = sys.modules["diffopd.reward.conversion"]
+    module = sys.modules["diffopd.reward.learned.conversion"]
     monkeypatch.setattr(module, "atomic_write_json", fail)
     with pytest.raises(OSError, match="disk full"):
         convert("laion_aesthetic", tmp_path / "head.pth", tmp_path / OUT, tokenizer=None)

@@ -24,9 +24,9 @@ from served import (
 from starlette.testclient import TestClient
 
 from diffopd.reward.checked import RewardError
-from diffopd.reward.endpoints import Endpoints
-from diffopd.reward.serving import RewardServer
-from diffopd.reward.wire import RequestError, decode_request, encode_request
+from diffopd.reward.server.endpoints import Endpoints
+from diffopd.reward.server.serving import RewardServer
+from diffopd.reward.server.wire import RequestError, decode_request, encode_request
 
 
 @pytest.fixture(scope="module")

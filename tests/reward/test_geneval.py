@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from diffopd.reward.geneval import confident_objects, relations, score_detections
+from diffopd.reward.geneval.geneval import confident_objects, relations, score_detections
 from diffopd.types import Detection
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/golden/geneval_scoring.json").read_text())

@@ -11,12 +11,12 @@ from scripted_server import reply, saying, scripted
 from served import client, images, prompts
 from stub_server import serving
 
-from diffopd.command import why_stopped
+from diffopd.command.program import why_stopped
 from diffopd.reward import exchange
-from diffopd.reward.access_token import read_token
 from diffopd.reward.checked import RewardError, score_checked
-from diffopd.reward.http_json import Server, ServerError
-from diffopd.reward.remote import RemoteReward
+from diffopd.reward.server.access_token import read_token
+from diffopd.reward.server.http_json import Server, ServerError
+from diffopd.reward.server.remote import RemoteReward
 
 GOOD = reply("200 OK", b'{"value": [0.5], "parts": {}, "scale": "any"}')
 
@@ -298,7 +298,7 @@ def test_a_part_without_a_name_is_an_error():
 
 def test_pauses_between_attempts_end_at_a_minute(monkeypatch):
     pauses = []
-    monkeypatch.setattr("diffopd.reward.http_json.time.sleep", pauses.append)
+    monkeypatch.setattr("diffopd.reward.server.http_json.time.sleep", pauses.append)
     with scripted(reply("503 Busy", b"")) as (address, _), pytest.raises(ServerError):
         asking(address, retries=4, backoff=20.0).get("/x")
     assert pauses == [20.0, 40.0, 60.0, 60.0]

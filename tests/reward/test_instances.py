@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffopd.reward.instances import Frame, box_of, find_instances
+from diffopd.reward.geneval.instances import Frame, box_of, find_instances
 
 OFF = -50.0
 """Probability 0."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffopd.reward.json_text import DEEPEST, MOST_VALUES, read_json
+from diffopd.reward.server.json_text import DEEPEST, MOST_VALUES, read_json
 
 
 def nested(depth):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 
 from diffopd.reward.checked import RewardError, score_checked
-from diffopd.reward.ocr import OcrReward, edit_distance, ocr_reward, quoted_text
+from diffopd.reward.text.ocr import OcrReward, edit_distance, ocr_reward, quoted_text
 from diffopd.types import Prompts
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/golden/ocr_rule.json").read_text())

@@ -17,10 +17,10 @@ from transformers import (
 
 from diffopd.evaluation import BenchmarkTask
 from diffopd.metric.reward_mean import RewardMean
-from diffopd.reward.clip_colours import ClipColours
-from diffopd.reward.coco import COCO_NAMES
-from diffopd.reward.composition import CompositionReward
-from diffopd.reward.photo_detector import PhotoDetector, detector_input
+from diffopd.reward.drawn.composition import CompositionReward
+from diffopd.reward.geneval.clip_colours import ClipColours
+from diffopd.reward.geneval.coco import COCO_NAMES
+from diffopd.reward.geneval.photo_detector import PhotoDetector, detector_input
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -111,7 +111,7 @@ def test_the_library_finds_the_same_before_thresholds(folder):
         output, threshold=0.0, target_sizes=[(384, 384)], return_binary_maps=True
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffopd.reward.photo_detector.MIN_CONFIDENCE", 0.0)
+        patch.setattr("diffopd.reward.geneval.photo_detector.MIN_CONFIDENCE", 0.0)
         (found,) = ours.instances(images)
     expected = sorted(
         (info["label_id"], info["score"], int(mask.sum()))

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from diffopd.reward.pixels import cut_bilinear, cut_by_pil, normalised, padded_bicubic
+from diffopd.reward.learned.pixels import cut_bilinear, cut_by_pil, normalised, padded_bicubic
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])

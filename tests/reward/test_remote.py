@@ -15,7 +15,7 @@ from stub_server import serving, unused_address
 from diffopd.evaluation import check_scorer
 from diffopd.reward.by_task import RewardByTask
 from diffopd.reward.checked import RewardError, score_checked
-from diffopd.reward.wire import Limits, decode_request, encode_request, in_unit_range, quantised
+from diffopd.reward.server.wire import Limits, decode_request, encode_request, in_unit_range, quantised
 from diffopd.types import KnownPair, Prompts, Scores
 from diffopd.world.request import GENEVAL_TAGS
 

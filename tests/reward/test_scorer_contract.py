@@ -218,7 +218,7 @@ def test_a_hub_id_is_downloaded_without_its_pickles(build_scorer, scorers, monke
         asked.append((repository, revision, allow_patterns))
         return scorers["pickscore"]["path"]
 
-    monkeypatch.setattr("diffopd.reward.weights.snapshot_download", download)
+    monkeypatch.setattr("diffopd.reward.learned.weights.snapshot_download", download)
     reward = build_scorer("pickscore", path="someone/PickScore", revision="v1", tokenizer_path="laion/words")
     assert torch.equal(reward(*samples).value, build_scorer("pickscore")(*samples).value)
     (weights, revision, patterns), (words, _, word_patterns) = asked
@@ -231,7 +231,7 @@ def test_a_hub_that_does_not_deliver_is_a_config_error(build_scorer, monkeypatch
     def refuse(*arguments, **options):
         raise OSError("offline")
 
-    monkeypatch.setattr("diffopd.reward.weights.snapshot_download", refuse)
+    monkeypatch.setattr("diffopd.reward.learned.weights.snapshot_download", refuse)
     with pytest.raises(Exception, match=r"path=some/one is neither a folder here nor .* delivers: offline"):
         build_scorer("pickscore", path="some/one")
 
@@ -287,7 +287,7 @@ def test_half_a_download_is_told_before_the_first_image(build_scorer, scorers, t
 
 
 def test_loading_a_large_scorer_is_told(build_scorer, scorers, samples, monkeypatch, caplog):
-    monkeypatch.setattr("diffopd.reward.frozen.WORTH_A_LINE", 1)
+    monkeypatch.setattr("diffopd.reward.learned.frozen.WORTH_A_LINE", 1)
     with caplog.at_level(logging.INFO, "diffopd"):
         build_scorer("pickscore")(*samples)
     folder = scorers["pickscore"]["path"]

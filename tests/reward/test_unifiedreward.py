@@ -12,7 +12,7 @@ from PIL import Image
 from stub_server import serving, unused_address
 
 from diffopd.reward.checked import RewardError, score_checked
-from diffopd.reward.unifiedreward import UnifiedReward, parse_mark
+from diffopd.reward.learned.unifiedreward import UnifiedReward, parse_mark
 from diffopd.types import Prompts
 
 CONFIG = OmegaConf.load(Path(__file__).parents[2] / "conf/reward/unifiedreward.yaml")

@@ -10,7 +10,7 @@ import scipy.stats
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 from diffopd.randomness import torch_generator
 from diffopd.states import StepChoice
 from diffopd.states.step_choice import beta_shares

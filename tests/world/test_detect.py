@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.ndimage import gaussian_filter
 
-from diffopd.reward.geneval import score_detections
+from diffopd.reward.geneval.geneval import score_detections
 from diffopd.world.colours import COLOURS
 from diffopd.world.draw import draw
 from diffopd.world.layout import random_scene

@@ -7,9 +7,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 from diffopd.data.prompt_files import read_prompts
-from diffopd.files import resolve_path
+from diffopd.files.paths import resolve_path
 from diffopd.world.prompt_sets import FOLDER, num_held_out_pairs, prompt, prompt_sets, write_prompt_sets
 from diffopd.world.request import GENEVAL_TAGS, Request, caption
 from diffopd.world.split import HELD_OUT_PAIRS, is_held_out

@@ -17,7 +17,7 @@ from diffopd.adapter.layout import PREFIX
 from diffopd.adapter.lora import LoRA, adapter_parameters, adapter_strength, inject
 from diffopd.adapter.merge import A, B, MergeError, MergePart, merge_adapters
 from diffopd.adapter.place import CONFIG, LORA_FILE, WEIGHTS
-from diffopd.files import atomic_produce, atomic_save_safetensors, atomic_write_json
+from diffopd.files.atomic import atomic_produce, atomic_save_safetensors, atomic_write_json
 
 
 def self_contained(transformer: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -13,10 +13,10 @@ from huggingface_hub.errors import (
 )
 
 from diffopd.adapter.safe_file import PICKLES, check_safe
-from diffopd.files import resolve_path
-from diffopd.hub import HUB_ERRORS
-from diffopd.hub_path import misplaced_revision, why_no_place
-from diffopd.weight_files import DIFFUSERS, weight_files
+from diffopd.files.paths import resolve_path
+from diffopd.weights.files import DIFFUSERS, weight_files
+from diffopd.weights.hub import HUB_ERRORS
+from diffopd.weights.hub_path import misplaced_revision, why_no_place
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
-from diffopd.files import atomic_write_text
-from diffopd.metrics_csv import EPOCH, METRICS, STEP, lines_of, read_intact_rows
+from diffopd.files.atomic import atomic_write_text
+from diffopd.run.metrics_csv import EPOCH, METRICS, STEP, lines_of, read_intact_rows
 
 log = logging.getLogger(__name__)
 

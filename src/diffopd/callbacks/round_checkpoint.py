@@ -16,7 +16,7 @@ from typing_extensions import override
 from diffopd.callbacks.csv_logger import ResumableCSVLogger
 from diffopd.checkpoint.folder import checkpoint_name, list_checkpoints, remove_leftovers
 from diffopd.checkpoint.keeping import clear_later, make_way, superfluous
-from diffopd.signals import REQUESTS_TO_END
+from diffopd.host.signals import REQUESTS_TO_END
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffopd.check.error import did_you_mean
 from diffopd.check.source import Module, innermost_module, is_installed
+from diffopd.config.renamed import current_name
 
 
 def why_absent(dotted: str) -> str | None:
@@ -21,6 +22,8 @@ def why_absent(dotted: str) -> str | None:
     found = innermost_module(dotted)
     if found is None or (head != "diffopd" and _may_define(*found)):
         return None
+    if (now := current_name(dotted)) != dotted:
+        return f"it is called {now} now"
     module, name = found
     return f"there is no {name} in {module.name}{did_you_mean(name, _names_in(module), f'{module.name}.')}"
 

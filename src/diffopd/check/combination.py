@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from diffopd.check.error import config_errors
 from diffopd.check.setting import Groups, phase_takes
 from diffopd.check.source import read_target
-from diffopd.rank import lacks_srun, launched_processes
+from diffopd.host.rank import lacks_srun, launched_processes
 
 
 def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from hydra import compose
 from omegaconf import DictConfig
 
-from diffopd.arguments import quoted
 from diffopd.check.config import check_config
 from diffopd.check.error import ConfigError
 from diffopd.check.override import COMPOSITION_ERRORS, explain_composition
+from diffopd.config.arguments import quoted
 
 
 def check_composed(config_name: str, overrides: Sequence[str], folder: Path, *, setting: str) -> DictConfig:

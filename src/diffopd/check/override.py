@@ -13,10 +13,10 @@ from hydra.errors import CompactHydraException, MissingConfigException, Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffopd.arguments import parts_of, quoted
 from diffopd.check.error import did_you_mean
 from diffopd.check.setting import Groups
-from diffopd.configs import config_folder
+from diffopd.config.arguments import parts_of, quoted
+from diffopd.config.folder import config_folder
 
 COMPOSITION_ERRORS = (CompactHydraException, OmegaConfBaseException, ValueError, TypeError)
 """What Hydra raises when it cannot compose a command line."""

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from diffopd.check.error import ConfigError
 from diffopd.check.setting import phase_takes
-from diffopd.configs import flat_settings
+from diffopd.config.folder import flat_settings
 
 CARD = "card.json"
 
@@ -35,8 +35,8 @@ WRITTEN = (
 def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Folders and files that are named and not there, as one sentence each."""
     # These bring torch, so only for a config that is sound otherwise.
-    from diffopd.files import why_not_writable
-    from diffopd.pipeline_path import local_pipeline
+    from diffopd.files.paths import why_not_writable
+    from diffopd.weights.pipeline_path import local_pipeline
 
     run = (values.get("paths") or {}).get("run")
     if isinstance(run, str) and (why := why_not_writable(run)):
@@ -75,7 +75,7 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _prompt_files(values: Mapping[str, Any]) -> Iterator[str]:
     """Prompts to train on, and those that a report at the end, days later, or an evaluation reads."""
-    from diffopd.files import resolve_path
+    from diffopd.files.paths import resolve_path
 
     reported = "phase" not in values or values.get("report")
     for group in ("data", "benchmark") if reported else ("data",):
@@ -114,7 +114,7 @@ def _port_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _adapter_place(setting: str, path: str) -> Iterator[str]:
     """Is there a folder or file, or may the hub have one? What is in it is looked at when it is read."""
-    from diffopd.hub_path import why_no_place
+    from diffopd.weights.hub_path import why_no_place
 
     if (why := why_no_place(path)) is not None:
         yield (
@@ -125,7 +125,7 @@ def _adapter_place(setting: str, path: str) -> Iterator[str]:
 
 def _card(setting: str, path: str, guidance: str) -> Iterator[str]:
     """Weights whose guidance the config does not say have a card that does."""
-    from diffopd.files import resolve_path
+    from diffopd.files.paths import resolve_path
 
     place = Path(resolve_path(path))
     if place.exists() and not (place / CARD).is_file():
@@ -169,7 +169,7 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
 
 
 def _why_not_writable(folder: str) -> str | None:
-    from diffopd.files import expanded, why_not_writable
+    from diffopd.files.paths import expanded, why_not_writable
 
     try:
         return why_not_writable(expanded(folder))

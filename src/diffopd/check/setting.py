@@ -18,7 +18,7 @@ from diffopd.check.interface import interface_problems
 from diffopd.check.limit import limit_problems, matches
 from diffopd.check.source import Target, read_target
 from diffopd.check.values import UNKNOWN, UNSET
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 

@@ -26,7 +26,7 @@ def check_optimizers(factories: Mapping[str, Callable[..., Any]], *, named: bool
 
     for setting, factory in factories.items():
         matrix, vector = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))
-        # A name that sorts a matrix to Muon where there are names, see diffopd.optimizer.
+        # A name that sorts a matrix to Muon where there are names, see diffopd.optimizer.muon.
         name = str(getattr(factory, "keywords", {}).get("matrices_in", "weight"))
         parameters = [(name, matrix), ("bias", vector)] if named else [matrix]
         try:

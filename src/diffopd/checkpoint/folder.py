@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffopd.checkpoint.tree import decode_tree, encode_tree
-from diffopd.files import flush, give_usual_mode, sha256_of
+from diffopd.config.renamed import with_current_names
+from diffopd.files.atomic import flush, give_usual_mode
+from diffopd.files.fingerprint import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ def read_inputs(folder: str | PathLike[str]) -> dict[str, str]:
 def read_settings(folder: str | PathLike[str]) -> dict[str, Any] | None:
     """What affects the result of the training of a checkpoint, flat; None if it does not say."""
     kept = json.loads((Path(folder) / STATE).read_text()).get(SETTINGS)
-    return None if kept is None else decode_tree(kept, {})
+    return None if kept is None else with_current_names(decode_tree(kept, {}))
 
 
 def verify_checkpoint(folder: str | PathLike[str]) -> None:

@@ -19,7 +19,7 @@ from diffopd.checkpoint.folder import (
     set_aside,
     verify_checkpoint,
 )
-from diffopd.files import new_folder
+from diffopd.files.atomic import new_folder
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from diffopd.files import resolve_path
+from diffopd.files.paths import resolve_path
 
 SUFFIXES = (".txt", ".jsonl")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
 from omegaconf import DictConfig
 
-from diffopd.command import command
-from diffopd.signals import Ended
+from diffopd.command.program import command
+from diffopd.host.signals import Ended
 
 
 @command("doctor")

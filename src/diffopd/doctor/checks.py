@@ -21,10 +21,10 @@ from diffopd.doctor.pictures import picture_findings
 from diffopd.doctor.plan import Plan
 from diffopd.doctor.too_short import length_of_run_findings
 from diffopd.evaluation import disagreements
-from diffopd.files import existing_parent, why_not_writable
+from diffopd.files.paths import existing_parent, why_not_writable
 from diffopd.model import PipelineModel
 from diffopd.model.prompt_length import most_tokens, too_long
-from diffopd.report.known_scores import base_scores
+from diffopd.report.run.known_scores import base_scores
 from diffopd.teacher import Estimate, TeacherCard
 
 GIB = 1024**3

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from typing_extensions import override
 
-from diffopd.build import Experiment, build
+from diffopd.build.experiment import Experiment, build
 from diffopd.callbacks.throughput import peak_rss_bytes
 from diffopd.checkpoint.folder import list_checkpoints
 from diffopd.checkpoint.place import DEFAULT

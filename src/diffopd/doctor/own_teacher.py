@@ -9,7 +9,7 @@ from typing import Any
 from diffopd.adapter import find_card
 from diffopd.doctor.cost import phase_name
 from diffopd.doctor.finding import Finding, Level
-from diffopd.files import resolve_path
+from diffopd.files.paths import resolve_path
 from diffopd.teacher import TeacherCard
 
 

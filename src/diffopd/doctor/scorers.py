@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffopd.build import Experiment
+from diffopd.build.experiment import Experiment
 from diffopd.doctor.finding import Finding, Level
 from diffopd.evaluation import UntrustedError, check_scorer, read_pair, scorers_of
 from diffopd.reward.by_task import RewardByTask

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffopd.configs import HOW_TO_ASK, flat_settings
+from diffopd.config.folder import HOW_TO_ASK, flat_settings
 from diffopd.evaluation.benchmark import Benchmark
 from diffopd.types import Prompts, Sampler, VelocityModel
 

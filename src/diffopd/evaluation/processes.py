@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import distributed
 
-from diffopd.signals import Ended
+from diffopd.host.signals import Ended
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from diffopd.files import atomic_save_safetensors
+from diffopd.files.atomic import atomic_save_safetensors
 from diffopd.metric.kept import Kept
 
 log = logging.getLogger(__name__)

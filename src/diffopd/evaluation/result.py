@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from diffopd.evaluation.conditions import Conditions, disagreements
+from diffopd.files.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.metric.interval import Interval, bootstrap_interval, paired_difference_interval
-from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.teacher import Estimate, Score
 from diffopd.types import Prompts
 

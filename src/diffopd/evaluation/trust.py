@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from diffopd.evaluation.benchmark import Benchmark
-from diffopd.files import expanded
+from diffopd.files.paths import expanded
+from diffopd.files.png import read_png
 from diffopd.metric.reward_mean import RewardMean
-from diffopd.png import read_png
 from diffopd.reward.by_task import RewardByTask
 from diffopd.reward.checked import name_of, score_checked
 from diffopd.reward.mixture import MixtureReward

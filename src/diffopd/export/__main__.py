@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
 from omegaconf import DictConfig
 
-from diffopd.arguments import ADAPTER, hydra_arguments
 from diffopd.check import config_errors
-from diffopd.command import command
-from diffopd.files import expanded
+from diffopd.command.program import command
+from diffopd.config.arguments import ADAPTER, hydra_arguments
+from diffopd.files.paths import expanded
 
 
 @command("export", arguments=hydra_arguments, short=ADAPTER)
@@ -27,14 +27,14 @@ def run(cfg: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
 
+    from diffopd.build.trained_model import chosen_device
     from diffopd.export.formats import format_of
     from diffopd.export.memory import memory_needed
     from diffopd.export.source import read_source
     from diffopd.export.write import check_target, export
-    from diffopd.hub import tell_at_once
-    from diffopd.inference import chosen_device
-    from diffopd.precision import parse_dtype
-    from diffopd.quiet import silence_known_noise
+    from diffopd.host.quiet import silence_known_noise
+    from diffopd.types.precision import parse_dtype
+    from diffopd.weights.hub import tell_at_once
 
     silence_known_noise()
     tell_at_once()

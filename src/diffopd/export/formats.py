@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffopd.adapter import adapter_parameters, adapter_strength, export_lora, save_adapter
 from diffopd.export.verify import States, release, velocities
-from diffopd.files import atomic_save_safetensors, give_usual_mode
+from diffopd.files.atomic import atomic_save_safetensors, give_usual_mode
 from diffopd.model import PipelineModel
 
 COMFYUI_FILE = "lora_comfyui.safetensors"

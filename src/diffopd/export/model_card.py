@@ -14,7 +14,8 @@ from diffopd.adapter import find_place
 from diffopd.export.formats import Format
 from diffopd.export.source import Source
 from diffopd.export.verify import Verification
-from diffopd.files import home, is_hub_path, sha256_of
+from diffopd.files.fingerprint import sha256_of
+from diffopd.files.paths import home, is_hub_path
 from diffopd.teacher import TeacherCard
 
 TABLE = Path("report/table.md")

@@ -10,10 +10,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.adapter import find_card
-from diffopd.config_trust import check_trust, load_saved
-from diffopd.files import expanded
-from diffopd.finished import read_finished
-from diffopd.saved_config import CONFIG
+from diffopd.config.saved import CONFIG
+from diffopd.config.trust import check_trust, load_saved
+from diffopd.files.paths import expanded
+from diffopd.run.finished import read_finished
 
 
 @dataclass(frozen=True, kw_only=True)

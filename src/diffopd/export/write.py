@@ -22,7 +22,7 @@ from diffopd.export.verify import (
     velocities,
     velocities_of,
 )
-from diffopd.files import flush, flush_all, replacing
+from diffopd.files.atomic import flush, flush_all, replacing
 from diffopd.model import PipelineModel, pipeline_folder
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import torch
 from diffusers import ModelMixin, SD3Transformer2DModel
 from torch import Tensor, nn
 
-from diffopd.rank import is_first_process
+from diffopd.host.rank import is_first_process
 
 log = logging.getLogger(__name__)
 

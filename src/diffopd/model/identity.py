@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from diffopd.files import cached_sha256_of
-from diffopd.hashing import hash_ahead
+from diffopd.files.fingerprint import cached_sha256_of
 from diffopd.model.whole import Component
+from diffopd.weights.hashing import hash_ahead
 
 _CONFIGS = ("config.json", "scheduler_config.json")
 

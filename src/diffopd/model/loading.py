@@ -18,12 +18,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from diffopd.hub import HUB_ERRORS
+from diffopd.host.rank import is_first_process
 from diffopd.model.component import load_component, reading
 from diffopd.model.whole import Component, check_whole, components_of, read_json
-from diffopd.pipeline_path import INDEX, local_pipeline
-from diffopd.rank import is_first_process
-from diffopd.tokenizer_files import check_chat_template, check_tokenizer
+from diffopd.weights.hub import HUB_ERRORS
+from diffopd.weights.pipeline_path import INDEX, local_pipeline
+from diffopd.weights.tokenizers import check_chat_template, check_tokenizer
 
 log = logging.getLogger(__name__)
 

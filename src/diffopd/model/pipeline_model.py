@@ -22,8 +22,8 @@ from diffopd.model.loading import load_pipeline, whole_pipeline
 from diffopd.model.picture_coding import PictureCoding
 from diffopd.model.prompt_encoding import PromptEncoding
 from diffopd.model.routing import AdapterRouter, Route
-from diffopd.precision import parse_dtype
 from diffopd.types import Conditioning
+from diffopd.types.precision import parse_dtype
 
 
 class PipelineModel(PromptEncoding, PictureCoding, ABC):

@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from diffopd.files import atomic_save_safetensors, atomic_write_json, is_full_disk, resolve_path
+from diffopd.files.atomic import atomic_save_safetensors, atomic_write_json, is_full_disk
+from diffopd.files.paths import resolve_path
 from diffopd.model.end_zeros import with_end_zeros, without_end_zeros
 from diffopd.types import Conditioning
 

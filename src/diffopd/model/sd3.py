@@ -11,10 +11,10 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
 from diffopd.flow import SigmaGrid
+from diffopd.host.rank import is_first_process
 from diffopd.model.fit import check_image_size
 from diffopd.model.latents import scaled_from_vae, scaled_to_vae
 from diffopd.model.pipeline_model import PipelineModel
-from diffopd.rank import is_first_process
 from diffopd.types import Conditioning
 
 log = logging.getLogger(__name__)

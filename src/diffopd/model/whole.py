@@ -14,9 +14,7 @@ import transformers
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diffopd.pipeline_path import INDEX
-from diffopd.tokenizer_files import check_tokenizer_files
-from diffopd.weight_files import (
+from diffopd.weights.files import (
     DIFFUSERS,
     TRANSFORMERS,
     Layout,
@@ -24,6 +22,8 @@ from diffopd.weight_files import (
     check_weight_files,
     weight_files,
 )
+from diffopd.weights.pipeline_path import INDEX
+from diffopd.weights.tokenizers import check_tokenizer_files
 
 CONFIG = "config.json"
 OPTIONAL = ("text_encoder_3",)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diffopd.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from diffopd.files.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.non_finite.error import Suspect
-from diffopd.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 
 FOLDER = "non_finite"
 """Subfolder of a run's folder; in it one folder per round."""

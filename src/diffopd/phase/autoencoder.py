@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
-from diffopd.files import replacing_folder
+from diffopd.files.atomic import replacing_folder
 from diffopd.model.fresh import Pipeline
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator

@@ -8,11 +8,11 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from diffopd.host.rank import is_first_process
 from diffopd.phase.adapted import AdaptedPhase, micro_batches
 from diffopd.phase.processes import num_processes
 from diffopd.phase.reward_learning import gathered
 from diffopd.phase.scoring import scored
-from diffopd.rank import is_first_process
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts, Reward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the imports below take their time
-    from diffopd.start import begin
+    from diffopd.host.start import begin
 
     begin()
 
@@ -13,7 +13,7 @@ from typing import Any, cast
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
-from diffopd.command import command
+from diffopd.command.program import command
 
 
 @command("report")
@@ -27,9 +27,9 @@ def run(cfg: DictConfig) -> None:
     """Make the page ``cfg`` asks for."""
     from omegaconf import OmegaConf
 
-    from diffopd.report.claims import read_claims
-    from diffopd.report.find import find_runs
-    from diffopd.report.page import PageSettings, write_page
+    from diffopd.report.methods.claims import read_claims
+    from diffopd.report.methods.find import find_runs
+    from diffopd.report.methods.page import PageSettings, write_page
 
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     if not isinstance(cfg.running_mean, int) or cfg.running_mean < 1 or cfg.running_mean % 2 == 0:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.reward.raised import told
+from diffopd.reward.server.raised import told
 from diffopd.types import Prompts, Reward, Scores
 
 _RANGE_SLACK = 1e-3  # rounding of a decoder's last clamp in half precision

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffopd.files import atomic_write_json
-from diffopd.png import save_png
+from diffopd.files.atomic import atomic_write_json
+from diffopd.files.png import save_png
 from diffopd.reward.checked import RewardError, Sample
 
 FOLDER = "failed_reward"

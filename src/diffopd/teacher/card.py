@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffopd.adapter import CARD_FILE, find_card
-from diffopd.sealed import read_sealed_json, write_sealed_json
+from diffopd.files.sealed import read_sealed_json, write_sealed_json
 
 CARD = CARD_FILE
 

@@ -13,7 +13,7 @@ from diffopd.adapter import Place, check_adapter, find_place, load_adapter, read
 from diffopd.model import Backbones, check_finite, load_component
 from diffopd.teacher.card import CARD, TeacherCard
 from diffopd.types import VelocityModel
-from diffopd.weight_files import check_model_config, check_weight_files
+from diffopd.weights.files import check_model_config, check_weight_files
 
 log = logging.getLogger(__name__)
 

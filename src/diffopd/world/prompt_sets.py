@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffopd.files import replacing, resolve_path
+from diffopd.files.atomic import replacing
+from diffopd.files.paths import resolve_path
 from diffopd.world.colours import COLOURS
 from diffopd.world.request import GENEVAL_TAGS, RELATIONS, Request, caption, metadata
 from diffopd.world.scene import PLACES

@@ -1,0 +1,84 @@
+"""What commands that make images share: a model on its device with an adapter."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from diffopd.adapter import find_card
+from diffopd.host.quiet import silence_known_noise
+from diffopd.model import PipelineModel, read_transformer_config
+from diffopd.teacher import TeacherCard, check_frozen, load_frozen
+from diffopd.weights.hub import tell_at_once
+
+ADAPTER = "student"
+"""Name under which the adapter lies on the model."""
+
+
+def load_model(cfg: DictConfig, console: Console) -> tuple[PipelineModel, str | None]:
+    """The model on its device, and the name of the adapter on it.
+
+    Args:
+        cfg: Has ``model``, ``adapter_path`` (a LoRA or a whole transformer, or null), ``device`` and
+            ``guidance_scale``.
+        console: Where to say that an adapter was trained for other settings than these.
+
+    Returns:
+        The model, and None for an adapter if there is none.
+
+    Raises:
+        ValueError: If the adapter does not fit; this is found before weights load.
+    """
+    silence_known_noise()
+    tell_at_once()
+    device = chosen_device(cfg.device)
+    if cfg.adapter_path is not None:
+        base_config = read_transformer_config(cfg.model.path, cfg.model.revision)
+        check_frozen(cfg.adapter_path, base_config, setting="adapter")
+    model: PipelineModel = instantiate(cfg.model)
+    if cfg.adapter_path is None:
+        return model.to(device), None
+    load_frozen(cast(Any, model), ADAPTER, cfg.adapter_path, setting="adapter")
+    _compare_with_card(cfg.adapter_path, model, cfg.guidance_scale, console)
+    return model.to(device), ADAPTER
+
+
+@torch.no_grad()
+def trial_step(model: PipelineModel, batch_size: int = 32) -> None:
+    """A forward of the backbone without effects, to time."""
+    latent = torch.zeros(batch_size, *model.latent_shape, device=model.device)
+    conditioning = model.encode([""] * batch_size)
+    model.velocity(latent, torch.ones(batch_size, device=model.device), conditioning)
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that a setting ``device`` names; ``auto`` is a GPU if there is one."""
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise ValueError(f"device={name} is not a device: {error}") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def _compare_with_card(path: str, model: PipelineModel, guidance_scale: float, console: Console) -> None:
+    place = find_card(path)
+    if place is None:
+        return
+    card = TeacherCard.load(place.parent, setting="adapter")
+    if card.base != model.identity:
+        console.print(
+            f"note: adapter={path} was trained on another base model ({card.base[:12]}, this one is "
+            f"{model.identity[:12]}); expect poor images"
+        )
+    if card.guidance_scale != guidance_scale:
+        console.print(
+            f"note: the adapter was trained for guidance {card.guidance_scale:g}, these images use "
+            f"{guidance_scale:g}; guidance_scale={card.guidance_scale:g} shows it at its own"
+        )

@@ -1,0 +1,1 @@
+"""How each command begins and ends: its config, its messages, its exit code."""

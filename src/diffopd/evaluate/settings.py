@@ -1,0 +1,75 @@
+"""Which settings of an evaluation its results depend on, and the folder's name that they make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffopd.config.folder import HOW_TO_ASK, flat_settings
+
+_HARMLESS = (
+    "hydra",
+    "paths",
+    "name",
+    "run_id",
+    "resume",
+    "debug",
+    "batch_size",
+    "num_threads",
+    "device",
+    "devices",
+    "check_scorers",
+    "scorer_pairs",
+)
+_HARMLESS_SETTINGS = ("model.prompt_cache", "model.offload_text_encoders", "model.decode_batch_size")
+_OF_SCORER = (*HOW_TO_ASK, "batch_size", "device")
+"""Settings of a benchmark's scorer that say where and how fast it works."""
+_LABEL_LENGTH = 40
+
+
+def evaluated_settings(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """What affects an evaluation's results beyond rounding: config path -> value.
+
+    Args:
+        cfg: A composed ``conf/evaluate.yaml``.
+        resolve: Whether references are followed.
+    """
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve))
+    kept = flat_settings({key: value for key, value in plain.items() if key not in _HARMLESS})
+    return {path: value for path, value in kept if not _is_harmless(path)}
+
+
+def evaluation_id(*, _root_: DictConfig) -> str:
+    """A name for an evaluation's folder: the adapter's, and eight letters made of all that is evaluated.
+
+    The same command has the same name, whatever its batch size, devices and threads, and so finds its folder
+    again.
+    """
+    settings = evaluated_settings(_root_, resolve=False)
+    adapter = settings.get("adapter_path")
+    label = "base" if adapter is None else "_".join(PurePosixPath(str(adapter)).parts[-3:])
+    label = re.sub(r"[^\w.]+", "_", label).strip("_.")[-_LABEL_LENGTH:]
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return f"{label}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def register_evaluation_id() -> None:
+    """Let configs say ``${evaluation_id:}``."""
+    OmegaConf.register_new_resolver("evaluation_id", evaluation_id, replace=True)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two evaluations, one a line."""
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    return [f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in changed]
+
+
+def _is_harmless(path: str) -> bool:
+    of_scorer = path.startswith("benchmark.") and path.rpartition(".")[2] in _OF_SCORER
+    return path in _HARMLESS_SETTINGS or of_scorer

@@ -1,0 +1,1 @@
+"""Files that are whole or absent, sealed by a checksum, and fingerprinted."""

@@ -1,0 +1,1 @@
+"""The process and its machine: start, signals, threads, rank, output."""

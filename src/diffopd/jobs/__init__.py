@@ -1,0 +1,1 @@
+"""Many runs as one command: which are due, in which order, side by side."""

@@ -1,0 +1,300 @@
+"""Rows of a comparison: which commands make each, and what they left."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from diffopd.check import check_composed
+from diffopd.config.arguments import quoted
+from diffopd.files.fingerprint import sha256_of
+from diffopd.files.sealed import DamagedFileError, read_sealed_json, write_sealed_json
+from diffopd.jobs.launch import Job, training_command
+from diffopd.run.finished import FINISHED, read_finished
+from diffopd.run.metrics_csv import METRICS
+
+if TYPE_CHECKING:  # these bring diffusers and Lightning, which the check of all rows does without
+    from diffopd.report.comparison.compared import ComparedRow, Cost
+
+log = logging.getLogger(__name__)
+
+COMMANDS = ("train", "cascade")
+MADE_OF = "made_of.json"
+"""Beside an evaluation: what was scored, and how."""
+RESULTS = "results.json"
+_NOTED = ("adapter", "benchmark", "guidance_scale", "shared")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRun:
+    """One row with one seed.
+
+    Attributes:
+        row: Name of the row.
+        seed: Its seed.
+        command: ``train``, ``cascade``, or None for the base model.
+        arguments: Of the command.
+        teachers: task -> row whose adapter, of seed 0, is that task's teacher.
+        guidance: Scales it is scored at.
+        note: What the row is, in a few words.
+        folder: Its folder.
+    """
+
+    row: str
+    seed: int
+    command: str | None
+    arguments: Sequence[str]
+    teachers: Mapping[str, str]
+    guidance: Sequence[float]
+    note: str
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Row and seed."""
+        return f"{self.row}/seed{self.seed}"
+
+    @property
+    def adapter(self) -> Path | None:
+        """Where its adapter is, once it is trained."""
+        return None if self.command is None else self.folder / "adapter"
+
+    def scores_at(self, benchmark: str, scale: float) -> Path:
+        """Folder of an evaluation."""
+        return self.folder / "scores" / f"{benchmark}_guidance_{scale:g}"
+
+
+def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
+    """The rows of a composed ``conf/table.yaml``, each with its seeds.
+
+    Raises:
+        ValueError: If there is nothing to compare, or a row names a command or a teacher that is not there.
+    """
+    if not cfg.rows:
+        raise ValueError("rows is empty, so there is no table; name some of conf/rows")
+    runs: list[RowRun] = []
+    for name, row in cfg.rows.items():
+        if row.command is not None and row.command not in COMMANDS:
+            raise ValueError(
+                f"rows.{name}.command={row.command} must be {' or '.join(COMMANDS)}, "
+                "or null for the base model"
+            )
+        if unknown := [teacher for teacher in row.teachers.values() if teacher not in cfg.rows]:
+            raise ValueError(f"rows.{name}.teachers names {', '.join(unknown)}, and there is no such row")
+        for seed in range(cfg.seeds if row.seeds is None else row.seeds):
+            runs.append(
+                RowRun(
+                    row=str(name),
+                    seed=seed,
+                    command=row.command,
+                    arguments=[*_shared(cfg, row.command), *row.arguments, f"seed={seed}"],
+                    teachers=dict(row.teachers),
+                    guidance=[float(scale) for scale in row.guidance],
+                    note=row.note,
+                    folder=folder / str(name) / f"seed{seed}",
+                )
+            )
+    return runs
+
+
+def _shared(cfg: DictConfig, command: str | None) -> list[str]:
+    every = [f"trainer.num_threads={cfg.threads_each}", *cfg.shared, *cfg.overrides]
+    if command == "train":
+        return every
+    return [f"overrides=[{','.join(quoted(override) for override in every)}]"] if command else []
+
+
+def check_rows(rows: Sequence[RowRun]) -> None:
+    """Refuse a row whose config cannot work, before any is trained; a cascade checks its own stages.
+
+    Raises:
+        ConfigError: With the row's name.
+    """
+    for run in rows:
+        if run.command is not None and run.seed == 0:
+            check_composed(run.command, run.arguments, run.folder, setting=f"rows.{run.row}.arguments")
+
+
+def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
+    """For each row and seed a training, then for each whatever is not scored yet.
+
+    What needs no training is scored first, so that an evaluation that cannot run is known before hours of
+    training. Other scores wait for their own training alone and come after all trainings: no process then
+    idles while the last of these, which are longer, goes on.
+    """
+    trainings = [
+        Job(
+            name=run.name,
+            needs=[f"{teacher}/seed0" for teacher in run.teachers.values()],
+            commands=lambda run=run: _training(run, rows),
+            log=run.folder / "output.log",
+        )
+        for run in rows
+        if run.command is not None
+    ]
+    scorings = [
+        Job(
+            name=f"{run.name}/scores",
+            needs=[run.name] if run.command is not None else [],
+            commands=lambda run=run: _scoring(run, cfg),
+            log=run.folder / "scores" / "output.log",
+        )
+        for run in rows
+    ]
+    at_once = [job for job in scorings if not job.needs]
+    return [*at_once, *trainings, *(job for job in scorings if job.needs)]
+
+
+def _training(run: RowRun, rows: Sequence[RowRun]) -> Iterator[Sequence[str]]:
+    adapters = {other.row: other.adapter for other in rows if other.seed == 0}
+    taught = [
+        f"teacher.teachers.{task}.path={quoted(str(adapters[row]))}" for task, row in run.teachers.items()
+    ]
+    if run.command == "train":
+        yield training_command(run.folder, [*run.arguments, *taught])
+    else:
+        yield ["diffopd.cascade", *run.arguments, f"hydra.run.dir={quoted(str(run.folder))}"]
+
+
+def _scoring(run: RowRun, cfg: DictConfig) -> Iterator[Sequence[str]]:
+    for benchmark in cfg.benchmarks:
+        for scale in run.guidance:
+            place = run.scores_at(benchmark, scale)
+            made_of = _made_of(run, benchmark, scale, list(cfg.shared))
+            note = place / MADE_OF
+            scored = note.is_file()
+            if scored and _is_intact(place / RESULTS) and _read_note(note) == made_of:
+                continue
+            yield [
+                "diffopd.evaluate",
+                f"benchmark={benchmark}",
+                f"guidance_scale={scale:g}",
+                f"adapter_path={quoted(str(run.adapter)) if run.adapter else 'null'}",
+                "save_images=true",
+                f"num_threads={cfg.threads_each}",
+                *cfg.shared,
+                # never: the adapter is another one now
+                f"resume={'never' if scored and _read_note(note) != made_of else 'auto'}",
+                f"hydra.run.dir={quoted(str(place))}",
+            ]
+            write_sealed_json(note, made_of)
+
+
+def _read_note(note: Path) -> dict[str, object] | None:
+    """What was scored; None if the note is damaged, so that it is scored again."""
+    try:
+        return read_sealed_json(note, _NOTED)
+    except DamagedFileError as error:
+        log.warning("%s; it is scored again", error)
+        return None
+
+
+def _is_intact(results: Path) -> bool:
+    """Whether an evaluation's results are there and are what was written."""
+    from diffopd.evaluation import EvaluationResult
+
+    try:
+        EvaluationResult.load(results)
+    except FileNotFoundError:
+        return False
+    except DamagedFileError as error:
+        log.warning("%s; it is scored again", error)
+        return False
+    return True
+
+
+def _made_of(run: RowRun, benchmark: str, scale: float, shared: Sequence[str]) -> dict[str, object]:
+    from diffopd.adapter import WEIGHTS
+
+    weights = sha256_of(run.adapter / WEIGHTS) if run.adapter else None
+    return {"adapter": weights, "benchmark": benchmark, "guidance_scale": scale, "shared": shared}
+
+
+def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedRow]:
+    """What every row and seed cost and scored."""
+    from diffopd.evaluation import EvaluationResult
+    from diffopd.report.comparison.compared import ComparedRow
+
+    costs = {run.name: _cost(run) for run in rows}
+    _check_alike(rows, benchmarks)
+    return [
+        ComparedRow(
+            name=run.row,
+            seed=run.seed,
+            note=run.note,
+            guidance_scale=scale,
+            cost=costs[run.name],
+            teachers=[costs[f"{teacher}/seed0"] for teacher in run.teachers.values()],
+            scores={
+                benchmark: EvaluationResult.load(run.scores_at(benchmark, scale) / RESULTS).estimates
+                for benchmark in benchmarks
+            },
+            images=run.scores_at(benchmarks[0], scale) / "images",
+            metrics=[path for note in _notes(run) if (path := note.with_name(METRICS)).is_file()],
+        )
+        for run in rows
+        for scale in run.guidance
+    ]
+
+
+def keep_data(rows: Sequence[RowRun], folder: Path) -> None:
+    """Write every row's metrics and scores into ``folder``, for ``diffopd.report`` without the runs."""
+    from diffopd.report.methods.archive import archive_runs
+    from diffopd.report.methods.runs import read_run
+
+    read = [dataclasses.replace(read_run(run.folder), name=run.row, seed=run.seed) for run in rows]
+    archive_runs(read, folder)
+
+
+def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:
+    """Refuse scores of other prompts, samplers or metrics beside each other.
+
+    Raises:
+        ValueError: With the row to be scored again.
+    """
+    from diffopd.evaluation import EvaluationResult
+
+    for benchmark in benchmarks:
+        places = [run.scores_at(benchmark, scale) for run in rows for scale in run.guidance]
+        results = [EvaluationResult.load(place / "results.json") for place in places]
+        for place, result in zip(places, results, strict=True):
+            if lines := result.differences(results[0]):
+                raise ValueError(
+                    f"{place} and {places[0]} were scored with different settings: {'; '.join(lines)}. "
+                    "Delete the older folder and run the same command again, which scores it anew"
+                )
+
+
+def _notes(run: RowRun) -> list[Path]:
+    """Where the notes of a row's finished training, or of all stages of its cascade, are."""
+    if not run.command:
+        return []
+    return [run.folder / FINISHED] if run.command == "train" else sorted(run.folder.glob(f"*/{FINISHED}"))
+
+
+def _cost(run: RowRun) -> Cost:
+    """Of a training, or of all stages of a cascade."""
+    from diffopd.report.comparison.compared import Cost
+
+    finished = [(note.parent, read_finished(note.parent)) for note in _notes(run)]
+    if lost := [folder for folder, note in finished if note is None]:
+        raise ValueError(
+            f"{lost[0]} is not finished, as its {FINISHED} is gone or damaged; the same command finishes it"
+        )
+    if silent := [folder for folder, note in finished if note is not None and not note.recipe]:
+        raise ValueError(
+            f"{silent[0]} has no metrics, so what it cost is not known; train it with logger=csv or a group "
+            "of loggers that holds it"
+        )
+    recipes = [note.recipe for _, note in finished if note is not None]
+    return Cost(
+        minutes=sum(recipe["minutes"] for recipe in recipes),
+        images=sum(recipe["images"] for recipe in recipes),
+        reward_calls=sum(recipe["reward_calls"] for recipe in recipes),
+    )

@@ -1,0 +1,1 @@
+"""Rows of models side by side, as in the paper's tables."""

@@ -1,0 +1,180 @@
+"""Rows of a comparison, their means over seeds, and the mean of their normalised scores."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffopd.report.methods.difference import half_interval
+from diffopd.teacher import Estimate
+
+Place = tuple[str, str]
+"""Benchmark and task of a score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a training took.
+
+    Attributes:
+        minutes: Wall-clock minutes.
+        images: Images sampled.
+        reward_calls: Images scored.
+    """
+
+    minutes: float
+    images: int
+    reward_calls: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRow:
+    """One row with one seed, at one guidance scale.
+
+    Attributes:
+        name: Name of the row.
+        seed: Its seed.
+        note: What it is, in a few words.
+        guidance_scale: Guidance it was scored at.
+        cost: Of its own training.
+        teachers: Costs of its teachers; empty if it has none.
+        scores: benchmark -> task -> score.
+        images: Folder of the scored images of the first benchmark, ``<task>/<index>.png``.
+        metrics: ``metrics.csv`` of its trainings, in order; empty if nothing was trained.
+    """
+
+    name: str
+    seed: int
+    note: str
+    guidance_scale: float
+    cost: Cost
+    teachers: Sequence[Cost]
+    scores: Mapping[str, Mapping[str, Estimate]]
+    images: Path
+    metrics: Sequence[Path]
+
+    @property
+    def minutes(self) -> float:
+        """With the slowest teacher, the paper's way: teachers can be trained side by side."""
+        return self.cost.minutes + max((teacher.minutes for teacher in self.teachers), default=0.0)
+
+    @property
+    def minutes_in_all(self) -> float:
+        """With all teachers."""
+        return self.cost.minutes + sum(teacher.minutes for teacher in self.teachers)
+
+    @property
+    def images_in_all(self) -> int:
+        """With all teachers."""
+        return self.cost.images + sum(teacher.images for teacher in self.teachers)
+
+    @property
+    def reward_calls_in_all(self) -> int:
+        """With all teachers."""
+        return self.cost.reward_calls + sum(teacher.reward_calls for teacher in self.teachers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """A row as ``table.csv`` keeps it: enough for the table, without pictures and curves.
+
+    Attributes:
+        name: Name of the row.
+        seed: Its seed.
+        guidance_scale: Guidance it was scored at.
+        minutes: With the slowest teacher.
+        minutes_in_all: With all teachers.
+        images_in_all: With all teachers.
+        reward_calls_in_all: With all teachers.
+        scores: benchmark -> task -> score.
+    """
+
+    name: str
+    seed: int
+    guidance_scale: float
+    minutes: float
+    minutes_in_all: float
+    images_in_all: int
+    reward_calls_in_all: int
+    scores: Mapping[str, Mapping[str, Estimate]]
+
+
+AnyRow = ComparedRow | TableRow
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A score over seeds: mean, and half of its 95 % interval by Student's t, None where it is not known."""
+
+    mean: float
+    half: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A row at one guidance scale, over its seeds.
+
+    Attributes:
+        name: Name of the row.
+        guidance_scale: Guidance it was scored at.
+        num_seeds: How many seeds.
+        minutes: Mean minutes with the slowest teacher.
+        minutes_in_all: Mean minutes with all teachers.
+        images: Mean number of images, with all teachers.
+        reward_calls: Mean number of reward calls, with all teachers.
+        scores: Where -> score.
+    """
+
+    name: str
+    guidance_scale: float
+    num_seeds: int
+    minutes: float
+    minutes_in_all: float
+    images: float
+    reward_calls: float
+    scores: Mapping[Place, OverSeeds]
+
+
+def summarise(rows: Sequence[AnyRow]) -> list[Summary]:
+    """Means over seeds, in the order the rows came."""
+    seeds: dict[tuple[str, float], list[AnyRow]] = {}
+    for row in rows:
+        seeds.setdefault((row.name, row.guidance_scale), []).append(row)
+    return [_summary(same) for same in seeds.values()]
+
+
+def _summary(rows: Sequence[AnyRow]) -> Summary:
+    places = [(benchmark, task) for benchmark, scores in rows[0].scores.items() for task in scores]
+    values = {
+        (benchmark, task): [row.scores[benchmark][task].mean for row in rows] for benchmark, task in places
+    }
+    return Summary(
+        name=rows[0].name,
+        guidance_scale=rows[0].guidance_scale,
+        num_seeds=len(rows),
+        minutes=statistics.fmean(row.minutes for row in rows),
+        minutes_in_all=statistics.fmean(row.minutes_in_all for row in rows),
+        images=statistics.fmean(row.images_in_all for row in rows),
+        reward_calls=statistics.fmean(row.reward_calls_in_all for row in rows),
+        scores={
+            place: OverSeeds(statistics.fmean(found), half_interval(found)) for place, found in values.items()
+        },
+    )
+
+
+def normalised(summaries: Sequence[Summary]) -> list[dict[Place, float]]:
+    """Each row's scores, each from 0 for the worst row to 1 for the best; 1 if all rows are equal."""
+    result: list[dict[Place, float]] = [{} for _ in summaries]
+    for place in summaries[0].scores:
+        values = [summary.scores[place].mean for summary in summaries]
+        low, high = min(values), max(values)
+        for row, value in zip(result, values, strict=True):
+            row[place] = (value - low) / (high - low) if high > low else 1.0
+    return result
+
+
+def normalised_means(summaries: Sequence[Summary]) -> list[float]:
+    """The mean of each row's min-max normalised scores: the paper's "Average", over this table's rows."""
+    return [statistics.fmean(row.values()) for row in normalised(summaries)]

@@ -1,0 +1,151 @@
+"""Models side by side: what each cost and scored, in CSV, Markdown and pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffopd.files.atomic import replacing
+from diffopd.report.comparison.compared import ComparedRow, Summary, TableRow, normalised_means, summarise
+from diffopd.report.comparison.figures import compared_images, radar, reward_by_minutes
+from diffopd.report.methods.difference import half_text
+from diffopd.teacher import Estimate
+
+_READING = (
+    "Minutes of training: of a student, with its slowest teacher (teachers can be trained side by side), "
+    "then with all of them. Images and reward calls: in training, with all teachers. Last column: mean over "
+    "the score columns, each from 0 for the table's worst row to 1 for its best. ± is half of the 95 % CI "
+    "over seeds (Student's t). A row of one seed supports no claim."
+)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table: its header and each row's text."""
+
+    header: str
+    texts: Sequence[str]
+
+
+def write_comparison(rows: Sequence[ComparedRow], folder: Path, *, num_shown: int) -> None:
+    """Write ``table.csv``, ``table.md``, ``radar.png``, ``reward_by_minutes.png`` and ``images.png``; print.
+
+    Args:
+        rows: Every row, seed and guidance scale.
+        folder: Gets the files.
+        num_shown: Prompts of each task in the grid of images.
+    """
+    summaries = summarise(rows)
+    means = normalised_means(summaries)
+    markdown = to_markdown(summaries, means)
+    with replacing(folder / "table.md") as temporary:
+        temporary.write_text(markdown, encoding="utf-8")
+    _write_csv(rows, folder / "table.csv")
+    print(markdown)
+    files = {
+        "table": folder / "table.md",
+        "every seed": folder / "table.csv",
+        "radar": radar(summaries, folder / "radar.png"),
+        "reward": reward_by_minutes(rows, folder / "reward_by_minutes.png"),
+        "images": compared_images(rows, folder / "images.png", num_shown=num_shown),
+    }
+    for label, path in files.items():
+        if path is not None:
+            print(f"{label + ':':<14} {path}", flush=True)
+
+
+def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
+    """The table. A score is the mean over seeds, with half of its 95 % interval if there are several."""
+    columns = [
+        _Column("", [summary.name for summary in summaries]),
+        _Column("guidance", [f"{summary.guidance_scale:g}" for summary in summaries]),
+        _Column("seeds", [f"{summary.num_seeds}" for summary in summaries]),
+        _Column("minutes", [_number(summary.minutes, 1) for summary in summaries]),
+        _Column("minutes, all teachers", [_number(summary.minutes_in_all, 1) for summary in summaries]),
+        _Column("images", [_number(summary.images, 0) for summary in summaries]),
+        _Column("reward calls", [_number(summary.reward_calls, 0) for summary in summaries]),
+    ]
+    for place in summaries[0].scores:
+        texts = [
+            f"{value.mean:.3f}{half_text(value.half, summary.num_seeds, 3)}"
+            for summary in summaries
+            for value in [summary.scores[place]]
+        ]
+        columns.append(_Column(f"{place[1]}, {place[0]}", texts))
+    columns.append(_Column("mean, normalised", [f"{mean:.3f}" for mean in means]))
+    lines = [
+        [column.header for column in columns],
+        ["---", *("---:" for _ in columns[1:])],
+        *([column.texts[row] for column in columns] for row in range(len(summaries))),
+    ]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{body}\n\n{_READING}\n"
+
+
+def _write_csv(rows: Sequence[ComparedRow], path: Path) -> None:
+    places = [(benchmark, task) for benchmark, scores in rows[0].scores.items() for task in scores]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            [
+                *("row", "seed", "guidance", "note", "minutes", "minutes_with_slowest_teacher"),
+                *("minutes_with_all_teachers", "images", "reward_calls"),
+                *(f"{benchmark}/{task}{end}" for benchmark, task in places for end in ("", *_ENDS)),
+            ]
+        )
+        for row in rows:
+            scores = [row.scores[benchmark][task] for benchmark, task in places]
+            writer.writerow(
+                [
+                    *(row.name, row.seed, row.guidance_scale, row.note, row.cost.minutes, row.minutes),
+                    *(row.minutes_in_all, row.images_in_all, row.reward_calls_in_all),
+                    *(value for score in scores for value in (score.mean, score.low, score.high, score.n)),
+                ]
+            )
+
+
+_ENDS = ("/low", "/high", "/n")
+"""Columns of a score beside its mean; ``/n`` is absent in tables of before it was kept."""
+
+
+def read_csv(path: Path) -> list[TableRow]:
+    """Rows of a ``table.csv``, from which ``to_markdown`` makes the table again."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    places = [name for name in lines[0] if "/" in name and not name.endswith(_ENDS)]
+    return [
+        TableRow(
+            name=line["row"],
+            seed=int(line["seed"]),
+            guidance_scale=float(line["guidance"]),
+            minutes=float(line["minutes_with_slowest_teacher"]),
+            minutes_in_all=float(line["minutes_with_all_teachers"]),
+            images_in_all=int(line["images"]),
+            reward_calls_in_all=int(line["reward_calls"]),
+            scores={
+                benchmark: {
+                    place.partition("/")[2]: Estimate(
+                        mean=float(line[place]),
+                        low=_number_or_none(line[f"{place}/low"]),
+                        high=_number_or_none(line[f"{place}/high"]),
+                        n=int(line.get(f"{place}/n") or 0),
+                    )
+                    for place in places
+                    if place.partition("/")[0] == benchmark
+                }
+                for benchmark in dict.fromkeys(place.partition("/")[0] for place in places)
+            },
+        )
+        for line in lines
+    ]
+
+
+def _number_or_none(cell: str) -> float | None:
+    """An end of an interval, which is empty where it is not known."""
+    return float(cell) if cell else None
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}" if value else "-"

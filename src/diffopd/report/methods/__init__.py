@@ -1,0 +1,1 @@
+"""Any set of runs as one page: curves, tables, verdicts."""

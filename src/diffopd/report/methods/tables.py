@@ -1,0 +1,274 @@
+"""Tables over seeds: benchmark scores with the claims they bear on, time and memory."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from diffopd.evaluation import EvaluationResult
+from diffopd.report.methods.difference import spread_text
+from diffopd.report.methods.methods import Method
+from diffopd.report.methods.runs import Run
+from diffopd.report.methods.verdicts import Verdict
+from diffopd.report.run.curve import SECONDS
+
+_TIME, _MEMORY = "train/time/", "train/memory/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """A method at one guidance scale.
+
+    Attributes:
+        name: Its label.
+        note: What is special about the row.
+        guidance_scale: Guidance of the images.
+        num_seeds: How many seeds; None for base and teachers, which are no methods of these runs.
+        cells: One text per column of the table.
+        verdicts: Of the claims that say this method is better than another.
+    """
+
+    name: str
+    note: str
+    guidance_scale: float
+    num_seeds: int | None
+    cells: Sequence[str]
+    verdicts: Sequence[Verdict]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """Scores on one benchmark.
+
+    Attributes:
+        benchmark: Its name.
+        columns: Tasks, the mean over them, held-out metrics.
+        rows: The methods.
+    """
+
+    benchmark: str
+    columns: Sequence[str]
+    rows: Sequence[ScoreRow]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostTable:
+    """What each method took.
+
+    Attributes:
+        columns: Quantities with their units.
+        rows: Label of a method -> one text per column.
+    """
+
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[str]]
+
+
+def score_tables(methods: Sequence[Method], verdicts: Sequence[Verdict]) -> list[ScoreTable]:
+    """A table for each benchmark: base and teachers as the runs have them, then the methods.
+
+    Results of one benchmark's name that were measured with different settings (other prompts, other samplers)
+    are in tables of their own, as their scores do not compare.
+    """
+    return [
+        _score_table(title, alike, methods, verdicts) for title, alike in _measured_alike(methods).items()
+    ]
+
+
+def _measured_alike(methods: Sequence[Method]) -> dict[str, list[tuple[Method, Run, EvaluationResult]]]:
+    """Title of a table -> results that compare, each with its method and run."""
+    groups: dict[str, list[list[tuple[Method, Run, EvaluationResult]]]] = {}
+    for method in methods:
+        for run in method.runs.values():
+            for _, result in run.results:
+                known = groups.setdefault(result.benchmark, [])
+                group = next((group for group in known if not result.differences(group[0][2])), None)
+                if group is None:
+                    known.append(group := [])
+                group.append((method, run, result))
+    titles: dict[str, list[tuple[Method, Run, EvaluationResult]]] = {}
+    for benchmark, known in groups.items():
+        titles[benchmark] = known[0]
+        for group in known[1:]:
+            unlike = "; ".join(group[0][2].differences(known[0][0][2]))
+            titles[f"{benchmark}, measured otherwise than above ({unlike})"] = group
+    return titles
+
+
+def _score_table(
+    title: str,
+    alike: Sequence[tuple[Method, Run, EvaluationResult]],
+    methods: Sequence[Method],
+    verdicts: Sequence[Verdict],
+) -> ScoreTable:
+    found: dict[tuple[str, float], dict[int, Mapping[str, float]]] = {}
+    for method, run, result in alike:
+        scores = {task: estimate.mean for task, estimate in result.estimates.items()}
+        found.setdefault((method.label, result.guidance_scale), {}).setdefault(run.seed, scores)
+    given = _given_rows(alike)
+    every = [*(scores for seeds in found.values() for scores in seeds.values()), *given.values()]
+    tasks = list(dict.fromkeys(task for scores in every for task in scores))
+    rows = [
+        ScoreRow(
+            name=name,
+            note="",
+            guidance_scale=scale,
+            num_seeds=None,
+            cells=_cells([scores], tasks),
+            verdicts=(),
+        )
+        for (name, scale, _), scores in given.items()
+    ]
+    by_label = {method.label: method for method in methods}
+    for (label, scale), seeds in found.items():
+        trained_at = next(iter(by_label[label].runs.values())).guidance_scale
+        own = [
+            verdict
+            for verdict in verdicts
+            if not verdict.no_runs
+            and verdict.claim.method in (by_label[label].key, label)
+            and scale == (trained_at if verdict.guidance is None else verdict.guidance)
+        ]
+        rows.append(
+            ScoreRow(
+                name=label,
+                note="as trained" if scale == trained_at else "",
+                guidance_scale=scale,
+                num_seeds=len(seeds),
+                cells=_cells(list(seeds.values()), tasks),
+                verdicts=own,
+            )
+        )
+    return ScoreTable(benchmark=title, columns=[*tasks, "mean of tasks"], rows=rows)
+
+
+def _given_rows(
+    alike: Sequence[tuple[Method, Run, EvaluationResult]],
+) -> dict[tuple[str, float, int], Mapping[str, float]]:
+    """Base and teachers of the runs' own tables: name, guidance, which of several -> scores."""
+    given: dict[tuple[str, float, int], Mapping[str, float]] = {}
+    for _, run, result in alike:
+        for name, scale, scores in _own_table(run, result):
+            known = [others for (n, s, _), others in given.items() if (n, s) == (name, scale)]
+            if scores and scores not in known:
+                given[name, scale, len(known)] = scores
+    return given
+
+
+def _own_table(run: Run, result: EvaluationResult) -> list[tuple[str, float, Mapping[str, float]]]:
+    """Rows of the run's table that have as many images as a result."""
+    if str(run.table.get("title", "")).partition(":")[0] != result.benchmark:
+        return []
+    numbers = {task: estimate.n for task, estimate in result.estimates.items()}
+    return [
+        (row["name"], row["guidance_scale"], {task: score["mean"] for task, score in row["scores"].items()})
+        for row in run.table["rows"]
+        if row["name"] != "student"
+        and all(score["n"] == numbers.get(task, score["n"]) for task, score in row["scores"].items())
+    ]
+
+
+def _cells(seeds: Sequence[Mapping[str, float]], tasks: Sequence[str]) -> list[str]:
+    columns = [[scores[task] for scores in seeds if task in scores] for task in tasks]
+    complete = [scores for scores in seeds if set(tasks) <= set(scores)]
+    whole = [statistics.fmean(scores[task] for task in tasks) for scores in complete]
+    return [mean_and_interval(values, 3) for values in [*columns, whole]]
+
+
+def mean_and_interval(values: Sequence[float], digits: int) -> str:
+    """``mean ±`` half of its 95 % interval over seeds; ``±?`` if all are equal, the value alone for one seed.
+
+    Examples:
+        >>> mean_and_interval([1.0, 2.0, 3.0], 1)
+        '2.0 ±2.5'
+    """
+    if not values:
+        return "-"
+    return f"{statistics.fmean(values):,.{digits}f}{spread_text(values, digits)}"
+
+
+def mean_and_range(values: Sequence[float], digits: int) -> str:
+    """``mean (lowest to highest)`` over seeds; the value alone for one seed, a dash for none."""
+    if not values:
+        return "-"
+    ends = f" ({min(values):,.{digits}f} to {max(values):,.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):,.{digits}f}{ends}"
+
+
+def cost_table(methods: Sequence[Method]) -> CostTable:
+    """Training minutes, images and reward calls; every ``train/time`` and ``train/memory`` metric."""
+    names = dict.fromkeys(
+        name
+        for method in methods
+        for run in method.runs.values()
+        for name in run.series
+        if name.startswith((_TIME, _MEMORY))
+    )
+    columns = {
+        "seeds": lambda method: f"{method.num_seeds}",
+        "rounds": lambda method: _whole([run.num_rounds for run in method.runs.values()]),
+        "minutes of training": lambda method: mean_and_range(_minutes(method), 1),
+        "images drawn": lambda method: _whole([run.images for run in method.runs.values()]),
+        "images scored": lambda method: _whole([run.reward_calls for run in method.runs.values()]),
+        **{
+            title_of(name): lambda method, name=name: mean_and_range(_over_rounds(method, name), 2)
+            for name in names
+        },
+    }
+    counted = [method for method in methods if method.runs]
+    return CostTable(
+        columns=list(columns),
+        rows={method.label: [column(method) for column in columns.values()] for method in counted},
+    )
+
+
+def cost_bars(methods: Sequence[Method]) -> dict[str, dict[str, list[float]]]:
+    """Quantity -> label -> one value per seed, of time and memory; without what no run logged."""
+    quantities = {
+        "minutes of training": _minutes,
+        **{
+            title_of(name): lambda method, name=name: _over_rounds(method, name)
+            for name in (SECONDS, f"{_MEMORY}peak_rss_gib", f"{_MEMORY}peak_cuda_gib")
+        },
+    }
+    bars = {
+        title: {method.label: values for method in methods if (values := of(method))}
+        for title, of in quantities.items()
+    }
+    return {title: found for title, found in bars.items() if found}
+
+
+def title_of(name: str) -> str:
+    """What a reader calls a metric of time or memory.
+
+    Examples:
+        >>> title_of("train/memory/peak_cuda_gib")
+        'peak GPU memory, GiB'
+        >>> title_of("train/time/seconds_rollout")
+        'seconds rollout'
+    """
+    titles = {
+        SECONDS: "seconds per round",
+        f"{_TIME}samples_per_second": "samples per second",
+        f"{_MEMORY}peak_rss_gib": "peak memory of the process, GiB",
+        f"{_MEMORY}peak_cuda_gib": "peak GPU memory, GiB",
+    }
+    return titles.get(name, name.rpartition("/")[2].replace("_", " "))
+
+
+def _minutes(method: Method) -> list[float]:
+    return [max(run.minutes.values()) for run in method.runs.values() if run.minutes]
+
+
+def _over_rounds(method: Method, name: str) -> list[float]:
+    """Each seed's median over rounds, for memory its highest."""
+    summary = max if name.startswith(_MEMORY) else statistics.median
+    return [float(summary(run.series[name].values)) for run in method.runs.values() if name in run.series]
+
+
+def _whole(values: Sequence[int | None]) -> str:
+    known = sorted({value for value in values if value is not None})
+    if not known:
+        return "-"
+    return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"

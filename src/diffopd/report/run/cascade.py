@@ -1,0 +1,117 @@
+"""What a cascade of trainings leaves: one adapter with one card, and what each stage gained and forgot."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from diffopd.files.atomic import atomic_produce, replacing
+from diffopd.report.run.figure import save_figure
+from diffopd.report.run.known_scores import base_scores, unlike
+from diffopd.report.run.table import FinalTable, Row
+from diffopd.teacher import CARD, Recipe, TeacherCard
+
+
+def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model_path: str) -> None:
+    """Copy the last stage's adapter to ``adapter`` and ``lora``; table and figure of the scores by stage.
+
+    The card of the copy names all tasks, and adds up what all stages cost.
+
+    Args:
+        folder: The cascade's folder.
+        stages: Name -> the stage's run, in order; without cards (``~report``) the adapter alone is copied.
+        name: The cascade's name.
+        model_path: The base model's folder, as in the config; its card gives the base's scores.
+    """
+    last = list(stages.values())[-1]
+    for part in ("adapter", "lora"):
+        shutil.copytree(last / part, folder / part, dirs_exist_ok=True, copy_function=_copy_whole)
+    print(f"{'adapter:':<14} {folder / 'adapter'}", flush=True)
+    if not all((run / "adapter" / CARD).is_file() for run in stages.values()):
+        return
+    cards = {stage: TeacherCard.load(run / "adapter") for stage, run in stages.items()}
+    card = dataclasses.replace(
+        list(cards.values())[-1],
+        name=name,
+        task="+".join(dict.fromkeys(card.task for card in cards.values())),
+        recipe=_total([card.recipe for card in cards.values()]),
+    ).save(folder / "adapter")
+    for benchmark in list(cards.values())[-1].scores:
+        conditions = {
+            task: score.conditions for task, score in list(cards.values())[-1].scores[benchmark].items()
+        }
+        scale = list(cards.values())[-1].guidance_scale
+        known = {"base": (scale, base_scores(model_path, benchmark, scale))} | {
+            f"after {stage}": (card.guidance_scale, card.scores.get(benchmark, {}))
+            for stage, card in cards.items()
+        }
+        rows: list[Row] = []
+        for label, (at, scores) in known.items():
+            if scores and (why := unlike(scores, conditions)):
+                print(f"{label}: not shown, as it was scored with other settings: {'; '.join(why)}")
+            elif scores:
+                rows.append(Row(label, at, scores))
+        table = FinalTable(f"{benchmark}: reward by task, stage after stage", rows, {}).to_markdown()
+        with replacing(folder / f"{benchmark}.md") as temporary:
+            temporary.write_text(table, encoding="utf-8")
+        print(table)
+        print(f"{'figure:':<14} {stage_figure(rows, folder / f'{benchmark}.png', benchmark)}")
+    print(f"{'card:':<14} {card}", flush=True)
+
+
+def stage_figure(rows: Sequence[Row], path: Path, benchmark: str) -> Path:
+    """Each task's score after each stage, with 95 % intervals.
+
+    Args:
+        rows: The base, if it is known, and then the stages.
+        path: The PNG to write.
+        benchmark: What the scores are of.
+
+    Returns:
+        ``path``.
+    """
+    figure = Figure(figsize=(1.6 + 1.5 * len(rows), 3.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for task in dict.fromkeys(task for row in rows for task in row.scores):
+        found = [(place, row.scores[task]) for place, row in enumerate(rows) if task in row.scores]
+        axis.errorbar(
+            [place for place, _ in found],
+            [score.mean for _, score in found],
+            yerr=[[_reach(s.mean, s.low) for _, s in found], [_reach(s.mean, s.high) for _, s in found]],
+            marker="o",
+            capsize=3,
+            label=task,
+        )
+    axis.set_xticks(range(len(rows)), [row.name for row in rows])
+    axis.set_xlim(-0.3, len(rows) - 0.7)
+    axis.set_ylabel(f"reward, {benchmark}")
+    axis.set_ylim(0, 1)
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    return save_figure(figure, path)
+
+
+def _reach(mean: float, end: float | None) -> float:
+    """Length of an error bar; none is drawn where the interval is not known."""
+    return 0.0 if end is None else abs(end - mean)
+
+
+def _copy_whole(source: str, target: str) -> None:
+    atomic_produce(target, lambda temporary: shutil.copyfile(source, temporary))
+
+
+def _total(recipes: Sequence[Recipe]) -> Recipe:
+    return Recipe(
+        command=" && ".join(recipe.command for recipe in recipes),
+        seed=recipes[0].seed,
+        minutes=round(sum(recipe.minutes for recipe in recipes), 1),
+        images=sum(recipe.images for recipe in recipes),
+        reward_calls=sum(recipe.reward_calls for recipe in recipes),
+        commit=recipes[-1].commit,
+    )

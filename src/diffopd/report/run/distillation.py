@@ -1,0 +1,244 @@
+"""The report at the end of a distillation: scores of everybody, samples side by side, the reward curve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from diffopd.evaluation import (
+    Benchmark,
+    EvaluationResult,
+    conditions_of,
+    evaluate,
+    generate,
+)
+from diffopd.files.atomic import replacing
+from diffopd.files.png import save_png
+from diffopd.files.sealed import write_sealed_json
+from diffopd.model import BASE, PipelineModel
+from diffopd.report.run.curve import reward_curve
+from diffopd.report.run.grid import sample_grid
+from diffopd.report.run.known_scores import Scores, scores_of_base, scores_of_teachers
+from diffopd.report.run.table import FinalTable, Row, gain_kept
+from diffopd.teacher import TeacherSet
+from diffopd.types import Prompts
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What a report wrote.
+
+    Attributes:
+        table: The table in Markdown.
+        scores: The table in JSON.
+        grid: Samples of base, teacher and student, PNG.
+        curve: Rewards during training, PNG; None if the run logged none.
+    """
+
+    table: Path
+    scores: Path
+    grid: Path
+    curve: Path | None
+
+
+def report_distillation(
+    *,
+    model: PipelineModel,
+    teachers: TeacherSet,
+    student: str,
+    student_guidance: float,
+    benchmark: Benchmark,
+    folder: str | PathLike[str],
+    metrics_csv: str | PathLike[str],
+    batch_size: int,
+    rows_per_task: int = 3,
+    other_files: Mapping[str, str | PathLike[str]] | None = None,
+    console: Console | None = None,
+) -> ReportFiles:
+    """Score the student, compare it with base and teachers, write and print everything.
+
+    Base and student are scored at the base's best guidance, at the one the student was trained for, and
+    unguided; a share of a gain compares scores at one guidance. Base and teachers are read from their cards
+    where these were scored on the same prompts with the same sampler, metric and model; otherwise they are
+    scored here, so that all rows of the table compare.
+
+    Args:
+        model: Holds teachers and student; its ``guidance_scale`` is the base's best.
+        teachers: The teachers of the run.
+        student: Name of the student's adapter.
+        student_guidance: Guidance the student was trained for.
+        benchmark: What to measure; tasks without a metric are only drawn.
+        folder: Gets the files.
+        metrics_csv: The run's metrics, for the curve.
+        batch_size: Images made together.
+        rows_per_task: Rows of the grid for each task.
+        other_files: More to list at the end, e.g. the exported LoRA.
+        console: Where to write; standard output when None.
+    """
+    folder, console = Path(folder), console or Console()
+    scales = list(dict.fromkeys((student_guidance, model.guidance_scale, 1.0)))
+
+    def score(adapter: str | None, guidance_scale: float, label: str) -> EvaluationResult:
+        return evaluate(
+            model,
+            benchmark,
+            batch_size=batch_size,
+            adapter=adapter,
+            guidance_scale=guidance_scale,
+            label=label,
+            console=console,
+        )
+
+    results = [score(student, scale, f"scoring the student, guidance {scale:g}") for scale in scales]
+    conditions = conditions_of(benchmark, model)
+
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told:  # the base's card is asked once for each guidance
+            told.add(line)
+            print(line, file=console.file, flush=True)
+
+    bases = {scale: scores_of_base(model, benchmark, scale, conditions, score, tell) for scale in scales}
+    taught = scores_of_teachers(teachers, benchmark, conditions, score, tell)
+
+    table = _table(benchmark.name, bases, taught, teachers, results)
+    markdown = _write(folder / "table.md", table.to_markdown())
+    scores = folder / "table.json"
+    write_sealed_json(scores, json.loads(table.to_json()))  # a report reads it back
+    for result in results:
+        result.save(folder / f"student_guidance_{result.guidance_scale:g}.json")
+    grid = _grid(
+        model,
+        teachers,
+        student,
+        student_guidance,
+        benchmark,
+        rows_per_task,
+        batch_size,
+        folder / "samples.png",
+    )
+    curve = _curve(
+        metrics_csv,
+        bases[student_guidance],
+        taught,
+        results[0],
+        benchmark.name,
+        folder / "reward_curve.png",
+    )
+
+    files = ReportFiles(markdown, scores, grid, curve)
+    console.print(table.to_rich())
+    named = {"samples": grid, "reward curve": curve, "table": markdown, **(other_files or {})}
+    for name, path in named.items():
+        if path is not None:
+            print(f"{name + ':':<14} {path}", file=console.file, flush=True)  # rich would break long paths
+    return files
+
+
+def _table(
+    name: str,
+    bases: Mapping[float, Scores],
+    taught: Mapping[str, Scores],
+    teachers: TeacherSet,
+    student: Sequence[EvaluationResult],
+) -> FinalTable:
+    columns = list(student[0].tasks)
+
+    def row(label: str, guidance_scale: float, scores: Scores) -> Row:
+        return Row(label, guidance_scale, {task: scores[task] for task in columns if task in scores})
+
+    rows = [row("base", scale, scores) for scale, scores in bases.items()]
+    rows += [
+        row(f"teacher: {task}", teachers.guidance_scales[task], scores) for task, scores in taught.items()
+    ]
+    rows += [row("student", result.guidance_scale, result.scores) for result in student]
+    own = {task: scores[task] for task, scores in taught.items() if task in scores}
+    kept = {
+        result.guidance_scale: gain_kept(bases[result.guidance_scale], own, result.estimates)
+        for result in student
+    }
+    return FinalTable(f"{name}: reward by task", rows, kept)
+
+
+def _grid(
+    model: PipelineModel,
+    teachers: TeacherSet,
+    student: str,
+    student_guidance: float,
+    benchmark: Benchmark,
+    rows_per_task: int,
+    batch_size: int,
+    path: Path,
+) -> Path:
+    """The first prompts of each taught task, the same noise for base, teacher and student.
+
+    Each at its own guidance: the base at its best, teacher and student as they were trained.
+    """
+    chosen = {task: prompts for task, prompts in benchmark.prompts().items() if task in teachers.tasks}
+    prompts = Prompts.concat([rows.select(range(min(rows_per_task, len(rows)))) for rows in chosen.values()])
+    count = len(prompts)
+    columns: dict[str, tuple[list[str], list[float]]] = {
+        "base": ([BASE] * count, [model.guidance_scale] * count),
+        "teacher": (
+            [teachers.adapter(task) for task in prompts.tasks],
+            [teachers.guidance_scales[task] for task in prompts.tasks],
+        ),
+        "student": ([student] * count, [student_guidance] * count),
+    }
+    images: list[Tensor] = [
+        generate(
+            model,
+            prompts,
+            sampler=benchmark.sampler,
+            guidance_scale=scales,
+            adapters=adapters,
+            seed=benchmark.seed,
+            batch_size=batch_size,
+        )
+        for adapters, scales in columns.values()
+    ]
+    sheet = sample_grid(
+        [list(row) for row in torch.stack(images, 1)],
+        columns=list(columns),
+        rows=list(zip(prompts.tasks, prompts.texts, strict=True)),
+    )
+    return save_png(sheet, path)
+
+
+def _curve(
+    metrics_csv: str | PathLike[str],
+    base: Scores,
+    taught: Mapping[str, Scores],
+    student: EvaluationResult,
+    benchmark: str,
+    path: Path,
+) -> Path | None:
+    levels = {
+        task: {
+            "base": base[task].mean,
+            "teacher": scores[task].mean,
+            "student": student.tasks[task].value.mean,
+        }
+        for task, scores in taught.items()
+        if task in base and task in scores and task in student.tasks
+    }
+    note = f"dashed: scores on the unseen prompts of {benchmark}, each at its own guidance"
+    try:
+        return reward_curve(metrics_csv, levels, path, levels_note=note)
+    except ValueError as error:
+        print(f"no reward curve: {error}")
+        return None
+
+
+def _write(path: Path, text: str) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,1 @@
+"""Scorers of drawings of the embedded world, and of plain properties of a picture."""

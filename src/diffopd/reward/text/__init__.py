@@ -1,0 +1,1 @@
+"""Scorers that read the text in an image."""

@@ -1,0 +1,1 @@
+"""A run's folder: what it was made from, whether it is finished, where it resumes."""

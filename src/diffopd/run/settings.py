@@ -1,0 +1,163 @@
+"""Which settings make a run what it is, and whether two configs ask for the same run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffopd.config.folder import HOW_TO_ASK, flat_settings
+from diffopd.config.saved import CONFIG, read_config
+from diffopd.files.sealed import DamagedFileError
+from diffopd.run.inputs import fingerprint
+
+log = logging.getLogger(__name__)
+
+_HARMLESS = (
+    "callbacks",
+    "logger",
+    "paths",
+    "report",
+    "benchmark",
+    "resume",
+    "if_finished",
+    "debug",
+    "hardware",  # what it sets counts where it is set
+    "run_id",
+    "name",
+)
+_HARMLESS_SETTINGS = (
+    "phase.score_in_background",
+    "phase.score_every_n_rounds",  # scores for the log
+    "phase.output",  # a folder, which may have been moved
+    "model.prompt_cache",
+    "model.decode_batch_size",
+)
+_HARMLESS_TRAINER = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "max_epochs",
+    "max_time",
+    "num_threads",
+    "deterministic",
+    "benchmark",
+    "default_root_dir",
+    "enable_*",
+    "log_every_n_steps",
+    "num_sanity_val_steps",
+    "use_distributed_sampler",
+    "profiler",
+    "detect_anomaly",
+)
+"""How long, where and with what output a training runs; the rest of the trainer's settings counts."""
+_SCHEDULED = "phase.warmup_steps"
+"""A phase with this setting has a learning rate that falls to 0 in the last round, so their number counts."""
+
+_ADDED = {
+    "model.embedded_guidance": None,
+    "model.step_distilled": False,
+    "model.attention_backend": None,
+    "model.compile": False,
+    "model.vae_tiling": False,
+    "model.offload_text_encoders": False,
+}
+"""Settings that came later -> what they were in a run whose config does not have them."""
+_REPEATED = ("model.lora_modules",)
+"""Settings that act through another one, which is compared."""
+
+
+def check_same(
+    cfg: DictConfig, folder: Path, inputs: Mapping[str, str], settings: Mapping[str, Any] | None = None
+) -> None:
+    """Compare a config with that of the run in a folder, and its files with those the run learned from.
+
+    Args:
+        cfg: The composed config.
+        folder: The run's folder; one without a config is not compared.
+        inputs: Fingerprints by config path. A path whose files are the same may have changed.
+        settings: What a checkpoint of the run says of its config. The config in the folder counts where this
+            says nothing.
+
+    Raises:
+        DamagedFileError: If the config in the folder is damaged and there are no other settings.
+        ValueError: If something differs that affects the result, with all that does.
+    """
+    before, now = _settings_before(folder, settings), result_settings(cfg)
+    if before is None:
+        return
+    before = {key: value for key, value in _ADDED.items() if key in now} | before
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    values = OmegaConf.to_container(cfg, resolve=True)
+    found = {setting: fingerprint(values, setting) for setting in inputs}  # type: ignore[arg-type]
+    moved = [setting for setting in changed if setting in inputs and found[setting] == inputs[setting]]
+    lines = [
+        f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        + (", where other files are" if key in inputs else "")
+        for key in changed
+        if key not in moved
+    ]
+    lines += [
+        f"  {setting}={now.get(setting)}: the files are others than before (SHA-256 {value[:12]}, now "
+        f"{(found[setting] or 'nothing')[:12]})"
+        for setting, value in sorted(inputs.items())
+        if setting not in changed and found[setting] != value
+    ]
+    if lines:
+        raise ValueError(
+            f"{folder} holds a run with other settings:\n"
+            + "\n".join(lines)
+            + "\nGive this run its own folder "
+            "with run_id=..., or start anew with resume=never (the old files are kept aside)"
+        )
+
+
+def _settings_before(folder: Path, settings: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What affected the result of the run in a folder; None if nothing says it."""
+    known = {} if settings is None else _counted(settings)
+    file = folder / CONFIG
+    if not file.is_file():
+        return None if settings is None else known
+    try:
+        return result_settings(read_config(file)) | known
+    except DamagedFileError as error:
+        if settings is None:
+            raise DamagedFileError(
+                file,
+                f"{error.why}. The settings of the run cannot be compared: remove the file to resume without "
+                "that, or start anew with resume=never (the old files are kept aside)",
+            ) from error
+        log.warning("%s; it is written anew, and the settings are compared with the checkpoint's", error)
+        return known
+
+
+def result_settings(cfg: DictConfig) -> dict[str, Any]:
+    """What affects the result, flat: config path -> value."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return _counted(dict(flat_settings({k: v for k, v in plain.items() if k not in _HARMLESS})))
+
+
+def _counted(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Of flat settings those that affect the result."""
+    scheduled = _SCHEDULED in flat
+    return {
+        path: value
+        for path, value in flat.items()
+        if path.partition(".")[0] not in _HARMLESS
+        and path not in _REPEATED
+        and (not _is_harmless(path) or (scheduled and path == "trainer.max_epochs"))
+    }
+
+
+def _is_harmless(path: str) -> bool:
+    last = path.rpartition(".")[2]
+    if path.startswith("trainer."):
+        return any(fnmatchcase(path.split(".")[1], name) for name in _HARMLESS_TRAINER)
+    of_reward = path.startswith(("reward.", "phase.held_out."))
+    return path in _HARMLESS_SETTINGS or (of_reward and last in HOW_TO_ASK)

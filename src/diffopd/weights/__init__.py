@@ -1,0 +1,1 @@
+"""Where weights are and whether their files may be believed: folders, hub, tokenizers, hashes."""

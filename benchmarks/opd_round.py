@@ -25,7 +25,6 @@ from setting import Setting
 from turns import TakeTurns, Way, peak, take_turns
 
 from diffopd.build.experiment import Experiment
-from diffopd.phase.adapted import STUDENT
 
 FUSED, TWO_PASS, BY_TASK, ENCODING = (
     "fused round",
@@ -113,7 +112,7 @@ def one_backward(experiment: Experiment) -> None:
     """What the round avoids: the graph of all the student's steps held for one backward."""
     phase: Any = experiment.phase
     prompts = experiment.data.batch(0)
-    rollout = phase.rollout(phase.sampler, prompts, phase.conditioning(prompts), STUDENT)
+    rollout = phase.rollout(phase.sampler, prompts, phase.conditioning(prompts), phase.student)
     steps = [transition.velocity.square().mean() for transition in rollout]
     torch.stack(steps).sum().backward()
     phase.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,8 @@ class Way:
     def prepare(self, phase: Any, prompts: Any, rows_per_task: int) -> None:
         """Have ``phase`` do its next round this way."""
         phase.two_pass = self.two_pass
-        phase.micro_batch_size = rows_per_task if self.task_by_task else None
+        size = rows_per_task if self.task_by_task else None
+        phase.settings = dataclasses.replace(phase.settings, micro_batch_size=size)
         phase.conditioning(prompts)
         if self.encode_anew:
             phase._encoded.clear()

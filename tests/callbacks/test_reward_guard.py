@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,8 +55,6 @@ def scripted(tiny_phase):
     """``scripted(reward, **held_out)``: two adapters, and each value logged in its round; None logs none."""
 
     class Scripted(tiny_phase):
-        saved_adapters = ("student", "average")
-
         def __init__(self, reward=RISING, **held_out):
             super().__init__()
             self.script = {"train/reward/signs": reward} | {
@@ -63,14 +62,19 @@ def scripted(tiny_phase):
             }
             self.average = torch.nn.Linear(8, 1).requires_grad_(False)
 
-        def parameters_of(self, name):
-            return dict({"student": self.adapter, "average": self.average}[name].named_parameters())
+        @property
+        def policies(self):
+            held = {"student": self.adapter, "average": self.average}
+            return {
+                name: SimpleNamespace(weights=lambda part=part: dict(part.named_parameters()))
+                for name, part in held.items()
+            }
 
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
             with torch.no_grad():
-                for name, value in self.parameters_of("average").items():
-                    value.lerp_(self.parameters_of("student")[name], 0.5)
+                for name, value in self.policies["average"].weights().items():
+                    value.lerp_(self.policies["student"].weights()[name], 0.5)
             for name, values in self.script.items():
                 if (value := values[self.current_epoch]) is not None:
                     self.log(name, value, batch_size=4)
@@ -92,8 +96,8 @@ class Follow(Callback):
 def adapters_of(phase):
     return {
         f"{adapter}.{name}": value.detach().clone()
-        for adapter in phase.saved_adapters
-        for name, value in phase.parameters_of(adapter).items()
+        for adapter in phase.policies
+        for name, value in phase.policies[adapter].weights().items()
     }
 
 
@@ -338,7 +342,7 @@ def test_a_rolled_back_teacher_is_exported_as_it_was_and_reported(world, tmp_pat
 
     assert len(follow.after) == 3
     kept = follow.after[0]
-    assert phase.saved_adapters == ("student", "average", "old")
+    assert list(phase.policies) == ["student", "average", "old"]
     assert not equal(kept, follow.after[2])
     assert equal(adapters_of(phase), kept)
     assert len(reports) == 1
@@ -352,6 +356,7 @@ def test_a_rolled_back_teacher_is_exported_as_it_was_and_reported(world, tmp_pat
 
 SCRIPT = """
 import importlib.util, sys
+from types import SimpleNamespace
 import torch
 from lightning.pytorch import Trainer
 from diffopd.callbacks import RewardGuard, RoundCheckpoint
@@ -363,10 +368,9 @@ tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 
 class Scripted(tiny.TinyPhase):
-    saved_adapters = ("student",)
-
-    def parameters_of(self, name):
-        return dict(self.adapter.named_parameters())
+    @property
+    def policies(self):
+        return {"student": SimpleNamespace(weights=lambda: dict(self.adapter.named_parameters()))}
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)

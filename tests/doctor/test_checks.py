@@ -200,7 +200,7 @@ def test_the_size_of_a_checkpoint_is_known_before_there_is_one(world, tmp_path):
     data = (
         len(content) - 8 - int.from_bytes(content[:8], "little")
     )  # without the header, which is all names here
-    num_parameters = len(run.phase.parameters_of("student"))
+    num_parameters = len(run.phase.policies["student"].weights())
     assert data - estimate == 4 * num_parameters  # AdamW's step count of each
     assert estimated_checkpoint(torch.nn.Linear(1, 1)) is None
 

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 from tiny_runs import randomise
 from torch import Tensor
 
-from diffopd.phase import adapted, fake_score, sft
-from diffopd.phase.adapted import AdaptedPhase
+from diffopd.phase import fake_score, policy_phase, sft
+from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.randomness import normal_rows, uniform_rows
 from diffopd.strategy.sharded import bytes_held
@@ -79,13 +79,13 @@ def recorded(monkeypatch: Any, experiment: Any, folder: Path) -> list[dict[str, 
 
         return rows
 
-    for module in (adapted, sft):
+    for module in (policy_phase, sft):
         monkeypatch.setattr(module, "normal_rows", noting(normal_rows))
     for module in (sft, fake_score):
         monkeypatch.setattr(module, "uniform_rows", noting(uniform_rows))
-    if isinstance(phase, AdaptedPhase):
+    if isinstance(phase, PolicyPhase):
         _note_states(monkeypatch, record)
-        for number, name in enumerate(name for name in phase.saved_adapters if name != "average"):
+        for number, name in enumerate(name for name in phase.policies if name != "average"):
             randomise(phase.model, name, 7 + number)
     experiment.trainer.callbacks.append(record)
     experiment.fit()
@@ -95,12 +95,12 @@ def recorded(monkeypatch: Any, experiment: Any, folder: Path) -> list[dict[str, 
 
 
 def _note_states(monkeypatch: Any, record: Record) -> None:
-    rollout, compared = AdaptedPhase.rollout, RewardPhase.compared
+    rollout, compared = PolicyPhase.rollout, RewardPhase.compared
 
-    def noting_rollout(self: Any, sampler: Any, prompts: Any, conditioning: Any, adapter: str) -> Any:
-        for transition in rollout(self, sampler, prompts, conditioning, adapter):
+    def noting_rollout(self: Any, sampler: Any, prompts: Any, conditioning: Any, policy: Any) -> Any:
+        for transition in rollout(self, sampler, prompts, conditioning, policy):
             for index, state in zip(prompts.indices, transition.next_latent, strict=True):
-                record.states[adapter, self.round, transition.step, index] = state.clone()
+                record.states[policy.name, self.round, transition.step, index] = state.clone()
             yield transition
 
     def noting_compared(self: Any, rewards: Tensor, prompts: Any) -> Any:
@@ -108,7 +108,7 @@ def _note_states(monkeypatch: Any, record: Record) -> None:
         record.advantages.append(dict(zip(judged.indices, judged.advantages.tolist(), strict=True)))
         return judged
 
-    monkeypatch.setattr(AdaptedPhase, "rollout", noting_rollout)
+    monkeypatch.setattr(PolicyPhase, "rollout", noting_rollout)
     monkeypatch.setattr(RewardPhase, "compared", noting_compared)
 
 

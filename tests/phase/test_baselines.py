@@ -77,7 +77,7 @@ class Hand:
 
     def gradient(self, loss):
         """Of the student, as one vector."""
-        parameters = list(self.phase.parameters_of("student").values())
+        parameters = list(self.phase.policies["student"].weights().values())
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
 
 
@@ -218,16 +218,16 @@ def two_rounds(request, world, tmp_path_factory):
     settings = ("reward=picture_quality", "phase.score_every_n_rounds=1")
     experiment = world.build(f"mopd_{request.param}", folder, *settings)
     phase = experiment.phase
-    for number, adapter in enumerate(name for name in phase.saved_adapters if name != "average"):
+    for number, adapter in enumerate(name for name in phase.policies if name != "average"):
         randomise(phase.model, adapter, 7 + number)
     before = {name: value.clone() for name, value in phase.named_parameters()}
-    received, clip = set(), phase.clip_adapter_gradient
+    received, clip = set(), phase.clip_gradient
 
     def watched(adapter):
         received.update(name for name, value in phase.named_parameters() if value.grad is not None)
         return clip(adapter)
 
-    phase.clip_adapter_gradient = watched
+    phase.clip_gradient = watched
     return request.param, before, received, run_rounds(experiment, student_seed=None)
 
 
@@ -278,7 +278,7 @@ def test_micro_batches_change_nothing(build_round, method):
     assert relative_distance(parts.flat_gradient(), whole.flat_gradient()) < 1e-5
     assert parts.metrics == pytest.approx(whole.metrics, rel=1e-4)
     if method != "sft":
-        one, other = (flat(run.phase.parameters_of("fake").values()) for run in (parts, whole))
+        one, other = (flat(run.phase.policies["fake"].weights().values()) for run in (parts, whole))
         assert relative_distance(one, other) < 1e-5
 
 
@@ -293,7 +293,7 @@ def test_two_processes_have_the_gradients_of_one(world, tmp_path, method):
         settings = [*ONE_ROUND, *processes]
         settings += [] if method == "sft" else ["phase.fake_updates_per_round=1"]
         experiment = world.build(f"mopd_{method}", tmp_path / folder, *settings)
-        for number, adapter in enumerate(a for a in experiment.phase.saved_adapters if a != "average"):
+        for number, adapter in enumerate(a for a in experiment.phase.policies if a != "average"):
             randomise(experiment.phase.model, adapter, 7 + number)
         experiment.fit()
         assert experiment.trainer.world_size == (2 if processes else 1)

@@ -45,6 +45,10 @@ def build_round(world, tmp_path):
     return make
 
 
+def weights_of(phase, name):
+    return {key: value.detach().clone() for key, value in phase.policies[name].weights().items()}
+
+
 class Recorder:
     """Stands in for the loss and keeps what each call was given and gave."""
 
@@ -123,7 +127,7 @@ def papers_formula(experiment, noise_level):
         rows_of_a_task = len(prompts) / len(TASKS)
         total = total + per_row.sum() / rows_of_a_task
         latent = (student.detach() + std * noise[j].double()).float()
-    parameters = list(phase.parameters_of("student").values())
+    parameters = list(phase.policies["student"].weights().values())
     return total.detach(), torch.cat([g.flatten() for g in torch.autograd.grad(total, parameters)])
 
 
@@ -175,11 +179,11 @@ def test_the_average_moves_when_the_released_loops_move_theirs(build_round):
 
     def update():
         norm = take()
-        states.append({n: {k: v.detach().clone() for k, v in phase.parameters_of(n).items()} for n in BOTH})
+        states.append({name: weights_of(phase, name) for name in BOTH})
         return norm
 
     phase.update = update
-    start = {key: value.detach().clone() for key, value in phase.parameters_of("average").items()}
+    start = weights_of(phase, "average")
     experiment.fit()
     assert len(states) == 6
     expected = start
@@ -200,7 +204,7 @@ def test_an_average_that_never_moved_is_not_exported(build_round, caplog, rounds
     saved = load_file(experiment.folder / "adapter" / "adapter_model.safetensors")
     assert exported_adapter(phase) == exported
     scale = phase.adapter.alpha / phase.adapter.rank  # which the file has in its factors B
-    for key, value in phase.parameters_of(exported).items():
+    for key, value in phase.policies[exported].weights().items():
         written = scale * value if ".lora_B." in key else value
         assert torch.equal(saved[f"base_model.model.{key}"], written), key
     assert any(value.any() for key, value in saved.items() if ".lora_B." in key)

@@ -52,7 +52,7 @@ def test_a_round_of_flow_grpo_is_what_the_formulas_say(build_round):
     experiment = build_round("loss=flow_grpo", "loss.kl_weight=0.1")
     transitions, velocity, advantage = rollout_by_hand(experiment)
     assert advantage.abs().min() > 0
-    parameters = list(experiment.phase.parameters_of("student").values())
+    parameters = list(experiment.phase.policies["student"].weights().values())
     total = torch.zeros(())
     for old in transitions[:9]:
         new = velocity(old.latent, old.sigma)
@@ -75,7 +75,7 @@ def test_a_round_of_flow_grpo_is_what_the_formulas_say(build_round):
 def test_guard_scales_each_step_by_its_length(build_round):
     experiment = build_round()
     transitions, velocity, advantage = rollout_by_hand(experiment)
-    parameters = list(experiment.phase.parameters_of("student").values())
+    parameters = list(experiment.phase.policies["student"].weights().values())
     total = torch.zeros(())
     for old in transitions[:9]:
         drift = old.coefficient.view(-1, 1, 1, 1) * (velocity(old.latent, old.sigma) - old.velocity)

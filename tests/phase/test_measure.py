@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import pytest
 import torch
 
 from diffopd.phase.measure import measure_teachers
+from diffopd.policy import Fixed
 from diffopd.randomness import normal_rows
 from diffopd.types import Prompts
 
@@ -41,7 +43,7 @@ def expected_score(phase, name, row):
     """One teacher's reward on one prompt, sampled alone."""
     prompt = PROMPTS.select([row])
     guidance = phase.teacher.guidance_scales[name]
-    policy = phase.policy(phase.conditioning(prompt), f"teacher_{name}", guidance)
+    policy = Fixed(phase.model, f"teacher_{name}").given(phase.conditioning(prompt), guidance)
     start = normal_rows(phase.seed, "routing/start", 0, prompt.indices, phase.model.latent_shape)
     *_, last = phase.sampler.rollout(policy, start, lambda step: torch.zeros_like(start))
     return float(Brightness()(phase.images(last.next_latent), prompt))
@@ -84,7 +86,7 @@ def test_no_more_rollouts_at_once_than_the_memory_holds(phase, monkeypatch, capl
     sizes = []
     images = phase.images
     monkeypatch.setattr(phase, "images", lambda latents: sizes.append(len(latents)) or images(latents))
-    monkeypatch.setattr(phase, "micro_batch_size", 3)
+    monkeypatch.setattr(phase, "settings", dataclasses.replace(phase.settings, micro_batch_size=3))
     caplog.clear()
     with caplog.at_level(logging.INFO, "diffopd"):
         parts = measure_teachers(phase, phase.teacher, phase.sampler, Brightness(), PROMPTS)

@@ -51,7 +51,7 @@ def test_student_and_average_start_as_the_mean_of_the_teachers(world, tmp_path):
     phase = experiment.phase
     expected = velocity(mean_weights_model(phase.model, world), None)
     assert (expected - velocity(phase.model, None)).abs().max() > 1e-2
-    for name in phase.saved_adapters:
+    for name in phase.policies:
         torch.testing.assert_close(velocity(phase.model, name), expected, rtol=0, atol=1e-5)
     before = velocity(phase.model, "student")
     experiment.fit()

@@ -82,7 +82,7 @@ def round_by_hand(experiment, *, kl_weight, beta, clip):
 
         policy = (r * distance(positive) + (1 - r) * distance(negative)) / beta * clip
         total = total + (policy + kl_weight * (new - reference).square().flatten(1).mean(1)).mean() / 2
-    parameters = list(phase.parameters_of("student").values())
+    parameters = list(phase.policies["student"].weights().values())
     return total.detach(), torch.cat([g.flatten() for g in torch.autograd.grad(total, parameters)])
 
 
@@ -122,8 +122,8 @@ class FollowOld(Callback):
         self.after = []
 
     def on_train_batch_end(self, trainer, pl_module, *_):
-        names = ("old", "student")
-        flat = [torch.cat([p.detach().flatten() for p in pl_module.parameters_of(n).values()]) for n in names]
+        both = [pl_module.policies[name].weights().values() for name in ("old", "student")]
+        flat = [torch.cat([value.detach().flatten() for value in weights]) for weights in both]
         self.after.append((*flat, float(trainer.callback_metrics["train/old_policy_decay"])))
 
 
@@ -140,7 +140,7 @@ def test_the_old_policy_follows_at_its_pace(build_round, settings, decays):
     experiment = build_round("phase.updates_per_round=2", "trainer.max_epochs=3", *settings)
     follow = FollowOld()
     experiment.trainer.callbacks.append(follow)
-    names = experiment.phase.parameters_of("old").values()
+    names = experiment.phase.policies["old"].weights().values()
     old = torch.cat([p.detach().flatten() for p in names])
     experiment.fit()
     assert [decay for *_, decay in follow.after] == pytest.approx(decays)

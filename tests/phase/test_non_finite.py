@@ -53,9 +53,9 @@ def break_gradient(phase, *, in_round):
     def add_gradient(losses, prompts, steps):
         loss = add(losses, prompts, steps)
         if phase.round == in_round and not phase.record.entries[1:]:
-            next(iter(phase.parameters_of("student").values())).grad[0, 0] = math.inf
+            next(iter(phase.policies["student"].weights().values())).grad[0, 0] = math.inf
             entry = phase.record.entries.pop()
-            phase.record.add(entry.losses, prompts, steps, phase.parameters_of("student").values())
+            phase.record.add(entry.losses, prompts, steps, phase.policies["student"].weights().values())
         return loss
 
     phase.add_gradient = add_gradient

@@ -116,8 +116,8 @@ def test_a_training_is_the_same_bit_for_bit(world, tmp_path, experiment):
     for update in range(len(now.gradients)):
         assert now.flat_gradient(update).norm() > 0
         assert torch.equal(now.flat_gradient(update), background.flat_gradient(update))
-    for name, parameter in now.phase.parameters_of("student").items():
-        assert torch.equal(parameter, background.phase.parameters_of("student")[name])
+    for name, parameter in now.phase.policies["student"].weights().items():
+        assert torch.equal(parameter, background.phase.policies["student"].weights()[name])
 
 
 def test_a_sample_that_fails_in_the_background_is_named_and_saved(world, tmp_path):

@@ -16,8 +16,8 @@ def test_every_trained_adapter_starts_there(world, tmp_path, name):
     shape = ("adapter.rank=3", "adapter.alpha=6")
     phase = world.build(name, tmp_path / "run", f"adapter.start={start}", *shape).phase
     saved = load_file(start / WEIGHTS)
-    for adapter in phase.saved_adapters:
-        found = phase.parameters_of(adapter)
+    for adapter in phase.policies:
+        found = phase.policies[adapter].weights()
         assert {PREFIX + key for key in found} == set(saved)
         for key, value in found.items():  # saved with strength 1, trained with strength 2
             strength = 2 if key.endswith("lora_B.weight") else 1
@@ -34,5 +34,5 @@ def test_a_run_goes_on_from_its_checkpoint_and_not_from_its_start(world, tmp_pat
     world.build("teacher_aesthetic", tmp_path / "cut", *settings, "trainer.max_epochs=1").fit()
     resumed = world.build("teacher_aesthetic", tmp_path / "cut", *settings)
     resumed.fit()
-    for key, value in whole.phase.parameters_of("student").items():
-        assert torch.equal(value, resumed.phase.parameters_of("student")[key]), key
+    for key, value in whole.phase.policies["student"].weights().items():
+        assert torch.equal(value, resumed.phase.policies["student"].weights()[key]), key

@@ -197,7 +197,7 @@ def run_rounds(experiment: Experiment, *, student_seed: int | None = 7) -> Round
     take = phase.update
 
     def update() -> Tensor:
-        parameters = phase.parameters_of("student")
+        parameters = phase.policies["student"].weights()
         # Qwen-Image's last block has a layer whose output nothing reads.
         found = {k: torch.zeros_like(p) if p.grad is None else p.grad.clone() for k, p in parameters.items()}
         rounds.gradients.append(found)

@@ -69,7 +69,7 @@ class Spy(Callback):
 )
 def test_gradients_cross_once_per_update(world, tmp_path, name, settings, updates):
     experiment = world.build(name, tmp_path / "run", *settings, *FORKED)
-    number = sum(p.numel() for p in experiment.phase.parameters_of("student").values())
+    number = sum(p.numel() for p in experiment.phase.policies["student"].weights().values())
     assert number > SMALL
     experiment.trainer.callbacks.append(Spy(tmp_path / "spied"))
     experiment.fit()

@@ -64,23 +64,23 @@ def states(model):
     return latent, torch.tensor([0.8, 0.3]), model.encode(["a cat", "a dog"]), model.unconditional()
 
 
-def test_the_base_model_is_the_anchor_without_a_path(model):
+def test_the_base_model_is_the_anchor_without_a_path(model, learner):
     latent, sigma, conditioning, empty = states(model)
     regulariser = anchor()
-    regulariser.load(model)
+    regulariser.join(learner(model))
     with torch.no_grad():
         expected = guided_velocity(model, latent, sigma, conditioning, empty, 3.0, None)
-    assert torch.equal(regulariser.velocity(model, latent, sigma, conditioning, empty), expected)
+    assert torch.equal(regulariser.given(None, conditioning)(latent, sigma), expected)
 
 
-def test_an_adapter_is_asked_at_its_card_s_guidance_without_gradient(model, folder):
+def test_an_adapter_is_asked_at_its_card_s_guidance_without_gradient(model, folder, learner):
     latent, sigma, conditioning, empty = states(model)
     config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=("attn.to_q",), start=None)
     add_adapter(model.transformer, "student", config, torch.Generator().manual_seed(0))
     set_trainable(model.transformer, ["student"])
     regulariser = anchor(folder, guidance_scale=None)
-    regulariser.load(model)
-    found = regulariser.velocity(model, latent, sigma, conditioning, empty)
+    regulariser.join(learner(model))
+    found = regulariser.given(None, conditioning)(latent, sigma)
     with torch.no_grad():
         expected = guided_velocity(model, latent, sigma, conditioning, empty, 4.5, "anchor")
         base = guided_velocity(model, latent, sigma, conditioning, empty, 4.5, None)
@@ -119,15 +119,15 @@ def test_a_normalised_loss_is_told_its_steps():
     assert told.weight == regulariser.weight
 
 
-def test_no_anchor_weighs_nothing_and_loads_nothing(model):
+def test_no_anchor_weighs_nothing_and_loads_nothing(model, learner):
     none = NoAnchor()
-    none.load(model)
+    none.join(learner(model))
     none.check({})
     assert none.weight == 0
     assert none.over([]) is none
     assert not getattr(model.transformer, "peft_config", {})
-    latent, sigma, conditioning, empty = states(model)
-    assert none.velocity(model, latent, sigma, conditioning, empty).abs().max() == 0
+    latent, sigma, conditioning, _ = states(model)
+    assert none.given(None, conditioning)(latent, sigma).abs().max() == 0
     step = transitions(torch.ones(2, 1, 2, 2))[0]
     assert torch.equal(none(step, step.velocity), torch.zeros(2))
 

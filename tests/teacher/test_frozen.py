@@ -153,12 +153,12 @@ def test_it_moves_with_the_model_and_has_the_precision_of_the_backbone(tiny, tun
     assert {parameter.device.type for parameter in held.parameters()} == {"meta"}
 
 
-def test_an_anchor_may_be_a_whole_transformer_without_a_card(model, tuned):
+def test_an_anchor_may_be_a_whole_transformer_without_a_card(model, tuned, learner):
     uniform = VelocityUniform(reduction="mean", normalize=False)
     anchor = Anchor(path=str(tuned[0]), guidance_scale=1.0, check_base=True, weight=0.1, loss=uniform)
-    anchor.load(model)
+    anchor.join(learner(model))
     latent, sigma, conditioning = states(model, 2)
-    found = anchor.velocity(model, latent, sigma, conditioning, model.unconditional())
+    found = anchor.given(None, conditioning)(latent, sigma)
     with torch.no_grad():
         expected = tuned[1](latent, conditioning.embeds, conditioning.pooled, 1000 * sigma).sample
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)

@@ -204,7 +204,7 @@ def build(cfg: DictConfig) -> Experiment:
     for logger in trainer.loggers:
         logger.log_hyperparams(values)
     parts |= {group: instantiate(cfg[group]) for group in HEAVY_GROUPS if group in wanted}
-    phase = instantiate(cfg.phase)(**parts)
+    phase = _phase(phase_class, instantiate(cfg.phase).keywords | parts)
     return Experiment(
         phase=phase,
         data=data,
@@ -217,6 +217,15 @@ def build(cfg: DictConfig) -> Experiment:
         benchmark=_benchmark(cfg) if cfg.get("benchmark") else None,
         files=RunFiles(folder=folder, command=recorded_command("diffopd.train", folder), seed=cfg.seed),
     )
+
+
+def _phase(phase_class: Any, given: dict[str, Any]) -> Any:
+    """Build a phase; what its type of settings names is handed over as one such object."""
+    if "settings" in inspect.signature(phase_class).parameters:
+        kind = phase_class.settings_type
+        names = [field.name for field in dataclasses.fields(kind)]
+        given["settings"] = kind(**{name: given.pop(name) for name in names})
+    return phase_class(**given)
 
 
 def _benchmark(cfg: DictConfig) -> Benchmark:

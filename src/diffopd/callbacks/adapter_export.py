@@ -9,13 +9,15 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from diffopd.adapter import export_lora, save_adapter
+from diffopd.policy import LowRank, Policy
 
 log = logging.getLogger(__name__)
 
 
 class AdapterExport(Callback):
     """When training ends, writes one adapter as a PEFT folder and as a diffusers LoRA file.
+
+    A policy of whole weights is written as a diffusers transformer, in the folder for PEFT.
 
     An average that has not moved once is the untrained adapter; the student is written in its place, with a
     warning. Does nothing for phases that train no adapter.
@@ -33,26 +35,27 @@ class AdapterExport(Callback):
         self.peft_folder = Path(peft_folder)
         self.lora_folder = Path(lora_folder)
 
-    def choice(self, phase: Any) -> str:
-        """The adapter that is written of a phase: the one asked for, unless that was never trained."""
-        trained = getattr(phase, "trained_adapter", None)
-        return self.adapter if trained is None else trained(self.adapter)
+    def choice(self, phase: Any) -> Policy:
+        """The policy that is written of a phase: the one asked for, unless that was never trained."""
+        return phase.handed_on(self.adapter)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both forms."""
-        model = getattr(pl_module, "model", None)
-        if model is None or not trainer.is_global_zero:
+        if not hasattr(pl_module, "handed_on") or not trainer.is_global_zero:
             return
-        name = self.choice(pl_module)
-        if name != self.adapter:
+        policy = self.choice(pl_module)
+        if policy.name != self.adapter:
             log.warning(
                 "the average has not moved yet: phase.ema.update_interval=%d, and this run made %d updates. "
                 "The %s is saved instead; train longer, or set phase.ema.update_interval=1",
                 cast(Any, pl_module).ema.update_interval,
                 trainer.global_step,
-                name,
+                policy.name,
             )
-        save_adapter(model.transformer, name, self.peft_folder)
-        export_lora(model.transformer, name, self.lora_folder)
-        log.info("adapter saved in %s (PEFT) and %s (diffusers)", self.peft_folder, self.lora_folder)
+        policy.save(self.peft_folder)
+        if isinstance(policy, LowRank):
+            policy.export(self.lora_folder)
+            log.info("adapter saved in %s (PEFT) and %s (diffusers)", self.peft_folder, self.lora_folder)
+        else:
+            log.info("transformer saved in %s (diffusers)", self.peft_folder)

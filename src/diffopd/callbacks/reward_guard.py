@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from diffopd.callbacks.adapter_copies import Adapted, Adapters, copy_adapters, put_back
 from diffopd.callbacks.hacking_rule import Evaluation, HackingRule
+from diffopd.callbacks.policy_copies import Copies, Training, copy_policies, put_back
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class RewardGuard(Callback):
         self._earlier: dict[str, Tensor] = {}
         self._window: list[dict[str, float]] = []
         self._evaluations: list[Evaluation] = []
-        self._copies: dict[int, Adapters] = {}  # by the last round of the evaluation they were made after
+        self._copies: dict[int, Copies] = {}  # by the last round of the evaluation they were made after
         self._stopped_after: int | None = None
 
     @override
@@ -91,7 +91,7 @@ class RewardGuard(Callback):
         Raises:
             ValueError: If it trains no adapter.
         """
-        if self.action == "roll_back" and not isinstance(pl_module, Adapted):
+        if self.action == "roll_back" and not isinstance(pl_module, Training):
             raise ValueError(
                 "callbacks.reward_guard.action=roll_back puts adapters back, but "
                 f"{type(pl_module).__name__} trains none; choose warn or stop"
@@ -150,7 +150,7 @@ class RewardGuard(Callback):
                 "reward hacking? %s\n%s\n%s", self.rule.report(evaluations), outcome[self.action], ADVICE
             )
         if self.action == "roll_back":
-            assert isinstance(pl_module, Adapted)
+            assert isinstance(pl_module, Training)
             put_back(pl_module, self._copies[evaluations[0].last_round])
             for optimizer in trainer.optimizers:
                 optimizer.state.clear()
@@ -161,7 +161,7 @@ class RewardGuard(Callback):
 
     def _keep_copies(self, pl_module: LightningModule) -> None:
         """Copy the adapters as they are; keep earlier copies only from where a fall under way began."""
-        assert isinstance(pl_module, Adapted)
+        assert isinstance(pl_module, Training)
         starts, falling_before = [], []
         for place, evaluation in enumerate(self._evaluations[:-1]):
             falling = self.rule.fallen(self._evaluations[place:])
@@ -169,7 +169,7 @@ class RewardGuard(Callback):
                 starts.append(evaluation.last_round)
             falling_before = falling
         self._copies = {last_round: self._copies[last_round] for last_round in starts}
-        self._copies[self._evaluations[-1].last_round] = copy_adapters(pl_module)
+        self._copies[self._evaluations[-1].last_round] = copy_policies(pl_module)
 
     @override
     def state_dict(self) -> dict[str, Any]:

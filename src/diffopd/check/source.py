@@ -19,6 +19,8 @@ from typing import Any
 from diffopd.check.error import ConfigError
 
 MAX_HOPS = 20  # imports followed from one name to its definition
+SETTINGS = "settings"
+"""Argument of a phase whose fields a config has among the phase's own."""
 _PLAIN_BASES = {"object", "ABC", "Generic", "Protocol"}
 
 
@@ -177,15 +179,37 @@ def _from_class(module: Module, node: ast.ClassDef, hops: int) -> Target | None:
     for statement in node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
             taken = _from_function(module, statement, skip=1)
-            return Target(taken.parameters, taken.takes_any, constants)
+            return Target(_spread(taken.parameters), taken.takes_any, constants)
     if len(inherited) < len(bases):
         return None  # a base whose constructor cannot be read
     parameters: dict[str, Parameter] = {}
     for target in reversed(inherited):
         parameters |= target.parameters
-    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+    if _is_dataclass(node):
         parameters |= dict(_fields(module, node))
     return Target(parameters, any(target.takes_any for target in inherited), constants)
+
+
+def _spread(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Parameters with a dataclass's fields in the place of one called ``settings``, as a config has them."""
+    spread: dict[str, Parameter] = {}
+    for name, parameter in parameters.items():
+        fields = _of_dataclass(parameter) if name == SETTINGS else None
+        spread |= {name: parameter} if fields is None else fields
+    return spread
+
+
+def _of_dataclass(parameter: Parameter) -> Mapping[str, Parameter] | None:
+    """What the dataclass takes that a parameter's annotation names; None if it names none."""
+    found = follow(parameter.module, parameter.annotation, 0) if parameter.annotation else None
+    if found is None or not isinstance(found[1], ast.ClassDef) or not _is_dataclass(found[1]):
+        return None
+    target = _from_class(found[0], found[1], 0)
+    return None if target is None else target.parameters
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
 def is_plain(base: ast.expr) -> bool:

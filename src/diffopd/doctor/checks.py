@@ -234,8 +234,8 @@ def estimated_checkpoint(phase: Any) -> int | None:
 
     The adapters it keeps, and two running means for each trained parameter, as AdamW has.
     """
-    if not hasattr(phase, "saved_adapters"):
+    if not hasattr(phase, "policies"):
         return None
-    saved = sum(p.numel() for name in phase.saved_adapters for p in phase.parameters_of(name).values())
+    saved = sum(p.numel() for policy in phase.policies.values() for p in policy.weights().values())
     trained = sum(p.numel() for p in phase.parameters() if p.requires_grad)
     return 4 * (saved + 2 * trained)

@@ -1,4 +1,4 @@
-"""Whole transformers beside a model's own, chosen by name as adapters are: fully fine-tuned teachers."""
+"""Whole transformers beside a model's own, chosen by name as adapters are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Velocity = Callable[..., Tensor]
 
 
 class Backbones(nn.Module):
-    """Frozen transformers of one family that answer in the place of a model's own.
+    """Transformers of one family that answer in the place of a model's own: teachers and trained policies.
 
     As a part of the model they move with it from device to device. Each takes the memory of a backbone, and
     each forward that has rows of it runs it once on these rows.
@@ -46,6 +46,15 @@ class Backbones(nn.Module):
         if name in self._held:
             raise ValueError(f"the model already holds a transformer named {name}; it holds {self.names}")
         self._held[name] = transformer.requires_grad_(False).eval()
+
+    def named(self, name: str) -> nn.Module:
+        """The transformer of that name."""
+        return self._held[name]
+
+    @staticmethod
+    def prefix(name: str) -> str:
+        """How keys of the transformer's weights begin in the model's state dict."""
+        return f"backbones._held.{name}."
 
     def remove(self, name: str) -> None:
         """Let go of a transformer."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -150,6 +149,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             check_finite(getattr(self, name), self._components[name].where, setting=setting)
         self._open_cache(prompt_cache, text_dtype)
         self._router = AdapterRouter(self.transformer)
+        self._identity: str | None = None
         in_fp16 = self.transformer.dtype == torch.float16
         self._half_gradient = HalfGradient(self.transformer) if in_fp16 else None
         self.backbones = Backbones()
@@ -171,8 +171,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
 
     @property
     @abstractmethod
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one latent."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one latent: channels, then its axes, such as height and width."""
 
     @abstractmethod
     def check_settings(self) -> None:
@@ -185,10 +185,10 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
     @abstractmethod
     def predict(
         self,
-        latent: Float[Tensor, " batch channel height width"],
+        latent: Float[Tensor, " batch *latent"],
         sigma: Float[Tensor, " batch"],
         conditioning: Conditioning,
-    ) -> Float[Tensor, " batch channel height width"]:
+    ) -> Float[Tensor, " batch *latent"]:
         """The backbone's velocity; ``latent`` is in the backbone's precision, ``sigma`` in fp32."""
 
     # What follows for all.
@@ -202,10 +202,12 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         """Where the backbone is."""
         return self.transformer.device
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """SHA-256 of the base model's configs and weights; adapters record the base they belong to."""
-        return pipeline_identity(self._components, self.identity_components)
+        if self._identity is None:
+            self._identity = pipeline_identity(self._components, self.identity_components)
+        return self._identity
 
     @classmethod
     def identity_at(cls, path: str, revision: str | None, text_length: int) -> str:
@@ -227,11 +229,11 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
     @answered_by_backbones
     def velocity(
         self,
-        latent: Float[Tensor, " batch channel height width"],
+        latent: Float[Tensor, " batch *latent"],
         sigma: Float[Tensor, " batch"],
         conditioning: Conditioning,
         adapters: str | Sequence[str] | None = None,
-    ) -> Float[Tensor, " batch channel height width"]:
+    ) -> Float[Tensor, " batch *latent"]:
         """Velocity d latent / d sigma.
 
         Args:

@@ -17,7 +17,7 @@ from diffopd.model.component import check_finite
 from diffopd.model.identity import encoding_identity
 from diffopd.model.prompt_cache import PromptCache
 from diffopd.model.whole import Component
-from diffopd.types import Conditioning
+from diffopd.types import Conditioning, Prompts
 
 
 class PromptEncoding(nn.Module, ABC):
@@ -100,6 +100,13 @@ class PromptEncoding(nn.Module, ABC):
                 return conditioning
             row = {text: place for place, text in enumerate(unique)}
             return conditioning.select([row[text] for text in given])
+
+    def condition(self, prompts: Prompts) -> Conditioning:
+        """Encode all that the backbone is told about each row: its text.
+
+        A family that takes more, such as pictures, encodes it here, and :meth:`Prompts.key` names it.
+        """
+        return self.encode(prompts.texts)
 
     def encode_ahead(self, texts: Sequence[str], rank: int, num_processes: int) -> None:
         """Encode this process's share of many prompts, and the empty one, into the prompt cache.

@@ -66,15 +66,15 @@ class _Replay(Callback):
         phase: Any = pl_module
         phase.on_load_checkpoint(self.state)
         phase.load_state_dict({**self.state["state_dict"], **self.state["start"]}, strict=False)
-        if hasattr(phase, "clip_adapter_gradient"):
-            phase.clip_adapter_gradient = self._held_back(phase, phase.clip_adapter_gradient)
+        if hasattr(phase, "clip_gradient"):
+            phase.clip_gradient = self._held_back(phase, phase.clip_gradient)
         else:
             phase.training_step = self._one_batch(phase, phase.training_step)
 
     def _held_back(self, phase: Any, clip: Any) -> Any:
-        def clip_adapter_gradient(name: str) -> torch.Tensor:
+        def clip_gradient(policy: Any) -> torch.Tensor:
             if self._checked == self.report.update:
-                clip(name)
+                clip(policy)
                 raise _AllFiniteError
             self._checked += 1
             for parameter in phase.parameters():
@@ -84,7 +84,7 @@ class _Replay(Callback):
             phase.record.check(torch.zeros(()))
             return torch.zeros((), device=phase.device)
 
-        return clip_adapter_gradient
+        return clip_gradient
 
     def _one_batch(self, phase: LightningModule, step: Any) -> Any:
         def training_step(batch: Any, batch_idx: int) -> Any:

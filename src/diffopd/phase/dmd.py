@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import islice
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from diffopd.adapter import LoRA
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import DMD
 from diffopd.model import PipelineModel
-from diffopd.phase.adapted import OptimizerFactory
 from diffopd.phase.fake_score import FakeScorePhase, Noised, Predicted
+from diffopd.phase.settings import StudentSettings
+from diffopd.policy import OptimizerFactory, Shape
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler
-from diffopd.teacher import TeacherSet
+from diffopd.teacher import Target
 from diffopd.types import Conditioning, Prompts, Reward
 
 
@@ -27,20 +26,18 @@ class DMDPhase(FakeScorePhase):
 
     A round: the student rolls out to an exit step, one for all rows and processes, and predicts clean data
     there; the prediction is noised to random levels; the difference of the scores of the task's teacher, at
-    its own guidance, and of the adapter ``fake`` is the student's gradient; ``fake`` learns the predictions.
+    its own guidance, and of the policy ``fake`` is the student's gradient; ``fake`` learns the predictions.
 
     Args:
         model: The frozen text-to-image model.
-        adapter: Shape of the student's adapter and of ``fake``.
+        adapter: Shape of the student and of ``fake``.
         teacher: The teachers, one per task.
         sampler: The student's sampler; its guidance scale is the student's.
         loss: The DMD loss.
         reward: Scores the student's samples for the log.
-        optimizer: Makes the student's optimiser.
+        optimizer: Makes the student's optimizer.
         fake_optimizer: Makes that of the fake score.
-        seed: Seed of every draw.
-        ema: ``decay`` and ``update_interval`` of the student's average.
-        gradient_clip: Largest gradient norm.
+        settings: Shared with other phases that have teachers.
         fake_updates_per_round: Updates of the fake score for one of the student.
         first_exit_step: First step of the rollout that may be the exit, 0 = pure noise.
         last_exit_step: Last one; null for the last but one of the grid.
@@ -49,9 +46,6 @@ class DMDPhase(FakeScorePhase):
         tau_shift: Shift of the uniformly drawn level towards noise, also of the fake score's; 1 for none.
         fake_tau_min: Smallest noise level at which the fake score is trained, at least 0.
         fake_tau_max: Largest, at most 1.
-        micro_batch_size: Most rows in one forward; null for all at once.
-        score_every_n_rounds: Rounds from one scored rollout of the student to the next; 0 for never.
-        conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
 
     Attributes:
         supervision: What its loss learns from.
@@ -69,16 +63,14 @@ class DMDPhase(FakeScorePhase):
         self,
         *,
         model: PipelineModel,
-        adapter: LoRA,
-        teacher: TeacherSet,
+        adapter: Shape,
+        teacher: Target,
         sampler: TransitionSampler,
         loss: DMD,
         reward: Reward,
         optimizer: OptimizerFactory,
         fake_optimizer: OptimizerFactory,
-        seed: int,
-        ema: Mapping[str, Any],
-        gradient_clip: float,
+        settings: StudentSettings,
         fake_updates_per_round: int,
         first_exit_step: int,
         last_exit_step: int | None,
@@ -87,9 +79,6 @@ class DMDPhase(FakeScorePhase):
         tau_shift: int | float,
         fake_tau_min: int | float,
         fake_tau_max: int | float,
-        micro_batch_size: int | None,
-        score_every_n_rounds: int,
-        conflict_every_n_rounds: int,
     ) -> None:
         last = max(0, sampler.num_steps - 2) if last_exit_step is None else last_exit_step
         if not 0 <= first_exit_step <= last < sampler.num_steps:
@@ -116,13 +105,8 @@ class DMDPhase(FakeScorePhase):
             reward=reward,
             optimizer=optimizer,
             fake_optimizer=fake_optimizer,
-            seed=seed,
-            ema=ema,
-            gradient_clip=gradient_clip,
+            settings=settings,
             fake_updates_per_round=fake_updates_per_round,
-            micro_batch_size=micro_batch_size,
-            score_every_n_rounds=score_every_n_rounds,
-            conflict_every_n_rounds=conflict_every_n_rounds,
         )
         self.exit_steps = range(first_exit_step, last + 1)
         self.tau_range, self.fake_tau_range = (tau_min, tau_max), (fake_tau_min, fake_tau_max)

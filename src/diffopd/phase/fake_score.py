@@ -1,31 +1,26 @@
-"""What DMD and TDM share: a second trained adapter that models the student's own distribution."""
+"""What DMD and TDM share: a second trained policy that models the student's own distribution."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from diffopd.adapter import LoRA, set_trainable
 from diffopd.flow import velocity_to_clean, velocity_to_noise
 from diffopd.loss import velocity_gap
 from diffopd.model import PipelineModel
-from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches
-from diffopd.phase.by_task import add_by_task, task_weights
 from diffopd.phase.processes import num_processes
+from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
+from diffopd.policy import OptimizerFactory, Shape
 from diffopd.randomness import uniform_rows
 from diffopd.sampler import TransitionSampler
-from diffopd.teacher import TeacherSet
+from diffopd.teacher import Target
 from diffopd.types import Conditioning, LossTerm, Prompts, Reward
-
-FAKE = "fake"
-"""The adapter that models the student's distribution, of all tasks; its score is called the fake score."""
 
 
 @runtime_checkable
@@ -93,31 +88,27 @@ class FakeScorePhase(TaughtPhase, ABC):
     """Base of the phases that match distributions.
 
     A round: roll the student out to some state; predict clean data there, with gradient; noise it again;
-    compare the teacher's clean prediction with that of the adapter ``fake``, and update the student; then
+    compare the teacher's clean prediction with that of the policy ``fake``, and update the student; then
     train ``fake`` a few times on the same predictions with fresh noise.
 
-    ``global_step`` counts the student's updates alone, as in every other phase: the fake score's optimiser
+    ``global_step`` counts the student's updates alone, as in every other phase: the fake score's optimizer
     steps without Lightning's counter.
 
     Args:
         model: The frozen text-to-image model.
-        adapter: Shape of the student's adapter, and of ``fake``, which starts as the student does.
+        adapter: Shape of the student, and of ``fake``, which starts as the student does.
         teacher: The teachers, one per task.
         sampler: The student's sampler; its guidance scale is the student's.
         loss: Losses of the student and of the fake score.
         reward: Scores the student's samples for the log.
-        optimizer: Makes the student's optimiser.
+        optimizer: Makes the student's optimizer.
         fake_optimizer: Makes that of the fake score.
-        seed: Seed of every draw.
-        ema: ``decay`` and ``update_interval`` of the student's average, counted in student updates.
-        gradient_clip: Largest gradient norm, of either.
+        settings: Shared with other phases that have teachers; the average counts student updates.
         fake_updates_per_round: Updates of the fake score for one of the student, at least 1.
-        micro_batch_size: Most rows in one forward; null for all at once.
-        score_every_n_rounds: Rounds from one scored rollout of the student to the next; 0 for never.
-        conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
 
     Attributes:
         method: Its name in what is logged.
+        fake: The policy that models the student's distribution, of all tasks; its score is the fake score.
     """
 
     method: ClassVar[str]
@@ -126,20 +117,15 @@ class FakeScorePhase(TaughtPhase, ABC):
         self,
         *,
         model: PipelineModel,
-        adapter: LoRA,
-        teacher: TeacherSet,
+        adapter: Shape,
+        teacher: Target,
         sampler: TransitionSampler,
         loss: DistributionLoss,
         reward: Reward,
         optimizer: OptimizerFactory,
         fake_optimizer: OptimizerFactory,
-        seed: int,
-        ema: Mapping[str, Any],
-        gradient_clip: float,
+        settings: StudentSettings,
         fake_updates_per_round: int,
-        micro_batch_size: int | None,
-        score_every_n_rounds: int,
-        conflict_every_n_rounds: int,
     ) -> None:
         if fake_updates_per_round < 1:
             raise ValueError(
@@ -153,29 +139,19 @@ class FakeScorePhase(TaughtPhase, ABC):
             sampler=sampler,
             reward=reward,
             optimizer=optimizer,
-            seed=seed,
-            ema=ema,
-            gradient_clip=gradient_clip,
-            micro_batch_size=micro_batch_size,
-            score_every_n_rounds=score_every_n_rounds,
-            conflict_every_n_rounds=conflict_every_n_rounds,
+            settings=settings,
         )
         self.loss = loss
         self.make_fake_optimizer = fake_optimizer
         self.fake_updates_per_round = fake_updates_per_round
-        self.add_trained_adapter(FAKE)
-        set_trainable(model.transformer, [STUDENT, FAKE])
-
-    @property
-    def saved_adapters(self) -> tuple[str, ...]:
-        """Adapters that training changes, and checkpoints hold."""
-        return (STUDENT, AVERAGE, FAKE)
+        self.fake = self.add_policy("fake")
+        self.fake.set_trained(True)
 
     def configure_optimizers(self) -> Any:
-        """The student's optimiser, then the fake score's."""
+        """The student's optimizer, then the fake score's."""
         return [
-            self.make_optimizer(self.parameters_of(STUDENT).values()),
-            self.make_fake_optimizer(self.parameters_of(FAKE).values()),
+            self.make_optimizer(self.student.weights().values()),
+            self.make_fake_optimizer(self.fake.weights().values()),
         ]
 
     @property
@@ -206,75 +182,71 @@ class FakeScorePhase(TaughtPhase, ABC):
     # What does not.
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
-        """One round: one update of the student, a few of the fake score."""
-        totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        self.score_student(totals, prompts)
-        weights = torch.tensor(task_weights(prompts.tasks), device=self.device)
-        counts, parts = Counter(prompts.tasks), []
-        for rows in micro_batches(len(prompts), self.micro_batch_size):
-            predicted = self._predicted(prompts.select(rows))
-            losses = weights[rows] * self._compared(predicted, totals, counts)
-            totals[f"train/loss/{self.method}"] += self.add_gradient(
-                losses, predicted.prompts, self.denoising_steps(predicted.prompts)
-            )
-            parts.append((predicted.detached(), weights[rows]))
+        """One round: one update of the student, then ``fake_updates_per_round`` of the fake score."""
+        self.score_student(prompts)
+        weights = self.round_log.shares(prompts.tasks)
+        visited: list[tuple[Predicted, Tensor]] = []
+        for rows in self.micro_batches(len(prompts)):
+            predicted = self._predicted(prompts.select(rows))  # where the student is, and predicts
+            losses = weights[rows] * self._compared(predicted)  # real against fake score, at a fresh level
+            steps = self.denoising_steps(predicted.prompts)
+            loss = self.add_gradient(losses, predicted.prompts, steps)
+            self.round_log.add(f"train/loss/{self.method}", loss)
+            visited.append((predicted.detached(), weights[rows]))
             del predicted, losses
-        totals |= self.gradient_conflict()
-        totals["train/gradient_norm"] = self.update()
+        self.round_log.put(self.gradient_conflict())
+        self.round_log.add("train/gradient_norm", self.update())
         for number in range(self.fake_updates_per_round):
-            for predicted, share in parts:
-                self._add_fake_gradient(predicted, share, f"{self.method}/fake/{number}", totals)
-            totals["train/fake_gradient_norm"] += self._update_fake() / self.fake_updates_per_round
-        totals["train/cost/images"] += len(prompts) * num_processes()
-        self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+            for predicted, share in visited:  # the fake score learns what the student predicted
+                self._add_fake_gradient(predicted, share, f"{self.method}/fake/{number}")
+            norm = self._update_fake()
+            self.round_log.add("train/fake_gradient_norm", norm / self.fake_updates_per_round)
+        self.round_log.add("train/cost/images", len(prompts) * num_processes())
+        self.log_round(prompts)
 
     def _predicted(self, prompts: Prompts) -> Predicted:
         """The student's velocity at a state of its rollout, with gradient."""
         conditioning = self.conditioning(prompts)
         latent, sigma = self.state(prompts, conditioning)
-        velocity = self.velocity(latent, sigma, conditioning, STUDENT, self.sampler.guidance_scale)
+        velocity = self.student.velocity(latent, sigma, conditioning, self.sampler.guidance_scale)
         return Predicted(prompts, conditioning, latent, sigma, velocity)
 
-    def _compared(
-        self, predicted: Predicted, totals: defaultdict[str, Tensor], counts: Mapping[str, int]
-    ) -> Tensor:
+    def _compared(self, predicted: Predicted) -> Tensor:
         """The student's loss per row: its clean prediction against the teacher's and the fake score's."""
         prompts, conditioning = predicted.prompts, predicted.conditioning
         with torch.no_grad():
             at = self.noised(predicted.detached(), f"{self.method}/student", for_fake=False)
-            real = self.teacher_velocity(at.latent, at.sigma, prompts, conditioning)
-            fake = self.velocity(at.latent, at.sigma, conditioning, FAKE, 1.0)
+            real = self.teacher.given(prompts, conditioning)(at.latent, at.sigma)
+            fake = self.fake.velocity(at.latent, at.sigma, conditioning, 1.0)
             gap = velocity_gap(fake, real, reduction="mean")
-        add_by_task(totals, "train/gap", gap, prompts.tasks, counts)
+        self.round_log.add_by_task("train/score_gap", gap, prompts.tasks)
         exact = (at.latent.double(), at.sigma.double())
         clean_real, clean_fake = (
             velocity_to_clean(exact[0], velocity.double(), exact[1]) for velocity in (real, fake)
         )
         return self.loss(predicted.clean, clean_real, clean_fake).value
 
-    def _add_fake_gradient(
-        self, predicted: Predicted, weights: Tensor, purpose: str, totals: defaultdict[str, Tensor]
-    ) -> None:
+    def _add_fake_gradient(self, predicted: Predicted, weights: Tensor, purpose: str) -> None:
         """Add the gradient of the fake score's loss, on this process only."""
         at = self.noised(predicted, purpose, for_fake=True)
-        velocity = self.velocity(at.latent, at.sigma, predicted.conditioning, FAKE, 1.0)
+        velocity = self.fake.velocity(at.latent, at.sigma, predicted.conditioning, 1.0)
         term = self.loss.fake(velocity, at.latent, at.sigma, predicted.clean, at.fresh)
         losses = weights * term.value
         loss = losses.sum()
         self.manual_backward(loss)
         steps = self.denoising_steps(predicted.prompts)
-        self.record.add(losses, predicted.prompts, steps, self.parameters_of(FAKE).values())
-        totals["train/loss/fake"] += loss.detach() / self.fake_updates_per_round
+        self.record.add(losses, predicted.prompts, steps, self.fake.weights().values())
+        self.round_log.add("train/loss/fake", loss.detach() / self.fake_updates_per_round)
         for name, value in term.metrics.items():
-            totals[f"train/{name}"] += (weights * value).sum() / self.fake_updates_per_round
+            self.round_log.add(f"train/{name}", (weights * value).sum() / self.fake_updates_per_round)
 
     def _update_fake(self) -> Tensor:
-        """One step of the fake score's optimiser, which ``global_step`` does not count.
+        """One step of the fake score's optimizer, which ``global_step`` does not count.
 
         Returns:
             Gradient norm before clipping.
         """
-        norm = self.clip_adapter_gradient(FAKE)
+        norm = self.clip_gradient(self.fake)
         optimizers = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizers, list)
         optimizers[1].step()
@@ -285,7 +257,7 @@ class FakeScorePhase(TaughtPhase, ABC):
     def states(self, prompts: Prompts, conditioning: Conditioning) -> Iterator[Tensor]:
         """The states of the student's rollout one by one, pure noise first."""
         yield self.noise("rollout/start", prompts)
-        for transition in self.rollout(self.sampler, prompts, conditioning, STUDENT):
+        for transition in self.rollout(self.sampler, prompts, conditioning, self.student):
             yield transition.next_latent
 
     def uniform(self, purpose: str, prompts: Prompts) -> Tensor:

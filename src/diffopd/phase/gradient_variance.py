@@ -11,16 +11,17 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from diffopd.adapter import LoRA
 from diffopd.estimator import Estimator, GradientMoments
 from diffopd.loss import ReverseKL
 from diffopd.model import PipelineModel
-from diffopd.phase.adapted import STUDENT, AdaptedPhase
 from diffopd.phase.by_task import task_weights
+from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import num_processes
+from diffopd.phase.settings import TrainSettings
 from diffopd.phase.variance_entry import ALL_STEPS, headline, squared_norm, variance_entry
+from diffopd.policy import Shape
 from diffopd.sampler import TransitionSampler
-from diffopd.teacher import TeacherSet
+from diffopd.teacher import Target
 from diffopd.types import Prompts, TransitionLoss
 
 
@@ -41,7 +42,7 @@ class _State:
     target: Tensor
 
 
-class GradientVariancePhase(AdaptedPhase):
+class GradientVariancePhase(PolicyPhase):
     """Moments of each estimator's gradient over the drawn action; nothing is trained.
 
     A round is one noise level. The student rolls out once; at the chosen steps of that rollout the states are
@@ -79,8 +80,8 @@ class GradientVariancePhase(AdaptedPhase):
         self,
         *,
         model: PipelineModel,
-        adapter: LoRA,
-        teacher: TeacherSet,
+        adapter: Shape,
+        teacher: Target,
         sampler: TransitionSampler,
         loss: TransitionLoss,
         seed: int,
@@ -101,12 +102,15 @@ class GradientVariancePhase(AdaptedPhase):
             model=model,
             adapter=adapter,
             optimizer=partial(torch.optim.SGD, lr=0.0),  # Lightning wants one; it never steps
-            seed=seed,
-            ema={"decay": 0.0, "update_interval": 1},
-            gradient_clip=1.0,
-            conflict_every_n_rounds=0,
+            settings=TrainSettings(
+                seed=seed,
+                ema={"decay": 0.0, "update_interval": 1},
+                gradient_clip=1.0,
+                micro_batch_size=None,
+                conflict_every_n_rounds=0,
+            ),
         )
-        teacher.load(cast(Any, model))
+        teacher.join(self)
         self.teacher = teacher
         self.samplers = samplers
         self.loss = loss
@@ -156,7 +160,8 @@ class GradientVariancePhase(AdaptedPhase):
     def _states(self, sampler: TransitionSampler, prompts: Prompts) -> list[_State]:
         """The chosen steps of one rollout, with the student's graph and the teachers' answers."""
         conditioning, states = self.conditioning(prompts), []
-        policy = self.policy(conditioning, STUDENT, sampler.guidance_scale)
+        policy = self.student.given(conditioning, sampler.guidance_scale)
+        teacher = self.teacher.given(prompts, conditioning)
         start = self._fixed_noise("rollout/start", prompts)
         rollout = sampler.rollout(
             policy, start, lambda step: self._fixed_noise(f"rollout/step/{step}", prompts)
@@ -165,14 +170,7 @@ class GradientVariancePhase(AdaptedPhase):
             with torch.set_grad_enabled(step in self.steps):
                 transition = next(rollout)
             if step in self.steps:
-                target = self.teacher.velocity(
-                    self.model,
-                    transition.latent,
-                    transition.sigma,
-                    prompts.tasks,
-                    conditioning,
-                    self.model.unconditional(),
-                )
+                target = teacher(transition.latent, transition.sigma)
                 states.append(_State(step, transition.latent, transition.velocity, target))
         return states
 
@@ -232,7 +230,7 @@ class GradientVariancePhase(AdaptedPhase):
         (by_velocity,) = torch.autograd.grad(value, leaf)
         gradients = torch.autograd.grad(
             state.velocity,
-            list(self.parameters_of(STUDENT).values()),
+            list(self.student.weights().values()),
             by_velocity,
             retain_graph=True,
             allow_unused=True,

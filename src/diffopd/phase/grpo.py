@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from diffopd.adapter import LoRA
 from diffopd.loss import PolicyGradient
 from diffopd.model import PipelineModel
-from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
 from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.processes import largest, num_processes
 from diffopd.phase.reward_learning import Judged, RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
-from diffopd.phase.visit import Visit
+from diffopd.phase.settings import RewardSettings
+from diffopd.phase.stored import StoredTransition
+from diffopd.policy import OptimizerFactory, Shape
 from diffopd.randomness import numpy_generator, torch_generator
-from diffopd.reward.advantage import AdvantageMode, StdScope
 from diffopd.sampler import NoiseWindow, TransitionSampler, transition_at
 from diffopd.types import Conditioning, Prompts, Reward
 
@@ -38,28 +36,18 @@ class GRPOPhase(RewardPhase):
     dropped; the rest is shared among a few updates, each on the transitions of its samples.
 
     Args:
-        model: The frozen text-to-image model; without adapter it is the KL reference.
-        adapter: Shape of the trained adapter.
+        model: The frozen text-to-image model; it is the KL reference.
+        adapter: Shape of the trained policy.
         sampler: A stochastic sampler; its guidance scale is the policy's.
         loss: Flow-GRPO's or GRPO-Guard's loss.
         reward: What to maximise.
-        optimizer: Makes the optimiser from parameters.
-        seed: Seed of every draw.
-        ema: ``decay`` and ``update_interval`` of the trained adapter's average.
-        gradient_clip: Largest gradient norm.
-        advantage_std: ``global`` over the round's samples of a task, or ``group``.
-        advantage_mode: Which advantages are kept: ``all``, ``positive_only``, ``negative_only``,
-            ``one_only``, ``binary``.
-        held_out: Rewards that are logged and never trained on.
+        optimizer: Makes the optimizer from parameters.
+        settings: Shared with other phases that learn from rewards.
         train_steps: ``all``, or ``all_but_last``.
         noise_window: ``size`` of a window of noisy steps, placed anew each round within the steps ``first``
             to ``last``, the others being ODE steps; size null for noise in every step. Only noisy steps are
             trained.
-        updates_per_round: Optimiser steps in a round; the samples are shared among them.
-        micro_batch_size: Most rows in one forward; null for all at once.
-        score_in_background: Score a micro-batch while the next is sampled; the round's results are the same.
-        conflict_every_n_rounds: Rounds from one measurement of the cosines between the tasks' gradients to
-            the next; 0 for never.
+        updates_per_round: Optimizer steps in a round; the samples are shared among them.
 
     Attributes:
         supervision: What its loss learns from.
@@ -71,23 +59,15 @@ class GRPOPhase(RewardPhase):
         self,
         *,
         model: PipelineModel,
-        adapter: LoRA,
+        adapter: Shape,
         sampler: TransitionSampler,
         loss: PolicyGradient,
         reward: Reward,
         optimizer: OptimizerFactory,
-        seed: int,
-        ema: Mapping[str, Any],
-        gradient_clip: float,
-        advantage_std: StdScope,
-        advantage_mode: AdvantageMode,
-        held_out: Mapping[str, Reward],
+        settings: RewardSettings,
         train_steps: Literal["all", "all_but_last"],
         noise_window: Mapping[str, Any],
         updates_per_round: int,
-        micro_batch_size: int | None,
-        score_in_background: bool,
-        conflict_every_n_rounds: int,
     ) -> None:
         super().__init__(
             model=model,
@@ -95,16 +75,8 @@ class GRPOPhase(RewardPhase):
             sampler=sampler,
             reward=reward,
             optimizer=optimizer,
-            seed=seed,
-            ema=ema,
-            gradient_clip=gradient_clip,
-            advantage_std=advantage_std,
-            advantage_mode=advantage_mode,
+            settings=settings,
             advantage_clip=loss.advantage_clip,
-            held_out=held_out,
-            micro_batch_size=micro_batch_size,
-            score_in_background=score_in_background,
-            conflict_every_n_rounds=conflict_every_n_rounds,
         )
         self.loss = loss
         self.train_steps = range(sampler.num_steps - (train_steps == "all_but_last"))
@@ -125,56 +97,48 @@ class GRPOPhase(RewardPhase):
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round of policy gradient."""
-        totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         conditioning, sampler = self.conditioning(prompts), self._round_sampler()
         with finite_rewards_everywhere(self.device), self.scoring(prompts) as scoring:
             visits, clean = self._rollout(sampler, prompts, conditioning, scoring)
             found = scoring.result()
-        judged = self.judge(totals, clean, prompts, found)
-        totals["train/advantage/dropped"] += (judged.advantages == 0).sum()
+        judged = self.judge(clean, prompts, found)
+        self.round_log.add("train/advantage/dropped", (judged.advantages == 0).sum())
         advantage = judged.of(prompts).to(self.device)
 
         updates = list(self._updates(judged, prompts))
         if updates:
-            self._name_metrics(totals, [visit.step for visit in visits])
+            self._name_metrics([visit.step for visit in visits])
         worst = torch.zeros((), device=self.device)
         for number, (kept, weights) in enumerate(updates):
-            for rows in micro_batches(len(kept), self.micro_batch_size):
+            for rows in self.micro_batches(len(kept)):
                 chosen, weight = [kept[row] for row in rows], weights[rows].to(self.device)
                 given, part = conditioning.select(chosen), prompts.select(chosen)
                 for visit in visits:
                     term = self._loss(sampler, visit, chosen, given, advantage[chosen])
                     loss = self.add_gradient(weight * term.value / len(visits), part, visit.step)
-                    totals["train/loss/policy"] += loss / len(updates)
-                    self._add_metrics(totals, visit.step, weight / len(updates), term.metrics, len(visits))
+                    self.round_log.add("train/loss/policy", loss / len(updates))
+                    self._add_metrics(visit.step, weight / len(updates), term.metrics, len(visits))
                     if number == 0:
                         worst = torch.maximum(worst, (term.metrics["ratio"] - 1).abs().max())
-            totals |= self.gradient_conflict()
-            totals["train/gradient_norm"] += self.update() / len(updates)
+            self.round_log.put(self.gradient_conflict())
+            self.round_log.add("train/gradient_norm", self.update() / len(updates))
         self._check_ratio(worst)
-        self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+        self.log_round(prompts)
 
-    def _name_metrics(self, totals: defaultdict[str, Tensor], steps: Sequence[int]) -> None:
+    def _name_metrics(self, steps: Sequence[int]) -> None:
         """Have all processes log the same names, one that has no samples to train on among them."""
         names = ["train/loss/policy", "train/gradient_norm"]
         names += [f"train/{what}/step_{step}" for what in ("ratio", "clip_fraction") for step in steps]
         names += ["train/loss/kl_reference"] if self.loss.needs_reference else []
-        for name in names:
-            totals[name] += 0
+        self.round_log.expect(names)
 
-    def _add_metrics(
-        self,
-        totals: defaultdict[str, Tensor],
-        step: int,
-        weight: Tensor,
-        metrics: Mapping[str, Tensor],
-        num_visits: int,
-    ) -> None:
+    def _add_metrics(self, step: int, weight: Tensor, metrics: Mapping[str, Tensor], num_visits: int) -> None:
         """Add some rows' share of the ratio and clip fraction of their step, and of the mean KL."""
-        totals[f"train/ratio/step_{step}"] += (weight * metrics["ratio"]).sum()
-        totals[f"train/clip_fraction/step_{step}"] += (weight * metrics["clipped"]).sum()
+        log = self.round_log
+        log.add(f"train/ratio/step_{step}", (weight * metrics["ratio"]).sum())
+        log.add(f"train/clip_fraction/step_{step}", (weight * metrics["clipped"]).sum())
         if "kl_reference" in metrics:
-            totals["train/loss/kl_reference"] += (weight * metrics["kl_reference"]).sum() / num_visits
+            log.add("train/loss/kl_reference", (weight * metrics["kl_reference"]).sum() / num_visits)
 
     def _round_sampler(self) -> TransitionSampler:
         """The sampler, its noise confined to this round's window if there is one."""
@@ -192,23 +156,27 @@ class GRPOPhase(RewardPhase):
         prompts: Prompts,
         conditioning: Conditioning,
         scoring: RoundScoring,
-    ) -> tuple[list[Visit], Tensor]:
+    ) -> tuple[list[StoredTransition], Tensor]:
         """The trained transitions of all rows, and the clean latents; their images are given to be scored."""
-        parts: list[list[Visit]] = []
+        parts: list[list[StoredTransition]] = []
         clean = []
-        for rows in micro_batches(len(prompts), self.micro_batch_size):
+        for rows in self.micro_batches(len(prompts)):
             visited, latent = [], torch.empty(0)
-            for transition in self.rollout(sampler, prompts.select(rows), conditioning.select(rows), STUDENT):
+            for transition in self.rollout(
+                sampler, prompts.select(rows), conditioning.select(rows), self.student
+            ):
                 latent = transition.next_latent
                 if transition.step in self.train_steps and transition.stochastic:
                     visited.append(
-                        Visit(transition.step, transition.latent, transition.velocity.float(), latent, None)
+                        StoredTransition(
+                            transition.step, transition.latent, transition.velocity.float(), latent, None
+                        )
                     )
             parts.append(visited)
             clean.append(latent)
             scoring.add(self.images(latent))
         visits = [
-            Visit(
+            StoredTransition(
                 same[0].step,
                 torch.cat([visit.latent for visit in same]),
                 torch.cat([visit.velocity for visit in same]),
@@ -260,7 +228,7 @@ class GRPOPhase(RewardPhase):
     def _loss(
         self,
         sampler: TransitionSampler,
-        visit: Visit,
+        visit: StoredTransition,
         rows: list[int],
         conditioning: Conditioning,
         advantage: Tensor,
@@ -271,8 +239,8 @@ class GRPOPhase(RewardPhase):
         reference = None
         if self.loss.needs_reference:
             with torch.no_grad():
-                reference = self.velocity(latent, sigma, conditioning, None, scale)
-        velocity = self.velocity(latent, sigma, conditioning, STUDENT, scale)
+                reference = self.base.velocity(latent, sigma, conditioning, scale)
+        velocity = self.student.velocity(latent, sigma, conditioning, scale)
         transition = transition_at(sampler, visit.step, latent, velocity, next_latent=visit.next_latent[rows])
         return self.loss(transition, visit.velocity[rows], reference, advantage)
 

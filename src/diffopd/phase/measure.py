@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from diffopd.host.rank import is_first_process
-from diffopd.phase.adapted import AdaptedPhase, micro_batches
+from diffopd.phase.micro_batch import micro_batches
+from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import num_processes
 from diffopd.phase.reward_learning import gathered
 from diffopd.phase.scoring import scored
+from diffopd.policy import Fixed
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts, Reward
@@ -25,7 +27,7 @@ MAX_ROWS = 64
 
 @torch.no_grad()
 def measure_teachers(
-    phase: AdaptedPhase, teacher: TeacherSet, sampler: TransitionSampler, reward: Reward, prompts: Prompts
+    phase: PolicyPhase, teacher: TeacherSet, sampler: TransitionSampler, reward: Reward, prompts: Prompts
 ) -> dict[str, dict[str, float]]:
     """Mean reward of every teacher on every task.
 
@@ -53,7 +55,7 @@ def measure_teachers(
 
 
 def _mean_by_task(
-    phase: AdaptedPhase,
+    phase: PolicyPhase,
     teacher: TeacherSet,
     name: str,
     sampler: TransitionSampler,
@@ -66,7 +68,7 @@ def _mean_by_task(
         text = "routing: scoring teacher %s (%d of %d) on %d prompts"
         log.info(text, name, number, len(teacher.tasks), len(share))
     values: list[float] = []
-    for rows in micro_batches(len(share), getattr(phase, "micro_batch_size", None) or MAX_ROWS):
+    for rows in micro_batches(len(share), phase.settings.micro_batch_size or MAX_ROWS):
         if rows:
             part = share.select(rows)
             images = phase.images(_clean(phase, teacher, name, sampler, part))
@@ -81,15 +83,16 @@ def _mean_by_task(
 
 
 def _clean(
-    phase: AdaptedPhase, teacher: TeacherSet, name: str, sampler: TransitionSampler, prompts: Prompts
+    phase: PolicyPhase, teacher: TeacherSet, name: str, sampler: TransitionSampler, prompts: Prompts
 ) -> Tensor:
     """Latents of one teacher's samples."""
 
     def noise(purpose: str) -> Tensor:
         return phase.noise(purpose, prompts, 0)
 
-    policy = phase.policy(phase.conditioning(prompts), teacher.adapter(name), teacher.guidance_scales[name])
+    policy = Fixed(phase.model, teacher.adapter(name))
+    velocity = policy.given(phase.conditioning(prompts), teacher.guidance_scales[name])
     latent = noise("routing/start")
-    for transition in sampler.rollout(policy, latent, lambda step: noise(f"routing/step/{step}")):
+    for transition in sampler.rollout(velocity, latent, lambda step: noise(f"routing/step/{step}")):
         latent = transition.next_latent
     return latent

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from diffopd.adapter import LoRA, blend, old_policy_decay, ramp_decay
+from diffopd.adapter import blend, old_policy_decay, ramp_decay
 from diffopd.flow import interpolate
 from diffopd.loss import DiffusionNFT
 from diffopd.model import PipelineModel
-from diffopd.phase.adapted import AVERAGE, STUDENT, OptimizerFactory, micro_batches
 from diffopd.phase.agreement import finite_rewards_everywhere
-from diffopd.phase.by_task import task_weights
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
+from diffopd.phase.settings import RewardSettings
+from diffopd.policy import OptimizerFactory, Shape
 from diffopd.randomness import torch_generator
-from diffopd.reward.advantage import AdvantageMode, StdScope
 from diffopd.sampler import TransitionSampler
 from diffopd.types import Conditioning, Prompts, Reward
-
-OLD = "old"
-"""The adapter of the policy that makes the samples; it follows the trained one slowly."""
 
 
 @final
@@ -32,33 +27,24 @@ class NFTPhase(RewardPhase):
     """A teacher by reinforcement learning with DiffusionNFT.
 
     A round: the old policy samples several images of each prompt; their rewards become advantages within
-    each prompt's group; the trained adapter takes a few steps of the NFT loss at random noise levels; the old
+    each prompt's group; the trained policy takes a few steps of the NFT loss at random noise levels; the old
     policy moves towards it.
 
     Args:
-        model: The frozen text-to-image model; without adapter it is the KL reference.
-        adapter: Shape of the trained adapter.
+        model: The frozen text-to-image model; it is the KL reference.
+        adapter: Shape of the trained policy.
         sampler: The old policy's sampler, any; its guidance scale (1 in the paper) is the policy's.
         loss: The NFT loss.
         reward: What to maximise.
-        optimizer: Makes the optimiser from parameters.
-        seed: Seed of every draw.
-        ema: ``decay`` and ``update_interval`` of the trained adapter's average.
-        gradient_clip: Largest gradient norm.
+        optimizer: Makes the optimizer from parameters.
+        settings: Shared with other phases that learn from rewards.
         old_policy: ``decay_type`` 0, 1 or 2 (released), or null and a ramp ``start``, ``rate``, ``cap``,
-            counted in optimiser steps.
-        advantage_std: ``global`` over the round's samples, or ``group``.
-        advantage_mode: Which advantages are kept: ``all``, ``positive_only``, ``negative_only``,
-            ``one_only``, ``binary``.
-        held_out: Rewards that are logged and never trained on.
+            counted in optimizer steps.
         num_timesteps: Noise levels each sample is trained at; null for all but the last of the grid.
-        updates_per_round: Optimiser steps in a round; the noise levels are shared among them.
-        micro_batch_size: Most rows in one forward; null for all at once.
-        score_in_background: Score a micro-batch while the next is sampled; the round's results are the same.
-        conflict_every_n_rounds: Rounds from one measurement of the cosines between the tasks' gradients to
-            the next; 0 for never.
+        updates_per_round: Optimizer steps in a round; the noise levels are shared among them.
 
     Attributes:
+        old: The policy that makes the samples; it follows the trained one slowly.
         supervision: What its loss learns from.
     """
 
@@ -68,23 +54,15 @@ class NFTPhase(RewardPhase):
         self,
         *,
         model: PipelineModel,
-        adapter: LoRA,
+        adapter: Shape,
         sampler: TransitionSampler,
         loss: DiffusionNFT,
         reward: Reward,
         optimizer: OptimizerFactory,
-        seed: int,
-        ema: Mapping[str, Any],
-        gradient_clip: float,
+        settings: RewardSettings,
         old_policy: Mapping[str, Any],
-        advantage_std: StdScope,
-        advantage_mode: AdvantageMode,
-        held_out: Mapping[str, Reward],
         num_timesteps: int | None,
         updates_per_round: int,
-        micro_batch_size: int | None,
-        score_in_background: bool,
-        conflict_every_n_rounds: int,
     ) -> None:
         super().__init__(
             model=model,
@@ -92,18 +70,10 @@ class NFTPhase(RewardPhase):
             sampler=sampler,
             reward=reward,
             optimizer=optimizer,
-            seed=seed,
-            ema=ema,
-            gradient_clip=gradient_clip,
-            advantage_std=advantage_std,
-            advantage_mode=advantage_mode,
+            settings=settings,
             advantage_clip=loss.advantage_clip,
-            held_out=held_out,
-            micro_batch_size=micro_batch_size,
-            score_in_background=score_in_background,
-            conflict_every_n_rounds=conflict_every_n_rounds,
         )
-        self.add_trained_adapter(OLD)
+        self.old = self.add_policy("old")
         self.loss = loss
         self.old_policy = old_policy
         self.num_timesteps = num_timesteps or sampler.num_steps - 1
@@ -115,50 +85,44 @@ class NFTPhase(RewardPhase):
         self.updates_per_round = updates_per_round
 
     @property
-    def saved_adapters(self) -> tuple[str, ...]:
-        """Adapters that training changes, and checkpoints hold."""
-        return (STUDENT, AVERAGE, OLD)
-
-    @property
     def updates_in_round(self) -> int:
         """As ``phase.updates_per_round`` says."""
         return self.updates_per_round
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round of DiffusionNFT."""
-        totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         conditioning = self.conditioning(prompts)
         with finite_rewards_everywhere(self.device), self.scoring(prompts) as scoring:
             clean = self._samples(prompts, conditioning, scoring)
             found = scoring.result()
-        advantage = self.judge(totals, clean, prompts, found).of(prompts).to(self.device)
-        weights = torch.tensor(task_weights(prompts.tasks), device=self.device)
+        advantage = self.judge(clean, prompts, found).of(prompts).to(self.device)
+        weights = self.round_log.shares(prompts.tasks)
 
         steps_of_rows = self._timesteps(prompts)
         per_update = self.num_timesteps // self.updates_per_round
         for update in range(self.updates_per_round):
             for column in range(update * per_update, (update + 1) * per_update):
-                for rows in micro_batches(len(prompts), self.micro_batch_size):
+                for rows in self.micro_batches(len(prompts)):
                     steps, part = steps_of_rows[rows, column], prompts.select(rows)
                     term = self._loss(
                         part, conditioning.select(rows), clean[rows], steps, advantage[rows], column
                     )
                     losses = term.value * weights[rows] / per_update
                     loss = self.add_gradient(losses, part, steps.tolist())
-                    totals["train/loss/nft"] += loss / self.updates_per_round
-            totals |= self.gradient_conflict()
-            totals["train/gradient_norm"] += self.update() / self.updates_per_round
+                    self.round_log.add("train/loss/nft", loss / self.updates_per_round)
+            self.round_log.put(self.gradient_conflict())
+            self.round_log.add("train/gradient_norm", self.update() / self.updates_per_round)
         decay = self._old_decay(self.global_step)
-        blend(self.parameters_of(OLD), self.parameters_of(STUDENT), decay)
-        totals["train/old_policy_decay"] += decay
-        self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+        blend(self.old.weights(), self.student.weights(), decay)
+        self.round_log.add("train/old_policy_decay", decay)
+        self.log_round(prompts)
 
     @torch.no_grad()
     def _samples(self, prompts: Prompts, conditioning: Conditioning, scoring: RoundScoring) -> Tensor:
         """Clean latents made by the old policy; their images are given to be scored."""
         parts = []
-        for rows in micro_batches(len(prompts), self.micro_batch_size):
-            *_, last = self.rollout(self.sampler, prompts.select(rows), conditioning.select(rows), OLD)
+        for rows in self.micro_batches(len(prompts)):
+            *_, last = self.rollout(self.sampler, prompts.select(rows), conditioning.select(rows), self.old)
             parts.append(last.next_latent)
             scoring.add(self.images(last.next_latent))
         return torch.cat(parts)
@@ -187,11 +151,11 @@ class NFTPhase(RewardPhase):
         sigma = self.sampler.sigmas()[steps].to(self.device)
         latent = interpolate(clean, self.noise(f"nft/noise/{column}", prompts), sigma)
         with torch.no_grad():
-            velocity_old = self.velocity(latent, sigma, conditioning, OLD, scale)
-            reference = (
-                self.velocity(latent, sigma, conditioning, None, scale) if self.loss.needs_reference else None
-            )
-        velocity = self.velocity(latent, sigma, conditioning, STUDENT, scale)
+            velocity_old = self.old.velocity(latent, sigma, conditioning, scale)
+            reference = None
+            if self.loss.needs_reference:
+                reference = self.base.velocity(latent, sigma, conditioning, scale)
+        velocity = self.student.velocity(latent, sigma, conditioning, scale)
         return self.loss(velocity, velocity_old, reference, latent, sigma, clean, advantage)
 
     def _old_decay(self, step: int) -> float:

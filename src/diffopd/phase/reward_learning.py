@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed
 
-from diffopd.adapter import LoRA
 from diffopd.metric.drift import drift_signals
 from diffopd.model import PipelineModel
-from diffopd.phase.adapted import AdaptedPhase, OptimizerFactory
-from diffopd.phase.by_task import add_rewards
+from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import num_processes
 from diffopd.phase.round_scoring import RoundScoring, Scored
 from diffopd.phase.scoring import scored, warn_of_constant
-from diffopd.reward.advantage import AdvantageMode, StdScope, advantages, clip_advantages
+from diffopd.phase.settings import RewardSettings
+from diffopd.policy import OptimizerFactory, Shape
+from diffopd.reward.advantage import advantages, clip_advantages
 from diffopd.reward.checked import Sample
 from diffopd.sampler import TransitionSampler
 from diffopd.types import Prompts, Reward, Scores
@@ -49,68 +49,45 @@ class Judged:
         return self.advantages[[position[index] for index in prompts.indices]]
 
 
-class RewardPhase(AdaptedPhase):
+class RewardPhase(PolicyPhase):
     """Base of the phases that learn from rewards of groups of samples.
 
     Args:
-        model: The frozen text-to-image model; without adapter it is the reference.
-        adapter: Shape of the trained adapter.
+        model: The frozen text-to-image model, which is the reference.
+        adapter: Shape of the trained policy.
         sampler: Sampler of the rollouts; its guidance scale is the policy's.
         reward: What to maximise.
-        optimizer: Makes the optimiser from parameters.
-        seed: Seed of every draw.
-        ema: ``decay`` and ``update_interval`` of the trained adapter's average.
-        gradient_clip: Largest gradient norm.
-        advantage_std: ``global`` over the round's samples of a task, or ``group``.
-        advantage_mode: Which advantages are kept: ``all``, ``positive_only``, ``negative_only``,
-            ``one_only``, ``binary``.
+        optimizer: Makes the optimizer from parameters.
+        settings: Shared with other phases that learn from rewards.
         advantage_clip: Largest magnitude of an advantage.
-        held_out: Rewards that are logged and never trained on.
-        micro_batch_size: Most rows in one forward; null for all at once.
-        score_in_background: Score a micro-batch while the next is sampled; the round's results are the same.
-        conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
+
+    Attributes:
+        settings_type: Type of ``settings``.
     """
+
+    settings_type: ClassVar[type[RewardSettings]] = RewardSettings
+    settings: RewardSettings
 
     def __init__(
         self,
         *,
         model: PipelineModel,
-        adapter: LoRA,
+        adapter: Shape,
         sampler: TransitionSampler,
         reward: Reward,
         optimizer: OptimizerFactory,
-        seed: int,
-        ema: Mapping[str, Any],
-        gradient_clip: float,
-        advantage_std: StdScope,
-        advantage_mode: AdvantageMode,
+        settings: RewardSettings,
         advantage_clip: float,
-        held_out: Mapping[str, Reward],
-        micro_batch_size: int | None,
-        score_in_background: bool,
-        conflict_every_n_rounds: int,
     ) -> None:
-        super().__init__(
-            model=model,
-            adapter=adapter,
-            optimizer=optimizer,
-            seed=seed,
-            ema=ema,
-            gradient_clip=gradient_clip,
-            conflict_every_n_rounds=conflict_every_n_rounds,
-        )
-        self.sampler = sampler
-        self.reward = reward
-        self.advantage_std: StdScope = advantage_std
-        self.advantage_mode: AdvantageMode = advantage_mode
+        super().__init__(model=model, adapter=adapter, optimizer=optimizer, settings=settings)
+        self.sampler, self.reward = sampler, reward
+        self.held_out = dict(settings.held_out)
         self.advantage_clip = advantage_clip
-        self.held_out = dict(held_out)
-        self.micro_batch_size = micro_batch_size
-        self.score_in_background = score_in_background
 
     def scoring(self, prompts: Prompts) -> RoundScoring:
         """Takes the round's images and scores them, by the reward and those held out."""
-        return RoundScoring(prompts, self._score, in_background=self.score_in_background, device=self.device)
+        in_background = self.settings.score_in_background
+        return RoundScoring(prompts, self._score, in_background=in_background, device=self.device)
 
     def _score(self, images: Tensor, prompts: Prompts) -> dict[str, Scores]:
         """Scores by the reward, named ``reward``, and by those held out, named by their places."""
@@ -121,13 +98,10 @@ class RewardPhase(AdaptedPhase):
         return scores
 
     @torch.no_grad()
-    def judge(
-        self, totals: defaultdict[str, Tensor], clean: Tensor, prompts: Prompts, found: Scored
-    ) -> Judged:
+    def judge(self, clean: Tensor, prompts: Prompts, found: Scored) -> Judged:
         """Log what was seen, and compare every sample with its group.
 
         Args:
-            totals: What the round logs.
             clean: The samples' latents.
             prompts: Their prompts.
             found: The samples' images and scores.
@@ -135,21 +109,21 @@ class RewardPhase(AdaptedPhase):
         Returns:
             Advantages of the samples on all processes.
         """
-        images, scores, counts = found.images, found.scores[REWARD], Counter(prompts.tasks)
-        add_rewards(totals, scores, prompts, counts)
-        totals["train/cost/images"] += len(prompts) * num_processes()
-        totals["train/cost/reward_calls"] += len(prompts) * num_processes()
+        images, scores, log = found.images, found.scores[REWARD], self.round_log
+        log.add_rewards(scores, prompts)
+        log.add("train/cost/images", len(prompts) * num_processes())
+        log.add("train/cost/reward_calls", len(prompts) * num_processes())
         for name in self.held_out:
             held_out = found.scores[f"phase.held_out.{name}"]
-            totals[f"train/held_out/{name}"] += held_out.value.mean().to(self.device)
+            log.add(f"train/held_out/{name}", held_out.value.mean().to(self.device))
         for name, value in drift_signals(clean.cpu(), images, prompts.groups).items():
-            totals[f"train/drift/{name}"] += value.to(self.device)
+            log.add(f"train/drift/{name}", value.to(self.device))
         judged = self.compared(scores.value, prompts)
         if self.global_rank == 0:  # every process knows of all samples, and has some of every task
             for task, value in judged.constant.items():
                 sample = Sample.of(images, prompts, prompts.tasks.index(task))
                 warn_of_constant(self, self.reward, value, sample, judged.tasks.count(task))
-        totals["train/advantage/zero_share"] += (judged.advantages == 0).float().mean().to(self.device)
+        log.add("train/advantage/zero_share", (judged.advantages == 0).float().mean().to(self.device))
         return judged
 
     def compared(self, rewards: Tensor, prompts: Prompts) -> Judged:
@@ -164,8 +138,8 @@ class RewardPhase(AdaptedPhase):
             of_task = torch.tensor([values[row] for row in rows])
             if len(rows) > 1 and of_task.min() == of_task.max():
                 constant[task] = of_task[0].item()
-            raw = advantages(of_task, [groups[row] for row in rows], std=self.advantage_std)
-            result[rows] = clip_advantages(raw, clip=self.advantage_clip, mode=self.advantage_mode)
+            raw = advantages(of_task, [groups[row] for row in rows], std=self.settings.advantage_std)
+            result[rows] = clip_advantages(raw, clip=self.advantage_clip, mode=self.settings.advantage_mode)
         return Judged(indices, tasks, result, constant)
 
     def _check_groups(self, groups: Sequence[int], tasks: Sequence[str]) -> None:

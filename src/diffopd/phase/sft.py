@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from diffopd.adapter import LoRA
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import FlowMatching, velocity_gap
 from diffopd.model import PipelineModel
-from diffopd.phase.adapted import STUDENT, OptimizerFactory, micro_batches
 from diffopd.phase.agreement import finite_rewards_everywhere
-from diffopd.phase.by_task import add_by_task, task_weights
 from diffopd.phase.processes import num_processes
 from diffopd.phase.scoring import scored
+from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
+from diffopd.policy import OptimizerFactory, Shape
 from diffopd.randomness import normal_rows, uniform_rows
 from diffopd.sampler import TransitionSampler
-from diffopd.teacher import TeacherSet
+from diffopd.teacher import Target
 from diffopd.types import Conditioning, Prompts, Reward
 
 
@@ -37,24 +34,19 @@ class SFTPhase(TaughtPhase):
 
     Args:
         model: The frozen text-to-image model; without adapter it is the KL reference.
-        adapter: Shape of the student's adapter.
+        adapter: Shape of the student.
         teacher: The teachers, one per task.
         sampler: Sampler of the teachers' rollouts. Its guidance scale is that of the scored student.
         loss: Flow matching.
         reward: Chooses the best samples, and scores the student's for the log.
-        optimizer: Makes the optimiser from parameters.
-        seed: Seed of every draw.
-        ema: ``decay`` and ``update_interval`` of the student's average.
-        gradient_clip: Largest gradient norm.
+        optimizer: Makes the optimizer from parameters.
+        settings: Shared with other phases that have teachers.
         num_timesteps: Noise levels each sample is trained at in a round, at least 1.
         sigma_location: Mean of the normal whose logistic is the noise level before the grid's shift.
         sigma_scale: Its standard deviation, above 0.
         caption_dropout: Share of prompts replaced by the empty one, in [0, 1].
         best_of_n: Samples per prompt, of which the one with the highest reward is kept; 1 asks for no reward.
         kl_weight: Weight of the squared distance to the base model's velocity; 0 saves its forward.
-        micro_batch_size: Most rows in one forward; null for all at once.
-        score_every_n_rounds: Rounds from one scored rollout of the student to the next; 0 for never.
-        conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
 
     Attributes:
         supervision: What its loss learns from.
@@ -70,24 +62,19 @@ class SFTPhase(TaughtPhase):
         self,
         *,
         model: PipelineModel,
-        adapter: LoRA,
-        teacher: TeacherSet,
+        adapter: Shape,
+        teacher: Target,
         sampler: TransitionSampler,
         loss: FlowMatching,
         reward: Reward,
         optimizer: OptimizerFactory,
-        seed: int,
-        ema: Mapping[str, Any],
-        gradient_clip: float,
+        settings: StudentSettings,
         num_timesteps: int,
         sigma_location: int | float,
         sigma_scale: int | float,
         caption_dropout: int | float,
         best_of_n: int,
         kl_weight: int | float,
-        micro_batch_size: int | None,
-        score_every_n_rounds: int,
-        conflict_every_n_rounds: int,
     ) -> None:
         for setting, value in (("num_timesteps", num_timesteps), ("best_of_n", best_of_n)):
             if value < 1:
@@ -101,12 +88,7 @@ class SFTPhase(TaughtPhase):
             sampler=sampler,
             reward=reward,
             optimizer=optimizer,
-            seed=seed,
-            ema=ema,
-            gradient_clip=gradient_clip,
-            micro_batch_size=micro_batch_size,
-            score_every_n_rounds=score_every_n_rounds,
-            conflict_every_n_rounds=conflict_every_n_rounds,
+            settings=settings,
         )
         self.loss = loss
         self.num_timesteps = num_timesteps
@@ -117,26 +99,22 @@ class SFTPhase(TaughtPhase):
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round: the teachers' samples, then one update on them."""
-        totals: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        self.score_student(totals, prompts)
-        weights = torch.tensor(task_weights(prompts.tasks), device=self.device)
-        counts = Counter(prompts.tasks)
-        for rows in micro_batches(len(prompts), self.micro_batch_size):
+        self.score_student(prompts)
+        weights = self.round_log.shares(prompts.tasks)
+        for rows in self.micro_batches(len(prompts)):
             part = prompts.select(rows)
             conditioning = self.conditioning(part)
-            clean = self._samples(totals, part, conditioning)
+            clean = self._samples(part, conditioning)
             for number in range(self.num_timesteps):
-                losses = self._losses(totals, part, conditioning, clean, weights[rows], number, counts)
+                losses = self._losses(part, conditioning, clean, weights[rows], number)
                 self.add_gradient(losses, part, None)
-        totals |= self.gradient_conflict()
-        totals["train/gradient_norm"] = self.update()
-        totals["train/cost/images"] += self.best_of_n * len(prompts) * num_processes()
-        self.log_dict(dict(totals), sync_dist=True, batch_size=len(prompts))
+        self.round_log.put(self.gradient_conflict())
+        self.round_log.add("train/gradient_norm", self.update())
+        self.round_log.add("train/cost/images", self.best_of_n * len(prompts) * num_processes())
+        self.log_round(prompts)
 
     @torch.no_grad()
-    def _samples(
-        self, totals: defaultdict[str, Tensor], prompts: Prompts, conditioning: Conditioning
-    ) -> Tensor:
+    def _samples(self, prompts: Prompts, conditioning: Conditioning) -> Tensor:
         """Clean latents by the teachers: of several candidates per prompt, the one the reward likes best."""
         candidates = torch.stack(
             [self._candidate(number, prompts, conditioning) for number in range(self.best_of_n)]
@@ -147,48 +125,38 @@ class SFTPhase(TaughtPhase):
             rewards = [
                 scored(self, self.reward, self.images(clean), prompts, "reward").value for clean in candidates
             ]
-        totals["train/cost/reward_calls"] += self.best_of_n * len(prompts) * num_processes()
+        self.round_log.add("train/cost/reward_calls", self.best_of_n * len(prompts) * num_processes())
         return candidates[torch.stack(rewards).argmax(0).cpu(), torch.arange(len(prompts))]
 
     def _candidate(self, number: int, prompts: Prompts, conditioning: Conditioning) -> Tensor:
         """One sample per prompt, from noise of its own."""
 
-        def teacher(latent: Tensor, sigma: Tensor) -> Tensor:
-            return self.teacher_velocity(latent, sigma, prompts, conditioning)
-
         def fresh_noise(step: int) -> Tensor:
             return self.noise(f"sft/candidate/{number}/step/{step}", prompts)
 
         start = self.noise(f"sft/candidate/{number}/start", prompts)
-        *_, last = self.sampler.rollout(teacher, start, fresh_noise)
+        *_, last = self.sampler.rollout(self.teacher.given(prompts, conditioning), start, fresh_noise)
         return last.next_latent
 
     def _losses(
-        self,
-        totals: defaultdict[str, Tensor],
-        prompts: Prompts,
-        conditioning: Conditioning,
-        clean: Tensor,
-        weights: Tensor,
-        number: int,
-        counts: Mapping[str, int],
+        self, prompts: Prompts, conditioning: Conditioning, clean: Tensor, weights: Tensor, number: int
     ) -> Tensor:
         """Weighted losses of some rows, each at a noise level of its own with fresh noise."""
         share = weights / self.num_timesteps
         sigma, noise = self.sigmas(number, prompts), self.noise(f"sft/noise/{number}", prompts)
         latent = interpolate(clean, noise, sigma)
         given = self._with_empty(prompts, conditioning, number)
-        velocity = self.velocity(latent, sigma, given, STUDENT, 1.0)
+        velocity = self.student.velocity(latent, sigma, given, 1.0)
         losses = share * self.loss(velocity, clean, noise).value
-        totals["train/loss/sft"] += losses.detach().sum()
+        self.round_log.add("train/loss/sft", losses.detach().sum())
         if self.kl_weight > 0:
             with torch.no_grad():
-                reference = self.velocity(latent, sigma, given, None, 1.0)
+                reference = self.base.velocity(latent, sigma, given, 1.0)
             kl = share * velocity_gap(velocity, reference, reduction="mean")
-            totals["train/loss/kl_reference"] += kl.detach().sum()
+            self.round_log.add("train/loss/kl_reference", kl.detach().sum())
             losses = losses + self.kl_weight * kl
         gap = velocity_gap(velocity.detach(), noise - clean, reduction="mean")
-        add_by_task(totals, "train/gap", gap / self.num_timesteps, prompts.tasks, counts)
+        self.round_log.add_by_task("train/sample_gap", gap / self.num_timesteps, prompts.tasks)
         return losses
 
     def sigmas(self, number: int, prompts: Prompts) -> Tensor:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from diffopd.adapter import LoRA
 from diffopd.flow import interpolate
 from diffopd.loss import TDM, renoise
 from diffopd.model import PipelineModel
-from diffopd.phase.adapted import OptimizerFactory
 from diffopd.phase.fake_score import FakeScorePhase, Noised, Predicted
+from diffopd.phase.settings import StudentSettings
+from diffopd.policy import OptimizerFactory, Shape
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler
-from diffopd.teacher import TeacherSet
+from diffopd.teacher import Target
 from diffopd.types import Conditioning, Prompts, Reward
 
 
@@ -31,16 +30,14 @@ class TDMPhase(FakeScorePhase):
 
     Args:
         model: The frozen text-to-image model.
-        adapter: Shape of the student's adapter and of ``fake``.
+        adapter: Shape of the student and of ``fake``.
         teacher: The teachers, one per task, each at its own guidance.
         sampler: The student's sampler; its guidance scale is the student's.
         loss: The TDM losses.
         reward: Scores the student's samples for the log.
-        optimizer: Makes the student's optimiser.
+        optimizer: Makes the student's optimizer.
         fake_optimizer: Makes that of the fake score.
-        seed: Seed of every draw.
-        ema: ``decay`` and ``update_interval`` of the student's average.
-        gradient_clip: Largest gradient norm.
+        settings: Shared with other phases that have teachers.
         fake_updates_per_round: Updates of the fake score for one of the student.
         num_segments: Segments of the grid; ``sampler.num_steps`` must be a multiple.
         midpoint: Where the jump ends: ``end`` of the segment, or ``random`` within it.
@@ -48,9 +45,6 @@ class TDMPhase(FakeScorePhase):
             segment's start (``use_separate`` in the released code), ``to_noise`` = up to pure noise.
         tau_min: Smallest such level, above 0.
         tau_margin: Distance of the largest from the segment's start, or from pure noise.
-        micro_batch_size: Most rows in one forward; null for all at once.
-        score_every_n_rounds: Rounds from one scored rollout of the student to the next; 0 for never.
-        conflict_every_n_rounds: Rounds from one measurement of the tasks' gradient conflict to the next.
 
     Attributes:
         supervision: What its loss learns from.
@@ -68,25 +62,20 @@ class TDMPhase(FakeScorePhase):
         self,
         *,
         model: PipelineModel,
-        adapter: LoRA,
-        teacher: TeacherSet,
+        adapter: Shape,
+        teacher: Target,
         sampler: TransitionSampler,
         loss: TDM,
         reward: Reward,
         optimizer: OptimizerFactory,
         fake_optimizer: OptimizerFactory,
-        seed: int,
-        ema: Mapping[str, Any],
-        gradient_clip: float,
+        settings: StudentSettings,
         fake_updates_per_round: int,
         num_segments: int,
         midpoint: Literal["end", "random"],
         tau_window: Literal["segment", "to_noise"],
         tau_min: int | float,
         tau_margin: int | float,
-        micro_batch_size: int | None,
-        score_every_n_rounds: int,
-        conflict_every_n_rounds: int,
     ) -> None:
         for setting, value, allowed in (
             ("midpoint", midpoint, ("end", "random")),
@@ -113,13 +102,8 @@ class TDMPhase(FakeScorePhase):
             reward=reward,
             optimizer=optimizer,
             fake_optimizer=fake_optimizer,
-            seed=seed,
-            ema=ema,
-            gradient_clip=gradient_clip,
+            settings=settings,
             fake_updates_per_round=fake_updates_per_round,
-            micro_batch_size=micro_batch_size,
-            score_every_n_rounds=score_every_n_rounds,
-            conflict_every_n_rounds=conflict_every_n_rounds,
         )
         self.steps_per_segment = sampler.num_steps // num_segments
         self.bounds = sampler.sigmas()[:: self.steps_per_segment]

@@ -4,7 +4,8 @@ from diffopd.teacher.anchor import Anchor, NoAnchor, Regulariser
 from diffopd.teacher.card import CARD, Estimate, Recipe, Score, TeacherCard
 from diffopd.teacher.frozen import AdaptedModel, check_frozen, load_frozen
 from diffopd.teacher.routing import Automatic, ByTask, Mixture, Routing
-from diffopd.teacher.teacher_set import TeacherSet
+from diffopd.teacher.target import Learner, Target
+from diffopd.teacher.teacher_set import RoutedTeachers, TeacherSet
 
 __all__ = [
     "CARD",
@@ -13,12 +14,15 @@ __all__ = [
     "Automatic",
     "ByTask",
     "Estimate",
+    "Learner",
     "Mixture",
     "NoAnchor",
     "Recipe",
     "Regulariser",
+    "RoutedTeachers",
     "Routing",
     "Score",
+    "Target",
     "TeacherCard",
     "TeacherSet",
     "check_frozen",

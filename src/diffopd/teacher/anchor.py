@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -13,16 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.loss.velocity_matching import TransitionMatching
-from diffopd.model import guided_velocity
+from diffopd.policy import Fixed
 from diffopd.teacher.card import card_or_guidance
 from diffopd.teacher.frozen import AdaptedModel, check_base_of, check_frozen, load_frozen
-from diffopd.types import Conditioning, Transition, VelocityModel
+from diffopd.teacher.target import Learner, Target
+from diffopd.types import Conditioning, Prompts, Transition, VelocityFunction
 
 ANCHOR = "anchor"
 """Name of the anchor's adapter on the model."""
 
 
-class Regulariser(ABC):
+class Regulariser(Target):
     """A term beside the distillation loss, the same for all tasks.
 
     Attributes:
@@ -32,27 +33,8 @@ class Regulariser(ABC):
     weight: float
 
     @abstractmethod
-    def check(self, base_config: Mapping[str, Any]) -> None:
-        """Refuse what does not fit the backbone, before weights load."""
-
-    @abstractmethod
-    def load(self, model: AdaptedModel) -> None:
-        """Add what it needs to the model."""
-
-    @abstractmethod
     def over(self, transitions: Sequence[Transition]) -> Regulariser:
         """The same for training on the steps of ``transitions``."""
-
-    @abstractmethod
-    def velocity(
-        self,
-        model: VelocityModel,
-        latent: Float[Tensor, " batch *latent"],
-        sigma: Float[Tensor, " batch"],
-        conditioning: Conditioning,
-        unconditional: Conditioning,
-    ) -> Float[Tensor, " batch *latent"]:
-        """What the student is pulled to, without gradient."""
 
     @abstractmethod
     def __call__(
@@ -70,23 +52,16 @@ class NoAnchor(Regulariser):
     def check(self, base_config: Mapping[str, Any]) -> None:
         """Anything fits."""
 
-    def load(self, model: AdaptedModel) -> None:
+    def join(self, learner: Learner) -> None:
         """Add nothing."""
 
     def over(self, transitions: Sequence[Transition]) -> NoAnchor:
         """Itself."""
         return self
 
-    def velocity(
-        self,
-        model: VelocityModel,
-        latent: Float[Tensor, " batch *latent"],
-        sigma: Float[Tensor, " batch"],
-        conditioning: Conditioning,
-        unconditional: Conditioning,
-    ) -> Float[Tensor, " batch *latent"]:
+    def given(self, prompts: Prompts, conditioning: Conditioning) -> VelocityFunction:
         """Zeros."""
-        return torch.zeros_like(latent)
+        return lambda latent, sigma: torch.zeros_like(latent)
 
     def __call__(
         self, student: Transition, velocity: Float[Tensor, " batch *latent"]
@@ -194,27 +169,14 @@ class Anchor(Regulariser):
         told.loss = self.loss.over(transitions)
         return told
 
-    @torch.no_grad()
-    def velocity(
-        self,
-        model: VelocityModel,
-        latent: Float[Tensor, " batch *latent"],
-        sigma: Float[Tensor, " batch"],
-        conditioning: Conditioning,
-        unconditional: Conditioning,
-    ) -> Float[Tensor, " batch *latent"]:
-        """The anchor's velocity at its guidance.
+    def join(self, learner: Learner) -> None:
+        """Add the anchor to the learner's model."""
+        self.load(learner.model)
+        self._policy = Fixed(learner.model, None if self.path is None else ANCHOR)
 
-        Args:
-            model: Holds the anchor.
-            latent: States the student visited.
-            sigma: Their noise.
-            conditioning: One row per state.
-            unconditional: Encoding of the empty prompt: one row, or one per state.
-        """
-        adapter = None if self.path is None else ANCHOR
-        scale = self.guidance_scale
-        return guided_velocity(model, latent, sigma, conditioning, unconditional, scale, adapter)
+    def given(self, prompts: Prompts, conditioning: Conditioning) -> VelocityFunction:
+        """The anchor's velocity at its guidance, on what the student is told."""
+        return torch.no_grad()(self._policy.given(conditioning, self.guidance_scale))
 
     def __call__(
         self, student: Transition, velocity: Float[Tensor, " batch *latent"]

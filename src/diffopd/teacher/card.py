@@ -106,8 +106,8 @@ class TeacherCard:
         task: The task it was trained for.
         guidance_scale: The guidance it was trained for, and is queried at.
         base: Identity of the base model (``PipelineModel.identity``).
-        rank: Rank of the adapter.
-        alpha: Alpha of its training. The file beside the card has alpha / rank in its factors.
+        rank: Rank of the adapter; None for whole weights.
+        alpha: Alpha of its training, or None. The file beside the card has alpha / rank in its factors.
         scores: benchmark -> task -> score.
         recipe: How it was made.
     """
@@ -116,8 +116,8 @@ class TeacherCard:
     task: str
     guidance_scale: float
     base: str
-    rank: int
-    alpha: float
+    rank: int | None
+    alpha: float | None
     scores: Mapping[str, Mapping[str, Score]]
     recipe: Recipe
 
@@ -185,7 +185,8 @@ def _from_json(raw: Mapping[str, Any]) -> TeacherCard:
         for benchmark, tasks in raw["scores"].items()
     }
     fields = {**raw, "scores": scores, "recipe": Recipe(**raw["recipe"])}
-    fields["guidance_scale"], fields["alpha"] = float(raw["guidance_scale"]), float(raw["alpha"])
+    fields["guidance_scale"] = float(raw["guidance_scale"])
+    fields["alpha"] = None if raw["alpha"] is None else float(raw["alpha"])
     if not fields["guidance_scale"] >= 1:
         raise ValueError(f"guidance_scale is {raw['guidance_scale']}, at least 1 is allowed")
     return TeacherCard(**fields)

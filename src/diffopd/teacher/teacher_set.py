@@ -13,11 +13,13 @@ from diffopd.flow import per_row
 from diffopd.model import guided_velocity
 from diffopd.teacher.card import TeacherCard, card_or_guidance
 from diffopd.teacher.frozen import AdaptedModel, check_base_of, check_frozen, load_frozen
-from diffopd.types import Conditioning, VelocityModel
+from diffopd.teacher.routing import Routing
+from diffopd.teacher.target import Learner, Target
+from diffopd.types import Conditioning, Prompts, VelocityFunction, VelocityModel
 
 
 @final
-class TeacherSet:
+class TeacherSet(Target):
     """Any number of teachers: frozen adapters on the one backbone, or whole transformers beside it.
 
     Names are tasks where a prompt learns from its task's teacher (:class:`~diffopd.teacher.ByTask`); other
@@ -98,6 +100,24 @@ class TeacherSet:
             raise ValueError(f"no teacher for task {task}; teacher.teachers has {', '.join(self.tasks)}")
         return f"teacher_{task}"
 
+    def join(self, learner: Learner) -> None:
+        """Add every teacher to the learner's model."""
+        self._model = learner.model
+        self.load(learner.model)
+
+    def given(self, prompts: Prompts, conditioning: Conditioning) -> VelocityFunction:
+        """Each row by its own task's teacher."""
+
+        def velocity(latent: Tensor, sigma: Tensor) -> Tensor:
+            empty = self._model.unconditional()
+            return self.velocity(self._model, latent, sigma, prompts.tasks, conditioning, empty)
+
+        return velocity
+
+    def routed(self, routing: Routing) -> Target:
+        """The teachers that ``routing`` gives each prompt."""
+        return RoutedTeachers(self, routing)
+
     @torch.no_grad()
     def velocity(
         self,
@@ -177,6 +197,42 @@ class TeacherSet:
         weights = torch.tensor([weight for entry in chosen for _, weight in entry])
         weighted = velocities * per_row(weights.to(velocities), velocities)
         return torch.stack([part.sum(0) for part in weighted.split([len(entry) for entry in chosen])])
+
+
+@final
+class RoutedTeachers(Target):
+    """Teachers and the rule that gives every prompt one or several of them.
+
+    Attributes:
+        teachers: All of them.
+        routing: The rule.
+    """
+
+    def __init__(self, teachers: TeacherSet, routing: Routing) -> None:
+        self.teachers, self.routing = teachers, routing
+
+    def check(self, base_config: Mapping[str, Any]) -> None:
+        """Check every teacher."""
+        self.teachers.check(base_config)
+
+    def join(self, learner: Learner) -> None:
+        """Add every teacher to the learner's model."""
+        self._model = learner.model
+        self.teachers.join(learner)
+
+    def given(self, prompts: Prompts, conditioning: Conditioning) -> VelocityFunction:
+        """Each row's weighted sum of its teachers' velocities.
+
+        Raises:
+            ValueError: If a row has no teacher, or one that is not there.
+        """
+        routes = self.routing.weights(prompts, self.teachers.tasks)
+
+        def velocity(latent: Tensor, sigma: Tensor) -> Tensor:
+            empty = self._model.unconditional()
+            return self.teachers.mixed_velocity(self._model, latent, sigma, routes, conditioning, empty)
+
+        return velocity
 
 
 def _at(task: str, key: str | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,19 @@ class Prompts:
         """The given rows, in the given order."""
         return Prompts(*(tuple(column[r] for r in rows) for column in self._columns()))
 
+    def key(self, row: int) -> tuple[str, ...]:
+        """What a network is told about a row: rows with one key have one encoding, so caches go by it."""
+        return (self.texts[row],)
+
+    def with_texts(self, texts: Sequence[str]) -> Prompts:
+        """The same rows, told in other words.
+
+        Args:
+            texts: One per row.
+        """
+        assert len(texts) == len(self)
+        return replace(self, texts=tuple(texts))
+
     def _columns(self) -> tuple[tuple[Any, ...], ...]:
         return (self.texts, self.tasks, self.metadata, self.indices, self.groups)
 
@@ -49,7 +62,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Encoded prompts.
+    """What a network is told about some rows, encoded: opaque to phases, which select, join and move it.
 
     A backbone fills what it reads: not all have a pooled vector, and not all prompts are of one length.
 

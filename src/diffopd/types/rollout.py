@@ -79,12 +79,12 @@ class VelocityModel(Protocol):
     """A text-to-image flow model that answers every phase's questions the same way."""
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one latent."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one latent: channels, then any number of axes, such as height and width."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Conditioning:
-        """Encode prompts."""
+        """Encode texts."""
         ...
 
     def velocity(

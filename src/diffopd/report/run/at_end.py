@@ -11,7 +11,6 @@ from typing import Any, cast
 from diffopd.callbacks import AdapterExport
 from diffopd.evaluation import Benchmark, evaluate
 from diffopd.phase import DistillPhase, RewardPhase
-from diffopd.phase.adapted import AVERAGE
 from diffopd.report.run.curve import reward_curve
 from diffopd.report.run.distillation import report_distillation
 from diffopd.report.run.known_scores import base_scores, unlike
@@ -114,8 +113,8 @@ class TeacherReport:
             task="+".join(cast(Any, phase.trainer).datamodule.tasks),  # the tasks it was trained on
             guidance_scale=scale,
             base=phase.model.identity,
-            rank=phase.adapter.rank,
-            alpha=phase.adapter.alpha,
+            rank=getattr(phase.adapter, "rank", None),  # whole weights have none
+            alpha=getattr(phase.adapter, "alpha", None),
             scores={benchmark.name: result.scores},
             recipe=run.recipe(),
         )
@@ -146,9 +145,9 @@ class TeacherReport:
 
 
 def exported_adapter(phase: Any) -> str:
-    """The adapter that ``callbacks.adapter_export`` writes: scores are of what is handed on."""
+    """Name of the policy that ``callbacks.adapter_export`` writes: scores are of what is handed on."""
     exports = [callback for callback in phase.trainer.callbacks if isinstance(callback, AdapterExport)]
-    return exports[0].choice(phase) if exports else phase.trained_adapter(AVERAGE)
+    return (exports[0].choice(phase) if exports else phase.handed_on("average")).name
 
 
 def _commit() -> str:

@@ -1,9 +1,7 @@
-from collections import Counter, defaultdict
-
 import pytest
 import torch
 
-from diffopd.phase.by_task import add_rewards
+from diffopd.phase.round_log import RoundLog
 from diffopd.types import Prompts, Scores
 
 TASKS = ("dark", "light", "dark", "light")
@@ -11,11 +9,11 @@ TASKS = ("dark", "light", "dark", "light")
 
 def logged(scores, *batches):
     prompts = Prompts(("p",) * 4, TASKS, ({},) * 4, (0, 1, 2, 3), (0, 1, 0, 1))
-    totals = defaultdict(lambda: torch.zeros(()))
+    log = RoundLog(TASKS, torch.device("cpu"))
     for rows in batches or ([0, 1, 2, 3],):
         part = Scores(scores.value[rows], {n: v[rows] for n, v in scores.parts.items()}, scores.scale)
-        add_rewards(totals, part, prompts.select(rows), Counter(TASKS))
-    return {name: total.item() for name, total in totals.items()}
+        log.add_rewards(part, prompts.select(rows))
+    return {name: total.item() for name, total in log.values().items()}
 
 
 def test_every_part_of_a_mixture_is_logged_for_every_task():
@@ -41,3 +39,13 @@ def test_parts_of_one_task_are_logged_for_that_task_alone():
         "train/reward_part/dark/edge": 6.0,
         "train/reward_part/light/glow": 2.0,
     }
+
+
+def test_sums_names_and_shares():
+    log = RoundLog(TASKS[:3], torch.device("cpu"))
+    log.add("a", 1)
+    log.add("a", torch.tensor(0.5))
+    log.expect(["a", "b"])
+    log.put({"c": torch.tensor(7.0)})
+    assert {name: value.item() for name, value in log.values().items()} == {"a": 1.5, "b": 0.0, "c": 7.0}
+    assert log.shares(TASKS[:3]).tolist() == [0.25, 0.5, 0.25]  # two dark rows, one light one

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Visit:
+class StoredTransition:
     """What a rollout keeps of one step.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Some rows of a round of distillation, and what each weighs."""
+"""Some rows of a round, what each weighs, and whom they learn from."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ import torch
 from torch import Tensor
 
 from diffopd.phase.by_task import task_weights
-from diffopd.types import Conditioning, Prompts
+from diffopd.types import Conditioning, Prompts, VelocityFunction
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some rows of a round.
+class MicroBatch:
+    """Rows of a round of distillation that go through the networks together.
 
     Attributes:
         prompts: The rows.
-        conditioning: Their encoded prompts.
+        conditioning: What the student is told about them.
         weights: Weight of each row's loss.
-        routes: Per row, the teachers it learns from and their weights.
-        counts: Rows of each task in the whole round on this process.
+        target: Velocity of whoever teaches them, without gradient.
+        anchor: Velocity of the regulariser's model, without gradient.
     """
 
     prompts: Prompts
     conditioning: Conditioning
     weights: Tensor
-    routes: Sequence[Mapping[str, float]]
-    counts: Mapping[str, int]
+    target: VelocityFunction
+    anchor: VelocityFunction
+
+
+def micro_batches(num_rows: int, size: int | None) -> list[list[int]]:
+    """Row numbers in runs of at most ``size``, or in one run if it is None."""
+    step = size or max(1, num_rows)
+    return [list(range(start, min(start + step, num_rows))) for start in range(0, num_rows, step)]
 
 
 def row_weights(tasks: Sequence[str], balance: Mapping[str, float], *, sum_tasks: bool) -> Tensor:

@@ -1,0 +1,45 @@
+"""A policy of low-rank factors on the frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+from torch import nn
+
+from diffopd.adapter import adapter_parameters, copy_adapter, export_lora, save_adapter
+from diffopd.policy.base import Policy
+
+
+@final
+class LowRank(Policy):
+    """An adapter that lies on the model's transformer under its name."""
+
+    name: str
+
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """The factors A and B of every layer."""
+        return adapter_parameters(self.model.transformer, self.name)
+
+    def owns(self, key: str) -> bool:
+        """Whether an entry is one of its factors."""
+        return ".lora_" in key and f".{self.name}." in key
+
+    def copy_from(self, other: Policy) -> None:
+        """Take the factors of an adapter of the same layers, rank and strength.
+
+        Raises:
+            ValueError: If they differ, or the other is no adapter.
+        """
+        if not isinstance(other, LowRank):
+            raise ValueError(f"{self.name} is an adapter and {other.name} is none")
+        copy_adapter(self.model.transformer, other.name, self.name)
+
+    def save(self, folder: Path) -> None:
+        """Write it as a PEFT folder."""
+        save_adapter(self.model.transformer, self.name, folder)
+
+    def export(self, folder: Path) -> None:
+        """Write it for the stock pipeline's ``load_lora_weights``."""
+        export_lora(self.model.transformer, self.name, folder)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import json
 import re
 import statistics
-import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,11 @@ import yaml
 
 from diffopd.report.comparison.compared import normalised_means, summarise
 from diffopd.report.comparison.comparison import read_csv, to_markdown
+from diffopd.report.methods.archive import read_archive
+from diffopd.report.methods.claims import read_claims
+from diffopd.report.methods.measured import Measuring
+from diffopd.report.methods.methods import group_runs
+from diffopd.report.methods.verdicts import judge
 from diffopd.report.run.gradient_variance import variance_table
 from diffopd.report.run.table import gain_kept
 from diffopd.teacher import Estimate
@@ -93,8 +96,9 @@ def test_students_of_mopd_ode():
 
 
 def test_students_of_220_rounds_are_those_of_the_ablations():
-    scores = ablations().read_scores()["mopd_ode", 1.0]
-    rows = [row for row in rows_of(current_part()) if len(row) == 4 and row[0] == "220"]
+    scores = ablation_scores()["mopd_ode", 1.0]
+    rows = [row for row in rows_of(current_part()) if len(row) == 4 and row[0] == "220" and row[1] != "0"]
+    assert [row[1] for row in rows] == ["1", "2"]
     for _, seed, student, share in rows:
         assert student == spelt(scores[int(seed)])
         assert share.split(" / ") == kept(scores[int(seed)])
@@ -233,7 +237,7 @@ def test_scores_and_shares_of_the_shipped_teachers():
 def test_what_the_ablations_are_read_to_say_of_composition():
     means = {
         method: statistics.fmean(seed["composition"] for seed in seeds.values())
-        for (method, scale), seeds in ablations().read_scores().items()
+        for (method, scale), seeds in ablation_scores().items()
         if scale == 1
     }
     shown = {method: f"{mean:.3f}".removeprefix("0") for method, mean in means.items()}
@@ -278,36 +282,87 @@ def test_bench():
         assert [name, *(f"{time:.1f}" for time in times), f"{peak:.1f}"] in printed, name
 
 
-def ablations():
-    path = EXPERIMENTS / "ablations" / "verdicts.py"
-    spec = importlib.util.spec_from_file_location("ablations_verdicts", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+@cache
+def ablation_runs():
+    """Every run that ``experiments/ablations`` is made from."""
+    return [read_archive(path) for path in sorted((EXPERIMENTS / "ablations" / "data").iterdir())]
 
 
-def test_ablations_scores_means_and_verdicts():
-    module, page = ablations(), text_of("ablations", "README.md")
-    printed = rows_of(page)
-    for (method, scale), seeds in module.read_scores().items():
-        cells = [" / ".join(f"{seed[task]:.3f}" for seed in seeds.values()) for task in TASKS]
-        mean = statistics.fmean(module.mean_of_tasks(seeds).values())
+def ablation_scores():
+    """Method and guidance -> seed -> task -> score; the base's as the reports have it."""
+    found = {}
+    for run in ablation_runs():
+        for _, result in run.results:
+            scores = {task: result.scores[task].mean for task in TASKS}
+            found.setdefault((run.name, result.guidance_scale), {})[run.seed] = scores
+        for row in run.table.get("rows", ()):
+            if row["name"] == "base":
+                scores = {task: row["scores"][task]["mean"] for task in TASKS}
+                found["base", row["guidance_scale"]] = {0: scores}
+    return found
+
+
+def mean_of_tasks(seeds):
+    return {seed: statistics.fmean(scores[task] for task in TASKS) for seed, scores in seeds.items()}
+
+
+def test_ablations_have_three_seeds_of_each_method_of_one_commit():
+    names = [run.name for run in ablation_runs()]
+    assert {name: names.count(name) for name in names} == {
+        "gradient_variance": 1,
+        **dict.fromkeys(("mopd_dmd", "mopd_kl_03", "mopd_kl_07", "mopd_ode", "mopd_ppo_07"), 3),
+        **dict.fromkeys(("mopd_sft", "mopd_tdm"), 3),
+    }
+    assert all(run.finished for run in ablation_runs())
+    (commit,) = {run.commit for run in ablation_runs()}
+    assert f"at commit {commit}" in text_of("ablations", "README.md")
+
+
+def test_ablations_scores_and_means():
+    printed = rows_of(text_of("ablations", "README.md"))
+    scores = ablation_scores()
+    assert len(scores) == 2 * 8
+    for (method, scale), seeds in scores.items():
+        cells = [" / ".join(f"{seeds[seed][task]:.3f}" for seed in sorted(seeds)) for task in TASKS]
+        mean = statistics.fmean(mean_of_tasks(seeds).values())
         wanted = [f"{scale:g}", *cells, f"{mean:.3f}"]
         assert any(row[1:] == wanted for row in printed), (method, scale, wanted)
-    for line in module.verdicts():
-        assert line in printed, line
+
+
+def test_verdicts_of_the_ablations():
+    """As ``python -m diffopd.report`` judges the runs of ``data/``."""
+    settings = yaml.safe_load((ROOT / "conf" / "report.yaml").read_text(encoding="utf-8"))
+    claims = read_claims(yaml.safe_load((ROOT / "conf" / "claims" / "figures.yaml").read_text()))
+    methods = group_runs(ablation_runs(), {}, include_unfinished=False)
+    measuring = Measuring(benchmark=settings["benchmark_name"], window=settings["running_mean"])
+    page = text_of("ablations", "README.md")
+    printed = [row for row in rows_of(page) if row[0].startswith("Figure ")]
+    verdicts = judge(claims, methods, measuring)
+    assert f"for all {len(verdicts)} tests of the page" in page
+    for verdict, row in zip(verdicts, printed, strict=True):
+        digits = 0 if verdict.claim.metric.endswith("_to_level") else 3
+        found = verdict.difference
+        values = [f"{value:+.{digits}f}" for value in (found.mean, found.low, found.high)]
+        unit = " rounds" if digits == 0 else ""
+        assert row == [
+            verdict.claim.figure,
+            verdict.claim.text.rstrip("."),
+            "" if verdict.guidance is None else f"{verdict.guidance:g}",
+            verdict.outcome.removesuffix(" at 3 seeds"),
+            f"{values[0]} ({values[1]} to {values[2]}){unit}",
+            verdict.shown_p,
+            f"{verdict.p_equivalent:.3f}",
+        ]
 
 
 def test_correlations_over_seeds_that_the_docs_name():
-    module = ablations()
-    scores = module.read_scores()
+    scores = ablation_scores()
     claims = yaml.safe_load((ROOT / "conf" / "claims" / "figures.yaml").read_text(encoding="utf-8"))
     found = []
     for claim in claims.values():
         for scale in (1.0, 2.0):
-            sides = [module.mean_of_tasks(scores[claim[side], scale]) for side in ("method", "against")]
-            found.append(statistics.correlation(*(list(side.values()) for side in sides)))
+            sides = [mean_of_tasks(scores[claim[side], scale]) for side in ("method", "against")]
+            found.append(statistics.correlation(*([side[seed] for seed in sorted(side)] for side in sides)))
     low, high = (f"{value:.2f}".replace("0.", ".") for value in (min(found), max(found)))
     assert f"correlations over common seeds were {low} to {high}" in (ROOT / "docs" / "report.md").read_text()
 
@@ -319,9 +374,3 @@ def test_claims_cite_the_figures_that_show_them():
     for name in names:
         text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.search(r"Figures? (5, 6(,| and) )?7", text), name
-
-
-def test_csv_of_ablations_has_three_seeds_of_each_method():
-    with (EXPERIMENTS / "ablations" / "scores.csv").open(newline="") as file:
-        methods = [line["method"] for line in csv.DictReader(file)]
-    assert {methods.count(name) for name in methods if name.startswith("mopd_")} == {6}

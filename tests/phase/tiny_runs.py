@@ -82,7 +82,10 @@ class TinyWorld:
 
     def config(self, experiment: str, folder: Path, *overrides: str) -> DictConfig:
         """The composed config of one experiment in its own folder."""
-        cfg = copy.deepcopy(_composed((f"+experiment={experiment}", *self.overrides(experiment), *overrides)))
+        small = self.overrides(experiment)
+        if "adapter=whole" in overrides:  # which has no rank
+            small = [setting for setting in small if not setting.startswith("adapter.")]
+        cfg = copy.deepcopy(_composed((f"+experiment={experiment}", *small, *overrides)))
         cfg.paths.run, cfg.paths.root = str(folder), str(folder.parent)
         return cfg
 

@@ -17,8 +17,11 @@ from diffopd.loss import VelocityUniform
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
 from diffopd.sampler import FlowSampler
 from diffopd.teacher import Anchor, NoAnchor, Recipe, TeacherCard
+from diffopd.types import Prompts
 
 RECIPE = Recipe(command="train", seed=1, minutes=2.5, images=6, reward_calls=6, commit="abc")
+
+ROWS = Prompts(("a cat", "a dog"), ("animals",) * 2, ({},) * 2, (0, 1), (0, 1))
 
 
 def uniform(normalize=False):
@@ -70,7 +73,7 @@ def test_the_base_model_is_the_anchor_without_a_path(model, learner):
     regulariser.join(learner(model))
     with torch.no_grad():
         expected = guided_velocity(model, latent, sigma, conditioning, empty, 3.0, None)
-    assert torch.equal(regulariser.given(None, conditioning)(latent, sigma), expected)
+    assert torch.equal(regulariser.given(ROWS, conditioning)(latent, sigma), expected)
 
 
 def test_an_adapter_is_asked_at_its_card_s_guidance_without_gradient(model, folder, learner):
@@ -80,7 +83,7 @@ def test_an_adapter_is_asked_at_its_card_s_guidance_without_gradient(model, fold
     set_trainable(model.transformer, ["student"])
     regulariser = anchor(folder, guidance_scale=None)
     regulariser.join(learner(model))
-    found = regulariser.given(None, conditioning)(latent, sigma)
+    found = regulariser.given(ROWS, conditioning)(latent, sigma)
     with torch.no_grad():
         expected = guided_velocity(model, latent, sigma, conditioning, empty, 4.5, "anchor")
         base = guided_velocity(model, latent, sigma, conditioning, empty, 4.5, None)
@@ -127,7 +130,7 @@ def test_no_anchor_weighs_nothing_and_loads_nothing(model, learner):
     assert none.over([]) is none
     assert not getattr(model.transformer, "peft_config", {})
     latent, sigma, conditioning, _ = states(model)
-    assert none.given(None, conditioning)(latent, sigma).abs().max() == 0
+    assert none.given(ROWS, conditioning)(latent, sigma).abs().max() == 0
     step = transitions(torch.ones(2, 1, 2, 2))[0]
     assert torch.equal(none(step, step.velocity), torch.zeros(2))
 

@@ -15,8 +15,11 @@ from diffopd.adapter import LoRA, add_adapter, load_adapter, save_adapter, set_t
 from diffopd.loss import VelocityUniform
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
 from diffopd.teacher import Anchor, TeacherSet, check_frozen, load_frozen
+from diffopd.types import Prompts
 
 TARGETS = ("attn.to_q", "attn.to_v")
+
+ROWS = Prompts(("a cat", "a dog"), ("animals",) * 2, ({},) * 2, (0, 1), (0, 1))
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +161,7 @@ def test_an_anchor_may_be_a_whole_transformer_without_a_card(model, tuned, learn
     anchor = Anchor(path=str(tuned[0]), guidance_scale=1.0, check_base=True, weight=0.1, loss=uniform)
     anchor.join(learner(model))
     latent, sigma, conditioning = states(model, 2)
-    found = anchor.given(None, conditioning)(latent, sigma)
+    found = anchor.given(ROWS, conditioning)(latent, sigma)
     with torch.no_grad():
         expected = tuned[1](latent, conditioning.embeds, conditioning.pooled, 1000 * sigma).sample
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)

@@ -22,6 +22,7 @@ from diffopd.adapter.lora import (
 from diffopd.adapter.merge import MergeError, MergePart, MergePlan, merge_adapters, merge_error
 from diffopd.adapter.place import CARD_FILE, WEIGHTS, Place, find_card, find_place
 from diffopd.adapter.safe_file import read_shapes
+from diffopd.adapter.shape import Shape
 
 __all__ = [
     "CARD_FILE",
@@ -32,6 +33,7 @@ __all__ = [
     "MergePart",
     "MergePlan",
     "Place",
+    "Shape",
     "adapter_names",
     "adapter_parameters",
     "adapter_strength",

@@ -19,13 +19,14 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from diffopd.adapter.merge import MergePlan
+from diffopd.adapter.shape import Shape
 from diffopd.adapter.targets import check_targets
 
 INITIALISATIONS = ("gaussian", "kaiming")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRA:
+class LoRA(Shape):
     """Shape and start of a low-rank adapter ``base + alpha / rank * B A``.
 
     ``B`` starts at 0, so a new adapter changes nothing, unless it starts from saved ones.

@@ -39,7 +39,7 @@ KINDS: Mapping[str, Kind] = {
     "callbacks.*": Kind("a Lightning Callback", "lightning.pytorch.callbacks.callback.Callback"),
     "logger.*": Kind("a Lightning Logger", "lightning.pytorch.loggers.logger.Logger"),
     "model": Kind("a model", needed=("velocity", "encode", "decode")),
-    "adapter": Kind("an adapter", needed=("peft_config",)),
+    "adapter": Kind("an adapter", "diffopd.adapter.shape.Shape"),
     "sampler": Kind("a sampler", needed=("rollout",)),
     "benchmark.sampler": Kind("a sampler", needed=("rollout",)),
     "states": Kind("a choice of states", needed=("steps",)),

@@ -145,13 +145,13 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If one does not fit.
     """
-    from diffopd.adapter.check import check_start
+    from diffopd.adapter import LoRA, check_start
     from diffopd.model import read_transformer_config
 
     if not {"adapter", "teacher", "regulariser"} & set(parts):
         return
     base = read_transformer_config(cfg.model.path, cfg.model.revision)
-    scales = parts["teacher"].guidance_scales if "teacher" in parts else {}
+    scales = getattr(parts.get("teacher"), "guidance_scales", {})
     for name, scale in scales.items():
         if cfg.model.get("step_distilled") and scale != 1:
             raise ConfigError(
@@ -159,7 +159,7 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
                 f"has its guidance in its weights; set teacher.teachers.{name}.guidance_scale=1"
             )
     try:
-        if "adapter" in parts:
+        if isinstance(parts.get("adapter"), LoRA):  # whole weights start as the base model, which fits
             check_start(parts["adapter"], base)
         for group in ("teacher", "regulariser"):
             if group in parts:

@@ -185,6 +185,7 @@ LIMITS: Mapping[str, Rule] = {
     "data.num_drawings": whole(1, 100_000_000),
     "data.batches_per_round": COUNT,
     "adapter.rank": whole(1, 16_384),
+    "adapter.dtype": OneOf(("fp32", "bf16")),
     "adapter.alpha": above_0(1e6),
     "adapter.merge.method": OneOf(("exact", "svd", "elementwise")),
     "adapter.merge.folders": Texts(least=1),

@@ -109,7 +109,10 @@ class Plan:
             start = adapter.get("start") or (
                 "the mean of others" if adapter.get("merge") else "the base model"
             )
-            yield "adapter", f"rank {adapter['rank']}, alpha {adapter['alpha']}, starts as {start}"
+            shape = (
+                f"rank {adapter['rank']}, alpha {adapter['alpha']}" if "rank" in adapter else "all weights"
+            )
+            yield "adapter", f"{shape}, starts as {start}"
         if phase_takes(values, "teacher"):
             for name, entry in values["teacher"]["teachers"].items():
                 scale = entry["guidance_scale"]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from diffopd.adapter import Shape
 from diffopd.estimator import Estimator
 from diffopd.loss import TransitionMatching
 from diffopd.model import PipelineModel
@@ -20,7 +21,7 @@ from diffopd.phase.processes import averaged, num_processes
 from diffopd.phase.scoring import scored
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.stored import StoredTransition
-from diffopd.policy import OptimizerFactory, Shape
+from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler, transition_at
 from diffopd.states import StepChoice

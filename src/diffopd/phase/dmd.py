@@ -8,12 +8,13 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from diffopd.adapter import Shape
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import DMD
 from diffopd.model import PipelineModel
 from diffopd.phase.fake_score import FakeScorePhase, Noised, Predicted
 from diffopd.phase.settings import StudentSettings
-from diffopd.policy import OptimizerFactory, Shape
+from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import Target

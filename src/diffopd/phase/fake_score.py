@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from diffopd.adapter import Shape
 from diffopd.flow import velocity_to_clean, velocity_to_noise
 from diffopd.loss import velocity_gap
 from diffopd.model import PipelineModel
 from diffopd.phase.processes import num_processes
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
-from diffopd.policy import OptimizerFactory, Shape
+from diffopd.policy import OptimizerFactory
 from diffopd.randomness import uniform_rows
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import Target

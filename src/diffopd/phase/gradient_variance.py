@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from diffopd.adapter import Shape
 from diffopd.estimator import Estimator, GradientMoments
 from diffopd.loss import ReverseKL
 from diffopd.model import PipelineModel
@@ -19,7 +20,6 @@ from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import num_processes
 from diffopd.phase.settings import TrainSettings
 from diffopd.phase.variance_entry import ALL_STEPS, headline, squared_norm, variance_entry
-from diffopd.policy import Shape
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import Target
 from diffopd.types import Prompts, TransitionLoss

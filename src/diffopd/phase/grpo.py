@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from diffopd.adapter import Shape
 from diffopd.loss import PolicyGradient
 from diffopd.model import PipelineModel
 from diffopd.phase.agreement import finite_rewards_everywhere
@@ -17,7 +18,7 @@ from diffopd.phase.reward_learning import Judged, RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
 from diffopd.phase.settings import RewardSettings
 from diffopd.phase.stored import StoredTransition
-from diffopd.policy import OptimizerFactory, Shape
+from diffopd.policy import OptimizerFactory
 from diffopd.randomness import numpy_generator, torch_generator
 from diffopd.sampler import NoiseWindow, TransitionSampler, transition_at
 from diffopd.types import Conditioning, Prompts, Reward

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from diffopd.adapter import blend, old_policy_decay, ramp_decay
+from diffopd.adapter import Shape, blend, old_policy_decay, ramp_decay
 from diffopd.flow import interpolate
 from diffopd.loss import DiffusionNFT
 from diffopd.model import PipelineModel
@@ -16,7 +16,7 @@ from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
 from diffopd.phase.settings import RewardSettings
-from diffopd.policy import OptimizerFactory, Shape
+from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler
 from diffopd.types import Conditioning, Prompts, Reward

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from diffopd.adapter import EMA, adapter_names, adapter_parameters
+from diffopd.adapter import EMA, Shape, adapter_names, adapter_parameters
 from diffopd.data.prompts import PromptData
 from diffopd.model import PipelineModel
 from diffopd.non_finite import RoundRecord
@@ -18,7 +18,7 @@ from diffopd.phase.micro_batch import micro_batches
 from diffopd.phase.round_log import RoundLog
 from diffopd.phase.settings import TrainSettings
 from diffopd.phase.task_gradients import TaskGradients
-from diffopd.policy import Fixed, OptimizerFactory, Policy, Shape, Whole, new_policy
+from diffopd.policy import Fixed, OptimizerFactory, Policy, Whole, new_policy
 from diffopd.randomness import normal_rows
 from diffopd.sampler import TransitionSampler
 from diffopd.strategy.gradients import average_gradients

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
 from diffopd.files.atomic import replacing_folder
+from diffopd.flow import interpolate, shift_sigma
+from diffopd.loss import velocity_gap
 from diffopd.model.fresh import Pipeline
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
@@ -115,14 +117,13 @@ class PretrainPhase(lightning.LightningModule):
         uniform = batch.mine(torch.rand(size, generator=generator))
         dropped = torch.rand(size, generator=generator) < self.caption_dropout
         clean = self.latents[torch.as_tensor(rows)].float()
-        sigma = self.sigma_shift * uniform / (1 + (self.sigma_shift - 1) * uniform)
+        sigma = shift_sigma(uniform, self.sigma_shift)
         texts = ["" if drop else self.texts[row] for row, drop in zip(batch.everyone, dropped, strict=True)]
         signs = torch.tensor(["sign" in text for text in texts])
         texts = texts[batch.rows.start : batch.rows.stop]
         clean, noise, sigma = clean.to(self.device), noise.to(self.device), sigma.to(self.device)
-        mix = sigma[:, None, None, None]
-        velocity = self._velocity((1 - mix) * clean + mix * noise, sigma, texts)
-        error = (velocity - (noise - clean)).square().mean(dim=(1, 2, 3))
+        velocity = self._velocity(interpolate(clean, noise, sigma), sigma, texts)
+        error = velocity_gap(velocity, noise - clean, reduction="mean")
         logged = {"train/loss": error.mean().detach()}
         if signs.any():  # on some process
             weights = batch.mine(signs / signs.float().mean()).to(self.device)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, distributed
 
+from diffopd.adapter import Shape
 from diffopd.metric.drift import drift_signals
 from diffopd.model import PipelineModel
 from diffopd.phase.policy_phase import PolicyPhase
@@ -17,7 +18,7 @@ from diffopd.phase.processes import num_processes
 from diffopd.phase.round_scoring import RoundScoring, Scored
 from diffopd.phase.scoring import scored, warn_of_constant
 from diffopd.phase.settings import RewardSettings
-from diffopd.policy import OptimizerFactory, Shape
+from diffopd.policy import OptimizerFactory
 from diffopd.reward.advantage import advantages, clip_advantages
 from diffopd.reward.checked import Sample
 from diffopd.sampler import TransitionSampler

@@ -7,6 +7,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from diffopd.adapter import Shape
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import FlowMatching, velocity_gap
 from diffopd.model import PipelineModel
@@ -15,7 +16,7 @@ from diffopd.phase.processes import num_processes
 from diffopd.phase.scoring import scored
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
-from diffopd.policy import OptimizerFactory, Shape
+from diffopd.policy import OptimizerFactory
 from diffopd.randomness import normal_rows, uniform_rows
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import Target

@@ -6,13 +6,14 @@ from typing import ClassVar
 
 import torch
 
+from diffopd.adapter import Shape
 from diffopd.model import PipelineModel
 from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import num_processes
 from diffopd.phase.scoring import scored
 from diffopd.phase.settings import StudentSettings
-from diffopd.policy import OptimizerFactory, Shape
+from diffopd.policy import OptimizerFactory
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import Target
 from diffopd.types import Prompts, Reward

@@ -7,12 +7,13 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from diffopd.adapter import Shape
 from diffopd.flow import interpolate
 from diffopd.loss import TDM, renoise
 from diffopd.model import PipelineModel
 from diffopd.phase.fake_score import FakeScorePhase, Noised, Predicted
 from diffopd.phase.settings import StudentSettings
-from diffopd.policy import OptimizerFactory, Shape
+from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import Target

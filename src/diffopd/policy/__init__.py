@@ -2,7 +2,7 @@
 
 from diffopd.policy.base import Fixed, Policy
 from diffopd.policy.low_rank import LowRank
-from diffopd.policy.start import OptimizerFactory, Shape, new_policy
+from diffopd.policy.start import OptimizerFactory, new_policy
 from diffopd.policy.whole import Whole, WholeWeights
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "LowRank",
     "OptimizerFactory",
     "Policy",
-    "Shape",
     "Whole",
     "WholeWeights",
     "new_policy",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from diffopd.adapter import LoRA, add_adapter, add_merged_adapter, add_started_adapter
+from diffopd.adapter import LoRA, Shape, add_adapter, add_merged_adapter, add_started_adapter
 from diffopd.model import PipelineModel
 from diffopd.policy.base import Policy
 from diffopd.policy.low_rank import LowRank
@@ -16,9 +16,6 @@ from diffopd.randomness import torch_generator
 from diffopd.types.precision import parse_dtype
 
 log = logging.getLogger(__name__)
-
-Shape = LoRA | WholeWeights
-"""What ``adapter`` chooses: the shape of what is trained."""
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -39,6 +36,7 @@ def new_policy(model: PipelineModel, name: str, shape: Shape, seed: int, *, tell
     """
     if isinstance(shape, WholeWeights):
         return Whole.started(model, name, parse_dtype(shape.dtype, "adapter.dtype"))
+    assert isinstance(shape, LoRA)
     transformer = model.transformer
     if shape.merge is not None:
         error = add_merged_adapter(transformer, name, shape)

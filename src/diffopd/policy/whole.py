@@ -10,13 +10,14 @@ from typing import Any, final
 import torch
 from torch import nn
 
+from diffopd.adapter import Shape
 from diffopd.files.atomic import replacing_folder
 from diffopd.model import PipelineModel
 from diffopd.policy.base import Policy
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeWeights:
+class WholeWeights(Shape):
     """In the place of an adapter: every weight of the transformer is trained.
 
     Attributes:

@@ -1,0 +1,71 @@
+"""Self-distillation as a target of one's own: one class and a config node, nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hydra.utils import get_class
+from tiny_runs import relative_distance, run_rounds
+
+SELF = (
+    "~teacher.teachers",
+    "~teacher.check_base",
+    "teacher._target_=self_teacher.SelfTeacher",
+    "+teacher.template='{} in the snow'",
+    "+teacher.guidance_scale=2.0",
+    "states=all",
+    "reward=picture_quality",
+    "phase.score_every_n_rounds=0",
+    "~report",
+    "~benchmark",
+)
+
+
+@pytest.fixture
+def build(world, tmp_path):
+    def built(folder, *more):
+        cfg = world.config("mopd_ode", tmp_path / folder, *SELF, *more)
+        from diffopd.build.experiment import build
+
+        return build(cfg)
+
+    return built
+
+
+def test_the_student_learns_from_its_average_that_is_told_more(build):
+    run = build("run", "trainer.max_epochs=1", "phase.ema.update_interval=1")
+    phase, seen = run.phase, []
+    assert isinstance(phase.teacher, get_class("self_teacher.SelfTeacher"))
+    loss = phase.loss
+    phase.loss = lambda student, target: (
+        seen.append((student.latent, student.sigma, target)),
+        loss(student, target),
+    )[1]
+    rounds = run_rounds(run)
+    prompts = run.data.batch(0)
+    told = phase.model.encode([f"{text} in the snow" for text in prompts.texts])
+    empty = phase.model.unconditional()
+    latent, sigma, target = seen[0]
+    assert len(seen) == phase.sampler.num_steps
+    with torch.no_grad():  # the average was the base model's equal when the round was taken
+        given = phase.model.velocity(latent, sigma, told, None)
+        without = phase.model.velocity(latent, sigma, empty.expand(len(latent)), None)
+    assert relative_distance(target, without + 2.0 * (given - without)) < 1e-5
+    assert rounds.metrics["train/loss/opd"] > 0
+    assert rounds.flat_gradient().norm() > 0
+
+
+def test_the_average_follows_and_a_resumed_run_is_the_same(build):
+    settings = ("phase.ema.update_interval=1", "callbacks.round_checkpoint.every_n_rounds=1")
+    whole = build("whole", "trainer.max_epochs=3", *settings)
+    start = {key: value.detach().clone() for key, value in whole.phase.average.weights().items()}
+    whole.fit()
+    build("cut", "trainer.max_epochs=2", *settings).fit()
+    resumed = build("cut", "trainer.max_epochs=3", *settings)
+    assert resumed.checkpoint is not None
+    resumed.fit()
+    for name in ("student", "average"):
+        expected, found = (run.phase.policies[name].weights() for run in (whole, resumed))
+        assert all(torch.equal(found[key], expected[key]) for key in expected), name
+    after = whole.phase.average.weights()
+    assert any(not torch.equal(start[key], after[key]) for key in start)

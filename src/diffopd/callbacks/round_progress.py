@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console, Group
@@ -24,6 +25,8 @@ class RoundProgress(Callback):
     latest rounds, over which the rate is taken, so a resumed run starts with a fresh rate. A metric that a
     round did not log, as rewards that are scored every 20 rounds, is shown with the round it is of.
     """
+
+    prints_rounds: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from diffopd.check.error import config_errors
 from diffopd.check.setting import Groups, phase_takes
-from diffopd.check.source import read_target
+from diffopd.check.source import constant
 from diffopd.host.rank import lacks_srun, launched_processes
 
 
@@ -51,7 +51,7 @@ def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
 def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """A loss learns from what its phase has to offer."""
     phase, loss = _target(values, "phase"), _target(values, "loss")
-    offered, needed = _constant(phase, "supervision"), _constant(loss, "supervision")
+    offered, needed = constant(phase, "supervision"), constant(loss, "supervision")
     if offered and needed and offered != needed:
         groups = Groups.read()
         fitting = {
@@ -81,7 +81,7 @@ _SOURCES = {
 
 def _noise(values: Mapping[str, Any]) -> Iterator[str]:
     """A KL divergence, and a density, need noise in every transition that is trained."""
-    needing = [group for group in _NEEDS_NOISE if _constant(_target_at(values, group), "needs_noise")]
+    needing = [group for group in _NEEDS_NOISE if constant(_target_at(values, group), "needs_noise")]
     if not needing or not values.get("sampler") or not phase_takes(values, "sampler"):
         return
     group = needing[0]
@@ -189,7 +189,7 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
     tasks = (values.get("data") or {}).get("tasks") or {}
     teachers = (values.get("teacher") or {}).get("teachers")
     rewards = (values.get("reward") or {}).get("rewards")
-    by_task = _target(values, "reward").endswith(".RewardByTask")
+    by_task = constant(_target(values, "reward"), "one_per_task") is True
     if phase_takes(values, "teacher") and isinstance(teachers, Mapping):
         yield from _routes(values, list(tasks), list(teachers))
     for task in tasks:
@@ -208,8 +208,10 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _own_teachers(values: Mapping[str, Any]) -> bool:
     """Whether every task needs the teacher that is named as it."""
-    routed = _target(values, "routing") and phase_takes(values, "routing")
-    return phase_takes(values, "teacher") and (not routed or _target(values, "routing").endswith(".ByTask"))
+    if not phase_takes(values, "teacher"):
+        return False
+    routing = _target(values, "routing") if phase_takes(values, "routing") else ""
+    return not routing or constant(routing, "by_name") is True
 
 
 def _routes(values: Mapping[str, Any], tasks: Sequence[str], teachers: Sequence[str]) -> Iterator[str]:
@@ -257,7 +259,7 @@ def _processes(values: Mapping[str, Any]) -> Iterator[str]:
                 f"data.tasks.{task}.prompts_per_round={prompts} must be a multiple of "
                 f"{_number_of_processes(devices, nodes)}"
             )
-    if number > 1 and _constant(_target(values, "phase"), "one_process"):
+    if number > 1 and constant(_target(values, "phase"), "one_process"):
         yield "phase=gradient_variance measures in one process; set trainer=default"
 
 
@@ -273,9 +275,9 @@ def _strategy(values: Mapping[str, Any], trainer: Mapping[str, Any]) -> Iterator
             f"trainer.strategy={given} is not one of this project's; choose trainer=ddp or trainer=sharded, "
             "and for processes that are copies of one trainer.strategy.start_method=fork"
         )
-    if not _target(trainer, "strategy").endswith(".Sharded"):
+    if not constant(_target(trainer, "strategy"), "divides_backbone"):
         return
-    if not _constant(_target(values, "phase"), "shards_backbone"):
+    if not constant(_target(values, "phase"), "shards_backbone"):
         yield (
             "trainer=sharded divides a frozen backbone, which this phase does not have; choose trainer=ddp"
         )
@@ -294,8 +296,3 @@ def _target_at(values: Mapping[str, Any], path: str) -> str:
     group, _, part = path.partition(".")
     node = values.get(group)
     return _target(node, part) if part and isinstance(node, Mapping) else _target(values, path)
-
-
-def _constant(dotted: str, name: str) -> Any:
-    target = read_target(dotted)
-    return target.constants.get(name) if target else None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffopd.check.error import ConfigError
+from diffopd.check.source import constant
 
 
 def reward_is_asked(cfg: Mapping[str, Any]) -> bool:
@@ -17,7 +18,7 @@ def reward_is_asked(cfg: Mapping[str, Any]) -> bool:
     phase, routing = cfg["phase"], cfg.get("routing") or {}
     if phase.get("score_every_n_rounds", 1) or (phase.get("best_of_n") or 1) > 1:
         return True
-    return str(routing.get("_target_", "")).endswith(".Automatic")
+    return constant(routing.get("_target_"), "measures") is True
 
 
 def check_prompts(tasks: Any, paths: Any, reward: Any) -> None:

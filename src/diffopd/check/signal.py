@@ -7,7 +7,7 @@ from typing import Any
 
 from diffopd.check.prompts import reward_is_asked
 from diffopd.check.setting import phase_takes
-from diffopd.check.source import read_target
+from diffopd.check.source import constant, read_target
 
 LEARNS_FROM_REWARDS = ("advantage", "transition_advantage")
 
@@ -56,7 +56,7 @@ def _compares_in_groups(reward: Any, place: str, task: str) -> str | None:
     if reward.get("normalize") == "per_group":
         return place
     members = reward.get("rewards")
-    by_task = str(reward.get("_target_")).endswith(".RewardByTask")
+    by_task = constant(reward.get("_target_"), "one_per_task") is True
     for name, member in members.items() if isinstance(members, Mapping) else ():
         if (not by_task or name == task) and (
             found := _compares_in_groups(member, f"{place}.rewards.{name}", task)

@@ -88,6 +88,17 @@ def read_target(dotted: str) -> Target | None:
     return _from_class(module, node, 0) if isinstance(node, ast.ClassDef) else None
 
 
+def constant(target: Any, name: str) -> Any:
+    """A class's own or inherited attribute with a literal value; None if there is none, or no such class.
+
+    Args:
+        target: What a config names as ``_target_``.
+        name: Of the attribute.
+    """
+    found = read_target(target) if isinstance(target, str) else None
+    return found.constants.get(name) if found else None
+
+
 def is_module(dotted: str) -> bool:
     """Whether ``dotted`` is a module or a package, as far as files show."""
     head, *rest = dotted.split(".")

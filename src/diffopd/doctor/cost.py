@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from diffopd.check.source import constant
+
 Values = Mapping[str, Any]
 """A composed config as plain values."""
 
@@ -42,7 +44,7 @@ def run_cost(values: Values) -> Cost | None:
     ``routing=automatic`` scores every teacher once before the first round, which is counted as reward calls
     although it is not logged.
     """
-    of_round = _ROUNDS.get(phase_name(values))
+    of_round = _ROUNDS.get(round_kind(values))
     if of_round is None:
         return None
     total = _before_training(values)
@@ -56,9 +58,14 @@ def phase_name(values: Values) -> str:
     return str(values["phase"]["_target_"]).rpartition(".")[2]
 
 
+def round_kind(values: Values) -> str | None:
+    """What a round of the phase is made of, as its class says in ``round_kind``; None if it does not."""
+    return constant(values["phase"]["_target_"], "round_kind")
+
+
 def learns_from_rewards(values: Values) -> bool:
     """Whether advantages of groups of samples are what is trained on."""
-    return _ROUNDS.get(phase_name(values)) is _reward_learning
+    return round_kind(values) == "reward_learning"
 
 
 def rows_of(values: Values, number: int) -> int:
@@ -111,22 +118,19 @@ def _measurement(values: Values, rows: int, number: int) -> Cost:
     return Cost()
 
 
-_ROUNDS: Mapping[str, Callable[[Values, int, int], Cost]] = {
-    "DistillPhase": _distillation,
-    "SFTPhase": _fine_tuning,
-    "DMDPhase": _distribution_matching,
-    "TDMPhase": _distribution_matching,
-    "NFTPhase": _reward_learning,
-    "GRPOPhase": _reward_learning,
-    "PretrainPhase": _drawings,
-    "AutoencoderPhase": _drawings,
-    "GradientVariancePhase": _measurement,
+_ROUNDS: Mapping[str | None, Callable[[Values, int, int], Cost]] = {
+    "distillation": _distillation,
+    "fine_tuning": _fine_tuning,
+    "distribution_matching": _distribution_matching,
+    "reward_learning": _reward_learning,
+    "drawings": _drawings,
+    "measurement": _measurement,
 }
 
 
 def _before_training(values: Values) -> Cost:
     routing = values.get("routing") or {}
-    if phase_name(values) != "DistillPhase" or not str(routing.get("_target_", "")).endswith(".Automatic"):
+    if round_kind(values) != "distillation" or not constant(routing.get("_target_"), "measures"):
         return Cost()
     scored = routing["num_prompts"] * len(routing["tasks"]) * len(values["teacher"]["teachers"])
     return Cost(reward_calls=scored)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from diffopd.check import config_errors
+from diffopd.check.source import constant
 from diffopd.check.values import plain_values
 from diffopd.doctor.checks import disk_findings, early_findings, length_findings
 from diffopd.doctor.cost import learns_from_rewards
@@ -47,7 +48,7 @@ def examine(cfg: DictConfig, console: Console | None = None) -> int:
 def _tried(cfg: DictConfig, plan: Plan, console: Console) -> Iterator[Finding]:
     """Build the training, have its rewards score, run some rounds; whatever goes wrong is a finding."""
     strategy = plan.values["trainer"].get("strategy")
-    if isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".Sharded"):
+    if isinstance(strategy, Mapping) and constant(strategy.get("_target_"), "divides_backbone"):
         text = "not measured: with trainer=sharded no process holds the whole model"
         yield Finding(Level.WARNING, "measured rounds", text)
         return

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from diffopd.build.experiment import Experiment, build
 from diffopd.callbacks.throughput import peak_rss_bytes
+from diffopd.check.source import constant
 from diffopd.checkpoint.folder import list_checkpoints
 from diffopd.checkpoint.place import DEFAULT
 from diffopd.doctor.plan import Plan, is_fuller
@@ -36,7 +37,6 @@ _WHAT = {
 }
 _QUIET_LOGGERS = ("ResumableCSVLogger", "TensorBoardLogger")
 _LOGS = ("metrics.csv", "tensorboard")
-_NOISY_CALLBACK = "RoundProgress"
 _PROMPTS = "prompt_cache"
 _TELLS_OF_FILES = "diffopd.callbacks.adapter_export"
 """Its lines name files that are about to be removed."""
@@ -266,4 +266,4 @@ def _is_quiet(target: str) -> bool:
 
 
 def _is_not_noisy(target: str) -> bool:
-    return not target.endswith(_NOISY_CALLBACK)
+    return not constant(target, "prints_rounds")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffopd.adapter import find_card
-from diffopd.doctor.cost import phase_name
+from diffopd.doctor.cost import round_kind
 from diffopd.doctor.finding import Finding, Level
 from diffopd.files.paths import resolve_path
 from diffopd.teacher import TeacherCard
@@ -17,7 +17,7 @@ def own_teacher_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
     """A warning where the loss of a distillation is 0 from the first round on."""
     start = (values.get("adapter") or {}).get("start")
     anchored = (values.get("regulariser") or {}).get("weight")
-    if start is None or anchored or phase_name(values) != "DistillPhase":
+    if start is None or anchored or round_kind(values) != "distillation":
         return
     teachers, scale = values["teacher"]["teachers"], values["sampler"]["guidance_scale"]
     same = (

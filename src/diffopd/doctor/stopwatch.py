@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from diffopd.teacher.teacher_set import TEACHER
+
 Clock = Callable[[], float]
 
 TEACHERS = "teachers"
@@ -86,6 +88,6 @@ def _forward(*args: Any, **kwargs: Any) -> str:
     """Which part a call ``velocity(latent, sigma, conditioning, adapters)`` belongs to."""
     adapters = kwargs.get("adapters", args[3] if len(args) > 3 else None)
     names = [adapters] if isinstance(adapters, str) else adapters or ()
-    if any(name.startswith("teacher_") for name in names):
+    if any(name.startswith(TEACHER) for name in names):
         return TEACHERS
     return WITH_GRADIENT if torch.is_grad_enabled() else WITHOUT_GRADIENT

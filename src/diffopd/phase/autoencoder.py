@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import numpy as np
@@ -35,6 +35,8 @@ class AutoencoderPhase(lightning.LightningModule):
         gradient_weight: Weight of the error of neighbouring-pixel differences, which keeps edges sharp.
         warmup_steps: Steps of linear warm-up; the learning rate then falls to 0 along a half cosine.
     """
+
+    round_kind: ClassVar[str] = "drawings"
 
     def __init__(
         self,

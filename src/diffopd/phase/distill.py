@@ -65,10 +65,12 @@ class DistillPhase(PolicyPhase):
     Attributes:
         settings_type: Type of ``settings``.
         supervision: What its loss learns from.
+        round_kind: What a round takes, for ``doctor``.
     """
 
     settings_type: ClassVar[type[StudentSettings]] = StudentSettings
     supervision: ClassVar[str] = "teacher"
+    round_kind: ClassVar[str] = "distillation"
     settings: StudentSettings
 
     def __init__(

@@ -109,10 +109,12 @@ class FakeScorePhase(TaughtPhase, ABC):
 
     Attributes:
         method: Its name in what is logged.
+        round_kind: What a round takes, for ``doctor``.
         fake: The policy that models the student's distribution, of all tasks; its score is the fake score.
     """
 
     method: ClassVar[str]
+    round_kind: ClassVar[str] = "distribution_matching"
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from diffopd.phase.processes import num_processes
 from diffopd.phase.settings import TrainSettings
 from diffopd.phase.variance_entry import ALL_STEPS, headline, squared_norm, variance_entry
 from diffopd.sampler import TransitionSampler
-from diffopd.teacher import Target
+from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts, TransitionLoss
 
 
@@ -69,11 +69,13 @@ class GradientVariancePhase(PolicyPhase):
 
     Attributes:
         supervision: What its loss learns from.
+        round_kind: What a round takes, for ``doctor``.
         one_process: That it cannot share its work.
         levels: What was measured: one mapping of plain numbers for each noise level done.
     """
 
     supervision: ClassVar[str] = "teacher"
+    round_kind: ClassVar[str] = "measurement"
     one_process: ClassVar[bool] = True
 
     def __init__(
@@ -81,7 +83,7 @@ class GradientVariancePhase(PolicyPhase):
         *,
         model: PipelineModel,
         adapter: Shape,
-        teacher: Target,
+        teacher: TeacherSet,
         sampler: TransitionSampler,
         loss: TransitionLoss,
         seed: int,

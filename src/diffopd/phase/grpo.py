@@ -52,9 +52,11 @@ class GRPOPhase(RewardPhase):
 
     Attributes:
         supervision: What its loss learns from.
+        round_kind: What a round takes, for ``doctor``.
     """
 
     supervision: ClassVar[str] = "transition_advantage"
+    round_kind: ClassVar[str] = "reward_learning"
 
     def __init__(
         self,

@@ -46,9 +46,11 @@ class NFTPhase(RewardPhase):
     Attributes:
         old: The policy that makes the samples; it follows the trained one slowly.
         supervision: What its loss learns from.
+        round_kind: What a round takes, for ``doctor``.
     """
 
     supervision: ClassVar[str] = "advantage"
+    round_kind: ClassVar[str] = "reward_learning"
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class PretrainPhase(lightning.LightningModule):
     """
 
     names_parameters: ClassVar[bool] = True  # to the optimizer, which may sort them
+    round_kind: ClassVar[str] = "drawings"
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class SFTPhase(TaughtPhase):
 
     Attributes:
         supervision: What its loss learns from.
+        round_kind: What a round takes, for ``doctor``.
 
     References:
         The fine-tuning of Flow-GRPO's code (logit-normal levels, best of n) and Flow-OPD's (the KL term);
@@ -58,6 +59,7 @@ class SFTPhase(TaughtPhase):
     """
 
     supervision: ClassVar[str] = "data"
+    round_kind: ClassVar[str] = "fine_tuning"
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,8 @@ class RewardByTask:
     Args:
         rewards: The reward of each task, by the name that ``Prompts.tasks`` uses.
     """
+
+    one_per_task: ClassVar[bool] = True
 
     def __init__(self, *, rewards: Mapping[str, Reward]) -> None:
         self.rewards = dict(rewards)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -28,6 +28,8 @@ class Sharded(Together, ModelParallelStrategy):
         start_method: As for :class:`~diffopd.strategy.together.Together`.
         timeout_minutes: The same.
     """
+
+    divides_backbone: ClassVar[bool] = True
 
     def __init__(self, *, start_method: StartMethod, timeout_minutes: int | float) -> None:
         super().__init__(

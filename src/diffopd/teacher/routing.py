@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from diffopd.randomness import numpy_generator
 from diffopd.types import Prompts
@@ -18,7 +18,14 @@ class Routing(ABC):
     """A rule that gives every prompt its teachers.
 
     A routing that decides by measured scores names the prompts to measure with, and is then told the scores.
+
+    Attributes:
+        by_name: Whether every task needs the teacher that is named as it.
+        measures: Whether teachers are scored before the first round.
     """
+
+    by_name: ClassVar[bool] = False
+    measures: ClassVar[bool] = False
 
     @abstractmethod
     def weights(self, prompts: Prompts, teachers: Sequence[str]) -> list[dict[str, float]]:
@@ -73,6 +80,8 @@ class _Fixed(Routing):
 @final
 class ByTask(_Fixed):
     """The paper's rule: the teacher that is named as the prompt's task."""
+
+    by_name: ClassVar[bool] = True
 
     def weights(self, prompts: Prompts, teachers: Sequence[str]) -> list[dict[str, float]]:
         """One teacher per row.
@@ -144,6 +153,8 @@ class Automatic(Routing):
     Attributes:
         choice: task -> its teacher; None until scores are known.
     """
+
+    measures: ClassVar[bool] = True
 
     def __init__(self, *, num_prompts: int, tasks: Mapping[str, Mapping[str, Any]]) -> None:
         """Read nothing yet.

@@ -17,6 +17,9 @@ from diffopd.teacher.routing import Routing
 from diffopd.teacher.target import Learner, Target
 from diffopd.types import Conditioning, Prompts, VelocityFunction, VelocityModel
 
+TEACHER = "teacher_"
+"""How the name of a teacher's network on the model begins; its own name follows."""
+
 
 @final
 class TeacherSet(Target):
@@ -98,7 +101,7 @@ class TeacherSet(Target):
         """
         if task not in self._paths:
             raise ValueError(f"no teacher for task {task}; teacher.teachers has {', '.join(self.tasks)}")
-        return f"teacher_{task}"
+        return TEACHER + task
 
     def join(self, learner: Learner) -> None:
         """Add every teacher to the learner's model."""

@@ -11,13 +11,14 @@ from typing import Any, cast
 from diffopd.callbacks import AdapterExport
 from diffopd.evaluation import Benchmark, evaluate
 from diffopd.phase import DistillPhase, RewardPhase
+from diffopd.policy import Policy
 from diffopd.report.run.curve import reward_curve
 from diffopd.report.run.distillation import report_distillation
 from diffopd.report.run.known_scores import base_scores, unlike
 from diffopd.report.run.table import FinalTable, Row
 from diffopd.reward.failed_sample import failures_saved
 from diffopd.run.metrics_csv import METRICS, read_rows
-from diffopd.teacher import Recipe, Score, TeacherCard
+from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,16 @@ class DistillationReport:
         self.batch_size, self.rows_per_task = batch_size, rows_per_task
 
     def __call__(self, phase: DistillPhase, benchmark: Benchmark, run: RunFiles) -> None:
-        """Score the student's exported adapter and write the report."""
+        """Score the student's exported adapter and write the report.
+
+        Raises:
+            ValueError: If it learned from no set of teachers, which the table compares it with.
+        """
+        if not isinstance(phase.teacher, TeacherSet):
+            raise ValueError(
+                f"report: the table compares a student with its teachers, and {type(phase.teacher).__name__} "
+                "is no set of teachers; leave the report out with ~report, and score with diffopd evaluate"
+            )
         with failures_saved(run.folder, "report"):
             report_distillation(
                 model=phase.model,
@@ -147,7 +157,9 @@ class TeacherReport:
 def exported_adapter(phase: Any) -> str:
     """Name of the policy that ``callbacks.adapter_export`` writes: scores are of what is handed on."""
     exports = [callback for callback in phase.trainer.callbacks if isinstance(callback, AdapterExport)]
-    return (exports[0].choice(phase) if exports else phase.handed_on("average")).name
+    policy: Policy = exports[0].choice(phase) if exports else phase.handed_on("average")
+    assert policy.name is not None
+    return policy.name
 
 
 def _commit() -> str:

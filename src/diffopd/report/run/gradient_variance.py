@@ -42,7 +42,7 @@ class GradientVarianceReport:
             {
                 "command": run.command,
                 "seed": run.seed,
-                "adapter_start": phase.adapter.start,
+                "adapter_start": getattr(phase.adapter, "start", None),
                 "teachers": list(phase.teacher.tasks),
                 "steps": list(phase.steps),
                 "levels": phase.levels,

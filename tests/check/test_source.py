@@ -38,6 +38,15 @@ def test_the_configs_name_many_targets():
     assert {"lightning.Trainer", "torch.optim.AdamW", "diffopd.phase.DistillPhase"} <= set(TARGETS)
 
 
+def spread(named, target):
+    """The fields of a phase's settings in their place, as a config has them."""
+    if "settings" not in named or not hasattr(target, "settings_type"):
+        return named
+    fields = inspect.signature(target.settings_type).parameters
+    items = (fields.items() if key == "settings" else [(key, value)] for key, value in named.items())
+    return dict(pair for pairs in items for pair in pairs)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_source_and_signature_agree(name):
     target = read_target(name)
@@ -46,6 +55,7 @@ def test_source_and_signature_agree(name):
         return
     signature = inspect.signature(get_object(name)).parameters
     named = {k: p for k, p in signature.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    named = spread(named, get_object(name))
     assert list(target.parameters) == list(named)
     assert {k for k, p in target.parameters.items() if p.required} == {
         k for k, p in named.items() if p.default is p.empty

@@ -1,41 +1,42 @@
-"""Self-distillation as a target of one's own: one class and a config node, nothing else."""
+"""The teacher of one's own in docs/teacher.md: the student's average, told more. One class, nothing else."""
 
 from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import get_class
 from tiny_runs import relative_distance, run_rounds
 
-SELF = (
-    "~teacher.teachers",
-    "~teacher.check_base",
-    "teacher._target_=self_teacher.SelfTeacher",
-    "+teacher.template='{} in the snow'",
-    "+teacher.guidance_scale=2.0",
-    "states=all",
-    "reward=picture_quality",
-    "phase.score_every_n_rounds=0",
-    "~report",
-    "~benchmark",
-)
+from diffopd.build.experiment import build as build_experiment
+
+PAGE = (Path(__file__).parents[2] / "docs" / "teacher.md").read_text(encoding="utf-8")
+CODE = re.search(r"```python\n(import torch.*?class SelfTeacher.*?)```", PAGE, re.DOTALL)[1]
+COMMAND = next(block for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) if "my_teacher" in block)
+SETTINGS = shlex.split(COMMAND.replace("\\\n", ""))[4:]
+FEW = ("states=all", "reward=picture_quality", "phase.score_every_n_rounds=0")
 
 
 @pytest.fixture
-def build(world, tmp_path):
-    def built(folder, *more):
-        cfg = world.config("mopd_ode", tmp_path / folder, *SELF, *more)
-        from diffopd.build.experiment import build
+def build(world, tmp_path, monkeypatch):
+    """``build(folder, *overrides)``: what the page shows, on the tiny world."""
+    (tmp_path / "my_teacher.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
 
-        return build(cfg)
+    def built(folder, *more):
+        return build_experiment(world.config("mopd_ode", tmp_path / folder, *SETTINGS, *FEW, *more))
 
     return built
 
 
 def test_the_student_learns_from_its_average_that_is_told_more(build):
-    run = build("run", "trainer.max_epochs=1", "phase.ema.update_interval=1")
+    run = build("run", "trainer.max_epochs=1")
     phase, seen = run.phase, []
-    assert isinstance(phase.teacher, get_class("self_teacher.SelfTeacher"))
+    assert isinstance(phase.teacher, get_class("my_teacher.SelfTeacher"))
     loss = phase.loss
     phase.loss = lambda student, target: (
         seen.append((student.latent, student.sigma, target)),
@@ -56,7 +57,7 @@ def test_the_student_learns_from_its_average_that_is_told_more(build):
 
 
 def test_the_average_follows_and_a_resumed_run_is_the_same(build):
-    settings = ("phase.ema.update_interval=1", "callbacks.round_checkpoint.every_n_rounds=1")
+    settings = ("callbacks.round_checkpoint.every_n_rounds=1",)
     whole = build("whole", "trainer.max_epochs=3", *settings)
     start = {key: value.detach().clone() for key, value in whole.phase.average.weights().items()}
     whole.fit()

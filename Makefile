@@ -56,7 +56,7 @@ test: install  ## Run the tests (about 20 minutes on 2 slow cores); ARGS="tests/
 test-slow: install  ## Run the slower tests (half an hour).
 	$(PYTEST) -m "slow and not gpu" $(ARGS)
 
-fuzz: install  ## Try 1,000 mutated configs, each runs or is refused; COUNT=200 SEED=7.
+fuzz: install  ## Try 1,000 mutated configs; each must run or end in an error; COUNT=200 SEED=7.
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/campaign.py $(or $(COUNT),1000) $(or $(SEED),0)
 
 lint: install  ## Check style, format and the direction of imports.
@@ -77,10 +77,10 @@ docs: install  ## Build the documentation into site/; a broken link is an error.
 bench: install  ## What the fused round, batches of all tasks and kept prompts save (minutes, idle); ARGS="--repeats 15".
 	$(BIN)/python benchmarks/opd_round.py --output experiments/bench $(ARGS)
 
-soak: install  ## Kill and resume trainings of every phase again and again; TRIALS=50: so many of each.
+soak: install  ## Kill and resume runs of every phase repeatedly; TRIALS=50: trials per phase.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(if $(TRIALS),--trials $(TRIALS)) $(ARGS)
 
-mini-model: install  ## Rebuild the embedded model from nothing (hours on a CPU), or go on with it; ARGS="seed=1".
+mini-model: install  ## Rebuild the embedded model from scratch (hours on a CPU), or resume that; ARGS="seed=1".
 	$(RUN) +experiment=mini_autoencoder if_finished=skip $(ARGS)
 	$(RUN) +experiment=mini_pretrain if_finished=skip $(ARGS)
 	$(RUN) +experiment=mini_signs if_finished=skip $(ARGS)

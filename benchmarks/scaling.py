@@ -69,7 +69,7 @@ class Counted:
 
     @property
     def bytes_per_update(self) -> int:
-        """What each process hands over: the gradient in fp32."""
+        """What each process sends: the gradient in fp32."""
         return 4 * self.adapter
 
     @property
@@ -156,7 +156,7 @@ def tables(given: Assumptions | None = None) -> str:
         "|---|---|",
         f"| parameters of the transformer | {found.backbone:,} |",
         f"| parameters of the adapter, rank 32 | {found.adapter:,} |",
-        f"| bytes per update that each process hands over | {found.bytes_per_update:,} |",
+        f"| bytes per update that each process sends | {found.bytes_per_update:,} |",
         f"| operations of a forward of one image | {found.forward / 1e12:.2f} TFLOP |",
         f"| forward and backward for the adapter | {found.with_backward / 1e12:.2f} TFLOP |",
         f"| one image of a round | {found.image / 1e12:.0f} TFLOP |",

@@ -257,13 +257,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--trials", type=int, help="of every phase; by default 50 for opd and nft, 10 for others"
     )
-    parser.add_argument("--rounds", type=int, default=4, help="of each training")
+    parser.add_argument("--rounds", type=int, default=4, help="of each run")
     parser.add_argument("--seed", type=int, default=0, help="of the kill points")
     parser.add_argument("--output", type=Path, default=Path("experiments/soak"))
-    parser.add_argument("--scratch", type=Path, default=Path("runs/soak"), help="where the trainings go")
-    parser.add_argument(
-        "overrides", nargs="*", help="of every training, as on the command line of diffopd.train"
-    )
+    parser.add_argument("--scratch", type=Path, default=Path("runs/soak"), help="where the runs go")
+    parser.add_argument("overrides", nargs="*", help="for every run, as on the command line of diffopd.train")
     return parser.parse_args(arguments)
 
 

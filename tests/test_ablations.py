@@ -120,7 +120,7 @@ def test_trainings_run_once_and_are_reported(world, tmp_path):
     first = programs.run(tmp_path, "ablations", *arguments)
     assert first.returncode == 0, first.stdout + first.stderr
     folder = tmp_path / "runs" / "ablations" / "default"
-    assert "3 trainings for 2 ablations" in first.stdout
+    assert "3 runs for 2 ablations" in first.stdout
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/adapter/*.safetensors")}
     assert len(before) == 3
     page = (folder / "report" / "schedule" / "index.html").read_text()

@@ -106,7 +106,7 @@ def test_stages_run_once_and_leave_one_adapter_with_one_card(start, tmp_path):
     process = start(rounds=3)  # the first stage goes on, so the second's start is another
     _, complaints = process.communicate(timeout=600)
     assert process.returncode == 2
-    assert "stages.second was begun in" in complaints
+    assert "stages.second started in" in complaints
 
 
 @pytest.mark.slow
@@ -117,7 +117,10 @@ def test_a_cascade_that_was_asked_to_end_goes_on_where_it_was(start, tmp_path):
     process = start("run_id=cut", rounds=3, second=[WITH_STOPPER])
     _, complaints = process.communicate(timeout=600)
     assert process.returncode == INTERRUPTED, complaints
-    assert "interrupted: asked to end in stage second; start the same command again to resume" in complaints
+    assert (
+        "interrupted: stopped by a signal in stage second; start the same command again to resume"
+        in complaints
+    )
     assert not (tmp_path / STOP).exists()
 
     assert finish(start("run_id=cut", rounds=3, second=[WITH_STOPPER])).count("finished already") == 1

@@ -149,7 +149,7 @@ def test_a_reward_that_exits_with_0_is_no_success(train, capsys, debug):
     [
         (["--experiment", "mopd_ode"], f"--experiment {NO_DASHES}: +experiment=mopd_ode ("),
         (["--seed=3"], f"--seed {NO_DASHES}: seed=3 ("),
-        (["--experimental-rerun", "x"], "--experimental-rerun is not offered; from=<run folder> trains once"),
+        (["--experimental-rerun", "x"], "--experimental-rerun is not offered; from=<run folder> repeats"),
     ],
 )  # fmt: skip
 def test_what_looks_like_a_flag_and_is_none(train, capsys, arguments, message):

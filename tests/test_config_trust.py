@@ -90,7 +90,7 @@ def test_the_libraries_own_classes_pass(run, target):
 def test_foreign_code_is_named_and_not_run(run, changes):
     file = run(changes) / "config.yaml"
     with pytest.raises(
-        ValueError, match=r"^from=run: .*config.yaml names code that diffopd does not bring:\n  \S+="
+        ValueError, match=r"^from=run: .*config.yaml names code that is not part of diffopd:\n  \S+="
     ) as told:
         read_saved(file, setting="from=run", trusted=False)
     assert str(told.value).endswith("add trust_config=true")

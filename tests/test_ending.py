@@ -94,4 +94,4 @@ def test_a_limit_on_files_is_told_whoever_writes(tmp_path):
     with pytest.raises(Exception, match="File too large") as safetensors:
         save_file({"x": torch.zeros(1 << 20)}, tmp_path / "x.safetensors")
     for found in (plain, safetensors):
-        assert why_stopped(found.value).startswith("no file may grow so large here (see ulimit -f)")
+        assert why_stopped(found.value).startswith("the file would exceed the size limit (see ulimit -f)")

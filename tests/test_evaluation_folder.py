@@ -64,7 +64,7 @@ def test_the_same_command_does_not_evaluate_twice(composed, tmp_path, capsys, mo
     monkeypatch.setattr("diffopd.evaluate.run.load_model", None)  # would be called
     evaluate.run(composed())
     shown = capsys.readouterr().out
-    assert "this was evaluated before; resume=never does it anew" in shown
+    assert "already evaluated; resume=never evaluates again" in shown
     assert "palette_harmony" in shown
     assert (tmp_path / "run" / "results.json").read_bytes() == before
 
@@ -136,5 +136,5 @@ def test_impossible_devices_are_refused(composed, monkeypatch):
         check_devices(2, "auto")
     check_devices(2, "cpu")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    with pytest.raises(ValueError, match=r"devices=2 starts processes of its own, and torchrun has started"):
+    with pytest.raises(ValueError, match=r"devices=2 starts its own processes, but torchrun has already"):
         evaluate.run(composed("devices=2"))

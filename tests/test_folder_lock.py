@@ -35,7 +35,7 @@ def holder(tmp_path):
 
 def test_another_process_is_refused_and_told_who_is_at_work(holder, tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(ValueError, match=rf"^process {holder.pid} on .+ is at work in {folder}; wait"):
+    with pytest.raises(ValueError, match=rf"^process {holder.pid} on .+ is using {folder}; wait"):
         with locked(folder, wait=0.1):
             pass
 

@@ -122,5 +122,7 @@ def wait_for(what, seconds=120):
 
 
 def test_jobs_that_wait_for_ever_are_refused(job):
-    with pytest.raises(ValueError, match=r"these need what is never done: \{'a': \['nobody'\]\}"):
+    with pytest.raises(
+        ValueError, match=r"these jobs depend on jobs that do not exist: \{'a': \['nobody'\]\}"
+    ):
         run_jobs([job("a", (0, 0), needs=["nobody"])], num_processes=1)

@@ -50,6 +50,6 @@ def test_one_command_makes_the_model_and_repeated_leaves_it_alone(mini_model, tm
     weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert {path.relative_to(tmp_path).parts[1] for path in weights} == set(STEPS)
     again = mini_model("seed=3")
-    assert again.count("finished already: ") == len(STEPS)
+    assert again.count("already finished: ") == len(STEPS)
     assert again.splitlines()[-1] == last
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == weights

@@ -78,7 +78,7 @@ def test_the_pair_by_which_it_may_be_checked():
     names = {"torch": torch, "diffopd": diffopd}
     exec(f"{FILES['my_reward.py']}\n{method}", names)
     (line,) = check_scorer(names["Redness"](), "reward")
-    assert line == "reward (Redness): 1 for a better image, 0 for a worse one"
+    assert line == "reward (Redness): check passed, 1 for a good image, 0 for a bad one"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

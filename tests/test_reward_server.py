@@ -171,7 +171,7 @@ def test_a_scorer_that_hangs_and_a_client_that_drips_do_not_outlive_sigterm(monk
 def test_others_reach_it_only_with_a_token(monkeypatch):
     monkeypatch.delenv("DIFFOPD_REWARD_TOKEN", raising=False)
     with pytest.raises(
-        ConfigError, match=r"host=0\.0\.0\.0 lets others reach the server, so it needs a token"
+        ConfigError, match=r"host=0\.0\.0\.0 makes the server reachable for others, so it needs a token"
     ):
         reward_server.run(config("reward=spectrum", "host=0.0.0.0"))
 

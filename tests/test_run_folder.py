@@ -128,7 +128,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_over_itself(run):
 def test_a_run_whose_checkpoints_are_out_of_reach_is_not_started_anew(run):
     shutil.rmtree(run / "checkpoints")  # a disk that is not mounted, for one
     with pytest.raises(
-        ValueError, match=r"a run that has saved what it trained and no checkpoint to resume from"
+        ValueError, match=r"a run that has exported its result and no checkpoint to resume from"
     ):
         find_checkpoint(config(run), run)
     shutil.rmtree(run / "adapter")

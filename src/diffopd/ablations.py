@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> None:
     first = {name: overrides for trainings in cfg.first.values() for name, overrides in trainings.items()}
     jobs = jobs_of(cells, first, folder)
     atomic_write_json(folder / "index.json", index_of(cells))
-    print(f"{len(jobs)} trainings for {len({cell.ablation for cell in cells})} ablations", flush=True)
+    print(f"{len(jobs)} runs for {len({cell.ablation for cell in cells})} ablations", flush=True)
     lines = cfg.seconds_per_line
     finish(jobs, num_processes=cfg.num_processes, seconds_per_line=lines)
     finish(report_jobs(cells, folder), num_processes=1, seconds_per_line=lines)

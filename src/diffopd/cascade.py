@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> None:
             print(f"stages.{stage.name}: {error}", file=sys.stderr)
             raise Ended(error.code) from error
         if not finished:
-            interrupted(f"asked to end in stage {stage.name}")
+            interrupted(f"stopped by a signal in stage {stage.name}")
     model_path = read_config(stages[-1].folder / "config.yaml").model.path
     report_cascade(
         folder, {stage.name: stage.folder for stage in stages}, name=cfg.name, model_path=model_path

@@ -1,4 +1,4 @@
-"""The paper's Table 1 with rows of one's own: ``python -m diffopd.paper_table '+models.mine={...}'``."""
+"""The paper's Table 1 with your own rows: ``python -m diffopd.paper_table '+models.mine={...}'``."""
 
 from __future__ import annotations
 

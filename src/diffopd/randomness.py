@@ -1,7 +1,7 @@
 """Explicit randomness: every draw comes from a generator named by what it is for.
 
 A generator derives from (seed, purpose, round, global sample index), so a sample's noise does not depend on
-its neighbours, on the number of processes, or on what was drawn before a run was interrupted.
+its neighbors, on the number of processes, or on what was drawn before a run was interrupted.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def train_in_folder(cfg: DictConfig) -> None:
         finished = is_finished(cfg, Path(cfg.paths.run))
     if finished and cfg.if_finished == "skip":
         if is_first_process():
-            print(f"finished already: {cfg.paths.run}")
+            print(f"already finished: {cfg.paths.run}")
             print_pipeline(Path(cfg.paths.run))
         return
     if is_first_process():

@@ -1,4 +1,4 @@
-"""One of a training's further processes: ``trainer=ddp`` starts it, nobody else has to."""
+"""A further process of a data-parallel run, started by ``trainer=ddp``; not meant to be run by hand."""
 
 from __future__ import annotations
 

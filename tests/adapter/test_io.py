@@ -293,7 +293,9 @@ def test_missing_and_unexpected_keys_are_refused(saved, base_config):
     ):
         check_adapter(saved, base_config, setting="adapter.path")
     edit_weights(saved, lambda tensors: tensors.update({"extra": torch.zeros(1)}))
-    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is no plain LoRA: extra is not known"):
+    with pytest.raises(
+        ValueError, match=r"adapter_model\.safetensors is not a plain LoRA: extra is not known"
+    ):
         check_adapter(saved, base_config, setting="adapter.path")
 
 

@@ -271,9 +271,9 @@ def test_a_file_that_was_cut_short(base_config, comfy, kept):
         (b"", "x.safetensors is empty (0 bytes); fetch"),
         (
             b"version https://git-lfs.github.com/spec/v1\n",
-            "is no safetensors file (it begins with b'version ",
+            "is not a safetensors file (it begins with b'version ",
         ),
-        (b"<html>", "is no safetensors file"),
+        (b"<html>", "is not a safetensors file"),
     ],
 )
 def test_something_else_under_that_name(base_config, tmp_path, content, message):
@@ -304,9 +304,9 @@ def change_first(tensors, part, value):
         (lambda t: t.update({"text_encoder.x.lora_A.weight": torch.ones(1)}), "also changes a text encoder"),
         (
             lambda t: t.update({"transformer.x.lokr_w1": torch.ones(1)}),
-            "is no plain LoRA: transformer.x.lokr_w1 is a factor of LoKr",
+            "is not a plain LoRA: transformer.x.lokr_w1 is a factor of LoKr",
         ),
-        (lambda t: t.update({"transformer.x.dora_scale": torch.ones(1)}), "is no plain LoRA"),
+        (lambda t: t.update({"transformer.x.dora_scale": torch.ones(1)}), "is not a plain LoRA"),
         (
             lambda t: t.update({"transformer.x.lora_A.weight": torch.ones(1)}),
             "transformer.x.lora_A.weight names no linear layer of this model's SD3Transformer2DModel, while",
@@ -373,10 +373,10 @@ def test_layers_of_several_ranks_are_no_start(base_config, comfy):
     [
         (
             {"_class_name": "FancyTransformer"},
-            "has _class_name=FancyTransformer, which is no model of diffusers",
+            "has _class_name=FancyTransformer, which is not a model of diffusers",
         ),
-        ({"_class_name": None}, "has _class_name=None, which is no model"),
-        ({"_class_name": "DDIMScheduler"}, "has _class_name=DDIMScheduler, which is no model"),
+        ({"_class_name": None}, "has _class_name=None, which is not a model"),
+        ({"_class_name": "DDIMScheduler"}, "has _class_name=DDIMScheduler, which is not a model"),
         ({"num_layers": "two"}, "makes no SD3Transformer2DModel (TypeError: "),
         ({"patch_size": 0}, "makes no SD3Transformer2DModel (ZeroDivisionError: "),
     ],

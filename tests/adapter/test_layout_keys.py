@@ -66,7 +66,7 @@ EXPECTED = (
 def test_a_key_that_is_no_plain_lora(tmp_path, others, key, what):
     """Some of these diffusers' converters leave out, others end them: here each is told by its own name."""
     message = error_of(flux(), file_of(tmp_path, {**others, key: ONE}))
-    assert f"x.safetensors is no plain LoRA: {key} is {what}; {EXPECTED}" in message
+    assert f"x.safetensors is not a plain LoRA: {key} is {what}; {EXPECTED}" in message
 
 
 @pytest.mark.parametrize(

@@ -293,8 +293,8 @@ def test_a_stated_rank_that_the_file_does_not_have(tmp_path):
             {"alpha_pattern": {"to_q": "8"}},
             r"alpha_pattern in adapter_config\.json gives '8' for .*to_q; a num",
         ),
-        ({"rank_pattern": {"to_q(": 4}}, r"rank_pattern in adapter_config\.json is no table of patterns of"),
-        ({"rank_pattern": [4]}, r"rank_pattern in adapter_config\.json is no table of patterns of layers"),
+        ({"rank_pattern": {"to_q(": 4}}, r"rank_pattern in adapter_config\.json is not a mapping of layer"),
+        ({"rank_pattern": [4]}, r"rank_pattern in adapter_config\.json is not a mapping of layer patterns"),
     ],
 )
 def test_patterns_without_sense(tmp_path, patterns, message):

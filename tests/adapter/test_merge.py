@@ -151,7 +151,7 @@ def test_adapters_on_different_layers_are_refused():
         strength=2.0,
         share=0.5,
     )
-    with pytest.raises(ValueError, match=r"adapters 0 and 1 of the merge lie on different layers .*tall"):
+    with pytest.raises(ValueError, match=r"adapters 0 and 1 of the merge are for different layers .*tall"):
         merge_adapters("exact", [EQUAL[0], short], rank=4, strength=2.0)
 
 
@@ -213,7 +213,7 @@ def test_a_merge_that_does_not_fit_is_refused_before_weights_load(tiny, folders)
     check_start(lora(5, 2.5, folders), base)
     with pytest.raises(ValueError, match=r"adapter.rank=4, .* set adapter.rank=5 adapter.alpha=2.5"):
         check_start(lora(4, 2, folders), base)
-    with pytest.raises(ValueError, match=r"adapter.merge.folders.0=.* lies on other layers"):
+    with pytest.raises(ValueError, match=r"adapter.merge.folders.0=.* is for other layers"):
         check_start(lora(5, 2.5, folders, targets=("attn.to_k",)), base)
     with pytest.raises(ValueError, match=r"adapter.merge.folders.1=nowhere: there is no such folder or file"):
         check_start(lora(5, 2.5, [folders[0], "nowhere"]), base)

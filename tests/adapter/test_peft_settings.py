@@ -147,8 +147,8 @@ def test_no_adapter_changes_the_base(model, folder, start):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora_alpha": ABSENT}, r"adapter_config\.json has no lora_alpha, so the adapter's strength"),
-        ({"lora_alpha": None}, r"has lora_alpha=null, so the adapter's strength"),
+        ({"lora_alpha": ABSENT}, r"adapter_config\.json has no lora_alpha, so the adapter's scale"),
+        ({"lora_alpha": None}, r"has lora_alpha=null, so the adapter's scale"),
         ({"lora_alpha": "32"}, r"has lora_alpha='32'; a number is needed, without quotes"),
         ({"lora_alpha": True}, r"has lora_alpha=True; a number is needed"),
         ({"lora_alpha": [8]}, r"has lora_alpha=\[8\]; a number is needed"),
@@ -158,20 +158,23 @@ def test_no_adapter_changes_the_base(model, folder, start):
         ({"lora_alpha": 0}, r"has lora_alpha=0 at rank 4; it must be above 0"),
         ({"r": True}, r"has r=True; the rank must be a whole number"),
         ({"use_rslora": "false"}, r"has use_rslora='false'; it must be true or false"),
-        ({"target_modules": "("}, r"has target_modules='\(', which is no regular expression"),
+        ({"target_modules": "("}, r"has target_modules='\(', which is not a regular expression"),
         ({"target_modules": 7}, r"has target_modules=7; a list of layer names or one regular"),
         ({"target_modules": [7]}, r"has target_modules=\[7\]; a list of layer names or one regular"),
         ({"layers_to_transform": "0"}, r"has layers_to_transform='0'; a list of the numbers of blocks is"),
         ({"layers_to_transform": [0], "layers_pattern": 5}, r"has layers_pattern=5; a name of blocks, or a"),
         (
             {"layers_pattern": "x"},
-            r"path=\S+: adapter_config\.json is no config of a LoRA to PEFT: When `layers_p",
+            r"path=\S+: adapter_config\.json is not a valid LoRA config for PEFT: When `layers_p",
         ),
         (
             {"layers_to_transform": [0], "target_modules": ".*to_q"},
-            r"path=\S+: adapter_config\.json is no config of a LoRA to PEFT: `layers_to_transform` cannot be",
+            r"path=\S+: adapter_config\.json is not a valid LoRA config for PEFT: `layers_to_trans",
         ),
-        ({"task_type": "X"}, r"path=\S+: adapter_config\.json is no config of a LoRA to PEFT: Invalid task"),
+        (
+            {"task_type": "X"},
+            r"path=\S+: adapter_config\.json is not a valid LoRA config for PEFT: Invalid task",
+        ),
         ({"use_qalora": True}, r"use_qalora=True in adapter_config\.json is not supported"),
         ({"kasa_config": {"beta": 1.0}}, r"kasa_config=.* is not supported"),
     ],

@@ -168,11 +168,11 @@ def test_of_a_whole_pipeline_the_transformer_alone_is_fetched(hub):
         ("someone/pickled", r"holds none of adapter_model\.safetensors"),
         (
             "someone/offline",
-            r"is neither a folder or file here nor an adapter the hub delivers: the hub cannot",
+            r"is neither a local folder or file nor an adapter on the hub: the hub cannot",
         ),
         (
             "someone/offline/a@v1/x",
-            r"the hub cannot be reached\. The revision stands at the end: was someone/offline/a/x@v1 meant\?",
+            r"cannot be reached\. The revision goes at the end: did you mean someone/offline/a/x@v1\?",
         ),
     ],
 )

@@ -51,7 +51,7 @@ def test_weights_of_peft_taken_from_their_config_are_an_error(peft_folder, base_
     with pytest.raises(
         ValueError,
         match=rf"teacher\.path=.*holds weights in PEFT's keys \(first: base_model\.model\.{FIRST}\) without "
-        r"the adapter_config\.json",
+        r"their adapter_config\.json",
     ):
         check_adapter(copied, base_config, setting="teacher.path")
 
@@ -59,9 +59,7 @@ def test_weights_of_peft_taken_from_their_config_are_an_error(peft_folder, base_
 def test_a_renamed_copy_beside_the_config_is_an_error_too(peft_folder, base_config):
     """The config may be that of another file in the folder."""
     renamed = (peft_folder / "adapter_model.safetensors").rename(peft_folder / "ocr.safetensors")
-    with pytest.raises(
-        ValueError, match=r"so their strength \(lora_alpha / r\) is unknown; give PEFT's whole"
-    ):
+    with pytest.raises(ValueError, match=r"so their scale \(lora_alpha / r\) is unknown; give PEFT's whole"):
         check_adapter(renamed, base_config, setting="teacher.path")
 
 
@@ -101,7 +99,7 @@ def test_an_assumed_strength_is_said_in_one_line(diffusers_file, model, base_con
     assert len(notes(caplog)) == 1
     assert f"note: teacher.path={file} states no alpha for " in notes(caplog)[0]
     assert notes(caplog)[0].endswith(
-        f"layers (first: transformer.{FIRST}); their strength is taken as 1, as diffusers and ComfyUI take it"
+        f"layers (first: transformer.{FIRST}); their scale is taken as 1, as in diffusers and ComfyUI"
     )
 
 
@@ -162,7 +160,7 @@ def test_values_that_are_not_finite_in_fp32(diffusers_file, peft_folder, base_co
         (torch.tensor(torch.nan), "has alpha nan"),
         (torch.tensor(torch.inf), "has alpha inf"),
         (torch.tensor(1e308, dtype=torch.float64), "alpha"),
-        (torch.tensor(1e30), r"strength 2\.5e\+29"),
+        (torch.tensor(1e30), r"scale 2\.5e\+29"),
         (torch.tensor(-4.0), "has alpha -4"),
         (torch.tensor(True), r"alpha holds numbers of type BOOL"),
         (torch.ones(2), r"alpha has shape \(2,\); an alpha is one number"),
@@ -182,7 +180,7 @@ def test_a_header_without_alpha_is_an_error(diffusers_file, base_config, tmp_pat
     tensors = load_file(diffusers_file())
     header = {"transformer.r": 4, "transformer.target_modules": ["attn.to_q", "attn.to_v"]}
     save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(header)})
-    with pytest.raises(ValueError, match=r"the file's header has no lora_alpha, so the adapter's strength"):
+    with pytest.raises(ValueError, match=r"the file's header has no lora_alpha, so the adapter's scale"):
         check_adapter(tmp_path / "x.safetensors", base_config, setting="teacher.path")
 
 

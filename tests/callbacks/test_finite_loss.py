@@ -23,7 +23,7 @@ def test_stops_in_the_round_with_a_report_and_saves_nothing(fit, tiny_phase, tmp
         fit(phase, [FiniteLoss(action="stop", max_skipped=5), checkpoint], 6)
     assert len(phase.losses) == 3
     report = str(caught.value)
-    assert "TinyPhase: loss is not finite in round 3 (optimiser step 6)" in report
+    assert "TinyPhase: loss is not finite in round 3 (optimizer step 6)" in report
     assert f"\n  loss = {value:g}\n" in report
     assert "\n  train/reward/ocr = 0.25\n" in report
     assert latest_valid_checkpoint(tmp_path) == tmp_path / "round_000002"

@@ -115,7 +115,7 @@ def test_warns_at_each_further_suspicious_evaluation_and_goes_on(fit, scripted, 
         "reward hacking? From rounds 1-2 to rounds 5-6, in means over the rounds:",
         "  train/reward/signs rose from 0.1 to 0.3 (0.1 -> 0.2 -> 0.3)",
         "  train/held_out/x fell from 0.8 to 0.4 (0.8 -> 0.6 -> 0.4)",
-        "The training goes on.",
+        "The run continues.",
     ]
     assert "loss.kl_weight" in first
     assert "From rounds 3-4 to rounds 7-8" in second
@@ -143,7 +143,7 @@ def test_a_stop_is_saved_and_no_interruption(fit, scripted, tmp_path, caplog):
     assert not saving.interrupted
     assert equal(adapters_of(phase), follow.after[5])
     assert [path.name for path in tmp_path.iterdir()] == ["round_000006"]
-    assert "The training stops. To train on nevertheless, repeat the command" in caplog.text
+    assert "The run stops. To continue anyway, repeat the command" in caplog.text
 
 
 def test_a_roll_back_puts_every_adapter_back_and_is_what_is_saved(fit, scripted, tmp_path, caplog):
@@ -157,7 +157,7 @@ def test_a_roll_back_puts_every_adapter_back_and_is_what_is_saved(fit, scripted,
     saved = read_checkpoint(tmp_path / "round_000006")
     assert torch.equal(saved["state_dict"]["adapter.weight"], follow.after[1]["student.weight"])
     assert torch.equal(saved["state_dict"]["average.weight"], follow.after[1]["average.weight"])
-    assert "The training stops, and its adapters are again those of round 2." in caplog.text
+    assert "The run stops, and its adapters are restored to those of round 2." in caplog.text
 
 
 class Export(Callback):
@@ -242,7 +242,7 @@ def test_a_stopped_run_stays_stopped_until_the_settings_change(fit, scripted, tm
     assert trainer.current_epoch == 6
     assert torch.equal(export.exported["student.weight"], left)
     assert (
-        "callbacks.reward_guard stopped this run after round 6; nothing is trained. To train on"
+        "callbacks.reward_guard stopped this run after round 6; nothing is trained. To continue"
         in caplog.text
     )
 
@@ -266,7 +266,7 @@ def test_a_pattern_without_a_metric_stops_the_first_round(fit, scripted, tmp_pat
 
 
 def test_a_roll_back_needs_adapters(fit, tiny_phase):
-    with pytest.raises(ValueError, match=r"action=roll_back puts adapters back, but TinyPhase trains none"):
+    with pytest.raises(ValueError, match=r"action=roll_back restores adapters, but TinyPhase trains none"):
         fit(tiny_phase(), [guard(action="roll_back")], 1)
 
 

@@ -71,8 +71,8 @@ def test_every_model_passes_by_its_name_alone(composed, name):
 
 def test_a_model_distilled_to_few_steps_is_not_guided(composed):
     expected = (
-        "guidance_scale=4, but model.step_distilled=true: such a model has its guidance in its weights; set "
-        "guidance_scale=1, or load its base model with model.step_distilled=false"
+        "guidance_scale=4, but model.step_distilled=true: a guidance-distilled model takes no other scale; "
+        "set guidance_scale=1, or load its base model with model.step_distilled=false"
     )
     for name in ("z_image_turbo", "flux2_klein"):
         cfg = composed(f"model={name}", "guidance_scale=4", config_name="evaluate")
@@ -163,10 +163,10 @@ def test_settings_that_are_refused(composed, overrides, message):
         ([ODE, "regulariser=anchor", "loss@regulariser.loss=reverse_kl"],
          "loss@regulariser.loss=reverse_kl is a KL divergence"),
         ([ODE, "routing=mixture", "+routing.weights.ocr.sings=1"],
-         "routing.weights.ocr.sings is for a teacher that is not there; teacher.teachers has composition"),
+         "routing.weights.ocr.sings names a teacher that does not exist; teacher.teachers has composition"),
         ([ODE, "phase.updates_per_round=2"],
-         "phase.updates_per_round=2 needs phase.round=two_pass: a fused round takes the loss while it rolls "
-         "out, for one update"),
+         "phase.updates_per_round=2 needs phase.round=two_pass: a fused round computes the loss during "
+         "the rollout, for one update"),
         ([ODE, "loss=diffusion_nft"],
          "loss=diffusion_nft learns from advantages of rewards, but phase=distill trains on a teacher's "
          "velocities; choose loss=opd"),

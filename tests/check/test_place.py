@@ -60,7 +60,7 @@ def test_models_that_are_not_used_are_not_looked_for(composed, tmp_path):
 def test_a_teacher_without_a_card(composed, on_disk, teacher_folders, tmp_path):
     shutil.copytree(teacher_folders / "ocr", tmp_path / "ocr")
     (tmp_path / "ocr" / "card.json").unlink()
-    with pytest.raises(ConfigError, match=r"teacher.teachers.ocr.path=.* holds no card.json, which states"):
+    with pytest.raises(ConfigError, match=r"teacher.teachers.ocr.path=.* holds no card.json, the metadata"):
         check_config(composed(ODE, *on_disk, f"teacher.teachers.ocr.path={tmp_path / 'ocr'}"))
 
 
@@ -191,8 +191,8 @@ def test_a_start_of_another_strength_passes_and_is_told(composed, on_disk, teach
     with caplog.at_level("INFO"):
         check_fit(cfg, parts_of(cfg))
     (note,) = [record.getMessage() for record in caplog.records if "adapter.start" in record.getMessage()]
-    assert "has strength 1, this run's adapter 4 (adapter.alpha / adapter.rank); its factors B are" in note
-    assert "scaled by 0.25, so the model starts as it is" in note
+    assert "has scale 1, this run's adapter 4 (adapter.alpha / adapter.rank); its factors B are" in note
+    assert "scaled by 0.25, so the model starts with the same outputs" in note
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_start_of_another_strength_passes_and_is_told(composed, on_disk, teach
         ),
         (
             "adapter.target_modules=[attn.to_q]",
-            r"adapter.start=.* lies on other layers .* set these to the same",
+            r"adapter.start=.* is for other layers .* set these to the same",
         ),
     ],
 )

@@ -65,7 +65,7 @@ def test_prompts_that_do_not_divide_among_processes(plan):
 def test_micro_batches_of_unequal_size(plan):
     found = worst(share_findings(plan("mopd_ode", "phase.micro_batch_size=4")))
     assert found.level == Level.WARNING
-    assert "does not divide the 6 rows of a process, so the last micro-batch has 2" in found.text
+    assert "does not divide the 6 samples of a process, so the last micro-batch has 2" in found.text
     assert worst(share_findings(plan("mopd_ode", "phase.micro_batch_size=3"))).level == Level.FINE
 
 
@@ -96,7 +96,7 @@ def score(mean, half=0.01):
         (0.61, 0.6, Level.NOTE, "the 95 % intervals overlap"),
         (0.5, 0.6, Level.WARNING, "does not beat the base on its own task: 0.500, base 0.600"),
         (0.6, 0.6, Level.WARNING, "does not beat the base"),
-        (None, 0.6, Level.NOTE, "share no score on ocr at guidance 4.5"),
+        (None, 0.6, Level.NOTE, "have no score on ocr at guidance 4.5"),
     ],
 )
 def test_teachers_are_compared_with_the_base_at_their_guidance(
@@ -122,7 +122,7 @@ def test_teachers_are_compared_with_the_base_at_their_guidance(
 @pytest.mark.parametrize(
     ("taught", "base", "level", "text"),
     [
-        (None, None, Level.NOTE, "how far prompts differ is not known"),
+        (None, None, Level.NOTE, "there are too few prompts for an interval"),
         (None, 0.6, Level.FINE, "0.900, base 0.600"),
         (0.9, None, Level.FINE, "0.900, base 0.600"),
     ],
@@ -152,13 +152,13 @@ def test_scores_that_were_not_measured_alike_are_not_compared(plan, world, monke
     monkeypatch.setattr(checks, "base_scores", lambda *_: {"ocr": base})
     (found,) = teacher_findings(values)
     assert found.level == Level.NOTE
-    assert "share no score on ocr at guidance 4.5 that was measured alike" in found.text
+    assert "have no score on ocr at guidance 4.5 that was measured alike" in found.text
 
 
 def test_scores_at_another_guidance_say_little(plan):
     (found,) = teacher_findings(plan("sopd_ocr", "teacher.teachers.ocr.guidance_scale=2").values)
     assert found.level == Level.NOTE
-    assert "asked at guidance 2, its card's scores are at 4.5" in found.text
+    assert "used at guidance 2, but its recorded scores are at 4.5" in found.text
 
 
 def test_the_embedded_teachers_beat_the_base(world, tmp_path):

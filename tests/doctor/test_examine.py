@@ -82,7 +82,7 @@ def test_the_prompt_cache_is_predicted_and_left_alone(examined, tmp_path_factory
     assert code == 0, printed
     assert not list(cache.iterdir())
     # 3 tasks x 2 prompts x 3 rounds, and the empty one.
-    assert "encoding 3 of the 19 prompts that the prompt cache is going to hold" in printed
+    assert "encoding 3 of the 19 prompts that the prompt cache will hold" in printed
     assert re.search(r"prompt cache +[0-9.]+ MiB +19 prompts of", printed)
     assert "measuring round 1 of 2 (the first, which warms up)" in printed
     assert "adapter saved in" not in printed
@@ -95,7 +95,7 @@ def test_the_prompt_cache_is_predicted_and_left_alone(examined, tmp_path_factory
 def test_a_warning_ends_in_1(examined):
     code, printed = examined("mopd_ode", *SMALL, "phase.micro_batch_size=4", "trainer.max_epochs=1")
     assert code == 1, printed
-    assert "does not divide the 6 rows" in printed
+    assert "does not divide the 6 samples" in printed
 
 
 def test_what_the_config_shows_to_fail_is_not_even_built(examined, monkeypatch):

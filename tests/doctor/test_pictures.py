@@ -21,7 +21,7 @@ LARGE = ("model.image_size=512",)
 def test_drawn_rewards_and_prompts_do_not_suit_large_pictures(plan):
     texts = found(plan, "teacher_ocr", *LARGE)
     assert any(
-        "reward.recognizer.detect=false takes a whole picture of 512 pixels for one line" in t for t in texts
+        "reward.recognizer.detect=false reads a whole picture of 512 pixels as one line" in t for t in texts
     )
     texts = found(plan, "teacher_ocr", *LARGE, "data.tasks.ocr.path=package://assets/prompts/ocr/train.txt")
     assert any("data.tasks (ocr) has prompts of the embedded model's drawings" in text for text in texts)
@@ -33,7 +33,7 @@ def test_drawn_rewards_and_prompts_do_not_suit_large_pictures(plan):
 
 def test_a_reader_of_lines_does_not_suit_small_drawings(plan):
     (text,) = found(plan, "teacher_ocr", "reward.recognizer.detect=true")
-    assert "reward.recognizer.detect=true and upscale=2 read little in pictures of 32 pixels" in text
+    assert "reward.recognizer.detect=true and upscale=2 can read little text in pictures of 32 pixels" in text
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def test_the_plan_says_what_is_going_to_happen(plan, world):
     assert told["run"].startswith("mopd_ode, DistillPhase, in ")
     assert told["model"].startswith(str(world.pipeline))
     assert told["adapter"] == "rank 2, alpha 4, starts as the base model"
-    assert told["teacher ocr"].endswith("its card's guidance")
-    assert told["task ocr"] == "100 prompts, 2 a round, 1 of each"
+    assert told["teacher ocr"].endswith("the guidance in its card.json")
+    assert told["task ocr"] == "100 prompts, 2 per round, group size 1"
     assert told["sampling"] == "10 steps, noise level 0.7, guidance 1"
     assert told["rounds"] == "7 of 6 samples shared by 2 processes"
     assert (told["images"], told["reward calls"], told["updates"]) == ("42", "18", "7")

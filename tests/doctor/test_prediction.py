@@ -64,7 +64,7 @@ def test_filling_the_prompt_cache_is_shared_by_the_processes(ten_rounds):
 def test_what_dominates_is_said_with_what_would_help(ten_rounds):
     found = [f for f in Prediction.of(ten_rounds, MEASURED).findings() if f.about == "time"]
     assert found[0].level == Level.NOTE
-    assert found[0].text.startswith("62% goes to backward; less with fewer trained steps")
+    assert found[0].text.startswith("backward takes 62%; to reduce it: fewer trained steps")
     slow = [replace(one, seconds=20.0) for one in ROUNDS]  # "other" dominates, of which nothing is known
     assert not [
         f for f in Prediction.of(ten_rounds, replace(MEASURED, rounds=slow)).findings() if f.about == "time"

@@ -22,19 +22,19 @@ from diffopd.doctor.too_short import length_of_run_findings
             ["callbacks=[default,reward_guard]", "callbacks.reward_guard.rounds_per_evaluation=2"],
             6,
             "callbacks.reward_guard.rounds_per_evaluation=2 with patience=2: the guard first compares enough "
-            "evaluations to act, which takes 6 rounds, and trainer.max_epochs=",
+            "evaluations to act, after 6 rounds, but trainer.max_epochs=",
         ),
         (
             "mopd_ode",
             ["callbacks=[default,gradient_signal]", "callbacks.gradient_signal.num_rounds=7"],
             7,
-            "callbacks.gradient_signal.num_rounds=7: its first value is logged, which takes 7 rounds",
+            "callbacks.gradient_signal.num_rounds=7: its first value is logged, after 7 rounds",
         ),
         (
             "mopd_ode",
             ["balance=remaining_gap", "balance.update_every_n_rounds=3"],
             5,
-            "balance.update_every_n_rounds=3: tasks first get weights that differ, which takes 5 rounds",
+            "balance.update_every_n_rounds=3: tasks first get weights that differ, after 5 rounds",
         ),
     ],
 )

@@ -44,7 +44,7 @@ def test_every_embedded_reward_passes_its_own_check(name):
         reward = instantiate(compose(overrides=["+domain=drawn", f"+reward={name}"]).reward)
     lines = list(check_scorer(reward, "reward"))
     assert lines
-    assert all(" for a better image, " in line for line in lines)
+    assert all(" for a good image, " in line for line in lines)
 
 
 def test_text_is_read_in_both_manners_of_reading():
@@ -52,7 +52,9 @@ def test_text_is_read_in_both_manners_of_reading():
         reward = instantiate(
             compose("evaluate", overrides=["benchmark=ocr", "benchmark.path=x"]).benchmark.metric.reward
         )
-    assert list(check_scorer(reward, "ocr")) == ["ocr (OcrReward): 1 for a better image, 0 for a worse one"]
+    assert list(check_scorer(reward, "ocr")) == [
+        "ocr (OcrReward): check passed, 1 for a good image, 0 for a bad one"
+    ]
 
 
 def reader(domain):
@@ -63,10 +65,10 @@ def reader(domain):
 def test_the_pair_of_a_reader_has_the_size_of_the_models_pictures():
     """A sign that hangs in a large picture is read only where lines are found first."""
     assert list(check_scorer(reader("drawn"), "ocr", side=32)) == [
-        "ocr (OcrReward): 1 for a better image, 0 for a worse one"
+        "ocr (OcrReward): check passed, 1 for a good image, 0 for a bad one"
     ]
     (line,) = check_scorer(reader("photos"), "ocr", side=512)
-    assert line == "ocr (OcrReward): 1 for a better image, 0 for a worse one"
+    assert line == "ocr (OcrReward): check passed, 1 for a good image, 0 for a bad one"
     with pytest.raises(UntrustedError, match="cannot be trusted"):
         list(check_scorer(reader("drawn"), "ocr", side=512))
 
@@ -92,11 +94,11 @@ def test_each_member_of_a_mixture_is_checked():
         normalize="none",
     )
     assert list(check_scorer(mixture, "t")) == [
-        "t.rewards.light (Brightness): 1 for a better image, 0 for a worse one",
-        "t.rewards.dark (darkness): not checked, as it knows no pair of a better and a worse image",
+        "t.rewards.light (Brightness): check passed, 1 for a good image, 0 for a bad one",
+        "t.rewards.dark (darkness): not checked, as it has no pair of a good and a bad image",
     ]
     assert list(check_scorer(mixture, "t", pairs="scorer_pairs.t"))[1].endswith(
-        "worse image; give it a pair with "
+        "a bad image; give it a pair with "
         "'+scorer_pairs.t={better: a.png, worse: b.png, prompt: ..., metadata: {}}'"
     )
 
@@ -121,7 +123,7 @@ def test_a_detector_of_photographs_has_to_find_the_cat():
     reward.check_prompt(know().prompt)
     reward.detector = SeesCats(know, blind=False)
     assert list(check_scorer(reward, "composition")) == [
-        "composition (CompositionReward): 1 for a better image, 0 for a worse one"
+        "composition (CompositionReward): check passed, 1 for a good image, 0 for a bad one"
     ]
     reward.detector = SeesCats(know, blind=True)
     with pytest.raises(UntrustedError, match=r"gives 0 to .* 'a photo of a cat', and 0 to"):
@@ -155,7 +157,7 @@ def test_pairs_of_the_user_come_first(benchmark, tmp_path):
     benchmark.tasks["words"].metric.reward = darkness
     pairs = {"words": {**paths, "prompt": "night", "metadata": {}}}
     lines = list(check_benchmark(benchmark, pairs))
-    assert lines[0] == "words (darkness): 1 for a better image, 0 for a worse one"
+    assert lines[0] == "words (darkness): check passed, 1 for a good image, 0 for a bad one"
     assert [line.partition(":")[0] for line in lines[1:]] == ["tags (brightness)", "brightness (brightness)"]
     benchmark.tasks["words"].metric.reward = benchmark.tasks["tags"].metric.reward
     with pytest.raises(UntrustedError, match=r"words \(brightness\) gives 0 .* 'night', and 1"):

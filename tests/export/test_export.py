@@ -156,13 +156,13 @@ def test_the_model_card(tiny, run, tmp_path):
         "# my_run",
         f"weights `{SD3Model(**tiny.settings).identity}`",
         f"| ocr | `{run / 'teacher.safetensors'}` | 4.5 | `{sha256_of(run / 'teacher.safetensors')}` |",
-        f"| gone | `{run / 'gone'}` | as its card says | not there any more when this was exported |",
+        f"| gone | `{run / 'gone'}` | as in its card.json | no longer there when this was exported |",
         "`python -m diffopd.train`, seed 7, commit abc: 1.5 minutes, 12 images sampled, 3 scored.",
         "| student | 0.9 |",
         "](samples.png)",
         sha256_of(tmp_path / "x" / "adapter_model.safetensors"),
         "`max_sequence_length=6`, `guidance_scale=3` in training",
-        "## Licence",
+        "## License",
         "guidance_scale: 3.0",
     ):
         assert part in text, part
@@ -319,14 +319,14 @@ def test_an_adapter_without_effect_is_not_exported(tiny, run, tmp_path):
     [
         ([], "neither run nor adapter given; give one"),
         (["run=a", "adapter_path=b"], "run=a and adapter=b given; give one"),
-        (["run={nowhere}"], r"run=.*nowhere holds no config\.yaml; give the folder of a training"),
-        (["run={begun}"], "has no adapter folder yet, which a training writes when it ends; let it end"),
+        (["run={nowhere}"], r"run=.*nowhere holds no config\.yaml; give the folder of a run"),
+        (["run={begun}"], "has no adapter folder yet, which a run writes when it ends; finish the run"),
         (["run={pipeline}"], "trained a whole pipeline, not an adapter"),
         (
             ["adapter_path=x", "model_path=y"],
             r"model_path=y is for run=\.\.\.; with adapter=\.\.\. set model\.path=y",
         ),
-        (["run={full}", "to={full}"], "to=.* is not empty; give a folder that is not there yet"),
+        (["run={full}", "to={full}"], "to=.* is not empty; give a new folder"),
     ],
 )
 def test_refusals_before_weights_load(run, tmp_path, monkeypatch, overrides, message):

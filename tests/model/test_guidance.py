@@ -77,7 +77,7 @@ def test_gradients_flow_through_both_sides(states):
 
 def test_a_wrong_number_of_scales_is_refused(states):
     model = Recorder()
-    with pytest.raises(ValueError, match="got 2 guidance scales for 3 rows"):
+    with pytest.raises(ValueError, match="got 2 guidance scales for 3 samples"):
         guided_velocity(model, *states, model.encode(["2", "3", "4"]), model.encode([""]), [1.0, 2.0])
 
 
@@ -90,5 +90,5 @@ def test_scales_on_a_device_are_refused(states):
 
 def test_a_wrong_number_of_unconditional_rows_is_refused(states):
     model = Recorder()
-    with pytest.raises(ValueError, match=r"one row or one per state \(3\), it has 2"):
+    with pytest.raises(ValueError, match=r"one entry or one per sample \(3\), it has 2"):
         guided_velocity(model, *states, model.encode(["2", "3", "4"]), model.encode(["", ""]), 2.0)

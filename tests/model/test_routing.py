@@ -189,7 +189,7 @@ def test_unknown_adapters_are_refused(model):
 def test_one_name_per_row_is_required(model):
     add_noisy_adapter(model, "a", seed=0)
     latent, sigma, conditioning = batch_of(model, 3)
-    with pytest.raises(ValueError, match="adapters names 2 rows, the batch has 3"):
+    with pytest.raises(ValueError, match="adapters has 2 names, the batch has 3 samples"):
         model.velocity(latent, sigma, conditioning, ["a", "a"])
 
 
@@ -249,6 +249,6 @@ def test_an_adapter_where_rows_are_joined_is_refused(model):
     add_noisy_adapter(model, "a", seed=0)
     layer = model.transformer.transformer_blocks[0].attn.to_q
     joined = torch.ones(6, layer.in_features)
-    message = "sees 6 rows where the batch has 2: the backbone has joined its rows"
+    message = "sees 6 samples where the batch has 2: the backbone has joined the samples"
     with model._router.route(Route.plan("a", 2)), pytest.raises(ValueError, match=message):
         layer(joined)

@@ -204,7 +204,7 @@ def test_skip_drops_the_update_and_goes_on_the_same_way_each_time(world, tmp_pat
             return run_rounds(experiment)
 
     first, second = run(tmp_path / "one"), run(tmp_path / "two")
-    assert "the training goes on; 1 of at most 5" in caplog.text
+    assert "the run continues; dropped 1, at most 5" in caplog.text
     one, skipped, last = (trained(tmp_path / "one", number) for number in (1, 2, 3))
     assert all(one[key].equal(skipped[key]) for key in one), "the dropped round changes nothing"
     assert not all(skipped[key].equal(last[key]) for key in last), "the next one does"
@@ -230,7 +230,9 @@ def test_one_more_than_the_cap_stops_also_after_a_resume(world, tmp_path):
     experiment = built(world, tmp_path, "distill", *settings)
     break_loss(experiment.phase, in_round=0, sample=0)
     break_loss(experiment.phase, in_round=2, sample=0)
-    with pytest.raises(NonFiniteError, match=r"1 updates were dropped before, as many as max_skipped allows"):
+    with pytest.raises(
+        NonFiniteError, match=r"1 updates were dropped before, the most that max_skipped allows"
+    ):
         experiment.fit()
     assert latest_valid_checkpoint(tmp_path / "checkpoints").name == "round_000002"
     assert find_report(tmp_path)[0].round == 3
@@ -270,7 +272,7 @@ def test_a_report_is_what_was_written_or_is_named(tmp_path):
     (folder / "report.json").write_text(text)
     (folder / "state" / "tensors.safetensors").write_bytes(b"")
     with pytest.raises(
-        ValueError, match=r"cannot be done again: .*tensors\.safetensors is not what was written"
+        ValueError, match=r"cannot be repeated: .*tensors\.safetensors is not what was written"
     ):
         find_report(tmp_path)
 

@@ -49,5 +49,6 @@ def test_only_stages_that_were_scored_alike_are_in_the_table(tmp_path, capsys):
     assert all(f"after {name}" in text for name in ("second", "third"))
     printed = capsys.readouterr().out
     assert (
-        "after first: not shown, as it was scored with other settings: sampler.num_steps: 40 and 4" in printed
+        "after first: not shown, because it was scored with other settings: sampler.num_steps: 40 and 4"
+        in printed
     )

@@ -84,7 +84,7 @@ def test_area_under_the_reward_over_the_rounds_both_have(tmp_path):
     assert verdict.method.values == {0: 1.25, 1: 1.25}
     assert verdict.against.values == {0: 1.0, 1: 1.0}
     assert verdict.outcome == "not decidable at 2 seeds"
-    assert verdict.reason == "nothing varies between the seeds, so there is no error to judge by"
+    assert verdict.reason == "the seeds do not differ, so there is no error estimate"
 
 
 def test_rounds_and_minutes_to_a_share_of_the_others_rise(tmp_path):
@@ -182,7 +182,7 @@ def test_p_is_adjusted_for_all_claims_of_a_page(tmp_path):
     assert many[0].p == pytest.approx(4 * raw[0], abs=1e-6)  # .0845
     assert many[0].outcome == "not decidable at 3 seeds"
     assert many[0].difference.low > 0
-    assert many[0].reason.startswith("its own interval leaves 0 out, but with so many tests")
+    assert many[0].reason.startswith("its own interval excludes 0, but with so many tests")
 
 
 def test_scores_are_compared_at_every_guidance_that_both_have(tmp_path):

@@ -20,8 +20,8 @@ from run_folders import result, write_run
 
 from diffopd.config.folder import config_folder
 from diffopd.files.png import save_png
-from diffopd.report import method_figures
 from diffopd.report.__main__ import run as report_command
+from diffopd.report.methods import figures as method_figures
 from diffopd.report.methods.bands import band_by_minutes, band_by_round
 from diffopd.report.methods.curves import curve_families
 from diffopd.report.methods.figures import curve_figure, styles_of
@@ -92,9 +92,9 @@ def test_a_cascade_is_one_run_of_all_its_stages(tmp_path):
 
 
 def test_a_place_without_runs_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"runs has .*/absent, and there is no such folder"):
+    with pytest.raises(ValueError, match=r"runs has .*/absent, but there is no such folder"):
         find_runs([str(tmp_path / "absent")])
-    with pytest.raises(ValueError, match="no folder in there holds a run"):
+    with pytest.raises(ValueError, match="no folder there holds a run"):
         find_runs([str(tmp_path)])
 
 
@@ -154,7 +154,7 @@ def test_a_sheet_of_samples_comes_apart_where_it_was_put_together(tmp_path):
     for column, shade in zip(sheet.columns, (51, 102, 153), strict=True):
         assert column.crop((0, 0, 128, 128)).getcolors() == [(128 * 128, (shade, shade, shade))]
         assert column.crop((0, 136, 128, 264)).getcolors() == [(128 * 128, (shade, shade, shade))]
-    with pytest.raises(ValueError, match="is no grid"):
+    with pytest.raises(ValueError, match="is not a grid"):
         split_sheet(Image.new("RGB", (655, 300)))
 
 
@@ -307,7 +307,7 @@ def test_results_of_other_settings_are_in_a_table_of_their_own(tmp_path):
     first, second = score_tables(methods_in(tmp_path), [])
     assert (first.benchmark, second.benchmark) == (
         "mini",
-        "mini, measured otherwise than above (ocr, images: 12 and 64)",
+        "mini, measured with other settings than above (ocr, images: 12 and 64)",
     )
     assert [row.name for table in (first, second) for row in table.rows] == ["a", "b"]
 
@@ -360,7 +360,7 @@ def test_a_page_is_made_again_from_the_data_it_keeps(tmp_path, capsys, monkeypat
 def test_a_file_of_data_that_is_damaged_is_named(tmp_path):
     path = tmp_path / f"x{ARCHIVE}"
     path.write_bytes(b"not gzip")
-    with pytest.raises(ValueError, match=r"x\.run\.json\.gz is no run that a report kept"):
+    with pytest.raises(ValueError, match=r"x\.run\.json\.gz is not a run saved by a report"):
         find_runs([str(path)])
 
 

@@ -117,7 +117,7 @@ def test_own_rows_stand_below_the_papers_and_are_marked(places):
     assert lines[0] == ["SD-XL (1024 px)", "arXiv 2605.15055 Table 1", "-", "0.55", "0.14", "0.227", "0.390"]
     # (0.75 - 0.24) / (0.96 - 0.24) and (0.375 - 0.12) / (0.96 - 0.12)
     assert lines[-1] == ["mine", "here", "-", "0.75", "0.38", f"{(0.51 / 0.72 + 0.255 / 0.84) / 2:.3f}", "-"]
-    assert "a difference between the two kinds is no measurement" in table.to_markdown()
+    assert "a difference between the two kinds is not a measurement" in table.to_markdown()
 
 
 def composed(*overrides):

@@ -54,14 +54,14 @@ def running():
         ),
         (body(images=7), 400, "lists of one length"),
         (body(9), 413, "9 images are more than the 8"),
-        (body(1, (3, 65)), 413, "65 x 3 pixels; sides end at 64"),
+        (body(1, (3, 65)), 413, "65 x 3 pixels; the limit is 64"),
         (body(5, (60, 60)), 413, "5 images of 60 x 60 have 18000 pixels, 8192 are allowed in a request"),
         (b" " * (10**6 + 1), 413, "the body has 1000001 bytes or more, 1000000 are allowed"),
         (b"[" * 10**5, 400, "nested deeper than 32 levels"),
         (b'{"a":' * 10**5, 400, "nested deeper than 32 levels"),
         (b'{"version": ' + b"9" * 5000 + b"}", 400, "the body is not JSON: Exceeds the limit"),
-        (b'{"version": NaN}', 400, "NaN is no number in JSON"),
-        (b'{"version": -Infinity}', 400, "-Infinity is no number in JSON"),
+        (b'{"version": NaN}', 400, "NaN is not a number in JSON"),
+        (b'{"version": -Infinity}', 400, "-Infinity is not a number in JSON"),
         (b'{"version": "\xff"}', 400, "the body is not JSON"),
         (b'{"version": "\\ud800"}', 400, "surrogates not allowed"),
         (b"\x00", 400, "the body is not JSON"),
@@ -176,14 +176,16 @@ def test_the_token_is_asked_for_before_the_body_is_read():
 @pytest.mark.parametrize("token", [None, ""])
 def test_others_may_reach_it_only_with_a_token(host, token):
     batcher = batching(brightness)
-    with pytest.raises(ValueError, match=rf"host={host} lets others reach the server, so it needs a token"):
+    with pytest.raises(
+        ValueError, match=rf"host={host} makes the server reachable for others, so it needs a token"
+    ):
         RewardServer(host, 0, batcher=batcher, limits=LIMITS, token=token, patience=PATIENCE)
     batcher.close()
 
 
 def test_a_port_that_cannot_be_had(running):
     for port in (running.server_address[1], 1 << 20):
-        with pytest.raises(ValueError, match=f"port={port} cannot be listened at"):
+        with pytest.raises(ValueError, match=f"port={port} cannot be used"):
             RewardServer(
                 "127.0.0.1", port, batcher=running.batcher, limits=LIMITS, token=None, patience=PATIENCE
             )

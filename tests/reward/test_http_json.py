@@ -12,8 +12,8 @@ from served import client, images, prompts
 from stub_server import serving
 
 from diffopd.command.program import why_stopped
-from diffopd.reward import exchange
 from diffopd.reward.checked import RewardError, score_checked
+from diffopd.reward.server import exchange
 from diffopd.reward.server.access_token import read_token
 from diffopd.reward.server.http_json import Server, ServerError
 from diffopd.reward.server.remote import RemoteReward
@@ -276,7 +276,7 @@ def test_a_token_is_not_shown_with_its_server():
 def test_metadata_that_json_does_not_know_is_the_prompts_fault():
     asked = prompts(1)
     object.__setattr__(asked, "metadata", ({"weight": float("nan")},))
-    with pytest.raises(RewardError, match="cannot be asked, as a prompt's metadata are not JSON"):
+    with pytest.raises(RewardError, match="cannot be called, as a prompt's metadata is not JSON"):
         RemoteReward.__call__(client("http://127.0.0.1:1", retries=0), torch.rand(1, 3, 4, 4), asked)
 
 

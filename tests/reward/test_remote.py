@@ -45,7 +45,7 @@ def test_the_served_reward_is_checked_by_its_own_pair():
         torch.testing.assert_close(pair.better, torch.full((3, 4, 6), 0.8))  # 204 / 255
         assert pair.worse.shape == (3, 2, 2)
         lines = list(check_scorer(remote, "t"))
-        assert lines == ["t (RemoteReward): 0.8 for a better image, 0.2 for a worse one"]
+        assert lines == ["t (RemoteReward): check passed, 0.8 for a good image, 0.2 for a bad one"]
         with pytest.raises(RewardError, match="token is missing or wrong; put the server's token into"):
             client(running.address).known_pair()
 
@@ -54,7 +54,7 @@ def test_a_server_may_know_no_pair():
     with server(brightness) as running:
         (line,) = check_scorer(client(running.address), "t", pairs="scorer_pairs.t")
         assert client(f"{running.address}/elsewhere").known_pair() is None  # 404, as of an older server
-    assert line.startswith("t (RemoteReward): not checked, as its server knows no pair of images for it")
+    assert line.startswith("t (RemoteReward): not checked, as its server has no pair of images for it")
     assert "+scorer_pairs.t=" in line
     with pytest.raises(RewardError, match=r"does not answer .*start it with python -m diffopd\.reward_s"):
         client(unused_address(), retries=0).known_pair()

@@ -232,7 +232,9 @@ def test_a_hub_that_does_not_deliver_is_a_config_error(build_scorer, monkeypatch
         raise OSError("offline")
 
     monkeypatch.setattr("diffopd.reward.learned.weights.snapshot_download", refuse)
-    with pytest.raises(Exception, match=r"path=some/one is neither a folder here nor .* delivers: offline"):
+    with pytest.raises(
+        Exception, match=r"path=some/one is neither a local folder nor a model on the hub: offline"
+    ):
         build_scorer("pickscore", path="some/one")
 
 

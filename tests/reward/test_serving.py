@@ -25,8 +25,8 @@ from served import (
     until,
 )
 
-from diffopd.reward import endpoints
 from diffopd.reward.checked import RewardError
+from diffopd.reward.server import endpoints
 
 LONG = dataclasses.replace(PATIENCE, request=600.0, idle=600.0)
 """So patient that nothing in a test is over by that."""

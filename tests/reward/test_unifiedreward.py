@@ -155,7 +155,7 @@ def test_a_refusal_is_not_tried_again():
 @pytest.mark.parametrize("reply", [{"choices": []}, [], {"choices": [{"message": "x"}]}])
 def test_what_is_no_chat_completion_is_quoted(reply):
     with serving(lambda *_: (200, reply)) as address:
-        with pytest.raises(RewardError, match="is no chat completion"):
+        with pytest.raises(RewardError, match="is not a chat completion"):
             reward(address)(IMAGES[:1], PROMPTS.select([0]))
 
 

@@ -63,7 +63,7 @@ def test_the_others_end_with_it(tmp_path, launcher, how, who):
         assert "Traceback" not in result.stderr[first + len("Traceback") : told], "another one came first"
     elif launcher == "own" and who == 1:
         ending = "exit code 3" if how == "exit" else "signal 9"
-        assert f"process 1 of this training ended with {ending}" in result.stderr
+        assert f"process 1 of this run ended with {ending}" in result.stderr
     print(f"{launcher} {how} {who}: {seconds:.1f} s")
 
 

@@ -50,23 +50,21 @@ def cut(line: Lifeline) -> None:
 def test_a_death_is_heard_by_all(tied):
     lines, heard = tied
     cut(lines[1])
-    assert (
-        heard[0].get(timeout=60) == "process 1 of this training has died, see above; this process ends, too"
-    )
-    assert "another process of this training has failed" in heard[2].get(timeout=60)
+    assert heard[0].get(timeout=60) == "process 1 of this run has died, see above; this process also exits"
+    assert "another process of this run has failed" in heard[2].get(timeout=60)
 
 
 def test_the_death_of_the_first_is_heard_by_all(tied):
     lines, heard = tied
     cut(lines[0])
     for rank in (1, 2):
-        assert "process 0 of this training has died" in heard[rank].get(timeout=60)
+        assert "process 0 of this run has died" in heard[rank].get(timeout=60)
 
 
 def test_a_failure_is_told_before_the_end(tied):
     lines, heard = tied
     lines[2].fail()
-    assert "process 2 of this training has failed" in heard[0].get(timeout=60)
+    assert "process 2 of this run has failed" in heard[0].get(timeout=60)
     assert "has failed" in heard[1].get(timeout=60)
 
 

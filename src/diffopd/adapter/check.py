@@ -57,8 +57,8 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
     where = place.where
     if place.kind == "transformer":
         raise ValueError(
-            f"{where} is a whole transformer, and a LoRA is needed here; whole ones can be teachers and "
-            "anchors, and what evaluate and sample are given"
+            f"{where} is a whole transformer, and a LoRA is needed here; a whole transformer can be a "
+            "teacher, an anchor, or the adapter=... of evaluate and sample"
         )
     check_stated(place)
     linear = linear_layers(base_config)
@@ -66,8 +66,8 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
     config, source = saved.config, saved.stated_in
     if not 1 / STRENGTH_BOUND <= strength_of(config) <= STRENGTH_BOUND:
         raise ValueError(
-            f"{where} has strength {strength_of(config):.3g} (alpha / rank); it must be between "
-            f"{1 / STRENGTH_BOUND:g} and {STRENGTH_BOUND:g}, and beyond either the file is damaged"
+            f"{where} has scale {strength_of(config):.3g} (alpha / rank); it must be between "
+            f"{1 / STRENGTH_BOUND:g} and {STRENGTH_BOUND:g}; outside this range the file is probably damaged"
         )
     found = {key: tuple(value.shape) for key, value in saved.factors.items()}
     expected = expected_shapes(config, base_config)
@@ -92,7 +92,7 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
     for key, value in saved.factors.items():
         if not value.float().isfinite().all():  # factors are used in fp32, which 1e300 is beyond
             raise ValueError(
-                f"{where}: {key} holds values that are nan or infinite; its training has diverged"
+                f"{where}: {key} holds values that are nan or infinite; the run that made it has diverged"
             )
     if not any(value.any() for key, value in saved.factors.items() if key.endswith(B)):
         log_once(
@@ -126,7 +126,7 @@ def check_layers(adapter: LoRA, base_config: Mapping[str, Any]) -> None:
 def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> SavedLoRA | None:
     """Compare the folders an adapter starts from, if it names any, with the backbone and its own shape.
 
-    A strength of its own is no obstacle: the start is scaled to the adapter's, which is logged.
+    A different scale (alpha / rank) is allowed: the start is scaled to the adapter's, which is logged.
 
     Args:
         adapter: The adapter to train.
@@ -147,26 +147,26 @@ def check_start(adapter: LoRA, base_config: Mapping[str, Any]) -> SavedLoRA | No
     found, own = saved.config, adapter.peft_config()
     if saved.padded:
         raise ValueError(
-            f"adapter.start={adapter.start} has layers of several ranks, up to {found.r}; what fills the "
-            "smaller ones up would never learn. Start from an adapter of one rank, or cut this one to one, "
-            f"as in adapter=merged_svd 'adapter.merge.folders=[{adapter.start}]'"
+            f"adapter.start={adapter.start} has layers of several ranks, up to {found.r}; the zeros that pad "
+            "the smaller ones would never be trained. Start from an adapter of one rank, or reduce this one "
+            f"to a single rank, as in adapter=merged_svd 'adapter.merge.folders=[{adapter.start}]'"
         )
     if found.r != own.r:
         alpha = found.r * adapter.strength
         raise ValueError(
             f"adapter.start={adapter.start} has rank {found.r}, this run's adapter has {own.r}; set "
-            f"adapter.rank={found.r} and, for the same strength as now, adapter.alpha={alpha:g}"
+            f"adapter.rank={found.r} and, for the same scale as now, adapter.alpha={alpha:g}"
         )
     if expected_shapes(found, base_config) != expected_shapes(own, base_config):
         raise ValueError(
-            f"adapter.start={adapter.start} lies on other layers ({_listed(found)}) than "
+            f"adapter.start={adapter.start} is for other layers ({_listed(found)}) than "
             f"adapter.target_modules={list(adapter.target_modules)}; set these to the same"
         )
     if (strength := strength_of(found)) != adapter.strength:
         log_once(
-            f"note: adapter.start={adapter.start} has strength {strength:g}, this run's adapter "
+            f"note: adapter.start={adapter.start} has scale {strength:g}, this run's adapter "
             f"{adapter.strength:g} (adapter.alpha / adapter.rank); its factors B are scaled by "
-            f"{strength / adapter.strength:g}, so the model starts as it is",
+            f"{strength / adapter.strength:g}, so the model starts with the same outputs",
             logging.INFO,
         )
     return saved
@@ -192,7 +192,7 @@ def check_merge(adapter: LoRA, plan: MergePlan, base_config: Mapping[str, Any]) 
         saved = read_fitting(folder, base_config, setting=setting)
         if set(saved.factors) != set(own):
             raise ValueError(
-                f"{setting}={folder} lies on other layers ({_listed(saved.config)}) than "
+                f"{setting}={folder} is for other layers ({_listed(saved.config)}) than "
                 f"adapter.target_modules={list(adapter.target_modules)}; set these to the same"
             )
         found.append(saved)
@@ -241,7 +241,7 @@ def weightless(base_config: Mapping[str, Any]) -> nn.Module:
     architecture: Any = getattr(diffusers, str(name), None)
     if not (isinstance(architecture, type) and issubclass(architecture, diffusers.ModelMixin)):
         raise ValueError(
-            f"the transformer's config.json has _class_name={name}, which is no model of diffusers "
+            f"the transformer's config.json has _class_name={name}, which is not a model of diffusers "
             f"{diffusers.__version__}; fetch or copy the folder again"
         )
     try:

@@ -13,7 +13,7 @@ def ema_decay(step: int, cap: float) -> float:
     """Decay with warm-up, ``min((1 + step) / (10 + step), cap)``.
 
     Args:
-        step: Optimiser steps taken, 1 after the first update.
+        step: Optimizer steps taken, 1 after the first update.
         cap: Largest decay, in [0, 1].
 
     References:
@@ -40,7 +40,7 @@ def old_policy_decay(step: int, decay_type: int) -> float:
     """Decay of DiffusionNFT's old policy by the released types.
 
     Args:
-        step: Optimiser steps taken.
+        step: Optimizer steps taken.
         decay_type: 0 = the old policy is the current one; 1 = ``min(0.001 step, 0.5)``; 2 = 0 for 75 steps,
             then ``min(0.0075 (step - 75), 0.999)``.
 
@@ -88,7 +88,7 @@ class EMA:
 
     Attributes:
         decay: Largest decay, in [0, 1): an average that keeps all of itself never moves.
-        update_interval: Optimiser steps from one update to the next.
+        update_interval: Optimizer steps from one update to the next.
     """
 
     def __init__(self, *, decay: float, update_interval: int) -> None:
@@ -99,7 +99,7 @@ class EMA:
         self.decay, self.update_interval = decay, update_interval
 
     def moves(self, step: int) -> int:
-        """How often the average has moved after so many optimiser steps.
+        """How often the average has moved after so many optimizer steps.
 
         Examples:
             >>> [EMA(decay=0.9, update_interval=8).moves(step) for step in (0, 6, 7, 14, 15)]
@@ -113,7 +113,7 @@ class EMA:
         Args:
             average: Overwritten in place.
             current: The adapter in training.
-            step: Optimiser steps taken, 1 after the first update. The released loops add the update to their
+            step: Optimizer steps taken, 1 after the first update. The released loops add the update to their
                 counter and then call the average, so theirs moves after updates 7, 15, 23 as well.
 
         Returns:

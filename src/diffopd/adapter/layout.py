@@ -134,7 +134,7 @@ def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any, whe
     try:
         value = (patterns or {}).get(get_pattern_key(list(patterns or {}), name), default)
     except (re.error, TypeError, AttributeError) as error:
-        raise ValueError(f"{where} is no table of patterns of layers: {error}") from error
+        raise ValueError(f"{where} is not a mapping of layer patterns: {error}") from error
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{where} gives {value!r} for {name}; a number above 0 is needed")
     return value
@@ -178,7 +178,7 @@ def _plain_lora(raw: Mapping[str, Any], where: str, source: str) -> LoraConfig:
     try:
         return LoraConfig(**settings)
     except (ValueError, TypeError) as error:  # settings that exclude each other, or are none to PEFT
-        raise ValueError(f"{where}{source} is no config of a LoRA to PEFT: {error}") from error
+        raise ValueError(f"{where}{source} is not a valid LoRA config for PEFT: {error}") from error
 
 
 def _read_header(text: str, where: str) -> LoraConfig:
@@ -194,6 +194,6 @@ def _read_header(text: str, where: str) -> LoraConfig:
     if not raw and "r" not in header:
         raise ValueError(
             f"{where}: {METADATA} in {source} has no settings of the transformer (keys that begin with "
-            f"{_COMPONENT!r}), so the strength is unknown; its first key is {min(header, default='none')}"
+            f"{_COMPONENT!r}), so the scale is unknown; its first key is {min(header, default='none')}"
         )
     return _plain_lora({"peft_type": "LORA", **(raw or header)}, f"{where}: ", source)

@@ -137,7 +137,7 @@ def _other_kind(key: str, where: str) -> ValueError:
             "a run, so a LoRA may change the transformer alone. Save or train it without text encoders"
         )
     kind = next((kind for pattern, kind in _OTHER_KINDS if pattern.search(key)), "not known")
-    return ValueError(f"{where} is no plain LoRA: {key} is {kind}; {EXPECTED}")
+    return ValueError(f"{where} is not a plain LoRA: {key} is {kind}; {EXPECTED}")
 
 
 def _unknown(

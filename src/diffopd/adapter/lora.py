@@ -164,7 +164,7 @@ def adapter_names(transformer: Any) -> tuple[str, ...]:
 def adapter_parameters(transformer: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """The parameters of one adapter by a name that does not contain the adapter's own.
 
-    Two adapters of one shape thus have the same keys, in the same order. An optimiser takes
+    Two adapters of one shape thus have the same keys, in the same order. An optimizer takes
     ``list(adapter_parameters(...).values())``: the choice by name, not by ``requires_grad``.
 
     Raises:

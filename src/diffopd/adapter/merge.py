@@ -157,8 +157,8 @@ def check_shape(method: MergeMethod, ranks: Sequence[int], *, rank: int, strengt
         )
     if method == "svd" and rank > total:
         raise ValueError(
-            f"adapter.rank={rank}, but adapters of rank {listed} have rank {total} together, and what is "
-            f"above would never learn; set adapter.rank to at most {total}"
+            f"adapter.rank={rank}, but adapters of rank {listed} have rank {total} together, and the rest "
+            f"would never be trained; set adapter.rank to at most {total}"
         )
     if method != "elementwise":
         return
@@ -287,6 +287,6 @@ def _check_layers(parts: Sequence[MergePart]) -> None:
     for number, part in enumerate(parts):
         if different := sorted(set(parts[0].factors) ^ set(part.factors)):
             raise ValueError(
-                f"adapters 0 and {number} of the merge lie on different layers (first: {different[0]}); "
+                f"adapters 0 and {number} of the merge are for different layers (first: {different[0]}); "
                 "merge adapters with the same target_modules"
             )

@@ -1,7 +1,7 @@
 """The settings of a saved LoRA in PEFT's words: what decides its function, apart from what only trained it.
 
 PEFT applies all of a config when it adds an adapter: dropout then acts in every forward, and some
-initialisations subtract their start from the base weights, which all adapters of a run share. A file that is
+initializations subtract their start from the base weights, which all adapters of a run share. A file that is
 read back needs neither, so only the settings that say where the adapter lies and how strong it is are kept.
 """
 
@@ -51,7 +51,7 @@ _TRAINING = (
 )
 """What was of use in its training and changes nothing of its function on an unchanged base."""
 _KEEP_BASE = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-"""Initialisations that leave the base weights alone: its trained factors are then all there is to an adapter.
+"""Initializations that leave the base weights alone: its trained factors are then all there is to an adapter.
 
 The others of PEFT (pissa, pissa_niter_<n>, olora, corda, loftq, lora_ga) write into the base.
 """
@@ -62,7 +62,7 @@ STRENGTH_BOUND = 1e6
 def plain_settings(raw: Mapping[str, Any], where: str, source: str) -> dict[str, Any]:
     """The settings of a saved LoRA that decide its function, for :class:`peft.LoraConfig`.
 
-    Dropout and initialisation are left at PEFT's defaults, which are 0 and one that keeps the base.
+    Dropout and initialization are left at PEFT's defaults, which are 0 and one that keeps the base.
 
     Args:
         raw: An ``adapter_config.json``, or the same from a file's header.
@@ -105,8 +105,8 @@ def check_numbers(raw: Mapping[str, Any], where: str, source: str) -> None:
     if alpha is None:
         state = "no lora_alpha" if "lora_alpha" not in raw else "lora_alpha=null"
         raise ValueError(
-            f"{where}{source} has {state}, so the adapter's strength (lora_alpha / r) is unknown; write the "
-            "value it was trained with into it"
+            f"{where}{source} has {state}, so the adapter's scale (lora_alpha / r) is unknown; add the value "
+            "it was trained with"
         )
     if rslora not in (True, False, None):
         raise ValueError(f"{where}{source} has use_rslora={rslora!r}; it must be true or false")
@@ -115,8 +115,8 @@ def check_numbers(raw: Mapping[str, Any], where: str, source: str) -> None:
     divisor = math.sqrt(rank) if rslora else rank
     if not divisor / STRENGTH_BOUND <= alpha <= divisor * STRENGTH_BOUND:
         raise ValueError(
-            f"{where}{source} has lora_alpha={alpha} at rank {rank}; it must be above 0, and the strength it "
-            f"gives between {1 / STRENGTH_BOUND:g} and {STRENGTH_BOUND:g}"
+            f"{where}{source} has lora_alpha={alpha} at rank {rank}; it must be above 0, and the scale "
+            f"(lora_alpha / r) between {1 / STRENGTH_BOUND:g} and {STRENGTH_BOUND:g}"
         )
 
 
@@ -125,9 +125,9 @@ def _check_base_kept(raw: Mapping[str, Any], where: str, source: str) -> None:
     if (start.lower() if isinstance(start, str) else start) in _KEEP_BASE:
         return
     raise ValueError(
-        f"{where}{source} has init_lora_weights={start!r}: such an adapter belongs to base weights that its "
-        "initialisation has changed, and the base here is shared by all adapters and stays as it is. Convert "
-        "it to a plain LoRA where it was trained: PEFT's save_pretrained(..., "
+        f"{where}{source} has init_lora_weights={start!r}: such an adapter needs base weights that its "
+        "initialization has changed, but here all adapters share the unchanged base. Convert it to a plain "
+        "LoRA where it was trained: PEFT's save_pretrained(..., "
         "path_initial_model_for_weight_conversion=<the adapter as it was before training>)"
     )
 
@@ -141,7 +141,7 @@ def _check_layers(raw: Mapping[str, Any], where: str, source: str) -> None:
                 re.compile(names)
             except re.error as error:
                 raise ValueError(
-                    f"{where}{source} has {key}={names!r}, which is no regular expression: {error}"
+                    f"{where}{source} has {key}={names!r}, which is not a regular expression: {error}"
                 ) from error
         elif names is not None and not (
             isinstance(names, list | tuple | set) and all(isinstance(name, str) for name in names)

@@ -196,9 +196,9 @@ def _from_hub(hub: HubFolder, where: str) -> Place:
         place = _found_on_hub(hub, where)
     except HUB_ERRORS as error:
         meant = misplaced_revision(where.partition("=")[2])
-        hint = f". The revision stands at the end: was {meant} meant?" if meant else ""
+        hint = f". The revision goes at the end: did you mean {meant}?" if meant else ""
         raise ValueError(
-            f"{where} is neither a folder or file here nor an adapter the hub delivers: {error}{hint}"
+            f"{where} is neither a local folder or file nor an adapter on the hub: {error}{hint}"
         ) from error
     if place is None:
         raise ValueError(

@@ -86,7 +86,7 @@ def check_safe(file: Path, where: str) -> None:
     if file.suffix in PICKLES:
         raise ValueError(
             f"{where}: {file.name} is a pickle, which can run code of its author when loaded; only "
-            ".safetensors files are read. Ask for one, or convert it where nothing can be harmed"
+            ".safetensors files are read. Ask its author for one, or convert it in an isolated environment"
         )
     with file.open("rb") as opened:
         head = opened.read(_HEADER_AT + 1)
@@ -100,14 +100,14 @@ def check_safe(file: Path, where: str) -> None:
             "code of its author when loaded; only true safetensors files are read"
         )
     raise ValueError(
-        f"{where}: {file.name} is no safetensors file (it begins with {head[:8]!r}); a page saved in its "
-        "place, or a pointer of Git LFS, looks so: fetch the file itself"
+        f"{where}: {file.name} is not a safetensors file (it begins with {head[:8]!r}); it may be a web page "
+        "or a Git LFS pointer saved in its place: fetch the file itself"
     )
 
 
 def _broken(file: Path, where: str, error: SafetensorError) -> ValueError:
     size = file.stat().st_size
     return ValueError(
-        f"{where}: {file.name} ({size} bytes) is not a whole safetensors file: {error}; it was cut short or "
-        "damaged on its way, fetch or copy it again"
+        f"{where}: {file.name} ({size} bytes) is not a whole safetensors file: {error}; it is truncated or "
+        "was damaged in transfer, fetch or copy it again"
     )

@@ -19,9 +19,9 @@ _ALPHA, _FACTOR = ".alpha", ".lora"
 
 
 def check_stated(place: Place) -> None:
-    """Check that a LoRA's numbers are real ones and that its strength is not a guess.
+    """Check that a LoRA's numbers are real ones and that its scale is not a guess.
 
-    A file of diffusers' or ComfyUI's keys without alpha has strength 1 by their convention, which is logged.
+    A file of diffusers' or ComfyUI's keys without alpha has scale 1 by their convention, which is logged.
     PEFT's keys have no such convention: their alpha is in the config that lay beside them.
 
     Args:
@@ -37,7 +37,7 @@ def check_stated(place: Place) -> None:
         if dtype not in (*_REAL, *_WHOLE) if is_alpha else dtype not in _REAL:
             raise ValueError(
                 f"{place.where}: {key} holds numbers of type {dtype}; a LoRA's must be {', '.join(_REAL)}. "
-                "Take the file it was quantised or converted from"
+                "Take the file it was quantized or converted from"
             )
         if key.removesuffix(_ALPHA) in stems and is_alpha and math.prod(header.shapes[key]) != 1:
             raise ValueError(f"{place.where}: {key} has shape {header.shapes[key]}; an alpha is one number")
@@ -46,14 +46,14 @@ def check_stated(place: Place) -> None:
     unstated = _unstated(header.dtypes)
     if peft := [stem for stem in unstated if PREFIX in stem]:
         raise ValueError(
-            f"{place.where} holds weights in PEFT's keys (first: {peft[0]}) without the {CONFIG} that lay "
-            "beside them, so their strength (lora_alpha / r) is unknown; give PEFT's whole folder, "
-            f"which holds the weights as {WEIGHTS} with their {CONFIG} beside them"
+            f"{place.where} holds weights in PEFT's keys (first: {peft[0]}) without their {CONFIG}, so their "
+            "scale (lora_alpha / r) is unknown; give PEFT's whole folder, which holds the weights as "
+            f"{WEIGHTS} with their {CONFIG} beside them"
         )
     if unstated:
         log_once(
             f"note: {place.where} states no alpha for {len(unstated)} of its {len(stems)} layers (first: "
-            f"{unstated[0]}); their strength is taken as 1, as diffusers and ComfyUI take it"
+            f"{unstated[0]}); their scale is taken as 1, as in diffusers and ComfyUI"
         )
 
 

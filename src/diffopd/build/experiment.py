@@ -72,7 +72,7 @@ class Experiment:
         data: Its batches, one round an epoch.
         trainer: Lightning's trainer.
         folder: The run's folder.
-        checkpoint: Where to go on from, or None.
+        checkpoint: Where to resume from, or None.
         inputs: Fingerprints of the files it learns from; in the first process alone.
         num_threads: Setting of ``trainer.num_threads``.
         report: What to do with the trained phase, or None.
@@ -111,7 +111,7 @@ class Experiment:
         if not progress.completed:
             raise ConfigError(
                 f"no batch was trained in {self.folder}: trainer.limit_train_batches, trainer.max_steps, "
-                "trainer.max_time or data leave none"
+                "trainer.max_time or data allow none"
             )
         if not self.trainer.is_global_zero:
             return True
@@ -135,7 +135,7 @@ class Experiment:
         """Train from the start, or from the newest checkpoint in the run's folder.
 
         Raises:
-            ConfigError: If a part refuses its settings before the first batch.
+            ConfigError: If a part finds an error in its settings before the first batch.
         """
         on_cpu = isinstance(self.trainer.accelerator, CPUAccelerator)
         if on_cpu or self.num_threads != "auto":  # beside a GPU the number of threads hardly matters

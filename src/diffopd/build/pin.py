@@ -1,4 +1,4 @@
-"""A config whose base model is on the hub, pinned to the commit that it means today."""
+"""A config whose base model is on the hub, pinned to its current commit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pin_model(cfg: DictConfig) -> None:
         return
     asked = "no model.revision was given" if model.revision is None else f"model.revision={model.revision}"
     log.warning(
-        "model.path=%s, %s: commit %s of the hub is used and noted; model.revision=%s pins it",
+        "model.path=%s, %s: commit %s of the hub is used and recorded; model.revision=%s pins it",
         model.path,
         asked,
         commit,

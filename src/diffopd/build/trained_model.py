@@ -80,5 +80,5 @@ def _compare_with_card(path: str, model: PipelineModel, guidance_scale: float, c
     if card.guidance_scale != guidance_scale:
         console.print(
             f"note: the adapter was trained for guidance {card.guidance_scale:g}, these images use "
-            f"{guidance_scale:g}; guidance_scale={card.guidance_scale:g} shows it at its own"
+            f"{guidance_scale:g}; guidance_scale={card.guidance_scale:g} uses the one it was trained for"
         )

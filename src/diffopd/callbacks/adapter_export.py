@@ -47,8 +47,8 @@ class AdapterExport(Callback):
         policy = self.choice(pl_module)
         if policy.name != self.adapter:
             log.warning(
-                "the average has not moved yet: phase.ema.update_interval=%d, and this run made %d updates. "
-                "The %s is saved instead; train longer, or set phase.ema.update_interval=1",
+                "the average has not moved yet: phase.ema.update_interval=%d, and this run made %d "
+                "updates. The %s is saved instead; train longer, or set phase.ema.update_interval=1",
                 cast(Any, pl_module).ema.update_interval,
                 trainer.global_step,
                 policy.name,

@@ -27,7 +27,7 @@ class FiniteLoss(Callback):
     """Stops the training, or drops the update, when a loss, a gradient or a reward is nan or infinite.
 
     Phases that train adapters find it out by the gradient's norm, which they have anyway, before their
-    optimiser steps; others are looked at between their backward and their step. What was found is reported,
+    optimizer steps; others are looked at between their backward and their step. What was found is reported,
     and saved under ``non_finite/`` in the run's folder with all that ``python -m diffopd.replay`` needs.
 
     A logged metric that has a ``loss`` part in its name, such as ``train/loss/kl``, is looked at after the
@@ -41,7 +41,7 @@ class FiniteLoss(Callback):
 
         Args:
             action: ``stop``: end the training with a report. ``skip``: drop the update and what is left of
-                its round, and go on with the next round.
+                its round, and continue with the next round.
             max_skipped: With ``skip``, most updates that may be dropped in one training; one more stops it.
 
         Raises:
@@ -131,7 +131,7 @@ class FiniteLoss(Callback):
         )
         text = f"{report}\n{self._saved(trainer, pl_module, report)}"
         if self.action == "stop" or self.skipped >= self.max_skipped:
-            limit = f"{self.skipped} updates were dropped before, as many as max_skipped allows.\n"
+            limit = f"{self.skipped} updates were dropped before, the most that max_skipped allows.\n"
             raise NonFiniteError(
                 error.what,
                 f"{text}\n{limit if self.action == 'skip' else ''}{ADVICE}",
@@ -141,9 +141,9 @@ class FiniteLoss(Callback):
         self.skipped += 1
         self._skipped_in_round = True
         for parameter in pl_module.parameters():
-            parameter.grad = None  # what has no gradient, an optimiser leaves as it is
+            parameter.grad = None  # what has no gradient, an optimizer leaves as it is
         if trainer.is_global_zero:
-            log.warning("%s\nthe training goes on; %d of at most %d", text, self.skipped, self.max_skipped)
+            log.warning("%s\nthe run continues; dropped %d, at most %d", text, self.skipped, self.max_skipped)
 
     def _saved(self, trainer: Trainer, pl_module: LightningModule, report: Report) -> str:
         """Save, in the first process, and say where; a disk that is full must not hide the report."""
@@ -154,7 +154,7 @@ class FiniteLoss(Callback):
             folder = write_report(run, report, replay_state(pl_module))
         except (OSError, TypeError) as error:
             return f"its state could not be saved ({error})"
-        return f"saved in {folder}; python -m diffopd.replay run={run} does the round again"
+        return f"saved in {folder}; python -m diffopd.replay run={run} repeats the round"
 
     @override
     def on_train_batch_end(
@@ -185,7 +185,7 @@ class FiniteLoss(Callback):
             raise NonFiniteError(
                 "metric",
                 f"{type(pl_module).__name__}: {', '.join(broken)} is not finite in round "
-                f"{trainer.current_epoch + 1} (optimiser step {trainer.global_step}).\n{values}\n{ADVICE}",
+                f"{trainer.current_epoch + 1} (optimizer step {trainer.global_step}).\n{values}\n{ADVICE}",
             )
 
     @override
@@ -200,9 +200,9 @@ class FiniteLoss(Callback):
 
 
 ADVICE = (
-    "Nothing of this round was saved; resume=auto goes on from the last checkpoint. Usual causes: a high "
+    "Nothing of this round was saved; resume=auto resumes from the last checkpoint. Usual causes: a high "
     "learning rate (optimizer.lr), a high phase.gradient_clip, or half precision (model.dtype). "
-    "callbacks.finite_loss.action=skip drops such updates and goes on."
+    "callbacks.finite_loss.action=skip drops such updates and continues."
 )
 
 

@@ -26,7 +26,7 @@ class GradientSignal(Callback):
     With ``B`` samples a round and a share ``s``, the gradient noise scale is ``B (1 - s) / s`` samples: with
     that many, half of an update would be signal.
 
-    Of several optimisers the first, the student's, is looked at; its gradient is taken as the step gets it,
+    Of several optimizers the first, the student's, is looked at; its gradient is taken as the step gets it,
     averaged over processes. It keeps one float32 vector of the adapter's size for each update of a round (and
     each set of tasks in turn), in checkpoints, too: 75 MB for Stable Diffusion 3.5 and rank 32.
 
@@ -94,5 +94,5 @@ class GradientSignal(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from them."""
+        """Continue from them."""
         self._before, self._sums = state_dict["before"], state_dict["sums"]

@@ -28,13 +28,13 @@ class RewardGuard(Callback):
     interruption: the checkpoint is saved, the adapter exported, the report written.
 
     To roll back is to give all adapters the values they had before the first of those comparisons, to forget
-    the optimiser's running means, which belong to other values, and to stop. That happens before the round's
+    the optimizer's running means, which belong to other values, and to stop. That happens before the round's
     checkpoint is saved, so checkpoint, export and report agree. For it the guard keeps copies of the adapters
     in the CPU's memory and in checkpoints: of the latest evaluation, and of each at which a fall under way
     began, ``patience`` at most. Beside these it keeps the metrics of ``patience + 1`` evaluations.
 
-    A run that it stopped stays stopped when resumed. With other settings the guard counts anew, and such a
-    run goes on.
+    A run that it stopped stays stopped when resumed. With other settings the guard counts from 0 again, and
+    such a run continues.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class RewardGuard(Callback):
         """
         if self.action == "roll_back" and not isinstance(pl_module, Training):
             raise ValueError(
-                "callbacks.reward_guard.action=roll_back puts adapters back, but "
+                "callbacks.reward_guard.action=roll_back restores adapters, but "
                 f"{type(pl_module).__name__} trains none; choose warn or stop"
             )
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a run as it is that the guard has stopped."""
+        """Do not train a run further that the guard has stopped."""
         if self._stopped_after is None:
             return
         trainer.should_stop = True
@@ -141,9 +141,9 @@ class RewardGuard(Callback):
             return
         if trainer.is_global_zero:
             outcome = {
-                "warn": "The training goes on.",
-                "stop": f"The training stops. {GOING_ON}",
-                "roll_back": "The training stops, and its adapters are again those of round "
+                "warn": "The run continues.",
+                "stop": f"The run stops. {GOING_ON}",
+                "roll_back": "The run stops, and its adapters are restored to those of round "
                 f"{evaluations[0].last_round}. {GOING_ON}",
             }
             log.warning(
@@ -184,9 +184,9 @@ class RewardGuard(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what another guard with the same settings kept."""
+        """Continue from what another guard with the same settings kept."""
         if state_dict["settings"] != self._settings:
-            log.info("callbacks.reward_guard: the settings are not those of before, so it counts anew")
+            log.info("callbacks.reward_guard: its settings have changed, so it counts from 0 again")
             return
         self._window = state_dict["window"]
         self._evaluations = [Evaluation(**evaluation) for evaluation in state_dict["evaluations"]]
@@ -194,8 +194,8 @@ class RewardGuard(Callback):
         self._stopped_after = state_dict["stopped_after"]
 
 
-GOING_ON = "To train on nevertheless, repeat the command with callbacks.reward_guard.action=warn."
+GOING_ON = "To continue anyway, repeat the command with callbacks.reward_guard.action=warn."
 ADVICE = (
-    "Look at samples from before and after. If the fall is real, start anew with a stronger pull to the base "
-    "model (loss.kl_weight), a lower optimizer.lr, or a reward that sees what fell."
+    "Look at samples from before and after. If the fall is real, start over with a stronger regularization "
+    "towards the base model (loss.kl_weight), a lower optimizer.lr, or a reward that measures what fell."
 )

@@ -91,7 +91,7 @@ class RoundCheckpoint(Checkpoint):
 
     def _ask_to_end(self, number: int, frame: FrameType | None) -> None:
         self._asked_to_end = True
-        log.warning("%s: stopping after this round; once more to stop now", signal.Signals(number).name)
+        log.warning("%s: stopping after this round; send it again to stop now", signal.Signals(number).name)
         self._restore_handlers()
 
     @override
@@ -136,7 +136,7 @@ class RoundCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back and say where to go on from."""
+        """Restore the signal handlers and log the last checkpoint."""
         self._restore_handlers()
         saved = list_checkpoints(self.folder)
         log.error(

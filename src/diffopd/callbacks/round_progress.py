@@ -142,7 +142,7 @@ class RoundProgress(Callback):
         return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def _print(self, line: str) -> None:
-        print(line, file=self._console.file, flush=True)  # as it is: rich would wrap and colour it
+        print(line, file=self._console.file, flush=True)  # as it is: rich would wrap and color it
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -27,7 +27,7 @@ class Throughput(Callback):
 
     With several processes also ``train/communication/bytes_per_update`` and ``transfers_per_update``: what
     one process hands over for its gradients to be averaged, counted where it is sent, over the steps that its
-    optimisers take. It keeps the current round's start and its numbers of samples and steps.
+    optimizers take. It keeps the current round's start and its numbers of samples and steps.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -40,7 +40,7 @@ class Throughput(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the optimisers' steps from here on."""
+        """Count the optimizers' steps from here on."""
 
         def note(*_: Any) -> None:
             self._num_updates += 1

@@ -28,7 +28,7 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
-    """A model that is distilled to few steps has its guidance in its weights."""
+    """A guidance-distilled model takes no guidance scale other than 1."""
     model = values.get("model")
     if not isinstance(model, Mapping) or model.get("step_distilled") is not True:
         return
@@ -43,8 +43,8 @@ def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
     for place, scale in given.items():
         if isinstance(scale, int | float) and scale != 1:
             yield (
-                f"{place}={scale:g}, but model.step_distilled=true: such a model has its guidance in its "
-                f"weights; set {place}=1, or load its base model with model.step_distilled=false"
+                f"{place}={scale:g}, but model.step_distilled=true: a guidance-distilled model takes no "
+                f"other scale; set {place}=1, or load its base model with model.step_distilled=false"
             )
 
 
@@ -160,7 +160,7 @@ def _updates(values: Mapping[str, Any]) -> Iterator[str]:
     if phase.get("round") == "fused" and phase.get("updates_per_round") not in (1, None):
         yield (
             f"phase.updates_per_round={phase['updates_per_round']} needs phase.round=two_pass: a fused round "
-            "takes the loss while it rolls out, for one update"
+            "computes the loss during the rollout, for one update"
         )
 
 
@@ -223,7 +223,7 @@ def _routes(values: Mapping[str, Any], tasks: Sequence[str], teachers: Sequence[
         for teacher in entry if task in tasks else ():
             if teacher not in teachers:
                 yield (
-                    f"routing.weights.{task}.{teacher} is for a teacher that is not there; teacher.teachers "
+                    f"routing.weights.{task}.{teacher} names a teacher that does not exist; teacher.teachers "
                     f"has {', '.join(teachers)}"
                 )
 

@@ -27,7 +27,7 @@ def check_composed(config_name: str, overrides: Sequence[str], folder: Path, *, 
         The composed config.
 
     Raises:
-        ConfigError: If the command would be refused.
+        ConfigError: If the config of the command has an error.
     """
     try:
         cfg = compose(config_name, overrides=[*overrides, f"paths.run={quoted(str(folder))}"])

@@ -1,4 +1,4 @@
-"""A mistake in the configuration, told in the user's words."""
+"""A mistake in the configuration, described in the user's words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CALLED = re.compile(r"Error in call to target '([\w.]+)'")
 
 
 class ConfigError(ValueError):
-    """A configuration is refused; the message names config path, what came and what is allowed."""
+    """An error in a configuration; the message names config path, what came and what is allowed."""
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ KINDS: Mapping[str, Kind] = {
     "reward.rewards.*": Kind("a reward", needed=("__call__",)),
     "phase.held_out.*": Kind("a reward", needed=("__call__",)),
     "teacher": Kind("a set of teachers", needed=("check",)),
-    "regulariser": Kind("a regulariser", needed=("check",)),
+    "regulariser": Kind("a regularizer", needed=("check",)),
     "metric": Kind("a metric", "torchmetrics.metric.Metric"),
 }
 """Place of a config -> what stands there. A function of the user's own may stand for a class with methods."""

@@ -1,4 +1,4 @@
-"""Hydra's refusals of a command line, in the user's words."""
+"""Hydra's errors for a command line, in the user's words."""
 
 from __future__ import annotations
 

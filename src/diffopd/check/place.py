@@ -130,8 +130,8 @@ def _card(setting: str, path: str, guidance: str) -> Iterator[str]:
     place = Path(resolve_path(path))
     if place.exists() and not (place / CARD).is_file():
         yield (
-            f"{setting}={path}: {place} holds no {CARD}, which states a teacher's task and guidance; say the "
-            f"guidance it was trained for in {guidance}, as in {guidance}=4.5 (1 = none)"
+            f"{setting}={path}: {place} holds no {CARD}, the metadata with a teacher's task and guidance; "
+            f"set {guidance} to the guidance it was trained for, as in {guidance}=4.5 (1 = CFG off)"
         )
 
 
@@ -155,8 +155,8 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
     for name, scale in scales.items():
         if cfg.model.get("step_distilled") and scale != 1:
             raise ConfigError(
-                f"teacher {name} is asked at guidance {scale:g}, but model.step_distilled=true: such a model "
-                f"has its guidance in its weights; set teacher.teachers.{name}.guidance_scale=1"
+                f"teacher {name} is asked at guidance {scale:g}, but model.step_distilled=true: a "
+                f"guidance-distilled model takes no other scale; set teacher.teachers.{name}.guidance_scale=1"
             )
     try:
         if isinstance(parts.get("adapter"), LoRA):  # whole weights start as the base model, which fits

@@ -30,7 +30,7 @@ def check_prompts(tasks: Any, paths: Any, reward: Any) -> None:
         reward: The reward; one without a method ``check_prompt`` takes any prompt. None = there is none.
 
     Raises:
-        ConfigError: The first line of each task that the reward refuses, and how many more.
+        ConfigError: With the first line of each task that the reward cannot score, and how many more.
     """
     if reward is None or not tasks:
         return

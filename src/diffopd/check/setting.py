@@ -214,7 +214,7 @@ def _target_problems(path: str, node: Mapping[str, Any], target: Target | None) 
         if reason := why_absent(name):
             yield f"{path}._target_={name}: {reason}"
         return
-    later = {"params"} if node.get("_partial_") else set()  # an optimiser gets its parameters from the phase
+    later = {"params"} if node.get("_partial_") else set()  # an optimizer gets its parameters from the phase
     for key in sorted(later & set(node)):
         yield f"{path}.{key} is not a setting: the phase gives it"
     beside = BESIDE_TARGET.get(path, ())

@@ -17,7 +17,7 @@ def signal_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
     An advantage is a reward less the mean of those it is compared with: the samples of its prompt, or, where
     every prompt has one sample, those of its task. A phase that compares is known by what it trains on, so
-    this holds for all of them. A mixture that standardises its parts compares the samples of a prompt in
+    this holds for all of them. A mixture that standardizes its parts compares the samples of a prompt in
     any phase, and fails where there is one.
     """
     phase = values.get("phase")
@@ -50,7 +50,7 @@ def signal_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _compares_in_groups(reward: Any, place: str, task: str) -> str | None:
-    """Config path of the mixture that standardises among a prompt's samples in a task's reward, if any."""
+    """Config path of the mixture that standardizes among a prompt's samples in a task's reward, if any."""
     if not isinstance(reward, Mapping):
         return None
     if reward.get("normalize") == "per_group":

@@ -1,7 +1,7 @@
 """What the target of a config node takes, read from its source without importing it.
 
 Importing a phase brings Lightning and diffusers along, which takes longer than a user wants to wait for the
-news of a misspelt key. The source says the same: names, defaults and annotations.
+news of a misspelled key. The source says the same: names, defaults and annotations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ends that are no fault of the program: what to tell of them, and that none of them looks like success."""
+"""Ends that are no fault of the program: their messages, and that none of them looks like success."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, NoReturn
 from diffopd.host.signals import Ended
 
 SURROUNDINGS = {
-    errno.EFBIG: "no file may grow so large here (see ulimit -f)",
-    errno.EROFS: "the file system can only be read",
-    errno.ESTALE: "the file system has gone away",
-    errno.EIO: "the device fails",
+    errno.EFBIG: "the file would exceed the size limit (see ulimit -f)",
+    errno.EROFS: "the file system is read-only",
+    errno.ESTALE: "the file system is no longer available",
+    errno.EIO: "the device failed",
     errno.EMFILE: "too many files are open (see ulimit -n)",
     errno.ENFILE: "too many files are open on this machine",
 }
-"""Errors of files that a run's surroundings cause -> what to tell."""
+"""Errors of files with a cause outside the run -> the message."""
 _AS_SAFETENSORS_SAYS = {errno.EFBIG: "File too large", errno.EROFS: "Read-only file system"}
 
 
@@ -66,7 +66,7 @@ def no_end_from_outside(code: int) -> Iterator[None]:
 
 
 def why_stopped(error: Exception) -> str | None:
-    """What to tell of an error that is no fault of the program, or None."""
+    """The message for an error that is no fault of the program, or None."""
     # These bring torch, which is there when anything was trained or written.
     from diffopd.files.atomic import is_full_disk
     from diffopd.non_finite.error import NonFiniteError

@@ -32,7 +32,7 @@ from diffopd.run.recorded import launched_by, typed
 REFUSED = 2
 """Exit code of a configuration that is not allowed."""
 STOPPED = 1
-"""Exit code of a run that its surroundings stopped, such as a full disk."""
+"""Exit code of a run stopped by an outside cause, such as a full disk."""
 NO_FILES = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 """What keeps Hydra from writing: torchrun and SLURM start every process on one command line, one writes."""
 
@@ -52,7 +52,7 @@ def command(
 
     Args:
         config_name: The primary config in ``conf/``, without its ending.
-        arguments: Turns the command line into what Hydra reads; a ``ValueError`` is told as a config error.
+        arguments: Turns the command line into what Hydra reads; a ``ValueError`` is shown as a config error.
         short: What users write for a setting -> its name in the config; messages use what was written.
     """
 

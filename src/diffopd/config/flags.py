@@ -30,7 +30,7 @@ def check_flags(arguments: Sequence[str]) -> None:
         name = flag.lstrip("-").replace("-", "_")
         group = "+" if name == "experiment" else ""
         if flag in NOT_OFFERED:
-            raise ValueError(f"{flag} is not offered; from=<run folder> trains once more on a saved config")
+            raise ValueError(f"{flag} is not offered; from=<run folder> repeats a run from its saved config")
         raise ValueError(
             f"{flag} is not a flag; settings are written without dashes: {group}{name}={following or '...'} "
             f"(the flags are {', '.join(sorted(flag for flag in known if flag.startswith('--')))})"

@@ -1,4 +1,4 @@
-"""The config that a run saves in its folder, and a training once more from it (``from=<run folder>``)."""
+"""The config that a run saves in its folder, and the repetition of a run from it (``from=<run folder>``)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_config(file: Path) -> DictConfig:
             raise
         raise DamagedFileError(file, f"not YAML ({error})") from error
     if not isinstance(found, DictConfig) or not found:
-        raise DamagedFileError(file, "it is no mapping of settings")
+        raise DamagedFileError(file, "it is not a mapping of settings")
     return found
 
 
@@ -51,7 +51,7 @@ def from_arguments(arguments: Sequence[str]) -> list[str]:
     """Arguments for Hydra, with ``from=<run folder>`` turned into a primary config made of the saved one.
 
     Everything is as it was saved, except where things are written: that follows from ``paths``, ``name`` and
-    ``run_id`` as ever.
+    ``run_id`` as usual.
 
     Args:
         arguments: As on the command line. ``trust_config=true`` lets the saved config name any code.

@@ -73,4 +73,4 @@ def warn_of_unused_launcher(hydra: Any) -> None:
     """Say that a launcher is for sweeps, where a single run has one in its config."""
     launcher = hydra.launcher.get("_target_")
     if hydra.mode != RunMode.MULTIRUN and launcher != BASIC:
-        log.warning("the launcher %s is for sweeps: this is a single run, which goes without it", launcher)
+        log.warning("the launcher %s is for sweeps: this is a single run, which does not use it", launcher)

@@ -92,7 +92,7 @@ def check_trust(cfg: DictConfig, file: Path, *, setting: str, trusted: bool, par
     foreign = [line for path, value in _values(plain) for line in _foreign(path, value, part)]
     if foreign:
         raise ValueError(
-            f"{setting}: {file} names code that diffopd does not bring:\n"
+            f"{setting}: {file} names code that is not part of diffopd:\n"
             + "\n".join(f"  {line}" for line in foreign)
             + "\nBuilding this config would run that code. If you trust whoever wrote it, add "
             "trust_config=true"
@@ -103,7 +103,7 @@ def _foreign(path: str, value: Any, part: str | None) -> Iterator[str]:
     """What is wrong with one value, if anything."""
     if isinstance(value, str) and "${" in value:
         # A run saves values, never references, and a resolver may read the environment or make a node.
-        yield f"{path}={value}: a reference, where a run saves its value"
+        yield f"{path}={value}: a reference; a run saves values only"
     elif part is not None and not path.startswith(f"{part}."):
         return
     elif path.rpartition(".")[2] == "_target_":
@@ -111,7 +111,7 @@ def _foreign(path: str, value: Any, part: str | None) -> Iterator[str]:
             yield f"{path}={value}"
     elif path.rpartition(".")[2] == _TOKEN and value is not None and value not in _offered(_TOKEN):
         # The address that it is sent to is the config's, too.
-        yield f"{path}={value}: an environment variable whose content would be sent; conf/ names no such one"
+        yield f"{path}={value}: an environment variable that would be sent; it is not one of those in conf/"
 
 
 def offered_targets() -> frozenset[str]:

@@ -36,7 +36,7 @@ class PromptEntry:
 def read_prompts(path: str | PathLike[str], task: str, *, setting: str = "path") -> list[PromptEntry]:
     """Read a prompt file.
 
-    ``.txt`` holds one prompt a line. ``.jsonl`` holds one JSON object a line with the key ``prompt``; its
+    ``.txt`` holds one prompt per line. ``.jsonl`` holds one JSON object per line with the key ``prompt``; its
     other keys (GenEval's ``tag``, ``include``, ``exclude``) are kept as metadata. Blank lines are ignored.
 
     Args:
@@ -60,7 +60,7 @@ def read_prompts(path: str | PathLike[str], task: str, *, setting: str = "path")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: the file is not UTF-8 ({error}); save it as UTF-8") from error
     except OSError as error:
-        raise ValueError(f"{where}: the file cannot be read ({error.strerror}); may you read it?") from error
+        raise ValueError(f"{where}: cannot be read ({error.strerror}); check its permissions") from error
     # Files of a million lines are usual: one object per line, and its place is written for an error alone.
     as_text = file.suffix == ".txt"
     with _no_garbage():
@@ -70,7 +70,7 @@ def read_prompts(path: str | PathLike[str], task: str, *, setting: str = "path")
             if (text := line.strip())
         ]
     if not entries:
-        raise ValueError(f"{where}: {file} holds no prompts; give it one a line")
+        raise ValueError(f"{where}: {file} holds no prompts; write one per line")
     return entries
 
 
@@ -92,7 +92,7 @@ def _json_line(line: str, task: str, file: Path, number: int) -> PromptEntry:
     except (json.JSONDecodeError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON ({error})"
         raise ValueError(
-            f"{file}, line {number}: {why}; a .jsonl file holds one JSON object a line"
+            f"{file}, line {number}: {why}; a .jsonl file holds one JSON object per line"
         ) from error
     if not isinstance(record, dict):
         raise ValueError(

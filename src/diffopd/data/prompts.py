@@ -56,7 +56,7 @@ class PromptData(lightning.LightningDataModule):
 
         Args:
             seed: Of the order.
-            schedule: ``accumulate``: all tasks in every round; ``alternate``: one task a round, in turn.
+            schedule: ``accumulate``: all tasks in every round; ``alternate``: one task per round, in turn.
             tasks: task -> ``{path, prompts_per_round, group_size}``.
 
         Raises:
@@ -67,7 +67,7 @@ class PromptData(lightning.LightningDataModule):
         if schedule not in SCHEDULES:
             raise ValueError(
                 f"data.schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}; accumulate = all "
-                "tasks in every round, alternate = one task a round"
+                "tasks in every round, alternate = one task per round"
             )
         if not tasks:
             raise ValueError("data.tasks is empty; name at least one task, as in data=ocr")

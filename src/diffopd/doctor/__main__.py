@@ -1,4 +1,4 @@
-"""Look at a training before hours are spent: ``python -m diffopd.doctor +experiment=mopd_ode``."""
+"""Preflight check of a run: ``python -m diffopd.doctor +experiment=mopd_ode``."""
 
 from __future__ import annotations
 

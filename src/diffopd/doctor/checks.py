@@ -1,4 +1,4 @@
-"""What can be wrong with a training, found in its config, its teachers' cards and the disk."""
+"""What can be wrong with a run, found in its config, its teachers' metadata and the disk."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def share_findings(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "batch",
-            f"phase.micro_batch_size={size} does not divide the {rows} rows of a process, so the last "
+            f"phase.micro_batch_size={size} does not divide the {rows} samples of a process, so the last "
             f"micro-batch has {rows % size}; a divisor uses the device evenly",
         )
     elif plan.tasks:
-        yield Finding(Level.FINE, "batch", f"{rows} rows a process, {size or rows} in one forward")
+        yield Finding(Level.FINE, "batch", f"{rows} samples per process, {size or rows} in one forward")
 
 
 def group_findings(plan: Plan) -> Iterator[Finding]:
@@ -98,8 +98,8 @@ def group_findings(plan: Plan) -> Iterator[Finding]:
                 Level.FAILURE,
                 "group",
                 f"data.tasks.{task.task}.group_size={task.group_size}: without a second sample of its prompt "
-                "a sample is compared with those of other prompts, and easy prompts look like good images; "
-                "take at least 2, better 8 or more",
+                "a sample is compared with those of other prompts, so images of easy prompts look better; "
+                "use at least 2, better 8 or more",
             )
         else:
             yield Finding(Level.FINE, "group", f"{task.group_size} samples of each {task.task} prompt")
@@ -115,7 +115,7 @@ def average_findings(plan: Plan) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "average",
-            f"phase.ema.update_interval={ema['update_interval']}: the average does not move within the "
+            f"phase.ema.update_interval={ema['update_interval']}: the average is not updated within the "
             f"{updates} updates of this run, so the student itself is exported; train longer or set "
             "phase.ema.update_interval=1",
         )
@@ -129,7 +129,7 @@ def prompt_findings(plan: Plan) -> Iterator[Finding]:
                 Level.WARNING,
                 "prompts",
                 f"a round takes {task.prompts_per_round} prompts of {task.task}, its file has "
-                f"{len(task.texts)}, so some come twice in a round",
+                f"{len(task.texts)}, so some are used twice in a round",
             )
 
 
@@ -143,8 +143,8 @@ def length_findings(plan: Plan, phase: Any) -> Iterator[Finding]:
                 Level.WARNING,
                 "prompts",
                 f"{len(long)} of {len(task.texts)} prompts of {task.task} are longer than the "
-                f"{most_tokens(phase.model)} tokens that the encoder reads, so they are cut off; the first: "
-                f"{long[0]!r}",
+                f"{most_tokens(phase.model)} tokens that the encoder reads, so they are truncated; the "
+                f"first: {long[0]!r}",
             )
 
 
@@ -156,7 +156,7 @@ def teacher_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
         setting, path = f"teacher.teachers.{name}.path", str(entry["path"])
         place = find_card(path)
         if place is None:
-            yield Finding(Level.NOTE, f"teacher {name}", f"{path} has no card, so its scores are not known")
+            yield Finding(Level.NOTE, f"teacher {name}", f"{path} has no card.json, so no known scores")
             continue
         card = TeacherCard.load(place.parent, setting=setting)
         yield _compared(name, card, entry["guidance_scale"], values["model"]["path"])
@@ -166,7 +166,7 @@ def _compared(name: str, card: TeacherCard, asked_scale: float | None, model_pat
     """One teacher's best known score beside the base's."""
     about, scale = f"teacher {name}", card.guidance_scale
     if asked_scale is not None and asked_scale != scale:
-        text = f"asked at guidance {asked_scale:g}, its card's scores are at {scale:g}, so they say little"
+        text = f"used at guidance {asked_scale:g}, but its recorded scores are at {scale:g} and say little"
         return Finding(Level.NOTE, about, text)
     own = card.task.split("+")
     pairs: list[tuple[str, str, Estimate, Estimate]] = []
@@ -181,9 +181,8 @@ def _compared(name: str, card: TeacherCard, asked_scale: float | None, model_pat
         ]
     if not pairs:
         text = (
-            f"the cards of teacher and base share no score on {card.task} at guidance {scale:g} that was "
-            "measured alike; "
-            "python -m diffopd.evaluate gives both"
+            f"the card.json of teacher and base have no score on {card.task} at guidance {scale:g} that was "
+            "measured alike; python -m diffopd.evaluate computes both"
         )
         return Finding(Level.NOTE, about, text)
     benchmark, task, taught, base = min(pairs, key=lambda pair: (pair[2].mean - pair[3].mean, pair[0]))
@@ -192,7 +191,7 @@ def _compared(name: str, card: TeacherCard, asked_scale: float | None, model_pat
         text = f"does not beat the base on its own task: {shown}; there is nothing to learn from it"
         return Finding(Level.WARNING, about, text)
     if taught.low is None and base.high is None:
-        return Finding(Level.NOTE, about, f"{shown}; how far prompts differ is not known, they are too few")
+        return Finding(Level.NOTE, about, f"{shown}; there are too few prompts for an interval")
     if (taught.mean if taught.low is None else taught.low) <= (base.mean if base.high is None else base.high):
         return Finding(Level.NOTE, about, f"{shown}; the 95 % intervals overlap")
     return Finding(Level.FINE, about, shown)
@@ -206,8 +205,8 @@ def folder_finding(folder: str) -> Finding:
 
 
 _LESS = {
-    "disk": "free some, choose another paths.root, or a smaller callbacks.round_checkpoint.keep_last",
-    "prompt cache": "free some, choose another model.prompt_cache or a shorter model.text_length",
+    "disk": "free some space, choose another paths.root, or a smaller callbacks.round_checkpoint.keep_last",
+    "prompt cache": "free some space, choose another model.prompt_cache or a shorter model.text_length",
 }
 
 

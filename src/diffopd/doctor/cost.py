@@ -1,6 +1,6 @@
 """What a training makes and asks for: images, reward calls, updates. Counted as the phases log it.
 
-A phase of one's own is not known here; its counts are then left out.
+Your own phase is not known here; its counts are then left out.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Cost:
         images: Samples made for training (``train/cost/images``).
         reward_calls: Images given to the reward (``train/cost/reward_calls``).
         held_out_calls: Images given to rewards that are only logged.
-        updates: Optimiser steps of what is trained.
-        fake_updates: Optimiser steps of a fake score.
+        updates: Optimizer steps of what is trained.
+        fake_updates: Optimizer steps of a fake score.
     """
 
     images: int = 0

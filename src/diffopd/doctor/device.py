@@ -1,4 +1,4 @@
-"""Where a training would run, as far as this machine tells before anything is built."""
+"""The device of a run, as far as this machine shows before anything is built."""
 
 from __future__ import annotations
 

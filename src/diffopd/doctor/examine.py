@@ -22,14 +22,14 @@ from diffopd.doctor.scorers import configured_scorers, scorer_findings
 
 
 def examine(cfg: DictConfig, console: Console | None = None) -> int:
-    """Print the plan of a training, what a few real rounds say it will take, and what is wrong with it.
+    """Print the plan of a run, a prediction from a few real rounds, and the problems found.
 
     Args:
         cfg: The composed config, checked.
         console: Where to write; standard output when None.
 
     Returns:
-        Exit code: 0 nothing to object to, 1 warnings, 2 the training would fail.
+        Exit code: 0 no problem found, 1 warnings, 2 the run would fail.
 
     Raises:
         ConfigError: If a prompt file, a card or an image cannot be read.
@@ -57,11 +57,10 @@ def _tried(cfg: DictConfig, plan: Plan, console: Console) -> Iterator[Finding]:
         yield from _measured(cfg, plan, pairs, console)
     except torch.OutOfMemoryError as error:
         text = (
-            f"a round does not fit into the GPU's memory ({_first_line(error)}); set phase.micro_batch_size"
+            f"a round does not fit into the GPU's memory ({_first_line(error)}); set a smaller "
+            "phase.micro_batch_size"
         )
-        yield Finding(
-            Level.FAILURE, "memory", f"{text} or a smaller one, or model.gradient_checkpointing=true"
-        )
+        yield Finding(Level.FAILURE, "memory", f"{text}, or model.gradient_checkpointing=true")
     except Exception as error:  # what stops a round would stop the training
         if cfg.debug:
             raise

@@ -18,9 +18,9 @@ class Level(enum.IntEnum):
     NOTE = 1
     """Worth knowing; nothing to change."""
     WARNING = 2
-    """The training would run, and perhaps in vain."""
+    """The run would work, but perhaps without a useful result."""
     FAILURE = 3
-    """The training would stop."""
+    """The run would fail."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Finding:
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """0: nothing to object to; 1: warnings; 2: the training would fail."""
+    """0: no problem found; 1: warnings; 2: the run would fail."""
     worst = max((finding.level for finding in findings), default=Level.FINE)
     return {Level.WARNING: 1, Level.FAILURE: 2}.get(worst, 0)
 

@@ -50,6 +50,6 @@ def last_step_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "steps",
-            f"sampler.noise_level={sampler.noise_level:g} leaves its noise in the pictures, as {end}; choose "
+            f"sampler.noise_level={sampler.noise_level:g} leaves noise in the pictures, as {end}; choose "
             "sampler=cps or sampler=ddim, or keep noise to the first steps with phase.noise_window.size=3",
         )

@@ -1,4 +1,4 @@
-"""A few real rounds of a training in a folder that is thrown away."""
+"""A few real rounds of a run in a temporary folder."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ def own_teacher_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "teacher",
-            f"adapter.start={start} is the only teacher, asked at the student's own guidance {scale:g}: the "
-            "student starts where it should arrive, so its loss and gradient are 0; start from another "
-            "adapter, or ask the teacher at another guidance with teacher.teachers.<name>.guidance_scale=...",
+            f"adapter.start={start} is the only teacher, used at the student's own guidance {scale:g}: the "
+            "student starts as its own target, so its loss and gradient are 0; start from another adapter, "
+            "or use the teacher at another guidance with teacher.teachers.<name>.guidance_scale=...",
         )
 
 

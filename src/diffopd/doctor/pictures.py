@@ -58,15 +58,15 @@ def _reader_findings(path: str, node: Mapping[str, Any], side: int) -> Iterator[
         yield Finding(
             Level.WARNING,
             "pictures",
-            f"{path}.detect=false takes a whole picture of {side} pixels for one line of text and misreads "
-            f"it; set {path}.detect=true {path}.upscale=1",
+            f"{path}.detect=false reads a whole picture of {side} pixels as one line of text, which fails; "
+            f"set {path}.detect=true {path}.upscale=1",
         )
     elif side <= LARGEST_DRAWING and (finds or side * upscale < 64):
         yield Finding(
             Level.WARNING,
             "pictures",
-            f"{path}.detect={str(finds).lower()} and upscale={upscale} read little in pictures of {side} "
-            f"pixels; set {path}.detect=false {path}.upscale=2",
+            f"{path}.detect={str(finds).lower()} and upscale={upscale} can read little text in pictures of "
+            f"{side} pixels; set {path}.detect=false {path}.upscale=2",
         )
 
 

@@ -1,4 +1,4 @@
-"""What a training is going to do, as its config says it; nothing is loaded."""
+"""What a run will do according to its config; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -116,11 +116,11 @@ class Plan:
         if phase_takes(values, "teacher"):
             for name, entry in values["teacher"]["teachers"].items():
                 scale = entry["guidance_scale"]
-                guidance = "its card's guidance" if scale is None else f"guidance {scale:g}"
+                guidance = "the guidance in its card.json" if scale is None else f"guidance {scale:g}"
                 yield f"teacher {name}", f"{entry['path']}, {guidance}"
         for task in self.tasks:
-            number = f"{len(task.texts):,} prompts, {task.prompts_per_round} a round"
-            yield f"task {task.task}", f"{number}, {task.group_size} of each"
+            number = f"{len(task.texts):,} prompts, {task.prompts_per_round} per round"
+            yield f"task {task.task}", f"{number}, group size {task.group_size}"
         if phase_takes(values, "reward"):
             yield "reward", ", ".join(_reward_names(values))
         if phase_takes(values, "sampler"):
@@ -140,7 +140,9 @@ class Plan:
                     yield field.name.replace("_", " "), f"{number:,}"
         if keeping := values["callbacks"].get("round_checkpoint"):
             every, for_good = keeping["every_n_rounds"], keeping["keep_every_n_rounds"]
-            kept = f"{keeping['keep_last']} kept" + (f", and every {for_good} for good" if for_good else "")
+            kept = f"{keeping['keep_last']} kept" + (
+                f"; every {for_good} rounds permanently" if for_good else ""
+            )
             yield "checkpoints", f"every {every} rounds, {kept}"
 
 
@@ -165,4 +167,4 @@ def _reward_names(values: Mapping[str, Any]) -> Iterator[str]:
         label = str(node.get("_target_", "")).rpartition(".")[2]
         yield f"{name}: {label}" if name else label
     for name in values["phase"].get("held_out") or ():
-        yield f"{name} (held out)"
+        yield f"{name} (not trained on)"

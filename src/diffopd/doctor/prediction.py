@@ -1,4 +1,4 @@
-"""What a training will take, from a few measured rounds: time, memory, disk, and what dominates each."""
+"""Time, memory and disk that a run will take, from a few measured rounds, and what dominates each."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class Prediction:
         """The prediction for a terminal."""
         title = "prediction, without the report at the end"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for name in ("", "in all", "of which"):
-            table.add_column(name, no_wrap=name != "of which")
+        for name in ("", "total", "parts"):
+            table.add_column(name, no_wrap=name != "parts")
         for name, total, parts in self._rows():
             table.add_row(name, total, parts)
         return table
@@ -94,7 +94,7 @@ class Prediction:
     def _rows(self) -> Iterator[tuple[str, str, str]]:
         yield "time", duration(sum(self.seconds.values())), _shares(self.seconds)
         where = "GPU memory" if self.on_gpu else "memory"
-        yield f"{where} of a process", f"{sum(self.memory.values()) / GIB:.2f} GiB", _shares(self.memory)
+        yield f"{where} per process", f"{sum(self.memory.values()) / GIB:.2f} GiB", _shares(self.memory)
         yield "disk", f"{sum(self.disk.values()) / MIB:.1f} MiB", _shares(self.disk)
         if self.filling.num_prompts:
             size, number = self.filling.bytes, self.filling.num_prompts
@@ -109,10 +109,10 @@ class Prediction:
         name, largest = next(iter(self.seconds.items()))
         share = largest / max(sum(self.seconds.values()), 1e-9)
         if share > 0.5 and name in REMEDIES:
-            yield Finding(Level.NOTE, "time", f"{share:.0%} goes to {name}; less with {REMEDIES[name]}")
+            yield Finding(Level.NOTE, "time", f"{name} takes {share:.0%}; to reduce it: {REMEDIES[name]}")
         needed, present = self.memory_needed / GIB, self.memory_present / GIB
         shown = f"{needed:.2f} GiB of {present:.2f} GiB at the peak of the measured rounds"
-        advice = "; set phase.micro_batch_size or a smaller one, or model.gradient_checkpointing=true"
+        advice = "; set a smaller phase.micro_batch_size, or model.gradient_checkpointing=true"
         if needed > present:
             yield Finding(Level.FAILURE, "memory", shown + advice)
         elif needed > TIGHT * present:

@@ -54,7 +54,7 @@ def cache_filling(
     if not missing:
         return CacheFilling()
     sample = missing[:SAMPLE]
-    say(f"encoding {len(sample)} of the {len(missing):,} prompts that the prompt cache is going to hold")
+    say(f"encoding {len(sample)} of the {len(missing):,} prompts that the prompt cache will hold")
     start = now()
     model.encode_ahead(sample, 0, 1)
     seconds = now() - start

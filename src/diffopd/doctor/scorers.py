@@ -65,7 +65,7 @@ def scorer_findings(
     """
     names = {scorer.name for scorer in scorers}
     if unknown := sorted(set(pairs) - names):
-        raise ValueError(f"scorer_pairs has {unknown}; the training's scorers are {sorted(names)}")
+        raise ValueError(f"scorer_pairs has {unknown}; the run's scorers are {sorted(names)}")
     for scorer in scorers:
         given = pairs.get(scorer.name)
         pair = None if given is None else read_pair(given, scorer.name)

@@ -24,7 +24,7 @@ def length_of_run_findings(plan: Plan) -> Iterator[Finding]:
             yield Finding(
                 Level.WARNING,
                 "rounds",
-                f"{setting}: {what}, which takes {needed} rounds, and trainer.max_epochs={plan.rounds}; "
+                f"{setting}: {what}, after {needed} rounds, but trainer.max_epochs={plan.rounds}; "
                 "train longer or set a smaller number",
             )
 

@@ -68,7 +68,7 @@ def _run_side_by_side(cfg: DictConfig) -> None:
         run_processes(_process, cfg.devices, OmegaConf.to_container(cfg, resolve=True))
     except ProcessEndedError as error:
         if error.code == INTERRUPTED or -error.code in REQUESTS_TO_END:
-            interrupted("one of the processes was asked to end")
+            interrupted("one of the processes was stopped by a signal")
         if error.code in (REFUSED, STOPPED):  # with a message
             raise Ended(error.code) from error
         raise

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: what it is of, whether it is finished, and what is there to go on from."""
+"""The folder of an evaluation: its settings, whether it is finished, and what it can be resumed from."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class EvaluationFolder:
 
     @property
     def progress(self) -> Path:
-        """What is needed to go on; gone when the evaluation is finished."""
+        """What is needed to resume; removed when the evaluation is finished."""
         return self.path / "progress"
 
     @property
@@ -70,13 +70,13 @@ class EvaluationFolder:
         return FolderRecords(self.progress / "records")
 
     def remove_progress(self) -> None:
-        """Forget what nobody needs who has the results."""
+        """Remove what is not needed once there are results."""
         shutil.rmtree(self.progress, ignore_errors=True)
 
     def open(self, cfg: DictConfig, made_from: Mapping[str, Any]) -> bool:
-        """Prepare the folder for an evaluation, or for going on with it.
+        """Prepare the folder for an evaluation, or for resuming it.
 
-        With ``resume=auto`` an evaluation of the same settings and weights that is in the folder is gone on
+        With ``resume=auto`` an evaluation of the same settings and weights that is in the folder is resumed
         with. With ``resume=never`` what the folder holds is moved to ``previous_1``, ``previous_2``, ...
 
         Args:
@@ -103,8 +103,8 @@ class EvaluationFolder:
                 raise ValueError(
                     f"{self.path} holds an evaluation of something else:\n"
                     + "\n".join(changed)
-                    + "\nGive this one its own folder with run_id=..., or start anew with resume=never (the "
-                    "old files are kept aside)"
+                    + "\nGive this one its own folder with run_id=..., or start over with resume=never (the "
+                    "old files are kept in previous_<n>)"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         write_config(cfg, self.path)

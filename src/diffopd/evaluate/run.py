@@ -116,7 +116,7 @@ def _finish(
 
 def _show_finished(folder: EvaluationFolder, console: Console) -> None:
     folder.remove_progress()
-    print("this was evaluated before; resume=never does it anew, keeping the old aside")
+    print("already evaluated; resume=never evaluates again and keeps the old files in previous_<n>")
     _show(EvaluationResult.load(folder.results), folder, console)
 
 

@@ -50,7 +50,7 @@ def disagreements(ours: Conditions, theirs: Conditions) -> list[str]:
         theirs: Of the other.
     """
     if not ours or not theirs:
-        return ["the conditions of one of them are not recorded"] if ours or theirs else []
+        return ["how one of them was measured is not recorded"] if ours or theirs else []
     return [
         f"{name}: {ours.get(name, 'unknown')} and {theirs.get(name, 'unknown')}"
         for name in sorted({*ours, *theirs})

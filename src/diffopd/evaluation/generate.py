@@ -55,7 +55,7 @@ def generate_batches(
         model: The backbone with its adapters.
         prompts: What to draw.
         sampler: Its own guidance scale is not used.
-        guidance_scale: One for all or one per prompt; 1 = none.
+        guidance_scale: One for all or one per prompt; 1 = CFG off.
         adapters: One for all, one per prompt, or None for the backbone.
         seed: Of start noise and of the fresh noise of stochastic steps.
         batch_size: Images made together.

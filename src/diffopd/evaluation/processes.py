@@ -51,7 +51,7 @@ class Processes:
     def told_by_first(self, find: Callable[[], T]) -> T:
         """What ``find`` gives in the first process; it is called there alone.
 
-        If it raises, the other processes end in silence: the first one has told why.
+        If it raises, the other processes end silently: the first one has printed the reason.
         """
         if self.count == 1:
             return find()
@@ -87,8 +87,8 @@ def check_devices(devices: int, device: str) -> None:
         return
     if started_by_torchrun():
         raise ValueError(
-            f"devices={devices} starts processes of its own, and torchrun has started some already; leave it "
-            "at devices=1 and say torchrun --nproc-per-node=... alone"
+            f"devices={devices} starts its own processes, but torchrun has already started some; leave "
+            "devices=1 and set torchrun --nproc-per-node=... only"
         )
     if device not in ("auto", "cuda", "cpu"):
         raise ValueError(
@@ -142,7 +142,7 @@ def _joined(processes: Processes, meeting: dict[str, Any]) -> Iterator[Processes
 
 
 class ProcessEndedError(RuntimeError):
-    """One of the processes ended with an error, which it has told already.
+    """One of the processes ended with an error, which it has printed already.
 
     Args:
         rank: Which.

@@ -115,7 +115,7 @@ def _read_file(file: Path) -> tuple[tuple[int, ...], Mapping[str, Kept]]:
         tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}
         digest = (opened.metadata() or {}).get(_DIGEST)
     if digest != _digest(tensors):
-        raise ValueError("its check sum is wrong")
+        raise ValueError("its checksum is wrong")
     rows: dict[str, dict[str, Tensor]] = {}
     for key in tensors.keys() - {_INDICES}:
         metric, _, name = key.partition(":")

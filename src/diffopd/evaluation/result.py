@@ -45,7 +45,7 @@ class TaskResult:
     def of(
         scores: Tensor, strata: Tensor, tag_names: Sequence[str], parts: Mapping[str, float], prompts: Prompts
     ) -> TaskResult:
-        """Summarise scores, given in the order of ``prompts``."""
+        """Summarize scores, given in the order of ``prompts``."""
         groups = torch.tensor(prompts.groups)
         tags = {}
         for number in strata.unique().tolist() if tag_names else []:
@@ -131,7 +131,7 @@ class EvaluationResult:
             )
         if unlike := [line for line in self.differences(other) if line.startswith(f"{task},")]:
             raise ValueError(
-                f"the two results do not compare: {'; '.join(unlike)}; evaluate both with one config"
+                f"the two results are not comparable: {'; '.join(unlike)}; evaluate both with one config"
             )
         groups, strata = torch.tensor(ours.groups), torch.tensor(ours.strata)
         first, labels = _per_prompt(torch.tensor(ours.scores).double(), groups, strata)

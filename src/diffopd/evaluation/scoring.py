@@ -149,7 +149,7 @@ def result_of(
     Args:
         benchmark: What was measured; its metrics are reset.
         records: Of all its images.
-        adapter: Name or path of the adapter, to be told in the result.
+        adapter: Name or path of the adapter, for the result.
         guidance_scale: Of the images.
         conditions: By :func:`~diffopd.evaluation.conditions_of`, kept with the scores.
 

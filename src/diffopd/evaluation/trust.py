@@ -97,7 +97,7 @@ def check_scorer(
         return
     scorer = f"{path} ({name_of(reward)})"
     if pair is None:
-        why = getattr(reward, "why_no_pair", "it knows no pair of a better and a worse image")
+        why = getattr(reward, "why_no_pair", "it has no pair of a good and a bad image")
         hint = f"; give it a pair with '+{pairs}={_EXAMPLE}'" if pairs else ""
         yield f"{scorer}: not checked, as {why}{hint}"
         return
@@ -107,11 +107,10 @@ def check_scorer(
     )
     if not better > worse:
         raise UntrustedError(
-            f"{scorer} gives {better:.4g} to an image known to be better for {pair.prompt.texts[0]!r}, and "
-            f"{worse:.4g} to one known to be worse, so it cannot be trusted; check its weights and "
-            f"settings{otherwise}"
+            f"{scorer} gives {better:.4g} to a good image for {pair.prompt.texts[0]!r}, and {worse:.4g} to a "
+            f"bad one, so it cannot be trusted; check its weights and settings{otherwise}"
         )
-    yield f"{scorer}: {better:.4g} for a better image, {worse:.4g} for a worse one"
+    yield f"{scorer}: check passed, {better:.4g} for a good image, {worse:.4g} for a bad one"
 
 
 def _known_pair(reward: Reward, side: int | None) -> KnownPair | None:

@@ -71,11 +71,11 @@ def model_card(source: Source, facts: CardFacts) -> str:
     )
     parts.append(
         _section(
-            "Licence",
+            "License",
             f"These weights derive from `{name}`"
             + (" and from the teachers above" if teachers else "")
-            + ". Their licences hold for them, too; read these before sharing or selling anything made with "
-            "them, and state yours here.",
+            + ". Those licenses also apply to them; read them before sharing or selling anything made with "
+            "these weights, and state yours here.",
         )
     )
     if source.settings:
@@ -115,7 +115,7 @@ def _sampling(source: Source) -> str:
     if guidance is None and source.card is not None:
         guidance = TeacherCard.load(source.card.parent).guidance_scale
     if guidance is not None:
-        lines.append(f"`guidance_scale={guidance:g}` in training (1 = none)")
+        lines.append(f"`guidance_scale={guidance:g}` in training (1 = CFG off)")
     return "Settings it was trained with: " + ", ".join(lines) + "."
 
 
@@ -128,9 +128,9 @@ def _teachers(source: Source) -> str:
             files = find_place(entry["path"], setting=f"teacher.teachers.{task}.path").weights
             digest = ", ".join(f"`{sha256_of(file)}`" for file in files)
         except (ValueError, OSError):
-            digest = "not there any more when this was exported"
+            digest = "no longer there when this was exported"
         scale = entry["guidance_scale"]
-        asked = "as its card says" if scale is None else f"{scale:g}"
+        asked = "as in its card.json" if scale is None else f"{scale:g}"
         rows.append(f"| {task} | `{_short(str(entry['path']))}` | {asked} | {digest} |")
     header = "| Task | Weights | Guidance | SHA-256 |\n|---|---|---|---|\n"
     return header + "\n".join(rows) if rows else ""

@@ -40,7 +40,7 @@ class Source:
 def read_source(cfg: DictConfig) -> Source:
     """The source that ``run`` or ``adapter_path`` names.
 
-    Of a run, its ``config.yaml`` and ``adapter/`` are read, never a checkpoint: those hold the optimiser's
+    Of a run, its ``config.yaml`` and ``adapter/`` are read, never a checkpoint: those hold the optimizer's
     state, too, and may be gone.
 
     Raises:
@@ -60,12 +60,12 @@ def read_source(cfg: DictConfig) -> Source:
         return Source(adapter=cfg.adapter_path, model=cfg.model, card=find_card(cfg.adapter_path))
     run = expanded(cfg.run)
     if not (run / CONFIG).is_file():
-        raise ValueError(f"run={cfg.run}: {run.absolute()} holds no {CONFIG}; give the folder of a training")
+        raise ValueError(f"run={cfg.run}: {run.absolute()} holds no {CONFIG}; give the folder of a run")
     adapter = run / "adapter"
     if not adapter.is_dir():
         raise ValueError(
-            f"run={cfg.run} has no adapter folder yet, which a training writes when it ends; let it end (the "
-            "same command goes on from its checkpoint), or give adapter=..."
+            f"run={cfg.run} has no adapter folder yet, which a run writes when it ends; finish the run (the "
+            "same command resumes it), or give adapter=..."
         )
     settings = load_saved(run / CONFIG, setting=f"run={cfg.run}")
     # The model alone is built of it.

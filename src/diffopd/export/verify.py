@@ -110,5 +110,5 @@ def check_effect(effect: float, setting: str) -> None:
         raise ValueError(
             f"{setting}: this adapter changes no velocity at all, like one before its first update. Was it "
             "the average of a run with fewer updates than phase.ema.update_interval? Train longer, or export "
-            "the trained weights themselves: callbacks.adapter_export.adapter=student in the training"
+            "the trained weights themselves: set callbacks.adapter_export.adapter=student in the run"
         )

@@ -38,7 +38,7 @@ def check_target(to: Path) -> None:
         ValueError: If it does.
     """
     if to.is_file() or (to.is_dir() and any(to.iterdir())):
-        raise ValueError(f"to={to} is not empty; give a folder that is not there yet")
+        raise ValueError(f"to={to} is not empty; give a new folder")
 
 
 def export(

@@ -82,7 +82,7 @@ def end_without_launcher() -> None:
 
 
 def _end_with_launcher(number: int, frame: FrameType | None) -> None:
-    """Ask this process to end, once: Linux tells of the end of each thread of its parent."""
+    """Ask this process to end, once: Linux signals the end of each thread of its parent."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -56,20 +56,20 @@ def choose_num_threads(
                 "'auto' times one thread and all cores and keeps the faster"
             )
         torch.set_num_threads(setting)
-        log.info("torch threads: %d, as trainer.num_threads asks", setting)
+        log.info("torch threads: %d (trainer.num_threads)", setting)
         return setting
 
     candidates = sorted({1, cores or available_cores()})
     if len(candidates) == 1:
         torch.set_num_threads(1)
-        log.info("torch threads: 1, the only core")
+        log.info("torch threads: 1 (there is one core)")
         return 1
 
     seconds = _median_seconds(workload, candidates, num_repeats, clock)
     chosen = min(candidates, key=lambda n: (seconds[n], n))
     torch.set_num_threads(chosen)
-    timings = ", ".join(f"{n} took {seconds[n]:.3f} s" for n in candidates)
-    log.info("torch threads: %d (of the candidates, %s)", chosen, timings)
+    timings = ", ".join(f"{n}: {seconds[n]:.3f} s" for n in candidates)
+    log.info("torch threads: %d (measured: %s)", chosen, timings)
     return chosen
 
 

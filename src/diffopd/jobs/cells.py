@@ -1,4 +1,4 @@
-"""The trainings that ablation files ask for, each distinct one once."""
+"""The runs that ablation files ask for, each distinct one once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diffopd.config.saved import read_config
 from diffopd.jobs.launch import Job, training_command
 
 NAMES = ("name", "run_id", "paths", "resume", "if_finished", "debug", "logger")
-"""What does not make another training."""
+"""Settings that do not make another run."""
 
 
 SINGLE = "hydra.mode=RUN"
@@ -40,7 +40,7 @@ class Cell:
         seed: Its seed.
         overrides: Of ``diffopd.train``.
         folder: The training's, named by its config.
-        first: Names of the trainings that have to be done before.
+        first: Names of the runs that it depends on.
     """
 
     ablation: str
@@ -159,7 +159,7 @@ def jobs_of(cells: Sequence[Cell], first: Mapping[str, Sequence[str]], folder: P
 
     Args:
         cells: Of all ablations.
-        first: Overrides of the trainings that cells name as needed before.
+        first: Overrides of the runs that cells depend on.
         folder: Gets the logs of those.
     """
     needed = dict.fromkeys(name for cell in cells for name in cell.first)
@@ -191,7 +191,7 @@ def jobs_of(cells: Sequence[Cell], first: Mapping[str, Sequence[str]], folder: P
 
 
 def report_jobs(cells: Sequence[Cell], folder: Path) -> list[Job]:
-    """A page of every ablation that compares something, in order, and one of all trainings.
+    """A page of every ablation that compares something, in order, and one of all runs.
 
     Args:
         cells: Of all ablations.
@@ -215,7 +215,7 @@ def report_jobs(cells: Sequence[Cell], folder: Path) -> list[Job]:
 
 
 def _report(name: str, page: Sequence[Cell], folder: Path) -> list[str]:
-    """Its arguments; the trainings are done, and one that several files share has the name of one of them."""
+    """Its arguments; the runs are done, and one that several files share has the name of one of them."""
     labels = {
         str(read_config(cell.folder / "config.yaml").name): cell.label.removeprefix("variant=")
         for cell in page

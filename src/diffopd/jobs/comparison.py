@@ -86,7 +86,7 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
                 "or null for the base model"
             )
         if unknown := [teacher for teacher in row.teachers.values() if teacher not in cfg.rows]:
-            raise ValueError(f"rows.{name}.teachers names {', '.join(unknown)}, and there is no such row")
+            raise ValueError(f"rows.{name}.teachers names {', '.join(unknown)}, which is not among the rows")
         for seed in range(cfg.seeds if row.seeds is None else row.seeds):
             runs.append(
                 RowRun(
@@ -111,7 +111,7 @@ def _shared(cfg: DictConfig, command: str | None) -> list[str]:
 
 
 def check_rows(rows: Sequence[RowRun]) -> None:
-    """Refuse a row whose config cannot work, before any is trained; a cascade checks its own stages.
+    """Check the config of each row before any is trained; a cascade checks its own stages.
 
     Raises:
         ConfigError: With the row's name.
@@ -125,8 +125,8 @@ def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
     """For each row and seed a training, then for each whatever is not scored yet.
 
     What needs no training is scored first, so that an evaluation that cannot run is known before hours of
-    training. Other scores wait for their own training alone and come after all trainings: no process then
-    idles while the last of these, which are longer, goes on.
+    run. Other scores wait only for their own run and come after all runs: no process then
+    idles while the last of these, which are longer, continues.
     """
     trainings = [
         Job(
@@ -267,7 +267,7 @@ def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:
             if lines := result.differences(results[0]):
                 raise ValueError(
                     f"{place} and {places[0]} were scored with different settings: {'; '.join(lines)}. "
-                    "Delete the older folder and run the same command again, which scores it anew"
+                    "Delete the older folder and run the same command again to score it again"
                 )
 
 
@@ -285,7 +285,8 @@ def _cost(run: RowRun) -> Cost:
     finished = [(note.parent, read_finished(note.parent)) for note in _notes(run)]
     if lost := [folder for folder, note in finished if note is None]:
         raise ValueError(
-            f"{lost[0]} is not finished, as its {FINISHED} is gone or damaged; the same command finishes it"
+            f"{lost[0]} is not finished, as its {FINISHED} is missing or damaged; run the same command again "
+            "to finish it"
         )
     if silent := [folder for folder, note in finished if note is not None and not note.recipe]:
         raise ValueError(

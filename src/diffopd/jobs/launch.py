@@ -137,7 +137,7 @@ def run_jobs(
                     running[job.name] = _Running(job)
                 if waiting and not running:
                     missing = {job.name: sorted(set(job.needs) - done) for job in waiting}
-                    raise ValueError(f"these need what is never done: {missing}")
+                    raise ValueError(f"these jobs depend on jobs that do not exist: {missing}")
             if not running:
                 break
             watch([process.job for process in running.values()])

@@ -29,7 +29,7 @@ def finish(jobs: Sequence[Job], *, num_processes: int, seconds_per_line: float) 
         print(error, file=sys.stderr)
         raise Ended(error.code) from error
     if not done:
-        interrupted("asked to end")
+        interrupted("stopped by a signal")
 
 
 class ProgressLines:

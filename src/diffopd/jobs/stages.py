@@ -1,4 +1,4 @@
-"""The stages of a cascade: which trainings they are, and that each starts where the one before ended."""
+"""The stages of a cascade: their runs, and that each starts where the one before ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START = "start.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One training of a cascade.
+    """One run of a cascade.
 
     Attributes:
         name: Its name.
@@ -67,7 +67,7 @@ def read_stages(cfg: DictConfig, folder: Path) -> list[Stage]:
 
 
 def check_stage(stage: Stage) -> None:
-    """Refuse a stage whose config cannot work, before any stage is trained.
+    """Check the config of a stage before any stage is trained.
 
     Raises:
         ConfigError: With the stage's name.
@@ -86,7 +86,7 @@ def train_stage(stage: Stage, start: Path | None) -> bool:
         Whether it is finished; False if it was asked to end.
 
     Raises:
-        ValueError: If it was begun from another adapter than the one before it has now.
+        ValueError: If it started from another adapter than the one that the stage before has now.
     """
     arguments = stage.arguments
     if start is not None:
@@ -101,18 +101,18 @@ def _check_start(stage: Stage, start: Path) -> None:
     now, note = {"sha256": sha256_of(start / WEIGHTS)}, stage.folder / START
     if not stage.anew and note.is_file() and _noted(note) not in (now, None):
         raise ValueError(
-            f"stages.{stage.name} was begun in {stage.folder} from another adapter than {start} holds now: "
-            "an earlier stage has changed since. Give the cascade its own folder with run_id=..., or remove "
-            "this stage's folder and those after it"
+            f"stages.{stage.name} started in {stage.folder} from an adapter other than the one now in "
+            f"{start}: an earlier stage has changed since. Give the cascade its own folder with run_id=..., "
+            "or remove this stage's folder and those after it"
         )
     write_sealed_json(note, now)
 
 
 def _noted(note: Path) -> dict[str, str] | None:
-    """What a stage was begun from; None if the note is damaged."""
+    """What a stage started from; None if the note is damaged."""
     try:
         return read_sealed_json(note, ("sha256",))
     except DamagedFileError as error:
         # The run in the folder knows the fingerprint of the adapter that it started from, too.
-        log.warning("%s; it is written anew", error)
+        log.warning("%s; it is written again", error)
         return None

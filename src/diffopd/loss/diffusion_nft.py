@@ -108,7 +108,7 @@ class DiffusionNFT:
     """The DiffusionNFT loss with its settings.
 
     Attributes:
-        needs_noise: Whether a deterministic sampler is refused.
+        needs_noise: Whether a deterministic sampler is an error.
         supervision: What the loss learns from.
     """
 

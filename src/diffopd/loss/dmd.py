@@ -73,7 +73,7 @@ class DMD:
     """The DMD loss: distribution matching for the student, flow matching for the model of its distribution.
 
     Attributes:
-        needs_noise: Whether a deterministic sampler is refused.
+        needs_noise: Whether a deterministic sampler is an error.
         supervision: What the loss learns from.
     """
 

@@ -44,7 +44,7 @@ class FlowMatching:
     """The flow-matching loss for pretraining and fine-tuning on data.
 
     Attributes:
-        needs_noise: Whether a deterministic sampler is refused.
+        needs_noise: Whether a deterministic sampler is an error.
         supervision: What the loss learns from.
     """
 

@@ -1,4 +1,4 @@
-"""GRPO-Guard: a ratio centred on 1 at every step, and steps that weigh alike."""
+"""GRPO-Guard: a ratio centered on 1 at every step, and steps that weigh alike."""
 
 from __future__ import annotations
 

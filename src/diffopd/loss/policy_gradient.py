@@ -1,4 +1,4 @@
-"""What policy-gradient losses on transitions share: ratio, clip, pull to a reference."""
+"""What policy-gradient losses on transitions share: ratio, clip, KL to a reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diffopd.loss.velocity_matching import require_noise, velocity_gap
 from diffopd.types import LossTerm, Transition
 
 KL_VARIANCES = ("exact", "released")
-"""Which variance the pull to the reference divides by: the transition's, or one that lacks ``-dt``."""
+"""Which variance the KL to the reference divides by: the transition's, or one that lacks ``-dt``."""
 
 
 class Step(NamedTuple):
@@ -105,7 +105,7 @@ class PolicyGradient(ABC):
         clip_low: The ratio is clipped below 1 by this.
         clip_high: And above 1 by this.
         advantage_clip: Largest magnitude of an advantage.
-        kl_weight: Weight of the pull to the reference.
+        kl_weight: Weight of the KL to the reference.
         kl_variance: ``exact`` or ``released``, see :func:`reference_kl`.
     """
 

@@ -33,7 +33,7 @@ def check_positive(**settings: int | float) -> None:
 
 
 def check_kl_weight(kl_weight: int | float) -> None:
-    """Refuse a weight of the pull to the reference that is not a finite number of at least 0.
+    """Check that the weight of the KL to the reference is a finite number of at least 0.
 
     Raises:
         ValueError: If it is not.

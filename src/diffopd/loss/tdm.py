@@ -128,7 +128,7 @@ class TDM:
     """The TDM losses of the student and of the model of its distribution, with their settings.
 
     Attributes:
-        needs_noise: Whether a deterministic sampler is refused.
+        needs_noise: Whether a deterministic sampler is an error.
         supervision: What the loss learns from.
     """
 

@@ -100,7 +100,7 @@ def mean_weight(weights: Sequence[Float[Tensor, " batch"]]) -> float:
 
 
 def require_noise(student: Transition, loss: str) -> None:
-    """Refuse a transition without noise, between whose ends no KL divergence is finite.
+    """Check that a transition has noise; without, the KL divergence is infinite.
 
     Raises:
         ValueError: If the transition's standard deviation is 0.
@@ -118,7 +118,7 @@ class TransitionMatching(ABC):
 
     Attributes:
         name: How configs select the loss.
-        needs_noise: Whether a deterministic sampler, and a step without noise, is refused.
+        needs_noise: Whether a deterministic sampler, or a step without noise, is an error.
         supervision: What the loss learns from.
     """
 
@@ -162,7 +162,7 @@ class TransitionMatching(ABC):
 
     @abstractmethod
     def weight(self, student: Transition) -> Float[Tensor, " batch"]:
-        """Weight of each sample's squared velocity gap, before it is normalised."""
+        """Weight of each sample's squared velocity gap, before it is normalized."""
 
     def __call__(self, student: Transition, teacher_velocity: Tensor) -> LossTerm:
         """Loss per sample; gradients reach ``student.velocity`` alone.

@@ -113,7 +113,7 @@ class FrechetDistance(Metric):
 def picture_features(
     images: Float[Tensor, " batch 3 height width"], *, num_features: int, seed: int
 ) -> Float[Tensor, " batch feature"]:
-    """What a picture looks like in numbers, in float64: colours of 8 by 8 cells and their edges, projected.
+    """What a picture looks like in numbers, in float64: colors of 8 by 8 cells and their edges, projected.
 
     The picture is averaged to 32 by 32 pixels. Each of its 64 cells gives its mean RGB and the root mean
     squares of its horizontal and vertical differences (five numbers, 320 in all). A matrix of independent
@@ -121,7 +121,7 @@ def picture_features(
     """
     picture = adaptive_avg_pool2d(images.double(), _SIDE)
     across, down = (picture - picture.roll(1, axis) for axis in (3, 2))
-    across[..., 0], down[..., 0, :] = 0, 0  # no neighbour beyond the border
+    across[..., 0], down[..., 0, :] = 0, 0  # no neighbor beyond the border
     edges = [adaptive_avg_pool2d(d.square().mean(1, keepdim=True), _CELLS).sqrt() for d in (across, down)]
     cells = torch.cat([adaptive_avg_pool2d(picture, _CELLS), *edges], 1).flatten(1)
     generator = torch.Generator().manual_seed(seed)

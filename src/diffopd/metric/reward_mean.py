@@ -50,7 +50,7 @@ class RewardMean(Metric):
 
         Raises:
             RewardError: If an image cannot be scored.
-            ValueError: If a row has a tag, or the scores lack a part, that this metric was not told of.
+            ValueError: If a row has a tag, or the scores lack a part, that this metric does not know.
         """
         self._tag_numbers(prompts)
         given = isinstance(images, Scores)
@@ -66,7 +66,7 @@ class RewardMean(Metric):
 
         Raises:
             RewardError: If an image cannot be scored.
-            ValueError: If a row has a tag, or the scores lack a part, that this metric was not told of.
+            ValueError: If a row has a tag, or the scores lack a part, that this metric does not know.
         """
         kept = images if isinstance(images, Kept) else self.keep(images, prompts)
         columns = [kept.rows[name] for name in ("value", *self.parts)]

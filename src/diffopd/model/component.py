@@ -120,7 +120,7 @@ def _check_complete(model: nn.Module, info: dict[str, Any], where: str) -> None:
     odd = [name for name, parameter in model.named_parameters() if not parameter.is_floating_point()]
     if odd:
         raise ValueError(
-            f"{where}: tensor {odd[0]} is no floating-point number (a quantised model cannot be used, "
+            f"{where}: tensor {odd[0]} is not floating-point (a quantized model cannot be used, "
             "fetch the original one)"
         )
 

@@ -34,14 +34,14 @@ def check_guidance(
     embedded_guidance: int | float | None,
     step_distilled: bool,
 ) -> None:
-    """Refuse a strength of guidance that nothing takes, a missing one, and guidance of a distilled model.
+    """Check the guidance settings against the backbone's inputs and guidance distillation.
 
     Args:
         transformer: The backbone.
         path: Names the pipeline, for the message.
         guidance_scale: Of classifier-free guidance.
         embedded_guidance: Handed to a backbone that takes one; None for others.
-        step_distilled: The model has its guidance in its weights.
+        step_distilled: The model is guidance-distilled.
 
     Raises:
         ValueError: If they do not go together.
@@ -49,18 +49,18 @@ def check_guidance(
     takes_guidance = bool(transformer.config.get("guidance_embeds", False))
     if takes_guidance and embedded_guidance is None:
         raise ValueError(
-            f"model.embedded_guidance=null, but the backbone of {path} takes a strength of guidance as an "
-            "input; set model.embedded_guidance=3.5 or the like"
+            f"model.embedded_guidance=null, but the backbone of {path} takes a guidance scale as an input; "
+            "set model.embedded_guidance=3.5 or the like"
         )
     if not takes_guidance and embedded_guidance is not None:
         raise ValueError(
-            f"model.embedded_guidance={embedded_guidance}, but the backbone of {path} takes no strength of "
-            "guidance; set model.embedded_guidance=null"
+            f"model.embedded_guidance={embedded_guidance}, but the backbone of {path} takes no guidance "
+            "scale as an input; set model.embedded_guidance=null"
         )
     if step_distilled and guidance_scale != 1:
         raise ValueError(
-            f"model.guidance_scale={guidance_scale:g}, but model.step_distilled=true: such a model has its "
-            "guidance in its weights; set model.guidance_scale=1"
+            f"model.guidance_scale={guidance_scale:g}, but model.step_distilled=true: a guidance-distilled "
+            "model takes no other scale; set model.guidance_scale=1"
         )
 
 

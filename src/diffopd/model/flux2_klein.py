@@ -19,7 +19,7 @@ from diffopd.types import Conditioning
 class Flux2KleinModel(PipelineModel):
     """FLUX.2 [klein]: Qwen3 tokens; distilled to few steps without guidance, or a base model with it.
 
-    Its latents are whole patches: squares of 2 x 2 cells of the autoencoder, each channel normalised by the
+    Its latents are whole patches: squares of 2 x 2 cells of the autoencoder, each channel normalized by the
     statistics that the autoencoder carries.
     """
 
@@ -73,7 +73,7 @@ class Flux2KleinModel(PipelineModel):
         return tokens.transpose(1, 2).unflatten(2, (height, width))
 
     def to_vae(self, latents: Tensor) -> Tensor:
-        """Normalisation undone, patches taken apart."""
+        """Normalization undone, patches taken apart."""
         mean, std = self._statistics(latents)
         patches = latents * std + mean
         batch, channels, height, width = patches.shape
@@ -81,7 +81,7 @@ class Flux2KleinModel(PipelineModel):
         return cells.reshape(batch, channels // 4, 2 * height, 2 * width)
 
     def from_vae(self, raw: Tensor) -> Tensor:
-        """Cells brought together in patches, then normalised."""
+        """Cells brought together in patches, then normalized."""
         batch, channels, height, width = raw.shape
         cells = raw.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
         patches = cells.reshape(batch, 4 * channels, height // 2, width // 2)

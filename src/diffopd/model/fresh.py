@@ -82,7 +82,7 @@ def fresh_pipeline(
 
 
 def load_pipeline(*, path: str) -> Pipeline:
-    """Load a saved pipeline folder without T5, to go on training all of it."""
+    """Load a saved pipeline folder without T5, to continue training all of it."""
     index = Path(path) / "model_index.json"
     if not index.is_file():
         raise ValueError(f"pipeline.path must be a pipeline folder with a model_index.json, got {path!r}")

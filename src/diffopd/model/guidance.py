@@ -50,7 +50,7 @@ def guided_velocity(
     if getattr(model, "step_distilled", False):
         raise ValueError(
             f"a guidance scale of {scales[guided[0]]:g} is asked for, but model.step_distilled=true: this "
-            "model has its guidance in its weights; set guidance scales to 1, or load its base model with "
+            "model is guidance-distilled; set guidance scales to 1, or load its base model with "
             "model.step_distilled=false"
         )
 
@@ -99,7 +99,7 @@ def row_scales(scale: int | float | Sequence[int | float] | Tensor, batch: int) 
     scales = [float(value) for value in scale]
     if len(scales) != batch:
         raise ValueError(
-            f"got {len(scales)} guidance scales for {batch} rows; give one number or one per row"
+            f"got {len(scales)} guidance scales for {batch} samples; give one number or one per sample"
         )
     return scales
 
@@ -109,6 +109,6 @@ def _one_row_per_state(conditioning: Conditioning, batch: int) -> Conditioning:
         return conditioning
     if len(conditioning) != 1:
         raise ValueError(
-            f"unconditional must have one row or one per state ({batch}), it has {len(conditioning)}"
+            f"unconditional must have one entry or one per sample ({batch}), it has {len(conditioning)}"
         )
     return conditioning.expand(batch)

@@ -236,6 +236,6 @@ def read_transformer_config(path: str, revision: str | None = None) -> dict[str,
 def _not_found(path: str, error: Exception, setting: str = "model.path") -> ValueError:
     """Neither here nor on the hub: the folder that was looked for comes first, the hub's answer after it."""
     return ValueError(
-        f"{setting}={path}: there is no such folder ({Path(path).absolute()}), and the hub does not deliver "
-        f"a pipeline of that name: {' '.join(str(error).split())}"
+        f"{setting}={path}: there is no such folder ({Path(path).absolute()}), and the hub has no pipeline "
+        f"of that name that can be loaded: {' '.join(str(error).split())}"
     )

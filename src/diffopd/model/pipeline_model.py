@@ -44,8 +44,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         backbones: Whole transformers beside ``transformer``, for teachers that are no adapters.
         shift: Shift of the sigma grid, or the grid's rule.
         guidance_scale: Guidance at which the base model is used.
-        step_distilled: True if the model has its guidance in its weights and cannot be guided.
-        embedded_guidance: Strength of guidance that the backbone takes as an input, or None.
+        step_distilled: True if the model is guidance-distilled and takes no scale other than 1.
+        embedded_guidance: Guidance scale that the backbone takes as an input, or None.
         lora_modules: Ends of the names of the layers that adapters of this family go to.
         text_length: Longest prompt in tokens; a sampler elsewhere needs the same ``max_sequence_length``.
         image_size: Height and width in pixels.
@@ -88,9 +88,9 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             image_size: Height and width in pixels.
             text_length: Longest prompt in tokens.
             shift: What samplers lay their sigma grid out by; checked against the pipeline's scheduler.
-            guidance_scale: Guidance at which the base model is used; >= 1, 1 = none.
-            embedded_guidance: Strength of guidance handed to a backbone that takes one; None for others.
-            step_distilled: The model has its guidance in its weights: other guidance is refused.
+            guidance_scale: Guidance at which the base model is used; >= 1, 1 = CFG off.
+            embedded_guidance: Guidance scale for a backbone that takes it as an input; None for others.
+            step_distilled: The model is guidance-distilled: a scale other than 1 is an error.
             lora_modules: Ends of the names of the layers that adapters go to.
             dtype: Precision of the backbone: fp32, bf16 or fp16.
             text_dtype: Precision of the text encoders.
@@ -100,7 +100,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             compile: Compile the backbone's repeated blocks at their first call.
             vae_tiling: Decode large pictures in tiles.
             offload_text_encoders: Keep the text encoders on the CPU except while they encode.
-            prompt_cache: Folder of encoded prompts; offloads the text encoders, too. None = encode anew.
+            prompt_cache: Folder of encoded prompts; also offloads the text encoders. None = none.
             decode_batch_size: Most pictures in the autoencoder at once; None = all that are asked for.
 
         Raises:

@@ -45,8 +45,8 @@ class PromptCache:
 
     ``<folder>/<key>/`` has ``encoder.json``, which says what the key stands for, and files of encoded
     prompts that are only ever added: a file is whole or absent, its header lists its prompts, and no two
-    writers choose one name. So nothing has to be locked, and an interrupted filling goes on where it was.
-    Rows are read through memory maps and compared with a check sum at their first reading, the list of a
+    writers choose one name. So nothing has to be locked, and an interrupted filling resumes where it was.
+    Rows are read through memory maps and compared with a checksum at their first reading, the list of a
     file's prompts when it is opened. A file that is damaged is removed with a warning, and its prompts are
     encoded again. Zeros at the ends of token rows, such as those that CLIP's are padded with, are not stored.
 
@@ -78,7 +78,7 @@ class PromptCache:
                 raise
             raise ValueError(
                 f"model.prompt_cache={folder} cannot be used ({error}); name a folder that can be written, "
-                "or null to encode prompts anew in every run"
+                "or null to encode prompts again in every run"
             ) from error
 
     @staticmethod
@@ -229,7 +229,7 @@ class _File:
         mapped: The open file.
         index: For each row, its ``text``, its ``lengths``, the ``runs`` and ``columns`` of its tokens
             (:mod:`~diffopd.model.end_zeros`), and the ``checksum`` of the row as it was encoded.
-        checked: Rows that were compared with their check sum.
+        checked: Rows that were compared with their checksum.
     """
 
     path: Path
@@ -249,7 +249,7 @@ class _File:
         header = mapped.metadata() or {}
         text = header.get(_ROWS, "")
         if header.get(_DIGEST) != _digest(text):
-            raise ValueError("the check sum of its list of prompts is wrong")
+            raise ValueError("the checksum of its list of prompts is wrong")
         return _File(path, mapped, json.loads(text))
 
     @property
@@ -266,12 +266,12 @@ class _File:
         entry = self.index[row]
         names = [name for name in ("embeds", "pooled") if f"{row}.{name}" in self.mapped.keys()]
         if "embeds" not in names:
-            raise ValueError(f"row {row} is missing")
+            raise ValueError(f"prompt {row} is missing")
         parts = {name: self.mapped.get_tensor(f"{row}.{name}") for name in names}
         parts["embeds"] = with_end_zeros(parts["embeds"], entry["runs"], entry["columns"])
         if row not in self.checked:
             if _checksum(parts) != entry["checksum"]:
-                raise ValueError(f"the check sum of row {row} is wrong")
+                raise ValueError(f"the checksum of prompt {row} is wrong")
             self.checked.add(row)
         lengths = None if entry["lengths"] is None else tuple(entry["lengths"])
         pooled = parts["pooled"][None] if "pooled" in parts else None

@@ -71,12 +71,12 @@ class QwenImageModel(PackedModel):
         return unpack(guided * (wanted / found), height, width)
 
     def to_vae(self, latents: Tensor) -> Tensor:
-        """Normalisation undone; one frame."""
+        """Normalization undone; one frame."""
         mean, std = self._statistics(latents)
         return (latents * std + mean)[:, :, None]
 
     def from_vae(self, raw: Tensor) -> Tensor:
-        """The one frame, normalised."""
+        """The one frame, normalized."""
         latents = raw[:, :, 0]
         mean, std = self._statistics(latents)
         return (latents - mean) / std

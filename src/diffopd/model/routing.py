@@ -4,7 +4,7 @@ PEFT keeps activity in its layers, and choosing an adapter there also changes wh
 forward inside :meth:`AdapterRouter.route` computes the bare backbone, and a hook on each LoRA layer adds the
 low-rank part of each row's own adapter. Nothing in the layers changes, so there is nothing to restore.
 
-Compiled blocks must not depend on names: compiling anew for each choice of adapters would take minutes. There
+Compiled blocks must not depend on names: compiling for each choice of adapters would take minutes. There
 the low-rank parts of all adapters are computed side by side for every row, and a tensor of zeros and ones
 lets each row's own through.
 """
@@ -54,7 +54,7 @@ class Route:
             return Route(runs=((adapters or BASE, batch),), order=None)
         if len(adapters) != batch:
             raise ValueError(
-                f"adapters names {len(adapters)} rows, the batch has {batch}; give one name per row"
+                f"adapters has {len(adapters)} names, the batch has {batch} samples; give one name per sample"
             )
         names = list(adapters)
         if len(_runs(names)) > len(set(names)):
@@ -179,8 +179,8 @@ class AdapterRouter:
         sizes = [size for _, size in self._runs]
         if len(args[0]) != sum(sizes):
             raise ValueError(
-                f"a layer with an adapter sees {len(args[0])} rows where the batch has {sum(sizes)}: the "
-                "backbone has joined its rows there; take this layer out of adapter.target_modules"
+                f"a layer with an adapter sees {len(args[0])} samples where the batch has {sum(sizes)}: the "
+                "backbone has joined the samples there; take this layer out of adapter.target_modules"
             )
         rows = zip(self._runs, args[0].split(sizes), output.split(sizes), strict=True)
         parts = [_adapted(layer, name, inputs, base) for (name, _), inputs, base in rows]
@@ -201,7 +201,7 @@ class AdapterRouter:
 
 
 class _Reopened(contextlib.AbstractContextManager[None]):
-    """A context that may be entered any number of times, opened anew each time."""
+    """A context that may be entered any number of times, opened again each time."""
 
     def __init__(self, open_context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
         self._open = open_context

@@ -55,8 +55,8 @@ class SD3Model(PipelineModel):
         if self.text_encoder_3 is None and self.text_length and is_first_process():
             log.warning(
                 "model.path=%s has no T5 (text_encoder_3), so the %d tokens of model.text_length are zeros: "
-                "another model than one with T5, such as teachers may have been trained on. Fetch T5, or set "
-                "model.text_length=0",
+                "this is another model than the one with T5 that teachers may have been trained on. Fetch "
+                "T5, or set model.text_length=0",
                 self.path,
                 self.text_length,
             )

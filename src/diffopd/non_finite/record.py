@@ -100,7 +100,7 @@ class RoundRecord:
 
 
 def check_gradient(optimizer: torch.optim.Optimizer) -> None:
-    """Look at the gradient of all that an optimiser is about to step.
+    """Look at the gradient of all that an optimizer is about to step.
 
     Raises:
         NonFiniteError: If its norm is not finite.

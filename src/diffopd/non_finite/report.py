@@ -51,7 +51,7 @@ class Report:
     def __str__(self) -> str:
         lines = [
             f"{self.phase}: {self.problem} in round {self.round}, update {self.update + 1} of the round "
-            f"(optimiser step {self.global_step}); that update was not applied"
+            f"(optimizer step {self.global_step}); that update was not applied"
         ]
         if self.suspects:
             steps = sorted({s.step for s in self.suspects if s.step is not None})
@@ -106,4 +106,4 @@ def find_report(run: Path, number: int | None = None) -> tuple[Report, Any]:
         raise DamagedFileError(folder / _REPORT, f"it holds no report ({error!r})") from error
     except CheckpointError as error:  # of a state there is no earlier one
         what = str(error).removesuffix("; use an earlier checkpoint")
-        raise ValueError(f"run={run}: round {folder.name} cannot be done again: {what}") from error
+        raise ValueError(f"run={run}: round {folder.name} cannot be repeated: {what}") from error

@@ -1,4 +1,4 @@
-"""Muon for the matrices of a transformer's blocks, AdamW for everything else, as one optimiser."""
+"""Muon for the matrices of a transformer's blocks, AdamW for everything else, as one optimizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @final
 class MuonAdamW(torch.optim.Optimizer):
-    """Two optimisers that step together.
+    """Two optimizers that step together.
 
     Muon orthogonalises the update of a weight matrix, which makes training from nothing take far fewer steps.
     It does not suit embeddings, output layers or vectors; those go to AdamW. Learning-rate schedulers see all

@@ -82,7 +82,7 @@ def clip_advantages(
     """Clipped advantages, seen through one of DiffusionNFT's modes.
 
     Args:
-        advantage: Normalised advantages.
+        advantage: Normalized advantages.
         clip: Largest magnitude kept, in standard deviations.
         mode: ``all`` keeps both signs; ``positive_only`` and ``negative_only`` keep one and zero the other;
             ``one_only`` is 1 for better than average, else 0; ``binary`` is the sign.

@@ -40,7 +40,7 @@ class RewardByTask:
         )
 
     def check_prompt(self, prompt: Prompts) -> None:
-        """Have the reward of the prompt's task refuse it, if it would.
+        """Have the reward of the prompt's task check it.
 
         Raises:
             ValueError: If it does.

@@ -75,7 +75,7 @@ def within(path: str) -> Iterator[None]:
 
 
 def score_checked(reward: Reward, images: Tensor, prompts: Prompts, path: str) -> Scores:
-    """Score images, and refuse anything but one finite number per image.
+    """Score images, and check that the result is one finite number per image.
 
     If the reward raises, and only then, the samples are scored one by one to find the one at fault.
 
@@ -117,14 +117,14 @@ def score_checked(reward: Reward, images: Tensor, prompts: Prompts, path: str) -
 
 
 def check_prompt(reward: Any, prompt: Prompts) -> None:
-    """Have a reward refuse a prompt that it could score no image for, if it has a method ``check_prompt``.
+    """Check that a reward can score images for a prompt, if it has a method ``check_prompt``.
 
     Args:
         reward: Any scorer, ours or a user's.
         prompt: One row.
 
     Raises:
-        ValueError: If it refuses.
+        ValueError: If it cannot.
     """
     check = getattr(reward, "check_prompt", None)
     if check is not None:

@@ -18,7 +18,7 @@ Normalize = Literal["none", "per_group"]
 
 
 class MixtureReward:
-    """The weighted mean of several rewards, each in its own scale or standardised among a prompt's samples.
+    """The weighted mean of several rewards, each in its own scale or standardized among a prompt's samples.
 
     Args:
         rewards: The members by name.
@@ -39,7 +39,8 @@ class MixtureReward:
             )
         if min(weights.values()) <= 0:
             raise ValueError(
-                f"reward.weights must be positive, got {dict(weights)}; leave out what shall not count"
+                f"reward.weights must be positive, got {dict(weights)}; leave out rewards that should not "
+                "count"
             )
         if normalize not in get_args(Normalize):
             raise ValueError(f"reward.normalize={normalize} must be one of {', '.join(get_args(Normalize))}")
@@ -48,7 +49,7 @@ class MixtureReward:
         self.normalize: Normalize = normalize
 
     def __call__(self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts) -> Scores:
-        """Score with each member; ``parts`` has each member's own value by its name, never normalised.
+        """Score with each member; ``parts`` has each member's own value by its name, never normalized.
 
         Raises:
             RewardError: If a member fails, or if a prompt has a single sample to be compared with none.
@@ -69,7 +70,7 @@ class MixtureReward:
         return Scores(value, parts, scale)
 
     def check_prompt(self, prompt: Prompts) -> None:
-        """Have each member refuse the prompt, if it would.
+        """Have each member check the prompt.
 
         Raises:
             ValueError: If one does.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, cast, get_args
 
 Scale = Literal["training", "table"]
-"""``"training"``: what the released reinforcement learning code maximises. ``"table"``: what tables of
+"""``"training"``: what the released reinforcement learning code maximizes. ``"table"``: what tables of
 results print. For most scorers both are one number."""
 
 

@@ -57,9 +57,9 @@ def lost_output(folder: Path, note: Finished) -> str | None:
     for name, expected in note.outputs.items():
         file = folder / name
         if not file.is_file():
-            return f"{file} is gone"
+            return f"{file} is missing"
         if _fingerprint(file) != expected:
-            return f"{file} is not what the run left"
+            return f"{file} has changed since the run wrote it"
     return None
 
 

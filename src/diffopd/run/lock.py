@@ -27,7 +27,7 @@ def locked(folder: Path, *, wait: float = WAIT) -> Iterator[None]:
 
     Args:
         folder: The folder, made if need be. The file ``.lock`` stays in it.
-        wait: Seconds in which a process that is at work there may end.
+        wait: Seconds to wait for a process that is using it to exit.
 
     Raises:
         ValueError: If it does not, or the folder cannot be made.
@@ -41,12 +41,12 @@ def locked(folder: Path, *, wait: float = WAIT) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("%s is at work in %s; waiting %g s for its end", _holder(file), folder, wait)
+        log.info("%s is using %s; waiting up to %g s for it to exit", _holder(file), folder, wait)
         try:
             lock.acquire(timeout=wait)
         except Timeout as error:
             raise ValueError(
-                f"{_holder(file)} is at work in {folder}; wait for it, end it, or give this one its own "
+                f"{_holder(file)} is using {folder}; wait until it exits, stop it, or give this run its own "
                 "folder with run_id=..."
             ) from error
     try:

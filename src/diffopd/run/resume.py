@@ -1,4 +1,4 @@
-"""Whether a run is resumed from what its folder holds, starts anew, or is finished already."""
+"""Whether a run is resumed from its folder, starts from scratch, or is already finished."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _saved(folder: Path) -> Mapping[str, Any]:
 
 
 def _check_nothing_is_lost(cfg: DictConfig, folder: Path, places: Sequence[Path]) -> None:
-    """Let a run without a checkpoint start anew only where that loses nothing.
+    """Let a run without a checkpoint start from scratch only if that loses nothing.
 
     Raises:
         ValueError: If the folder holds what a checkpoint must have been there for.
@@ -120,15 +120,15 @@ def _check_nothing_is_lost(cfg: DictConfig, folder: Path, places: Sequence[Path]
     elif kept:
         what = f"a run whose checkpoint {kept[-1]} cannot be read, see the warning above,"
     elif not there and any((folder / name).is_dir() for name in ("adapter", "pipeline")):
-        what = "a run that has saved what it trained"
+        what = "a run that has exported its result"
     elif not there and every and num_rounds > max(every):
         what = f"a run with {num_rounds} rounds in {METRICS}"
     else:
         if there:
-            log.warning("every checkpoint of the run in %s is damaged: it starts anew", folder)
+            log.warning("every checkpoint of the run in %s is damaged: the run starts from scratch", folder)
             _keep_run_aside(folder, places)
         elif (folder / CONFIG).is_file() and not _saved(folder):
-            log.warning("%s is damaged and is written anew; there is no checkpoint yet", folder / CONFIG)
+            log.warning("%s is damaged and is written again; there is no checkpoint yet", folder / CONFIG)
         return
     with contextlib.suppress(DamagedFileError):  # settings that differ are the better reason
         check_same(cfg, folder, {} if finished is None else finished.inputs)
@@ -137,7 +137,7 @@ def _check_nothing_is_lost(cfg: DictConfig, folder: Path, places: Sequence[Path]
         f"{' and '.join(map(str, places))}). What it trained can still be used: if_finished=skip leaves a "
         f"finished run as it is, and python -m diffopd.evaluate adapter={folder / 'adapter'} scores it. To "
         "train, say where the checkpoints are with callbacks.round_checkpoint.folder=..., give this run its "
-        "own folder with run_id=..., or start anew with resume=never (the old files are kept aside)"
+        "own folder with run_id=..., or start over with resume=never (the old files are kept in previous_<n>)"
     )
 
 
@@ -151,7 +151,7 @@ def _check_rounds(cfg: DictConfig, folder: Path, done: int) -> None:
         raise ValueError(
             f"trainer.max_epochs={cfg.trainer.max_epochs}, and the run in {folder} has {done} rounds, which "
             f"cannot be undone; set trainer.max_epochs={done} or more, give this run its own folder with "
-            "run_id=..., or start anew with resume=never (the old files are kept aside)"
+            "run_id=..., or start over with resume=never (the old files are kept in previous_<n>)"
         )
 
 
@@ -169,7 +169,7 @@ def is_finished(cfg: DictConfig, folder: Path) -> bool:
     except DamagedFileError:  # a checkpoint may know the settings
         return False
     if lost := lost_output(folder, noted):
-        log.warning("%s; the run counts as not finished, and its newest checkpoint makes it again", lost)
+        log.warning("%s; the run counts as unfinished and resumes from its newest checkpoint", lost)
         return False
     return noted.max_rounds == cfg.trainer.max_epochs
 

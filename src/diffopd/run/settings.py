@@ -98,12 +98,12 @@ def check_same(
     moved = [setting for setting in changed if setting in inputs and found[setting] == inputs[setting]]
     lines = [
         f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
-        + (", where other files are" if key in inputs else "")
+        + (", which has other files" if key in inputs else "")
         for key in changed
         if key not in moved
     ]
     lines += [
-        f"  {setting}={now.get(setting)}: the files are others than before (SHA-256 {value[:12]}, now "
+        f"  {setting}={now.get(setting)}: the files have changed (SHA-256 {value[:12]}, now "
         f"{(found[setting] or 'nothing')[:12]})"
         for setting, value in sorted(inputs.items())
         if setting not in changed and found[setting] != value
@@ -112,8 +112,8 @@ def check_same(
         raise ValueError(
             f"{folder} holds a run with other settings:\n"
             + "\n".join(lines)
-            + "\nGive this run its own folder "
-            "with run_id=..., or start anew with resume=never (the old files are kept aside)"
+            + "\nGive this run its own folder with run_id=..., or start over with resume=never (the old "
+            "files are kept in previous_<n>)"
         )
 
 
@@ -130,9 +130,9 @@ def _settings_before(folder: Path, settings: Mapping[str, Any] | None) -> dict[s
             raise DamagedFileError(
                 file,
                 f"{error.why}. The settings of the run cannot be compared: remove the file to resume without "
-                "that, or start anew with resume=never (the old files are kept aside)",
+                "this check, or start over with resume=never (the old files are kept in previous_<n>)",
             ) from error
-        log.warning("%s; it is written anew, and the settings are compared with the checkpoint's", error)
+        log.warning("%s; it is written again, and the settings are compared with the checkpoint's", error)
         return known
 
 

@@ -48,8 +48,8 @@ class TransitionSampler(ABC):
             num_steps: Number of steps, at least 1.
             noise_level: Amount of fresh noise per step, from 0 (ODE) to ``max_noise_level``.
             shift: Shift of Stable Diffusion 3's sigma grid, above 0; or another rule for the grid.
-            guidance_scale: Classifier-free guidance of the velocities, 1 = none. The sampler only carries it:
-                whoever builds the velocity function applies it.
+            guidance_scale: Classifier-free guidance of the velocities, 1 = CFG off. The sampler only stores
+                it: whoever builds the velocity function applies it.
 
         Raises:
             ValueError: If a value is out of range; the message names the config path.
@@ -198,7 +198,7 @@ class TransitionSampler(ABC):
         """Yield each transition; the caller may call ``backward`` before asking for the next.
 
         ``velocity`` runs under the caller's grad mode of that moment, so gradients may be switched per step.
-        The generator lets go of a step's graph before it goes on: with a ``backward`` after each step, or
+        The generator releases a step's graph before it continues: with a ``backward`` after each step, or
         without gradients, one step's activations are in memory.
 
         Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @final
 class StepChoice:
-    """Steps ``first`` to ``last``, or ``size`` of them drawn anew each round.
+    """Steps ``first`` to ``last``, or ``size`` of them drawn again each round.
 
     The draw is one for all samples of a round, so the rollout can stop after the last step drawn. A drawn
     step has the weight ``number of steps / size`` (:meth:`weight`): where each is equally likely, the

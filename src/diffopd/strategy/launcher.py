@@ -25,7 +25,7 @@ class ProcessLauncher(_Launcher):
     """Starts ``python -m diffopd.worker`` for every further device of this machine.
 
     Lightning's own launcher repeats the command line instead, which in a sweep starts the whole sweep again
-    in every process, and has each process compose, log and choose folders anew. Here they get the config
+    in every process, and has each process compose, log and choose folders again. Here they get the config
     that was composed once. Under torchrun and SLURM there is nothing to start.
 
     It keeps the processes, and a thread that ends this one when one of them fails.
@@ -103,8 +103,8 @@ class ProcessLauncher(_Launcher):
         if self._closed.is_set():
             return
         how = f"exit code {code}" if code > 0 else f"signal {-code}"
-        print(f"process {local_rank} of this training ended with {how}", file=sys.stderr, flush=True)
-        end_process("the processes that it leaves behind end, too")
+        print(f"process {local_rank} of this run ended with {how}", file=sys.stderr, flush=True)
+        end_process("the remaining processes also exit")
 
     def _end_all(self) -> None:
         for process in self._processes:
@@ -123,7 +123,7 @@ def read_config() -> str:
 
     def watch() -> None:
         os.read(given, 1)
-        end_process("the process that started this one is gone; this one ends, too")
+        end_process("the process that started this one has exited; this one also exits")
 
     threading.Thread(target=watch, name="launcher", daemon=True).start()
     return config.decode()

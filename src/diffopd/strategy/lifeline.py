@@ -118,7 +118,7 @@ class Lifeline:
                     how = "failed" if said == _FAILED else "died"
                     self._send(_FAILED)
                     whom = f"process {key.data}" if key.data or said != _FAILED else "another process"
-                    self._ended(f"{whom} of this training has {how}, see above; this process ends, too")
+                    self._ended(f"{whom} of this run has {how}, see above; this process also exits")
                     return
 
 

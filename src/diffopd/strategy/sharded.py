@@ -21,7 +21,7 @@ from diffopd.strategy.together import StartMethod, Together
 class Sharded(Together, ModelParallelStrategy):
     """Lightning's model-parallel strategy for phases that shard their backbone in ``configure_model``.
 
-    Adapters stay whole on every process, so their gradients, optimisers and checkpoints are those of data
+    Adapters stay whole on every process, so their gradients, optimizers and checkpoints are those of data
     parallel training; checkpoints are written in this project's format by the first process.
 
     Args:

@@ -25,11 +25,11 @@ StartMethod = Literal["popen", "fork"]
 class Together(ParallelStrategy):
     """Base of the strategies.
 
-    Gradients are averaged once per update, in one transfer: by the phase that optimises by itself, here for
-    one whose optimisation is Lightning's. Nothing else of the model is sent.
+    Gradients are averaged once per update, in one transfer: by the phase that optimizes by itself, here for
+    one whose optimization is Lightning's. Nothing else of the model is sent.
 
     Args:
-        start_method: ``popen``: each process starts the program anew; ``fork``: copies of this one when
+        start_method: ``popen``: each process starts its own Python; ``fork``: copies of this one when
             training begins, on CPUs, for tests and notebooks. Without effect under torchrun and SLURM.
         timeout_minutes: How long a process waits for the others at most.
         arguments: Of Lightning's strategy.
@@ -138,7 +138,7 @@ class Together(ParallelStrategy):
     def optimizer_step(
         self, optimizer: Any, closure: Callable[[], Any], model: Any = None, **arguments: Any
     ) -> Any:
-        """Step; with Lightning's own optimisation, average the gradients between backward and clipping."""
+        """Step; with Lightning's own optimization, average the gradients between backward and clipping."""
         assert self.lightning_module is not None
         if not self.lightning_module.automatic_optimization:
             return super().optimizer_step(optimizer, closure, model, **arguments)

@@ -109,7 +109,7 @@ def check_weight_files(files: Sequence[Path], where: str) -> None:
         where: Their folder in the user's words, for messages.
 
     Raises:
-        ValueError: If a file is cut short or damaged, holds quantised weights, or two hold the same tensor.
+        ValueError: If a file is cut short or damaged, holds quantized weights, or two hold the same tensor.
     """
     holder: dict[str, str] = {}
     for file in files:
@@ -123,7 +123,7 @@ def check_weight_files(files: Sequence[Path], where: str) -> None:
             if dtype not in _FLOATS and not (counts and dtype[0] in "IUB"):  # integers, also booleans
                 raise ValueError(
                     f"{where}/{file.name}: tensor {name} has the type {dtype}; weights must be "
-                    f"{', '.join(_FLOATS)} (a quantised model cannot be used, fetch the original one)"
+                    f"{', '.join(_FLOATS)} (a quantized model cannot be used, fetch the original one)"
                 )
 
 
@@ -162,7 +162,7 @@ def _shards(index: Path, where: str) -> list[Path]:
     if missing:
         raise ValueError(
             f"{where}/{missing[0]} is missing: {index.name} names {len(names)} files, "
-            f"{len(names) - len(missing)} are there. The download was probably cut short; {_AGAIN}"
+            f"{len(names) - len(missing)} are there. The download was probably interrupted; {_AGAIN}"
         )
     held = {name: tensor_names(folder / name, where) for name in names}
     lacking = [tensor for tensor, name in sorted(weight_map.items()) if tensor not in held[name]]
@@ -195,7 +195,7 @@ def _header(file: Path, where: str) -> dict[str, str]:
     except SafetensorError as error:
         raise ValueError(
             f"{where}/{file.name} ({file.stat().st_size} bytes) is not a whole safetensors file: {error}; "
-            "it was cut short or damaged, fetch or copy it again"
+            "it is truncated or damaged, fetch or copy it again"
         ) from error
 
 

@@ -61,13 +61,13 @@ def check_tokenizer(tokenizer: Any, vocab_size: int, where: str) -> None:
     if not _LEAST_SHARE * vocab_size <= tokens <= vocab_size:
         raise ValueError(
             f"{where} has {tokens} tokens, its text encoder {vocab_size}: they do not belong together, or "
-            "files of the tokenizer are cut short. Fetch or copy both folders again"
+            "files of the tokenizer are truncated. Fetch or copy both folders again"
         )
     pieces, merges = _merging(tokenizer)
     if merges < pieces // 2:
         raise ValueError(
             f"{where}: its vocabulary has {pieces} pieces of several characters and {merges} rules that make "
-            "them; files of the tokenizer are cut short. Fetch or copy the folder again"
+            "them; files of the tokenizer are truncated. Fetch or copy the folder again"
         )
 
 

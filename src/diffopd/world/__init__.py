@@ -1,1 +1,1 @@
-"""A small world of coloured shapes and lettered signs that the embedded model draws."""
+"""A small world of colored shapes and lettered signs that the embedded model draws."""

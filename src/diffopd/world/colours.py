@@ -1,4 +1,4 @@
-"""The drawn world's colours: one table for the drawer, the captions and the detector."""
+"""The drawn world's colors: one table for the drawer, the captions and the detector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "blue": (40, 92, 226),
     "purple": (142, 54, 186),
 }
-"""Object colours as 8-bit RGB. Saturated, so that the muted backgrounds cannot be taken for objects."""
+"""Object colors as 8-bit RGB. Saturated, so that the muted backgrounds cannot be taken for objects."""
 
 SIGN_COLOURS: tuple[tuple[tuple[int, int, int], tuple[int, int, int]], ...] = (
     ((250, 248, 240), (24, 24, 32)),

@@ -1,4 +1,4 @@
-"""Finds the drawn world's shapes in images: colour segmentation, then matching against the drawer's masks."""
+"""Finds the drawn world's shapes in images: color segmentation, then matching against the drawer's masks."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _SHIFTS = (-1, 0, 1)
 
 
 class ShapeDetector:
-    """Shapes of the palette's colours on muted backgrounds, tolerant of slightly blurred images.
+    """Shapes of the palette's colors on muted backgrounds, tolerant of slightly blurred images.
 
-    A pixel is seen as a mixture of its row's background with one palette colour; connected pixels of which
-    that colour makes up the larger part are an object. Its shape, size and place are those of the best of the
+    A pixel is seen as a mixture of its row's background with one palette color; connected pixels of which
+    that color makes up the larger part are an object. Its shape, size and place are those of the best of the
     drawer's own masks, by soft Dice overlap.
 
     Args:
         max_residual: Largest distance of a pixel from any mixture, in 8-bit units; larger forgives more
-            colour error.
+            color error.
         background_chroma: Pixels below this difference of largest and smallest channel, in 8-bit units, tell
             the background.
         min_pixels: Components with fewer pixels are specks.
@@ -40,7 +40,7 @@ class ShapeDetector:
 
     Attributes:
         classes: What it finds.
-        colour_names: What it calls the colours.
+        colour_names: What it calls the colors.
     """
 
     classes: ClassVar[frozenset[str]] = frozenset(SHAPES)
@@ -84,9 +84,9 @@ class ShapeDetector:
         return found
 
     def _segment(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Share of each colour in each pixel (colour, height, width), and the leading colour or -1."""
+        """Share of each color in each pixel (color, height, width), and the leading color or -1."""
         background = _row_background(image, self.background_chroma)[:, None, None]
-        towards = _PALETTE - background  # height, 1, colour, 3
+        towards = _PALETTE - background  # height, 1, color, 3
         offset = image[:, :, None] - background
         share = ((offset * towards).sum(-1) / (towards**2).sum(-1)).clip(0, 1)
         residual = np.linalg.norm(offset - share[..., None] * towards, axis=-1)
@@ -124,7 +124,7 @@ class ShapeDetector:
 
 
 def _row_background(image: NDArray[np.float32], max_chroma: float) -> NDArray[np.float32]:
-    """Median muted colour of each row, of shape (height, 3); of the whole image where a row has too few."""
+    """Median muted color of each row, of shape (height, 3); of the whole image where a row has too few."""
     muted = np.ptp(image, axis=-1) < max_chroma
     whole = np.median(image[muted] if muted.any() else image.reshape(-1, 3), axis=0)
     masked = np.where(muted[..., None], image, np.nan)

@@ -1,4 +1,4 @@
-"""Drawings of which one is better beyond doubt, for the scorers of the drawn world."""
+"""Pairs of a good and a bad drawing, to check the scorers of the drawn world."""
 
 from __future__ import annotations
 

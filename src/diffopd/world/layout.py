@@ -13,7 +13,7 @@ _GRID = 4
 """Objects stand in cells on a grid of this many pixels, the side of one of the model's tokens. Free placement
 would take the embedded model several times as long to learn."""
 _INSET = 1
-"""Pixels between a cell's border and its object, so that neighbours never touch."""
+"""Pixels between a cell's border and its object, so that neighbors never touch."""
 _LARGE_CELLS = (16, 20)
 _PAIR_CELL = 12
 
@@ -24,7 +24,7 @@ def random_scene(request: Request, rng: np.random.Generator, allow_held_out: boo
     Args:
         request: What to show.
         rng: Source of every choice the request leaves open.
-        allow_held_out: Whether colours left open may form a shape-colour pair kept for evaluation.
+        allow_held_out: Whether colors left open may form a shape-colour pair kept for evaluation.
 
     Returns:
         The scene; its objects never touch.

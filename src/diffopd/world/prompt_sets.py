@@ -1,7 +1,7 @@
 """The prompt files of the drawn world: ``python -m diffopd.world.prompt_sets`` writes them again.
 
 Three tasks with three sets each. ``train`` and ``test`` are the two sides of :mod:`diffopd.world.split`;
-``ood`` asks for what neither holds: counts of five, colours together with relations, two held-out pairs at
+``ood`` asks for what neither holds: counts of five, colors together with relations, two held-out pairs at
 once, words of one or two letters.
 """
 
@@ -84,7 +84,7 @@ def prompt(request: Request) -> str:
 
 
 def num_held_out_pairs(request: Request) -> int:
-    """How many of the request's objects are of a held-out shape and colour."""
+    """How many of the request's objects are of a held-out shape and color."""
     pairs = zip(request.shapes, request.colours, strict=True)
     return sum(colour is not None and is_held_out_pair(shape, colour) for shape, colour in pairs)
 
@@ -106,7 +106,7 @@ def _five(rng: np.random.Generator) -> Request:
 
 
 def _coloured_position(rng: np.random.Generator) -> Request:
-    """Colours and a relation in one prompt; the pairs of colour and shape themselves are seen in training."""
+    """Colors and a relation in one prompt; the pairs of color and shape themselves are seen in training."""
     while True:
         shapes = tuple(str(s) for s in rng.choice(SHAPES, size=2, replace=False))
         colours = tuple(str(c) for c in rng.choice(list(COLOURS), size=2, replace=False))
@@ -116,7 +116,7 @@ def _coloured_position(rng: np.random.Generator) -> Request:
 
 
 def _held_out_pairs(form: str, rng: np.random.Generator) -> Request:
-    """Two different shapes, both in a colour that training never shows them in."""
+    """Two different shapes, both in a color that training never shows them in."""
     pairs = sorted(HELD_OUT_PAIRS)
     while True:
         first, second = (pairs[i] for i in rng.choice(len(pairs), size=2, replace=False))

@@ -20,7 +20,7 @@ class Request:
     Attributes:
         form: One of ``FORMS``; the first six are GenEval's tags.
         shapes: The shapes asked for, in the order the caption names them.
-        colours: One per shape, or ``None`` where the caption leaves the colour open.
+        colours: One per shape, or ``None`` where the caption leaves the color open.
         count: How many of the (single) shape.
         relation: Where the first shape stands as seen from the second.
         place: Background, or ``None`` where the caption leaves it open.

@@ -13,7 +13,7 @@ PLACES: tuple[str, ...] = ("night", "fog", "snow", "forest", "desert", "dusk")
 
 @dataclass(frozen=True)
 class Object:
-    """A coloured shape; ``left`` and ``top`` are the corner of its bounding square in pixels."""
+    """A colored shape; ``left`` and ``top`` are the corner of its bounding square in pixels."""
 
     shape: str
     colour: str

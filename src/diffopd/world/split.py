@@ -1,7 +1,7 @@
 """Which requests are kept for evaluation, and random draws from either side.
 
 Three things are never seen in training: six shape-colour pairs, the real words, and a quarter of the
-texts that name no colour. Five objects are counted in training for one shape only.
+texts that name no color. Five objects are counted in training for one shape only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HELD_OUT_ONE_IN = 4
 
 
 def is_held_out_pair(shape: str, colour: str) -> bool:
-    """Whether no training drawing may show this shape in this colour."""
+    """Whether no training drawing may show this shape in this color."""
     return (shape, colour) in HELD_OUT_PAIRS
 
 

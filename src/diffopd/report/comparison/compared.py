@@ -1,4 +1,4 @@
-"""Rows of a comparison, their means over seeds, and the mean of their normalised scores."""
+"""Rows of a comparison, their means over seeds, and the mean of their normalized scores."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ComparedRow:
         teachers: Costs of its teachers; empty if it has none.
         scores: benchmark -> task -> score.
         images: Folder of the scored images of the first benchmark, ``<task>/<index>.png``.
-        metrics: ``metrics.csv`` of its trainings, in order; empty if nothing was trained.
+        metrics: ``metrics.csv`` of its runs, in order; empty if nothing was trained.
     """
 
     name: str
@@ -176,5 +176,5 @@ def normalised(summaries: Sequence[Summary]) -> list[dict[Place, float]]:
 
 
 def normalised_means(summaries: Sequence[Summary]) -> list[float]:
-    """The mean of each row's min-max normalised scores: the paper's "Average", over this table's rows."""
+    """The mean of each row's min-max normalized scores: the paper's "Average", over this table's rows."""
     return [statistics.fmean(row.values()) for row in normalised(summaries)]

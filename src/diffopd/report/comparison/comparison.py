@@ -74,7 +74,7 @@ def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
             for value in [summary.scores[place]]
         ]
         columns.append(_Column(f"{place[1]}, {place[0]}", texts))
-    columns.append(_Column("mean, normalised", [f"{mean:.3f}" for mean in means]))
+    columns.append(_Column("mean, normalized", [f"{mean:.3f}" for mean in means]))
     lines = [
         [column.header for column in columns],
         ["---", *("---:" for _ in columns[1:])],

@@ -124,7 +124,7 @@ def _line(
 
 
 def _history(row: ComparedRow) -> dict[str, tuple[list[float], list[float]]]:
-    """Task -> minutes and rewards over a row's trainings; a student's start after its slowest teacher."""
+    """Task -> minutes and rewards over a row's runs; a student's start after its slowest teacher."""
     now = row.minutes - row.cost.minutes
     found: dict[str, tuple[list[float], list[float]]] = {}
     for file in row.metrics:

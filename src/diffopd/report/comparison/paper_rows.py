@@ -129,7 +129,7 @@ def own_row(
 
 
 def check_alike(rows: Sequence[PaperRow]) -> None:
-    """Let no two rows made here stand in one table that were scored with different settings.
+    """Check that all rows made here were scored with the same settings.
 
     Raises:
         ValueError: With the two models and what differs.

@@ -19,11 +19,11 @@ from diffopd.report.run.figure import save_figure
 AVERAGE, PRINTED = "average", "average printed"
 _WARNING = (
     "Rows marked {source} are copied from that table: other noise, builds of scorers and hardware than those "
-    "of rows marked here, so a difference between the two kinds is no measurement. "
+    "of rows marked here, so a difference between the two kinds is not a measurement. "
 )
 _READING = (
     "Average: mean over the score columns, each from 0 for the lowest row of all to 1 for the highest. "
-    "A row that lacks a column has none, and does not count among the lowest and highest. "
+    "A row that lacks a column has no average, and is not used for the lowest and highest. "
 )
 _PRINTED = (
     "Average printed: as the paper prints it; it cannot be recomputed from the paper's own numbers, and the "
@@ -32,7 +32,7 @@ _PRINTED = (
 
 
 def normalised_averages(rows: Sequence[Mapping[str, float]], columns: Sequence[str]) -> list[float | None]:
-    """Mean over ``columns`` of each row's min-max normalised scores.
+    """Mean over ``columns`` of each row's min-max normalized scores.
 
     Args:
         rows: Column -> score.
@@ -93,14 +93,14 @@ class PaperTable:
         rows = [*(reference.rows if reference else ()), *own]
         if not rows:
             raise ValueError(
-                "models is empty and reference=null, so there is no row; name a model of yours, as in "
+                "models is empty and reference=null, so there is no row; name a model, as in "
                 "'+models.mine={results: [runs/evaluate/geneval/...], hours: null}'"
             )
         check_alike(own)
         if reference and (unknown := sorted(set(columns) - set(reference.labels))):
             raise ValueError(
                 f"columns has {', '.join(unknown)}, which {reference.source} lacks; set reference=null for "
-                "columns of your own"
+                "your own columns"
             )
         return PaperTable(
             rows=rows,

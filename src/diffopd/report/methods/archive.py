@@ -70,7 +70,7 @@ def read_archive(path: Path) -> Run:
             raise ValueError(f"its format is {raw.get('format')}, this code reads {FORMAT}")
         return _run(raw)
     except (OSError, EOFError, zlib.error, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no run that a report kept ({error})") from error
+        raise ValueError(f"{path} is not a run saved by a report ({error})") from error
 
 
 def _plain(run: Run) -> dict[str, Any]:

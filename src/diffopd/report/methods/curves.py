@@ -111,7 +111,7 @@ class CurveFamily:
             for label, band in bands.items():
                 seeds[label] = max(seeds.get(label, 0), band.num_seeds)
         against = f"{self.title} against {'rounds' if x == 'round' else x}"
-        mean = f"running mean of {window} logged values, of a third of those there are at most"
+        mean = f"running mean of {window} logged values, at most a third of all"
         if max(seeds.values()) == 1:
             return f"{against}. Line: {mean}; one seed each, so no bands."
         if len(set(seeds.values())) == 1:
@@ -120,7 +120,8 @@ class CurveFamily:
             n = "seeds: " + ", ".join(f"{label} {number}" for label, number in seeds.items())
         return (
             f"{against}. Line: mean over seeds of each seed's {mean}; band: "
-            f"lowest to highest seed; {n}. A method is drawn as far as all of its seeds go."
+            f"lowest to highest seed; {n}. A method is drawn up to the round that all of its seeds have "
+            "reached."
         )
 
 

@@ -16,7 +16,7 @@ from diffopd.report.methods.bands import Band
 from diffopd.report.run.figure import save_figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1c1e21")
-"""Told apart by most colour-blind readers (Okabe and Ito)."""
+"""Told apart by most color-blind readers (Okabe and Ito)."""
 _DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 """Lines are told apart by dashes and markers, too."""

@@ -41,12 +41,12 @@ def find_runs(places: Iterable[str]) -> list[Run]:
     for place in places:
         found = sorted(glob.glob(str(expanded(place)), recursive=True))
         if not found:
-            raise ValueError(f"runs has {place}, and there is no such folder ({Path(place).absolute()})")
+            raise ValueError(f"runs has {place}, but there is no such folder ({Path(place).absolute()})")
         for top in found:
             folders |= dict.fromkeys(sorted(_run_folders(Path(top))))
     if not folders:
         raise ValueError(
-            f"runs={list(places)}: no folder in there holds a run, that is a {METRICS}, or the {CONFIG} of a "
+            f"runs={list(places)}: no folder there holds a run, that is a {METRICS}, or the {CONFIG} of a "
             "training"
         )
     return [read_archive(place) if place.name.endswith(ARCHIVE) else read_run(place) for place in folders]

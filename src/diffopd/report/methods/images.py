@@ -87,7 +87,7 @@ def split_sheet(picture: Image.Image) -> Sheet:
     width, height = picture.size
     side, left = divmod(width - _LABELS - _GAP, _SHEET_COLUMNS)
     if left or side <= _GAP or height <= _HEADER:
-        raise ValueError(f"a picture of {width} x {height} pixels is no grid of base, teacher and student")
+        raise ValueError(f"a picture of {width} x {height} pixels is not a grid of base, teacher and student")
     return Sheet(
         labels=picture.crop((0, _HEADER, _LABELS, height)),
         columns=[
@@ -185,7 +185,7 @@ def _grid_of_sheets(shown: Mapping[str, tuple[Run, Sheet]], path: Path) -> Image
         path=save_png(picture, path),
         caption=f"The first prompts of each task of the runs' benchmark; {_shown_seeds(shown)}. In a row all "
         "images start from the same noise. The base is at its best guidance, the others at the guidance they "
-        f"were trained for; a row's teacher is that of its task, as {label} had it.",
+        f"were trained for; a row's teacher is that of its task in {label}.",
     )
 
 

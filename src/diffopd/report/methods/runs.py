@@ -50,7 +50,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training, or a cascade of trainings taken as one.
+    """A run, or a cascade of runs taken as one.
 
     Attributes:
         folder: Its folder.

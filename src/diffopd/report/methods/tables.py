@@ -92,7 +92,7 @@ def _measured_alike(methods: Sequence[Method]) -> dict[str, list[tuple[Method, R
         titles[benchmark] = known[0]
         for group in known[1:]:
             unlike = "; ".join(group[0][2].differences(known[0][0][2]))
-            titles[f"{benchmark}, measured otherwise than above ({unlike})"] = group
+            titles[f"{benchmark}, measured with other settings than above ({unlike})"] = group
     return titles
 
 

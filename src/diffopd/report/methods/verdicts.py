@@ -148,7 +148,7 @@ def _decided(verdict: Verdict, difference: Difference, methods: Sequence[Method]
         outcome = f"{EQUAL} {verdict.claim.margin:g}"
         return dataclasses.replace(verdict, outcome=outcome, reason=f"{basis}, two one-sided tests")
     if difference.p < LEVEL:
-        why = "its own interval leaves 0 out, but with so many tests that may be chance"
+        why = "its own interval excludes 0, but with so many tests that may be chance"
     else:
         why = "the interval includes 0"
     return dataclasses.replace(verdict, reason="; ".join([why, basis, *never]))
@@ -192,7 +192,7 @@ def _one(
     if min(len(ours.values), len(theirs.values)) < 2:
         why = "an interval needs two seeds of each"
     else:
-        why = "nothing varies between the seeds, so there is no error to judge by"
+        why = "the seeds do not differ, so there is no error estimate"
     return dataclasses.replace(
         _undecided(claim, num_seeds, why),
         guidance=scale,

@@ -41,7 +41,7 @@ class RunFiles:
         return {"config": self.folder / "config.yaml", "LoRA": self.folder / "lora"}
 
     def recipe(self) -> Recipe:
-        """How the run was made and what it cost: training alone, over all sittings."""
+        """How the run was made and what training cost, including what was done before a resume."""
         lines = read_rows(self.folder / METRICS)
 
         def total(metric: str) -> float:

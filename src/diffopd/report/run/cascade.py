@@ -1,4 +1,4 @@
-"""What a cascade of trainings leaves: one adapter with one card, and what each stage gained and forgot."""
+"""The result of a cascade of runs: one adapter with one card.json, and what each stage gained and forgot."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model
         rows: list[Row] = []
         for label, (at, scores) in known.items():
             if scores and (why := unlike(scores, conditions)):
-                print(f"{label}: not shown, as it was scored with other settings: {'; '.join(why)}")
+                print(f"{label}: not shown, because it was scored with other settings: {'; '.join(why)}")
             elif scores:
                 rows.append(Row(label, at, scores))
         table = FinalTable(f"{benchmark}: reward by task, stage after stage", rows, {}).to_markdown()

@@ -21,7 +21,7 @@ REWARD = "train/reward/"
 SECONDS = "train/time/seconds_per_round"
 _COLOUR, _GREY = "#1f6fb4", "#8a8a90"
 _LEVELS = (("#8a8a90", ":"), ("#c2571a", "--"), ("#117733", "-."))
-"""Colour and dashes of the levels to compare with: base, teacher, student."""
+"""Color and dashes of the levels to compare with: base, teacher, student."""
 _FEW = 9
 """Rounds up to which the points are joined instead of averaged."""
 
@@ -57,7 +57,7 @@ class RewardHistory:
         series = {name.removeprefix(REWARD): _column(lines, name) for name in names}
         series = {task: values for task, values in series.items() if values}
         if not series:
-            raise ValueError(f"{path} holds no {REWARD}<task>; only phases that sample log rewards")
+            raise ValueError(f"{path} holds no {REWARD}<task>; only phases that generate samples log rewards")
         return RewardHistory(
             {task: list(values) for task, values in series.items()},
             {task: list(values.values()) for task, values in series.items()},
@@ -144,7 +144,7 @@ def _minutes_axis(axis: Axes, minutes: Sequence[float]) -> None:
 
 
 def _interpolate(x: ArrayLike, known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Linear interpolation that goes on at the average slope outside, as axes have margins."""
+    """Linear interpolation that continues at the average slope outside, as axes have margins."""
     slope = (values[-1] - values[0]) / (known[-1] - known[0])
     x = np.asarray(x, float)
     inside = np.interp(x, known, values)
@@ -152,7 +152,7 @@ def _interpolate(x: ArrayLike, known: np.ndarray, values: np.ndarray) -> np.ndar
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Centred mean over about a tenth of the rounds, fewer at the ends; few rounds as they are."""
+    """Centered mean over about a tenth of the rounds, fewer at the ends; few rounds as they are."""
     if len(values) <= _FEW:
         return values
     half = max(len(values) // 20, 1)

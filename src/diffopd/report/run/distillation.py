@@ -1,4 +1,4 @@
-"""The report at the end of a distillation: scores of everybody, samples side by side, the reward curve."""
+"""The report at the end of a distillation: scores of base, teachers and student, samples, reward curve."""
 
 from __future__ import annotations
 

@@ -21,13 +21,13 @@ def results_table(result: EvaluationResult) -> Table:
         for tag, estimate in scores.tags.items():
             table.add_row(f"  {tag}", *_cells(estimate))
         for part, value in scores.parts.items():
-            table.add_row(f"  [dim]of which {part}", f"{value:.3f}")
+            table.add_row(f"  [dim]part: {part}", f"{value:.3f}")
         table.add_section()
     for metric, values in result.held_out.items():
         number = round(values["num_images"])
         name, value = next((name, value) for name, value in values.items() if name != "num_images")
         label = metric if name == "value" else name.replace("_", " ")
-        table.add_row(f"[bold]held out: {label}", f"{value:.3f}", "", str(number))
+        table.add_row(f"[bold]not trained on: {label}", f"{value:.3f}", "", str(number))
     return table
 
 

@@ -15,7 +15,7 @@ from diffopd.teacher import Estimate
 
 READING = "mean ± half of its 95 % CI over prompts"
 """What a cell is."""
-UNKNOWN = "; ±? = not known, as prompts are too few or score alike"
+UNKNOWN = "; ±? = not known: too few prompts, or equal scores"
 """Said where a cell has no interval."""
 
 _WIDE = 3

@@ -41,7 +41,7 @@ def balance(
 ) -> Float[Tensor, " batch"]:
     """Focus times centring times left-right symmetry of the visual weight, seen from afar; differentiable.
 
-    A place weighs the squared distance of its colour from the picture's mean colour. With weights ``w`` over
+    A place weighs the squared distance of its color from the picture's mean color. With weights ``w`` over
     places: focus is ``var(w) / (mean(w^2) + least_weight^2)``, 0 for flat pictures and low where every place
     weighs alike; centring is ``exp(-|centroid|^2 / (2 centre_width^2))``; symmetry is
     ``1 - ((right - left) / all)^2``.

@@ -24,7 +24,7 @@ class CompositionReward:
         detector: Images to objects; another detector makes the same reward judge another kind of image. Its
             ``note``, if it has one, is said with every score; its ``classes`` and ``colour_names``, if it has
             them, are all that prompts may ask for.
-        score: Which of the four is the value to maximise.
+        score: Which of the four is the value to maximize.
     """
 
     why_no_pair = "its detector knows no pair of images"

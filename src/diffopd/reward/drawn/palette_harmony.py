@@ -51,7 +51,7 @@ def palette_harmony(
     """
     a, b = chroma_vector(from_afar(images)).flatten(2).unbind(1)
     squared = a**2 + b**2
-    # |z| for vivid colours, |z|^2 / grey for nearly grey ones, whose hue is noise.
+    # |z| for vivid colors, |z|^2 / gray for nearly gray ones, whose hue is noise.
     chroma = (squared + grey_chroma**2).sqrt() - grey_chroma
     weight = chroma / (squared + _TINY)
     doubled_x, doubled_y = (weight * (a**2 - b**2)).mean(1), (weight * 2 * a * b).mean(1)

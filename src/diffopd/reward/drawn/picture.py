@@ -1,4 +1,4 @@
-"""What the picture-quality scores measure on: the picture from afar, its light and its colour."""
+"""What the picture-quality scores measure on: the picture from afar, its light and its color."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def luminance(images: Float[Tensor, " batch 3 height width"]) -> Float[Tensor, "
 
 
 def chroma_vector(images: Float[Tensor, " batch 3 height width"]) -> Float[Tensor, " batch 2 height width"]:
-    """Colour as a vector in the plane of hues: its angle is the hue, its length the chroma in [0, 1]."""
+    """Color as a vector in the plane of hues: its angle is the hue, its length the chroma in [0, 1]."""
     red, green, blue = images.unbind(1)
     return torch.stack([red - (green + blue) / 2, (green - blue) * 3**0.5 / 2], 1)

@@ -1,1 +1,1 @@
-"""GenEval: objects, counts, colours and positions by a detector."""
+"""GenEval: objects, counts, colors and positions by a detector."""

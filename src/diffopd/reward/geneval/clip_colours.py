@@ -1,4 +1,4 @@
-"""The colour of objects in photographs: CLIP's zero-shot answer for each object on grey.
+"""The color of objects in photographs: CLIP's zero-shot answer for each object on gray.
 
 References:
     Ghosh et al., "GenEval", 2023, arXiv:2310.11513.
@@ -29,11 +29,11 @@ TEMPLATES = (
     "a photo of a {colour} object",
 )
 GREY = "#999999"
-"""What lies around an object when its colour is asked for."""
+"""What lies around an object when its color is asked for."""
 
 
 def on_grey(picture: Image.Image, mask: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """An object cut out by its mask, on grey, cropped to its box.
+    """An object cut out by its mask, on gray, cropped to its box.
 
     Args:
         picture: The whole image.
@@ -44,7 +44,7 @@ def on_grey(picture: Image.Image, mask: Image.Image, box: tuple[int, int, int, i
 
 
 class ClipColours:
-    """Names the colour of objects; the model is loaded at the first call and kept.
+    """Names the color of objects; the model is loaded at the first call and kept.
 
     Args:
         path: CLIP in transformers' format with its tokenizer: a folder or a hub id.
@@ -72,7 +72,7 @@ class ClipColours:
 
     @torch.no_grad()
     def __call__(self, crops: Sequence[Image.Image], names: Sequence[str]) -> list[str]:
-        """The colour of each object.
+        """The color of each object.
 
         Args:
             crops: One object each, as :func:`on_grey` cuts it out.
@@ -96,7 +96,7 @@ class ClipColours:
         return normalize(embeds.float(), dim=-1)
 
     def _classifier(self, name: str) -> Float[Tensor, " colour width"]:
-        """One unit vector per colour: the mean over the templates."""
+        """One unit vector per color: the mean over the templates."""
         if name not in self._classifiers:
             model, tokenizer = self._model()
             texts = [

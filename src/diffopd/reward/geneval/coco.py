@@ -1,4 +1,4 @@
-"""The 80 classes of COCO in the order of their labels, spelt as GenEval's prompts spell them."""
+"""The 80 classes of COCO in the order of their labels, spelled as GenEval's prompts spell them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST_ALIKE = 60  # spellings differ between releases ("tv", "tvmonitor"); anot
 
 
 def check_labels(labels: Mapping[int, str], setting: str) -> None:
-    """Refuse a model whose labels are not COCO's 80 classes in their usual order.
+    """Check that a model's labels are COCO's 80 classes in their usual order.
 
     Args:
         labels: A model's ``id2label``; numbered names such as ``LABEL_0`` are taken on trust.

@@ -30,9 +30,9 @@ class GenevalScore:
     """How well one image's detections meet its prompt.
 
     Attributes:
-        official: GenEval's verdict: at least the asked counts, colours and relations, and nothing excluded.
-        strict: As training rewards have it: exactly the asked counts, colours and relations.
-        dense: Mean of one term per count, colour and relation, each in [0, 1].
+        official: GenEval's verdict: at least the asked counts, colors and relations, and nothing excluded.
+        strict: As training rewards have it: exactly the asked counts, colors and relations.
+        dense: Mean of one term per count, color and relation, each in [0, 1].
         dense_released: The same as the released code computes it: surplus objects may take the count term
             below 0, and a failed relation appends 1 after its 0.
     """
@@ -85,11 +85,11 @@ def check_clauses(
     Args:
         metadata: ``include`` and ``exclude`` clauses in GenEval's format.
         classes: Names of the objects that the detector finds; None if it does not say.
-        colours: Names of the colours it tells; None if it does not say.
+        colours: Names of the colors it tells; None if it does not say.
 
     Raises:
         ValueError: If there is no ``include`` clause, a clause lacks what every clause has, or it asks for a
-            class or a colour that is never found.
+            class or a color that is never found.
     """
     include, exclude = metadata.get("include"), metadata.get("exclude") or []
     if not isinstance(include, list) or not include or not isinstance(exclude, list):
@@ -147,7 +147,7 @@ def confident_objects(detections: Sequence[Detection], tag: str) -> dict[str, li
 def relations(a: Detection, b: Detection) -> frozenset[str]:
     """Where ``a`` lies as seen from ``b``; empty when their boxes are too close to tell.
 
-    The offset of centres is shrunk per axis by a tenth of both widths (heights), then measured against the
+    The offset of centers is shrunk per axis by a tenth of both widths (heights), then measured against the
     length of the unshrunk offset: a component above one half names a relation, so two may hold at once.
     """
     offset, shrunk = [], []

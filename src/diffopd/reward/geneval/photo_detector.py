@@ -1,4 +1,4 @@
-"""Objects in photographs: Mask2Former finds COCO's classes, CLIP names their colours.
+"""Objects in photographs: Mask2Former finds COCO's classes, CLIP names their colors.
 
 GenEval's own detector is a build of mmdet with weights of its own. This one has the same architecture, rule
 and input size by transformers, with the weights published for that, so scores differ a little from GenEval's.
@@ -33,12 +33,12 @@ from diffopd.types import Detection, KnownPair
 from diffopd.types.precision import parse_dtype
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, by which the detector's input is normalised."""
+"""Of ImageNet, by which the detector's input is normalized."""
 DIVISOR = 32
 """Height and width of the input are padded to multiples of this."""
 
 ColourNamer = Callable[[Sequence[Image.Image], Sequence[str]], Sequence[str]]
-"""Crops of objects on grey and their classes to the names of their colours."""
+"""Crops of objects on gray and their classes to the names of their colors."""
 
 
 class PhotoDetector:
@@ -56,12 +56,12 @@ class PhotoDetector:
         batch_size: Images in one forward.
         device: ``auto``, or a device's name.
         dtype: ``fp32``, ``bf16`` or ``fp16``.
-        colours: Names the colours.
+        colours: Names the colors.
 
     Attributes:
         note: Said with every score.
         classes: What it finds.
-        colour_names: What it calls the colours, unless the user's own names them.
+        colour_names: What it calls the colors, unless the user's own names them.
     """
 
     classes: ClassVar[frozenset[str]] = frozenset(COCO_NAMES)
@@ -122,7 +122,7 @@ class PhotoDetector:
         return cat_and_noise()
 
     def __call__(self, images: Float[Tensor, " batch 3 height width"]) -> list[list[Detection]]:
-        """The objects in each image in [0, 1], each with its colour."""
+        """The objects in each image in [0, 1], each with its color."""
         found: list[list[Instance]] = []
         for start in range(0, len(images), self.batch_size):
             found += self.instances(images[start : start + self.batch_size])
@@ -137,7 +137,7 @@ class PhotoDetector:
 
     @torch.no_grad()
     def instances(self, images: Float[Tensor, " batch 3 height width"]) -> list[list[Instance]]:
-        """The objects in each image, colours not asked for, from one forward."""
+        """The objects in each image, colors not asked for, from one forward."""
         pixels, frame = detector_input(images.detach().float(), self.short_side, self.long_side)
         output = self.model(pixel_values=pixels.to(self.model.device, self.dtype))
         return [
@@ -151,7 +151,7 @@ class PhotoDetector:
 def detector_input(
     images: Float[Tensor, " batch 3 height width"], short_side: int, long_side: int
 ) -> tuple[Float[Tensor, " batch 3 padded_height padded_width"], Frame]:
-    """Images resized, normalised and padded below and to the right, and where they lie in that.
+    """Images resized, normalized and padded below and to the right, and where they lie in that.
 
     Examples:
         >>> import torch

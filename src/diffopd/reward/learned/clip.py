@@ -138,7 +138,7 @@ def _load(folder: Path, tokenizer: CLIPTokenizer | None, setting: str, dtype: to
 
 
 def check_tokenizer(clip: CLIPConfig, tokenizer: CLIPTokenizer, setting: str) -> None:
-    """Refuse a tokenizer whose numbers mean other words, or an end, to a model; it would go unnoticed.
+    """Check that a tokenizer's numbers mean the same words and end to a model; else it would go unnoticed.
 
     Args:
         clip: Of the model.

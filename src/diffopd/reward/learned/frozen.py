@@ -59,7 +59,7 @@ class Frozen(Generic[Network]):
 
 
 def load_pretrained(kind: type[Pretrained], folder: Path, dtype: torch.dtype, *, setting: str) -> Pretrained:
-    """Load a transformers model from safetensors, and refuse one that would be partly random or nan.
+    """Load a transformers model from safetensors; one that would be partly random or nan is an error.
 
     Which files these are is checked before, where the folder is found
     (:mod:`diffopd.reward.learned.weights`).

@@ -24,16 +24,16 @@ from diffopd.reward.scale import Scale, checked_scale
 from diffopd.types import KnownPair, Prompts, Scores
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the head's output over the authors' images; the published score is standardised with them."""
+"""Of the head's output over the authors' images; the published score is standardized with them."""
 
 TEXT_LENGTH = 35
 """Tokens to which prompts are cut and padded."""
 
-DESCRIPTION = "ImageReward, standardised: 0 = the mean over the authors' images"
+DESCRIPTION = "ImageReward, standardized: 0 = the mean over the authors' images"
 
 
 class ImageRewardNetwork(PreTrainedModel):
-    """The published network, before it is standardised.
+    """The published network, before it is standardized.
 
     Attributes:
         vision_model: ViT-L/16.
@@ -69,7 +69,7 @@ class ImageRewardNetwork(PreTrainedModel):
 
 
 class ImageRewardReward:
-    """The published, standardised score, in both scales.
+    """The published, standardized score, in both scales.
 
     Args:
         path: Folder with config, safetensors and tokenizer, as ``diffopd.convert`` writes it.

@@ -14,7 +14,7 @@ VISION_HEADS, TEXT_HEADS = 16, 12
 """Attention heads of ViT-L and of BERT-base; a state dict does not tell."""
 
 VISION_EPS, TEXT_EPS = 1e-6, 1e-12
-"""Of layer normalisation there; transformers' own BLIP has 1e-5 for vision."""
+"""Of layer normalization there; transformers' own BLIP has 1e-5 for vision."""
 
 UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
 """Beginnings of names that pretraining used, or that can be counted out."""

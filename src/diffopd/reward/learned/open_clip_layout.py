@@ -27,7 +27,7 @@ _WHOLE = {
     "logit_scale": "logit_scale",
 }
 _NORMS = {
-    "visual.ln_pre": "vision_model.pre_layrnorm",  # spelt so in transformers
+    "visual.ln_pre": "vision_model.pre_layrnorm",  # spelled so in transformers
     "visual.ln_post": "vision_model.post_layernorm",
     "ln_final": "text_model.final_layer_norm",
 }

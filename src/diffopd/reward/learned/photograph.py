@@ -1,4 +1,4 @@
-"""A photograph of a cat and the same buried in noise: a known pair for detectors of objects."""
+"""A photograph of a cat and the same buried in noise: to check detectors of objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as published scorers hand them to their networks: resized, cut or padded, normalised.
+"""Images as published scorers hand them to their networks: resized, cut or padded, normalized.
 
 Released code differs in small ways, and absolute scores with it: 8-bit pictures resized by PIL or float
 tensors by torch, bicubic or bilinear, cropped or padded, half a pixel in a crop rounded up or down.
@@ -29,7 +29,7 @@ Offset = Literal["floor", "round"]
 def cut_by_pil(
     images: Float[Tensor, " batch 3 height width"], side: int, offset: Offset
 ) -> Float[Tensor, " batch 3 side side"]:
-    """8-bit pictures, shorter side resized by PIL's bicubic filter, the middle cut out, normalised.
+    """8-bit pictures, shorter side resized by PIL's bicubic filter, the middle cut out, normalized.
 
     Args:
         images: In [0, 1].
@@ -54,7 +54,7 @@ def cut_pictures(
 def cut_bilinear(
     images: Float[Tensor, " batch 3 height width"], side: int
 ) -> Float[Tensor, " batch 3 side side"]:
-    """Float images, shorter side resized by torch's antialiased bilinear filter, middle cut out, normalised.
+    """Float images, shorter side resized by torch's antialiased bilinear filter, middle cut out, normalized.
 
     This is torchvision's ``Resize``, ``CenterCrop`` and ``Normalize`` on tensors.
     """
@@ -67,7 +67,7 @@ def cut_bilinear(
 def padded_bicubic(
     images: Float[Tensor, " batch 3 height width"], side: int
 ) -> Float[Tensor, " batch 3 side side"]:
-    """Float images, longer side resized by torch's antialiased bicubic filter, padded in black, normalised.
+    """Float images, longer side resized by torch's antialiased bicubic filter, padded in black, normalized.
 
     The filter overshoots at edges, and what leaves [0, 1] stays, as in the released code.
     """

@@ -20,7 +20,7 @@ def read_released(file: Path, *, setting: str) -> dict[str, Tensor]:
     """The state dict in a released file, a pickle or safetensors.
 
     A pickle is read with ``weights_only=True``: tensors, numbers, strings and plain containers; anything else
-    in it is refused, not run.
+    in it is an error and is not run.
 
     Args:
         file: The file.

@@ -1,4 +1,4 @@
-"""A picture made of formulas and the same buried in noise: a known pair for scorers of photographs."""
+"""A picture drawn by formulas and the same buried in noise: to check scorers of photographs."""
 
 from __future__ import annotations
 

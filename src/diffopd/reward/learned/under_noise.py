@@ -1,4 +1,4 @@
-"""An image buried in noise: the worse one of a known pair."""
+"""An image buried in noise: the bad one of the pair that checks a scorer."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class UnifiedReward:
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError) as error:
-            problem = f"is no chat completion: {str(answer)[:_QUOTED]!r}"
+            problem = f"is not a chat completion: {str(answer)[:_QUOTED]!r}"
             raise self._error(problem, sample) from ServerError(f"{problem} ({error!r})", 200)
         return text if isinstance(text, str) else ""
 

@@ -119,5 +119,5 @@ def _folder(path: str, revision: str | None, patterns: tuple[str, ...], setting:
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(patterns)))
     except (*HUB_ERRORS, ValueError) as error:
         raise ValueError(
-            f"{setting}={path} is neither a folder here nor a model the hub delivers: {error}"
+            f"{setting}={path} is neither a local folder nor a model on the hub: {error}"
         ) from error

@@ -240,7 +240,7 @@ class Batcher:
         try:
             answer = question.ask()
         except Exception as error:
-            log.error("the reward could not be asked", exc_info=error)
+            log.error("the reward could not be called", exc_info=error)
             _tell(question.answer, error=QuestionError(told(error)))
         else:
             _tell(question.answer, answer)

@@ -207,7 +207,7 @@ class Endpoints:
                 413, f"the body has {length} bytes or more, {self.limits.body} are allowed; send fewer images"
             )
         if self._held + more > _BODIES * self.limits.body:
-            raise BusyError("other requests fill the memory for bodies; try again later")
+            raise BusyError("the memory for request bodies is full; try again later")
 
     async def _when_there(self, future: Future[Any], request: Request, deadline: float) -> Any:
         """A future's result, unless the client goes or the deadline comes first; it is cancelled then."""

@@ -138,7 +138,7 @@ class Server:
 
 
 def _error_of(body: bytes) -> tuple[Any, str]:
-    """The decoded body of an error, or None, and the text to tell of it, on one line."""
+    """The decoded body of an error, or None, and its text on one line."""
     try:
         content = read_json(body, strict=False)
     except ValueError:

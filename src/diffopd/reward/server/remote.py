@@ -57,7 +57,7 @@ class RemoteReward:
         return Scores(scores.value.to(images.device), parts, scores.scale)
 
     why_no_pair = (
-        "its server knows no pair of images for it as a whole; a reward server checks the members of a "
+        "its server has no pair of images for it as a whole; a reward server checks the members of a "
         "mixture before it opens its port"
     )
 
@@ -83,7 +83,7 @@ class RemoteReward:
         except ServerError as error:
             raise self._error(*self._told(error, images, prompts)) from error
         except (TypeError, ValueError) as error:
-            raise self._error(f"cannot be asked, as a prompt's metadata are not JSON: {error}") from error
+            raise self._error(f"cannot be called, as a prompt's metadata is not JSON: {error}") from error
         try:
             return decode_scores(reply, len(prompts))
         except ValueError as error:
@@ -118,7 +118,7 @@ def _nonsense(error: Exception) -> ServerError:
 
 
 def requests_of(prompts: Prompts, most: int) -> list[list[int]]:
-    """Row numbers of each request: at most ``most``, the neighbouring rows of a prompt together.
+    """Row numbers of each request: at most ``most``, the neighboring rows of a prompt together.
 
     Examples:
         >>> requests_of(Prompts(("",) * 5, ("t",) * 5, ({},) * 5, tuple(range(5)), (0, 0, 1, 1, 2)), 3)

@@ -30,7 +30,7 @@ class Patience:
     Attributes:
         request: Seconds in which a request has to arrive whole and be scored.
         idle: Seconds in which a connection has to send a request's first lines.
-        shutdown: Seconds in which requests under way are answered once the server is told to stop.
+        shutdown: Seconds within which open requests are answered once the server has to stop.
         connections: Connections open at once.
     """
 
@@ -56,7 +56,7 @@ class RewardServer:
 
     Attributes:
         server_address: Host and port it listens at.
-        scorer_hangs: Whether the reward was still at work when the server had closed.
+        scorer_hangs: Whether the reward was still running when the server had closed.
 
     Raises:
         ValueError: If others could reach the server and there is no token, or the port is taken.
@@ -67,8 +67,8 @@ class RewardServer:
     ) -> None:
         if not token and not is_loopback(host):
             raise ValueError(
-                f"host={host} lets others reach the server, so it needs a token: put a long random text into "
-                "the environment variable that token_variable names, or use host=127.0.0.1"
+                f"host={host} makes the server reachable for others, so it needs a token: put a long random "
+                "text into the environment variable that token_variable names, or use host=127.0.0.1"
             )
         self.batcher, self.patience = batcher, patience
         self.scorer_hangs = False
@@ -148,10 +148,10 @@ class _Uvicorn(uvicorn.Server):
 
 def _listening(host: str, port: int) -> socket.socket:
     if not 0 <= port < 1 << 16:  # getaddrinfo would take another one
-        raise ValueError(f"port={port} cannot be listened at: ports are numbers from 0 to 65535")
+        raise ValueError(f"port={port} cannot be used: ports are numbers from 0 to 65535")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
         return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
-        raise ValueError(f"host={host} port={port} cannot be listened at: {error}") from error
+        raise ValueError(f"host={host} port={port} cannot be used: {error}") from error

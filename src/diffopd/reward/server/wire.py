@@ -29,10 +29,10 @@ _FIELDS: Mapping[str, type] = {"text": str, "task": str, "metadata": dict, "inde
 
 
 class RequestError(ValueError):
-    """A request that is refused.
+    """A request with an error.
 
     Attributes:
-        status: HTTP status code of the refusal.
+        status: HTTP status code of the reply.
     """
 
     def __init__(self, status: int, problem: str) -> None:
@@ -199,7 +199,7 @@ def _size(file: bytes, row: int, limits: Limits) -> tuple[int, int]:
     with _opened(file, row) as picture:
         if max(picture.size) > limits.side:
             width, height = picture.size
-            raise RequestError(413, f"image {row} has {width} x {height} pixels; sides end at {limits.side}")
+            raise RequestError(413, f"image {row} has {width} x {height} pixels; the limit is {limits.side}")
         if picture.mode != "RGB":
             raise RequestError(400, f"image {row} must be an RGB PNG, got mode {picture.mode}")
         return picture.size

@@ -1,4 +1,4 @@
-"""Does the image say what the prompt puts in double quotes? Flow-GRPO's rule on recognised text.
+"""Does the image say what the prompt puts in double quotes? Flow-GRPO's rule on recognized text.
 
 References:
     Liu et al., "Flow-GRPO", 2025, arXiv:2505.05470.
@@ -31,7 +31,7 @@ class OcrReward:
         texts = self.recognizer(images)
         if len(texts) != len(prompts):
             raise ValueError(
-                f"the recogniser must return one text per image, got {len(texts)} for {len(prompts)}"
+                f"the recognizer must return one text per image, got {len(texts)} for {len(prompts)}"
             )
         rewards = [ocr_reward(prompt, text) for prompt, text in zip(prompts.texts, texts, strict=True)]
         value = torch.tensor(rewards, dtype=torch.float32, device=images.device)

@@ -6,12 +6,17 @@ from importlib import import_module
 
 import pytest
 
-from diffopd.config.renamed import MOVED, current_name, with_current_names
+from diffopd.config.renamed import MOVED, current_name, first_name, with_current_names
 
 
 @pytest.mark.parametrize("module", MOVED.values())
 def test_every_new_place_is_a_module(module):
     import_module(module)
+
+
+def test_a_renamed_class_is_found_back():
+    for old, new in MOVED.items():
+        assert (current_name(f"{old}.A"), first_name(f"{new}.A")) == (f"{new}.A", f"{old}.A")
 
 
 def test_only_targets_are_renamed_nested_or_flat():

@@ -46,7 +46,7 @@ def test_a_prompt_s_own_weights_come_first():
         (prompts("signs"), r"routing.weights has no task signs; it has ocr, aesthetic"),
         (
             prompts("ocr", metadata=[{"teacher_weights": {"signs": 1, "ocr": 1}}]),
-            r"teacher_weights of prompt 'prompt 0' \(task ocr\) names signs, which is no teacher; .*has comp",
+            r"teacher_weights of prompt 'prompt 0' \(task ocr\) names signs, which is not a teacher; .*has",
         ),
         (prompts("ocr", metadata=[{"teacher_weights": [1, 2]}]), r"teacher_weights .* must be a mapping"),
         (prompts("ocr", metadata=[{"teacher_weights": {"ocr": 0}}]), r"gives no teacher a weight above 0"),
@@ -60,7 +60,7 @@ def test_rows_without_sound_weights_are_refused(rows, message):
 def test_a_mixture_of_unknown_teachers_is_refused_where_it_is_used():
     routing = Mixture(weights={**MIX, "signs": {"nobody": 1}})
     assert routing.weights(prompts("aesthetic"), TEACHERS) == [{"aesthetic": 1.0}]
-    with pytest.raises(ValueError, match=r"routing.weights.signs names nobody, which is no teacher"):
+    with pytest.raises(ValueError, match=r"routing.weights.signs names nobody, which is not a teacher"):
         routing.weights(prompts("signs"), TEACHERS)
 
 

@@ -144,8 +144,8 @@ def test_a_mixture_costs_a_row_per_teacher_and_one_forward(model, teacher_folder
 @pytest.mark.parametrize(
     ("routes", "message"),
     [
-        ([{"ocr": 1.0}], "got routes for 1 rows and 3 states"),
-        ([{"ocr": 1.0}, {}, {"ocr": 0.0}], r"rows without a teacher: \[1, 2\]"),
+        ([{"ocr": 1.0}], "got routes for 1 samples and 3 states"),
+        ([{"ocr": 1.0}, {}, {"ocr": 0.0}], r"samples without a teacher: \[1, 2\]"),
         ([{"ocr": 1.0}, {"ocr": 1.0}, {"nobody": 0.5, "ocr": 0.5}], "no teacher for task nobody"),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_teacher_without_a_card_is_refused_before_weights_load(tmp_path):
 )
 def test_an_incomplete_card_is_refused(tmp_path, broken):
     (tmp_path / "card.json").write_text(json.dumps(broken))
-    with pytest.raises(ValueError, match=r"is not a card .*it needs name, task, guidance_scale, base"):
+    with pytest.raises(ValueError, match=r"is not a valid card.json .*it needs name, task, guidance_scale"):
         TeacherCard.load(tmp_path)
 
 

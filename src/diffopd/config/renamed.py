@@ -25,6 +25,7 @@ MOVED = {
     f"{room.rpartition('.')[0]}.{name}": f"{room}.{name}" for room, names in _ROOMS.items() for name in names
 } | {"diffopd.optimizer": "diffopd.optimizer.muon"}
 """Module as configs of 0.1.0 name it -> where it is now."""
+_FIRST = {now: first for first, now in MOVED.items()}
 
 
 def current_name(target: str) -> str:
@@ -38,6 +39,17 @@ def current_name(target: str) -> str:
     """
     module, _, name = target.rpartition(".")
     return f"{MOVED[module]}.{name}" if module in MOVED else target
+
+
+def first_name(target: str) -> str:
+    """What a ``_target_`` was called in 0.1.0: digests of settings go by it, so that those made then still fit.
+
+    Examples:
+        >>> first_name("diffopd.reward.text.ocr.OcrReward")
+        'diffopd.reward.ocr.OcrReward'
+    """
+    module, _, name = target.rpartition(".")
+    return f"{_FIRST[module]}.{name}" if module in _FIRST else target
 
 
 def with_current_names(node: Any) -> Any:

@@ -19,7 +19,7 @@ def log_ratio_advantage(
     """``log p_teacher - log p_student`` of the drawn ``next_latent``, without gradient.
 
     Computed from the velocity gap: with ``drift = coefficient (student - teacher velocity)`` and ``noise``
-    the drawn latent's standardised distance from the teacher's mean, ``log p_student - log p_teacher`` is
+    the drawn latent's standardized distance from the teacher's mean, ``log p_student - log p_teacher`` is
     ``noise drift / std - drift^2 / (2 std^2)``. Two large log-densities are never subtracted. Drawn by the
     student itself, its mean is minus the KL divergence from student to teacher.
 

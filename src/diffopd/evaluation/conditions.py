@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffopd.config.folder import HOW_TO_ASK, flat_settings
+from diffopd.config.renamed import first_name
 from diffopd.evaluation.benchmark import Benchmark
 from diffopd.types import Prompts, Sampler, VelocityModel
 
@@ -108,7 +109,9 @@ def _of_metric(benchmark: Benchmark, task: str) -> str:
     if not metric:
         return name
     kept = [
-        (path, value) for path, value in flat_settings(metric) if not set(path.split(".")).intersection(_HOW)
+        (path, first_name(value) if path.rpartition(".")[2] == "_target_" else value)
+        for path, value in flat_settings(metric)
+        if not set(path.split(".")).intersection(_HOW)
     ]
     return f"{name} {_digest(sorted(kept, key=lambda entry: entry[0]))}"
 

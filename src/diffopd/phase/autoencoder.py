@@ -20,19 +20,19 @@ OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimize
 
 
 class AutoencoderPhase(lightning.LightningModule):
-    """Reconstruction with a light pull of the latents towards a standard normal.
+    """Reconstruction, with a small KL weight of the latents to a standard normal.
 
     When training ends, the scale and shift that give latents mean 0 and variance 1 are measured and
     written into the autoencoder's config, and the whole pipeline is saved.
 
     Args:
         pipeline: The pipeline whose autoencoder is trained.
-        optimizer: Makes the optimiser from parameters.
+        optimizer: Makes the optimizer from parameters.
         seed: Seed of drawings and latent noise.
         sign_share: Share of signs among the drawings.
         output: Folder for the trained pipeline.
         kl_weight: Weight of the KL term, relative to the mean absolute pixel error.
-        gradient_weight: Weight of the error of neighbouring-pixel differences, which keeps edges sharp.
+        gradient_weight: Weight of the error of neighboring-pixel differences, which keeps edges sharp.
         warmup_steps: Steps of linear warm-up; the learning rate then falls to 0 along a half cosine.
     """
 
@@ -58,7 +58,7 @@ class AutoencoderPhase(lightning.LightningModule):
         self.kl_weight, self.gradient_weight, self.warmup_steps = kl_weight, gradient_weight, warmup_steps
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule."""
+        """The optimizer and its schedule."""
         optimizer = self.make_optimizer(self.vae.parameters())
         return {
             "optimizer": optimizer,

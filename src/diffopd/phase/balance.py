@@ -137,7 +137,7 @@ class RemainingGap(Balance):
         return {"first": dict(self._first), "smoothed": dict(self._smoothed)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from them."""
+        """Continue from them."""
         self._first, self._smoothed = dict(state.get("first", {})), dict(state.get("smoothed", {}))
 
     def _remaining(self, task: str) -> float:

@@ -52,7 +52,7 @@ class DistillPhase(PolicyPhase):
         states: Which steps of the rollout are trained.
         loss: Loss of one transition against the teacher's velocity.
         estimator: How the gradient of that loss is estimated.
-        regulariser: Pull to one more model, on all rows, or none.
+        regulariser: Regularization towards one more model, on all samples, or none.
         balance: Weights of the tasks.
         reward: Scores the rollouts for the log; no reward enters the loss.
         optimizer: Makes the optimizer from parameters.
@@ -101,8 +101,8 @@ class DistillPhase(PolicyPhase):
                 raise ValueError(f"phase.{setting}={value} is not known; choose one of {', '.join(allowed)}")
         if updates_per_round < 1 or (updates_per_round > 1 and round == "fused"):
             raise ValueError(
-                f"phase.updates_per_round={updates_per_round} must be 1 with phase.round=fused, which takes "
-                "the loss while it rolls out; more need phase.round=two_pass"
+                f"phase.updates_per_round={updates_per_round} must be 1 with phase.round=fused, which "
+                "computes the loss during the rollout; more need phase.round=two_pass"
             )
         possible = states.steps(sampler.num_steps)
         super().__init__(model=model, adapter=adapter, optimizer=optimizer, settings=settings)

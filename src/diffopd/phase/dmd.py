@@ -130,7 +130,7 @@ class DMDPhase(FakeScorePhase):
         return latent, self.sampler.sigma_at(step, latent)
 
     def noised(self, predicted: Predicted, purpose: str, *, for_fake: bool) -> Noised:
-        """The clean predictions, noised to levels drawn anew for each row."""
+        """The clean predictions, noised to levels drawn again for each sample."""
         lowest, highest = self.fake_tau_range if for_fake else self.tau_range
         share = self.uniform(f"{purpose}/tau", predicted.prompts)
         tau = shift_sigma(lowest + (highest - lowest) * share, self.tau_shift)

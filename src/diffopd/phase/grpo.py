@@ -41,13 +41,13 @@ class GRPOPhase(RewardPhase):
         adapter: Shape of the trained policy.
         sampler: A stochastic sampler; its guidance scale is the policy's.
         loss: Flow-GRPO's or GRPO-Guard's loss.
-        reward: What to maximise.
+        reward: What to maximize.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that learn from rewards.
         train_steps: ``all``, or ``all_but_last``.
-        noise_window: ``size`` of a window of noisy steps, placed anew each round within the steps ``first``
-            to ``last``, the others being ODE steps; size null for noise in every step. Only noisy steps are
-            trained.
+        noise_window: ``size`` of a window of noisy steps, placed at random each round within the steps
+            ``first`` to ``last``, the others being ODE steps; size null for noise in every step. Only noisy
+            steps are trained.
         updates_per_round: Optimizer steps in a round; the samples are shared among them.
 
     Attributes:
@@ -256,5 +256,5 @@ class GRPOPhase(RewardPhase):
             raise RuntimeError(
                 f"the ratio of new to old policy was {worst.item():.2e} away from 1 before the first update "
                 f"of round {self.round + 1}, more than rounding in {backbone} explains ({allowed:.0e}): "
-                "rollout and training do not see the same model (dropout, another guidance or precision?)"
+                "rollout and update do not use the same model (dropout, another guidance or precision?)"
             )

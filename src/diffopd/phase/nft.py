@@ -35,7 +35,7 @@ class NFTPhase(RewardPhase):
         adapter: Shape of the trained policy.
         sampler: The old policy's sampler, any; its guidance scale (1 in the paper) is the policy's.
         loss: The NFT loss.
-        reward: What to maximise.
+        reward: What to maximize.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that learn from rewards.
         old_policy: ``decay_type`` 0, 1 or 2 (released), or null and a ramp ``start``, ``rate``, ``cap``,

@@ -27,7 +27,7 @@ class PretrainPhase(lightning.LightningModule):
 
     Args:
         pipeline: A pipeline with a trained autoencoder.
-        optimizer: Makes the optimiser from parameters.
+        optimizer: Makes the optimizer from parameters.
         seed: Seed of drawings, noise and sigmas.
         num_drawings: Different drawings; encoded once, before training.
         sign_share: Share of signs among them.
@@ -80,7 +80,7 @@ class PretrainPhase(lightning.LightningModule):
         self.texts: list[str] = []
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule."""
+        """The optimizer and its schedule."""
         optimizer = self.make_optimizer(self.trained.named_parameters())
         return {
             "optimizer": optimizer,

@@ -57,7 +57,7 @@ class RewardPhase(PolicyPhase):
         model: The frozen text-to-image model, which is the reference.
         adapter: Shape of the trained policy.
         sampler: Sampler of the rollouts; its guidance scale is the policy's.
-        reward: What to maximise.
+        reward: What to maximize.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that learn from rewards.
         advantage_clip: Largest magnitude of an advantage.

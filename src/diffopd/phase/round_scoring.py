@@ -38,7 +38,7 @@ class RoundScoring:
     Args:
         prompts: The round's, one row per sample.
         score: Scores images.
-        in_background: Score in one thread of its own, while the caller goes on sampling.
+        in_background: Score in one thread of its own, while the caller continues sampling.
         device: The caller's; a GPU is made the thread's, too.
     """
 

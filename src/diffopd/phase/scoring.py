@@ -51,7 +51,7 @@ def warn_of_constant(
     task = sample.prompt.tasks[0]
     problem = (
         f"round {phase.current_epoch + 1}: reward ({name_of(reward)}) is {value:g} for all {number} samples "
-        f"of task '{task}', so nothing is learned from them; is it constant, or the task out of reach?"
+        f"of task '{task}', so nothing is learned from them; is the reward constant, or the task too hard?"
     )
     log.warning("%s (%s)", problem, save_sample(sample, run_folder(phase), f"constant_{task}", problem))
 

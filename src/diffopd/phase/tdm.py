@@ -153,7 +153,7 @@ class TDMPhase(FakeScorePhase):
         return latent, self.bounds[segments].to(self.device)
 
     def noised(self, predicted: Predicted, purpose: str, *, for_fake: bool) -> Noised:
-        """Jump along the segment, then forward to a level drawn anew for each row, for either network."""
+        """Jump along the segment, then forward to a level drawn again for each sample, for either network."""
         segments, prompts = self.segments(predicted.prompts), predicted.prompts
         start, end = self.bounds[segments].to(self.device), self.bounds[segments + 1].to(self.device)
         middle = end

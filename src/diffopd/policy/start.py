@@ -42,7 +42,7 @@ def new_policy(model: PipelineModel, name: str, shape: Shape, seed: int, *, tell
         error = add_merged_adapter(transformer, name, shape)
         if tell:
             log.info("adapter.merge: relative error of the mean update %s", error)
-            log.debug("adapter.merge: relative error by layer %s", dict(error.layers))
+            log.debug("adapter.merge: relative error by layer: %s", dict(error.layers))
     elif shape.start is not None:
         add_started_adapter(transformer, name, shape)
     else:

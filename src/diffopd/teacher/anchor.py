@@ -1,4 +1,4 @@
-"""A pull to one more frozen model, on every row: Flow-OPD's manifold anchor."""
+"""Regularization towards one more frozen model, on every sample: Flow-OPD's manifold anchor."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Anchor(Regulariser):
             )
         if guidance_scale is None and path is None:
             raise ValueError(
-                "regulariser.guidance_scale is null, but the base model has no card to take it from; "
+                "regulariser.guidance_scale is null, but the base model has no card.json to take it from; "
                 "set regulariser.guidance_scale"
             )
         if guidance_scale is not None and not 1 <= guidance_scale < math.inf:

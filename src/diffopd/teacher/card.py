@@ -1,4 +1,4 @@
-"""What is known of a trained adapter: the JSON card beside its weights."""
+"""Metadata of a trained adapter: ``card.json`` beside its weights."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ class TeacherCard:
         path = Path(folder) / CARD
         if not path.is_file():
             raise ValueError(
-                f"{setting}={folder}: there is no {CARD}; a teacher is a PEFT folder with a card that "
-                "states its guidance_scale. The teacher phase writes one; write it by hand for other adapters"
+                f"{setting}={folder}: there is no {CARD}; a teacher is a PEFT folder with a {CARD} that "
+                "states its guidance_scale. phase=nft writes one; write it by hand for other adapters"
             )
         try:
             return _from_json(
@@ -150,7 +150,9 @@ class TeacherCard:
             )
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             needed = ", ".join(field.name for field in dataclasses.fields(TeacherCard))
-            raise ValueError(f"{setting}: {path} is not a card ({error}); it needs {needed}") from error
+            raise ValueError(
+                f"{setting}: {path} is not a valid card.json ({error}); it needs {needed}"
+            ) from error
 
 
 def card_or_guidance(
@@ -173,8 +175,8 @@ def card_or_guidance(
         return card, card.guidance_scale if guidance_scale is None else float(guidance_scale)
     if guidance_scale is None:
         raise ValueError(
-            f"{setting}={path}: there is no {CARD}, which would say the guidance it was trained for; say "
-            f"it in {guidance}, as in {guidance}=4.5 (1 = none). Weights released by others have no card"
+            f"{setting}={path}: there is no {CARD}, which has the guidance it was trained for; set "
+            f"{guidance}, as in {guidance}=4.5 (1 = CFG off). Weights released by others have no {CARD}"
         )
     return None, float(guidance_scale)
 

@@ -98,7 +98,8 @@ def check_base_of(card: TeacherCard | None, model: AdaptedModel, given: str, swi
         ValueError: If the card names another base.
     """
     if card is None:
-        log.warning("note: %s has no %s; that it belongs to this base model is not checked", given, CARD)
+        text = "note: %s has no %s; whether it was trained on this base model is not checked"
+        log.warning(text, given, CARD)
     elif card.base != model.identity:
         raise ValueError(
             f"{given} was trained on base {card.base[:12]}, this model is {model.identity[:12]}; "

@@ -93,7 +93,7 @@ class ByTask(_Fixed):
             if task not in teachers:
                 raise ValueError(
                     f"no teacher for task {task}; teacher.teachers has {', '.join(teachers)}. Add "
-                    f"teacher.teachers.{task}, or say in routing=mixture which teachers the task has"
+                    f"teacher.teachers.{task}, or set the task's teachers with routing=mixture"
                 )
         return [{task: 1.0} for task in prompts.tasks]
 
@@ -140,7 +140,7 @@ class Mixture(_Fixed):
         unknown = [teacher for teacher in result if teacher not in teachers]
         if unknown:
             raise ValueError(
-                f"{place} names {', '.join(unknown)}, which is no teacher; teacher.teachers has "
+                f"{place} names {', '.join(unknown)}, which is not a teacher; teacher.teachers has "
                 f"{', '.join(teachers)}"
             )
         return dict(result)
@@ -236,7 +236,7 @@ class Automatic(Routing):
             if self.choice[task] not in teachers:
                 raise ValueError(
                     f"routing=automatic chose teacher {self.choice[task]} for task {task}, and "
-                    f"teacher.teachers has {', '.join(teachers)} now; begin the run anew with resume=never"
+                    f"teacher.teachers has {', '.join(teachers)} now; start over with resume=never"
                 )
         return [{self.choice[task]: 1.0} for task in prompts.tasks]
 

@@ -181,7 +181,7 @@ class TeacherSet(Target):
         if len(chosen) != len(latent) or not all(chosen):
             empty = [row for row, entry in enumerate(chosen) if not entry]
             raise ValueError(
-                f"got routes for {len(routes)} rows and {len(latent)} states, rows without a teacher: "
+                f"got routes for {len(routes)} samples and {len(latent)} states, samples without a teacher: "
                 f"{empty}; give one route per state, with at least one weight other than 0"
             )
         if all(len(entry) == 1 and entry[0][1] == 1 for entry in chosen):

@@ -20,7 +20,7 @@ class Prompts:
         tasks: Name of the task each prompt belongs to, e.g. ``"composition"``.
         metadata: One mapping per prompt; GenEval clauses (``tag``, ``include``, ``exclude``) live here.
         indices: Global sample index of each row, the same whatever the number of processes. All of a
-            row's random draws derive from it, so a sample does not depend on its neighbours.
+            row's random draws derive from it, so a sample does not depend on its neighbors.
         groups: Index of the prompt each row repeats; rows of one group share statistics.
     """
 

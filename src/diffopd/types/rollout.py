@@ -31,7 +31,7 @@ class Transition:
         std: Standard deviation of the next latent.
         std_released: What the released code calls ``std_dev_t``: for the flow SDE it lacks ``sqrt(-dt)``.
         coefficient: d mean / d velocity.
-        next_latent: The sampled state; the rollout goes on from its detached value.
+        next_latent: The sampled state; the rollout continues from its detached value.
         stochastic: True when ``std`` is above 0; known without reading a tensor.
     """
 

@@ -18,7 +18,7 @@ class Scores:
     """What a reward says of a batch of images.
 
     Attributes:
-        value: The score to maximise, one per image.
+        value: The score to maximize, one per image.
         parts: Named components and diagnostics, one value per image each; one named ``<task>/<part>`` is NaN
             on the rows of other tasks.
         scale: What the numbers mean, e.g. ``"[0, 1], 1 = every clause holds"``.
@@ -49,7 +49,7 @@ class Reward(Protocol):
     def __call__(
         self, images: Float[Tensor, " batch 3 height width"], prompts: Prompts
     ) -> Scores | Float[Tensor, " batch"]:
-        """Score images in [0, 1]: one value per image to maximise, alone or with all that ``Scores`` holds.
+        """Score images in [0, 1]: one value per image to maximize, alone or with all that ``Scores`` holds.
 
         Raises rather than guesses when a sample cannot be scored.
         """
@@ -58,7 +58,7 @@ class Reward(Protocol):
 
 @dataclass(frozen=True)
 class KnownPair:
-    """Two images of which one is better beyond doubt: what a scorer has to get right before it is trusted.
+    """A good and a bad image; a scorer has to get them right before it is trusted.
 
     Attributes:
         better: In [0, 1].

@@ -1,7 +1,8 @@
-"""Saves the trained adapter where other tools find it."""
+"""Saves the trained adapter where other tools find it, at the end and with every checkpoint."""
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +11,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from diffopd.adapter import export_lora, save_adapter
+from diffopd.checkpoint import ADAPTER
 
 log = logging.getLogger(__name__)
+
+AVERAGE = "average"
+"""Name of the adapter that is the moving average."""
 
 
 class AdapterExport(Callback):
     """When training ends, writes one adapter as a PEFT folder and as a diffusers LoRA file.
+
+    Each checkpoint gets the same adapter as it is then, as a PEFT folder ``adapter``: written, verified,
+    copied and removed with the checkpoint. It adds the bytes of one adapter.
 
     An average that has not moved once is the untrained adapter; the student is written in its place, with a
     warning. Does nothing for phases that train no adapter.
@@ -39,6 +47,15 @@ class AdapterExport(Callback):
         return self.adapter if trained is None else trained(self.adapter)
 
     @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have the adapter written into the checkpoint's folder."""
+        model = getattr(pl_module, "model", None)
+        if model is not None:
+            checkpoint[ADAPTER] = functools.partial(save_adapter, model.transformer, self.choice(pl_module))
+
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both forms."""
         model = getattr(pl_module, "model", None)
@@ -56,3 +73,9 @@ class AdapterExport(Callback):
         save_adapter(model.transformer, name, self.peft_folder)
         export_lora(model.transformer, name, self.lora_folder)
         log.info("adapter saved in %s (PEFT) and %s (diffusers)", self.peft_folder, self.lora_folder)
+
+
+def exported_adapter(phase: Any) -> str:
+    """The adapter of a phase that is handed on: the callback's choice, or without one the average."""
+    exports = [callback for callback in phase.trainer.callbacks if isinstance(callback, AdapterExport)]
+    return exports[0].choice(phase) if exports else phase.trained_adapter(AVERAGE)

@@ -36,7 +36,8 @@ _WHAT = {
 }
 _QUIET_LOGGERS = ("ResumableCSVLogger", "TensorBoardLogger")
 _LOGS = ("metrics.csv", "tensorboard")
-_NOISY_CALLBACK = "RoundProgress"
+_LEFT_OUT = ("RoundProgress", "callbacks.Samples")
+"""Callbacks that would print, or draw pictures between rounds; these are no part of a round."""
 _PROMPTS = "prompt_cache"
 _TELLS_OF_FILES = "diffopd.callbacks.adapter_export"
 """Its lines name files that are about to be removed."""
@@ -266,4 +267,4 @@ def _is_quiet(target: str) -> bool:
 
 
 def _is_not_noisy(target: str) -> bool:
-    return not target.endswith(_NOISY_CALLBACK)
+    return not target.endswith(_LEFT_OUT)

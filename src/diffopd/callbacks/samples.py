@@ -163,8 +163,8 @@ class Samples(Callback):
         source, sharded = self._source, isinstance(trainer.strategy, Sharded)
         if source is None or not (trainer.is_global_zero or sharded):
             return
-        if num_rounds == 0 and trainer.ckpt_path is not None:
-            return  # the process that forked a resumed training has its weights, and not its counters
+        if num_rounds == 0 and not trainer.training:
+            return  # the process that forked a training has its weights afterwards, and not its counters
         model, adapter = cast(Any, phase).model, exported_adapter(phase)
         row = SampleRow(
             round=num_rounds,

@@ -46,7 +46,8 @@ def adapter_of(path: str | Path, *, setting: str) -> str:
 
 def run_of(checkpoint: Path) -> Path:
     """The folder of the run that a checkpoint lies in; the checkpoint itself if it lies in none."""
-    found = (parent for parent in list(checkpoint.absolute().parents)[:2] if is_run(parent))
+    above = list(checkpoint.absolute().parents)[:2]
+    found = (folder for folder in above if (folder / CONFIG).is_file())
     return next(found, checkpoint)
 
 

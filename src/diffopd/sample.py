@@ -31,8 +31,8 @@ def run(cfg: DictConfig) -> None:
 
     from diffopd.build.trained_model import load_model
     from diffopd.evaluation import ImageProgress, generate_batches
+    from diffopd.files.grid import image_sheet
     from diffopd.files.png import save_png
-    from diffopd.report.run.grid import image_sheet
     from diffopd.types import Prompts
 
     prompt, count, folder = str(cfg.prompt), int(cfg.num_images), Path(cfg.paths.run)

@@ -1,11 +1,19 @@
 import errno
+import json
 import logging
 import os
 
 import pytest
 import torch
 
-from diffopd.checkpoint import CheckpointError, latest_valid_checkpoint, read_checkpoint, write_checkpoint
+from diffopd.checkpoint import (
+    CheckpointError,
+    DamagedCheckpointError,
+    latest_valid_checkpoint,
+    read_checkpoint,
+    verify_checkpoint,
+    write_checkpoint,
+)
 from diffopd.checkpoint import folder as folder_module
 from diffopd.checkpoint.folder import (
     MANIFEST,
@@ -33,6 +41,54 @@ def test_writes_three_files_and_nothing_beside_them(tmp_path):
     assert sorted(os.listdir(target)) == sorted([TENSORS, STATE, MANIFEST])
     assert os.listdir(target.parent) == ["round_000001"]
     assert_state(target, 1.0)
+
+
+def with_part(folder, content=b"weights"):
+    def write(part):
+        part.mkdir()
+        (part / "weights").write_bytes(content)
+
+    return write_checkpoint(state(1.0), folder, {"adapter": write})
+
+
+def test_a_part_is_written_with_the_rest_and_verified(tmp_path):
+    checkpoint = with_part(tmp_path / "round_000001")
+    assert sorted(os.listdir(checkpoint)) == sorted(["adapter", MANIFEST, STATE, TENSORS])
+    verify_checkpoint(checkpoint)
+    named = json.loads((checkpoint / MANIFEST).read_text())["files"]
+    assert set(named) == {TENSORS, STATE, "adapter/weights"}
+    assert read_checkpoint(checkpoint).keys() == state(1.0).keys()
+    flip_a_bit(checkpoint / "adapter" / "weights")
+    with pytest.raises(DamagedCheckpointError, match=r"adapter/weights is not what was written"):
+        verify_checkpoint(checkpoint)
+    (checkpoint / "adapter" / "weights").unlink()
+    with pytest.raises(DamagedCheckpointError, match=r"adapter/weights is missing"):
+        verify_checkpoint(checkpoint)
+
+
+def test_a_part_that_cannot_be_written_leaves_the_old_checkpoint(tmp_path):
+    target = with_part(tmp_path / "round_000001", b"old")
+
+    def fail(part):
+        part.mkdir()
+        (part / "weights").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(state(2.0), target, {"adapter": fail})
+    assert os.listdir(tmp_path) == ["round_000001"]
+    verify_checkpoint(target)
+    assert (target / "adapter" / "weights").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "adapter/../../outside", "a\0b"])
+def test_a_manifest_names_files_of_its_checkpoint_alone(tmp_path, name):
+    checkpoint = with_part(tmp_path / "round_000001")
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    manifest["files"][name] = {"bytes": 1, "sha256": "0"}
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(DamagedCheckpointError):
+        verify_checkpoint(checkpoint)
 
 
 def test_rewriting_replaces(tmp_path):

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_pipelines import TinyPipeline, with_t5
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, load_adapter, save_adapter
+from diffopd.checkpoint import write_checkpoint
 from diffopd.export import __main__ as command
 from diffopd.export.formats import Format, comfyui_tensors
 from diffopd.files.fingerprint import sha256_of
@@ -141,6 +142,24 @@ def test_the_transformer_alone_is_a_teacher(tiny, run, tmp_path):
     found = {path.name for path in (tmp_path / "x").iterdir()}
     assert found == {"transformer", "README.md", "samples.png"}
     SD3Transformer2DModel.from_pretrained(tmp_path / "x" / "transformer", local_files_only=True)
+
+
+def test_a_checkpoint_is_exported_with_its_settings_and_nothing_of_the_end(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    place = folder / "checkpoints" / "round_000002"
+    write_checkpoint(
+        {"w": torch.ones(1)}, place, {"adapter": lambda part: shutil.copytree(run / "adapter", part)}
+    )
+    (folder / "finished.json").unlink()  # of a run in training the newest checkpoint is meant, too
+    for number, source in enumerate((place, folder)):
+        to = tmp_path / str(number)
+        exported(f"run={source}", "format=peft", f"to={to}")
+        card = (to / "README.md").read_text()
+        assert "# my_run, round_000002" in card
+        assert "`guidance_scale=3` in training" in card
+        for text in ("1.5 minutes", "| student | 0.9 |", "](samples.png)"):
+            assert text not in card
 
 
 def test_the_model_card(tiny, run, tmp_path):
@@ -320,7 +339,10 @@ def test_an_adapter_without_effect_is_not_exported(tiny, run, tmp_path):
         ([], "neither run nor adapter given; give one"),
         (["run=a", "adapter_path=b"], "run=a and adapter=b given; give one"),
         (["run={nowhere}"], r"run=.*nowhere holds no config\.yaml; give the folder of a run"),
-        (["run={begun}"], "has no adapter folder yet, which a run writes when it ends; finish the run"),
+        (
+            ["run={begun}"],
+            "has neither an adapter nor a checkpoint yet .*; train it until its first",
+        ),
         (["run={pipeline}"], "trained a whole pipeline, not an adapter"),
         (
             ["adapter_path=x", "model_path=y"],

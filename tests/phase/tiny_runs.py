@@ -37,6 +37,7 @@ RUN = (
     "trainer.max_epochs=2",
     "logger=csv",
     "callbacks.round_checkpoint.every_n_rounds=1",
+    "callbacks.samples.every_n_rounds=0",  # tests of samples ask for them
 )
 
 FORKED = (

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from diffopd.evaluation.result import EvaluationResult, TaskResult
+from diffopd.files.sample_row import SampleRow
 from diffopd.teacher import Estimate
 
 
@@ -58,6 +60,15 @@ def write_run(
         recipe = {"command": f"python -m diffopd.train +experiment={name} seed={seed}", "commit": "abc1234"}
         (folder / "finished.json").write_text(json.dumps({"max_rounds": planned, "recipe": recipe}))
     return folder
+
+
+def write_samples(folder: Path, rounds: Iterable[int], prompts: Sequence[str] = ("a", "b")) -> None:
+    """Rows of samples: prompt ``i`` is a plain picture whose red is the round and whose green is ``i``."""
+    for number in rounds:
+        row = SampleRow(round=number, prompts=tuple(prompts), tasks=("ocr",) * len(prompts), made_from="x")
+        colours = [torch.tensor([number / 255, i / 255, 0.0]) for i in range(len(prompts))]
+        images = torch.stack([colour.view(3, 1, 1).expand(3, 32, 32) for colour in colours])
+        row.save(row.picture(images), folder)
 
 
 def result(

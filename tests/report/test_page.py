@@ -16,9 +16,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from run_folders import result, write_run
+from run_folders import result, write_run, write_samples
 
 from diffopd.config.folder import config_folder
+from diffopd.files.grid import sample_grid
 from diffopd.files.png import save_png
 from diffopd.report.__main__ import run as report_command
 from diffopd.report.methods import figures as method_figures
@@ -31,7 +32,6 @@ from diffopd.report.methods.methods import differing_settings, group_runs
 from diffopd.report.methods.runs import ARCHIVE, Series
 from diffopd.report.methods.step_curves import step_band
 from diffopd.report.methods.tables import cost_table, score_tables
-from diffopd.report.run.grid import sample_grid
 
 REWARD = "train/reward/ocr"
 
@@ -241,6 +241,21 @@ def test_a_page_of_runs_that_left_next_to_nothing(tmp_path, capsys):
         "seed 4, 0 rounds",
     ):
         assert sentence in re.sub(r"\s+", " ", page)
+
+
+def test_a_page_shows_the_samples_over_rounds_of_each_run_that_has_some(tmp_path):
+    for seed in range(3):
+        run = write_run(tmp_path / "one" / f"seed{seed}", "mopd_ode", seed, {REWARD: [0.5]})
+        if seed != 1:
+            write_samples(run / "samples", rounds=range(0, 60, 20))
+    page = page_of(tmp_path, "claims=none")
+    shown = re.findall(r"<figcaption>(mopd_ode, seed \d: samples over its rounds)", page)
+    assert shown == [f"mopd_ode, seed {seed}: samples over its rounds" for seed in (0, 2)]
+    with Image.open(tmp_path / "page" / "figures" / "rounds_2.png") as strip:
+        assert strip.size == (240 + 3 * 136 + 8, 36 + 2 * 136)
+    shutil.rmtree(tmp_path / "one" / "seed0" / "samples")
+    shutil.rmtree(tmp_path / "one" / "seed2" / "samples")
+    assert "Samples over rounds" not in page_of(tmp_path, "claims=none")
 
 
 def test_a_page_of_other_runs_says_nothing_of_claims(tmp_path, capsys):

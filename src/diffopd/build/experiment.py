@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.build.pin import pin_model
+from diffopd.callbacks import Samples
 from diffopd.check import (
     ConfigError,
     check_config,
@@ -205,6 +206,10 @@ def build(cfg: DictConfig) -> Experiment:
         logger.log_hyperparams(values)
     parts |= {group: instantiate(cfg[group]) for group in HEAVY_GROUPS if group in wanted}
     phase = _phase(phase_class, instantiate(cfg.phase).keywords | parts)
+    benchmark = _benchmark(cfg) if cfg.get("benchmark") else None
+    for callback in cast(Any, trainer).callbacks:
+        if isinstance(callback, Samples):
+            callback.benchmark = benchmark
     return Experiment(
         phase=phase,
         data=data,
@@ -214,7 +219,7 @@ def build(cfg: DictConfig) -> Experiment:
         inputs=inputs,
         num_threads=cfg.trainer.num_threads,
         report=instantiate(cfg.report) if cfg.get("report") else None,
-        benchmark=_benchmark(cfg) if cfg.get("benchmark") else None,
+        benchmark=benchmark,
         files=RunFiles(folder=folder, command=recorded_command("diffopd.train", folder), seed=cfg.seed),
     )
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from diffopd.adapter import find_card
 from diffopd.host.quiet import silence_known_noise
 from diffopd.model import PipelineModel, read_transformer_config
+from diffopd.run.trained import adapter_of
 from diffopd.teacher import TeacherCard, check_frozen, load_frozen
 from diffopd.weights.hub import tell_at_once
 
@@ -23,8 +24,8 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[PipelineModel, str | 
     """The model on its device, and the name of the adapter on it.
 
     Args:
-        cfg: Has ``model``, ``adapter_path`` (a LoRA or a whole transformer, or null), ``device`` and
-            ``guidance_scale``.
+        cfg: Has ``model``, ``adapter_path`` (a LoRA, a whole transformer, a checkpoint, a run, or null),
+            ``device`` and ``guidance_scale``.
         console: Where to say that an adapter was trained for other settings than these.
 
     Returns:
@@ -36,14 +37,15 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[PipelineModel, str | 
     silence_known_noise()
     tell_at_once()
     device = chosen_device(cfg.device)
-    if cfg.adapter_path is not None:
+    path = None if cfg.adapter_path is None else adapter_of(cfg.adapter_path, setting="adapter")
+    if path is not None:
         base_config = read_transformer_config(cfg.model.path, cfg.model.revision)
-        check_frozen(cfg.adapter_path, base_config, setting="adapter")
+        check_frozen(path, base_config, setting="adapter")
     model: PipelineModel = instantiate(cfg.model)
-    if cfg.adapter_path is None:
+    if path is None:
         return model.to(device), None
-    load_frozen(cast(Any, model), ADAPTER, cfg.adapter_path, setting="adapter")
-    _compare_with_card(cfg.adapter_path, model, cfg.guidance_scale, console)
+    load_frozen(cast(Any, model), ADAPTER, path, setting="adapter")
+    _compare_with_card(path, model, cfg.guidance_scale, console)
     return model.to(device), ADAPTER
 
 

@@ -1,12 +1,13 @@
 """What watches a training: progress, guards, timing, checkpoints. One round is one Lightning epoch."""
 
-from diffopd.callbacks.adapter_export import AdapterExport
+from diffopd.callbacks.adapter_export import AdapterExport, exported_adapter
 from diffopd.callbacks.csv_logger import ResumableCSVLogger
 from diffopd.callbacks.finite_loss import FiniteLoss
 from diffopd.callbacks.gradient_signal import GradientSignal
 from diffopd.callbacks.reward_guard import RewardGuard
 from diffopd.callbacks.round_checkpoint import RoundCheckpoint
 from diffopd.callbacks.round_progress import RoundProgress
+from diffopd.callbacks.samples import Samples
 from diffopd.callbacks.throughput import Throughput
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "RewardGuard",
     "RoundCheckpoint",
     "RoundProgress",
+    "Samples",
     "Throughput",
+    "exported_adapter",
 ]

@@ -1,4 +1,4 @@
-"""Saves the trained adapter where other tools find it."""
+"""Saves the trained adapter where other tools find it, at the end and with every checkpoint."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from diffopd.checkpoint import ADAPTER
 from diffopd.policy import LowRank, Policy
 
 log = logging.getLogger(__name__)
+
+AVERAGE = "average"
+"""Name of the adapter that is the moving average."""
 
 
 class AdapterExport(Callback):
     """When training ends, writes one adapter as a PEFT folder and as a diffusers LoRA file.
 
     A policy of whole weights is written as a diffusers transformer, in the folder for PEFT.
+
+    Each checkpoint gets the same as it is then, in its folder ``adapter``: written, verified,
+    copied and removed with the checkpoint. It adds the bytes of one policy.
 
     An average that has not moved once is the untrained adapter; the student is written in its place, with a
     warning. Does nothing for phases that train no adapter.
@@ -40,6 +47,14 @@ class AdapterExport(Callback):
         return phase.handed_on(self.adapter)
 
     @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have the adapter written into the checkpoint's folder."""
+        if hasattr(pl_module, "handed_on"):
+            checkpoint[ADAPTER] = self.choice(pl_module).save
+
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both forms."""
         if not hasattr(pl_module, "handed_on") or not trainer.is_global_zero:
@@ -59,3 +74,11 @@ class AdapterExport(Callback):
             log.info("adapter saved in %s (PEFT) and %s (diffusers)", self.peft_folder, self.lora_folder)
         else:
             log.info("transformer saved in %s (diffusers)", self.peft_folder)
+
+
+def exported_adapter(phase: Any) -> str:
+    """Name of the policy of a phase that is handed on: the callback's choice, or without one the average."""
+    exports = [callback for callback in phase.trainer.callbacks if isinstance(callback, AdapterExport)]
+    policy: Policy = exports[0].choice(phase) if exports else phase.handed_on(AVERAGE)
+    assert policy.name is not None
+    return policy.name

@@ -74,10 +74,12 @@ def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _prompt_files(values: Mapping[str, Any]) -> Iterator[str]:
-    """Prompts to train on, and those that a report at the end, days later, or an evaluation reads."""
+    """Prompts to train on, and those that samples, a report at the end, days later, or an evaluation need."""
     from diffopd.files.paths import resolve_path
 
-    reported = "phase" not in values or values.get("report")
+    samples = (values.get("callbacks") or {}).get("samples") or {}
+    drawn = samples.get("every_n_rounds") and samples.get("prompts") is None
+    reported = "phase" not in values or values.get("report") or drawn
     for group in ("data", "benchmark") if reported else ("data",):
         node = values.get(group)
         if not isinstance(node, Mapping):

@@ -1,6 +1,7 @@
 """Checkpoints as folders of safetensors and JSON: no pickle, written atomically, verified when read."""
 
 from diffopd.checkpoint.folder import (
+    ADAPTER,
     CheckpointError,
     DamagedCheckpointError,
     latest_valid_checkpoint,
@@ -16,6 +17,7 @@ from diffopd.checkpoint.place import checkpoints_folder
 from diffopd.checkpoint.tree import decode_tree, encode_tree
 
 __all__ = [
+    "ADAPTER",
     "CheckpointError",
     "DamagedCheckpointError",
     "SafetensorsCheckpointIO",

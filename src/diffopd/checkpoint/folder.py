@@ -7,9 +7,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -23,6 +23,8 @@ from diffopd.files.fingerprint import sha256_of
 log = logging.getLogger(__name__)
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+ADAPTER = "adapter"
+"""Folder within a checkpoint of the adapter that its run would export, in PEFT's format."""
 INPUTS = "inputs"
 """Entry of a training's state: fingerprints of the files it learns from."""
 SETTINGS = "settings"
@@ -42,7 +44,9 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint that is not what was written: incomplete or altered. Only such a one is ever removed."""
 
 
-def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
+def write_checkpoint(
+    state: Any, folder: str | PathLike[str], parts: Mapping[str, Callable[[Path], Any]] | None = None
+) -> Path:
     """Write ``state`` so that ``folder`` holds either all of it or what it held before.
 
     The files go to a temporary folder beside ``folder`` (a rename is atomic only within one file system),
@@ -52,6 +56,7 @@ def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
     Args:
         state: Anything :func:`~diffopd.checkpoint.tree.encode_tree` accepts.
         folder: Where the checkpoint will be.
+        parts: Name of a folder within it -> writes the folder's files; they are verified as the others are.
 
     Returns:
         ``folder``. A file or link of its name is moved to ``set_aside``.
@@ -69,7 +74,7 @@ def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
     _remove(replaced)
     temporary.mkdir()
     try:
-        _fill(temporary, tensors, text)
+        _fill(temporary, tensors, text, parts or {})
     except Exception:
         _remove(temporary)  # a full disk needs the room
         raise
@@ -84,14 +89,21 @@ def write_checkpoint(state: Any, folder: str | PathLike[str]) -> Path:
     return folder
 
 
-def _fill(folder: Path, tensors: Mapping[str, Tensor], text: str) -> None:
+def _fill(
+    folder: Path, tensors: Mapping[str, Tensor], text: str, parts: Mapping[str, Callable[[Path], Any]]
+) -> None:
     """Write a checkpoint's files, and have them reach the disk."""
     save_file(dict(tensors), folder / TENSORS)
     (folder / STATE).write_text(text)
-    manifest = {"version": _VERSION, "files": {n: _fingerprint(folder / n) for n in (TENSORS, STATE)}}
+    names = [TENSORS, STATE]
+    for name, write in parts.items():
+        write(folder / name)
+        found = sorted(path for path in (folder / name).rglob("*") if path.is_file())
+        names += [path.relative_to(folder).as_posix() for path in found]
+    manifest = {"version": _VERSION, "files": {name: _fingerprint(folder / name) for name in names}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     give_usual_mode(folder)
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         flush(path)
 
 
@@ -149,11 +161,13 @@ def _verify(folder: Path) -> None:
         ) from error
     if version != _VERSION:
         raise CheckpointError(f"{folder} has format {version!r}, this version reads format {_VERSION}")
-    for name in (TENSORS, STATE):
+    for name in dict.fromkeys((TENSORS, STATE, *files)):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise DamagedCheckpointError(f"{folder / MANIFEST} names {name}, which is not in the checkpoint")
         path = folder / name
         try:
             found = _fingerprint(path)
-        except (FileNotFoundError, IsADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # of its name
             raise DamagedCheckpointError(f"{path} is missing; use an earlier checkpoint") from None
         if found != files.get(name):
             raise DamagedCheckpointError(

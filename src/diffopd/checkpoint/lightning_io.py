@@ -10,7 +10,14 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from typing_extensions import override
 
-from diffopd.checkpoint.folder import INPUTS, SETTINGS, read_checkpoint, remove_checkpoint, write_checkpoint
+from diffopd.checkpoint.folder import (
+    ADAPTER,
+    INPUTS,
+    SETTINGS,
+    read_checkpoint,
+    remove_checkpoint,
+    write_checkpoint,
+)
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
@@ -37,12 +44,16 @@ class SafetensorsCheckpointIO(CheckpointIO):
     ) -> None:
         """Write the checkpoint; an interrupted call leaves ``path`` as it was.
 
+        What a callback put under ``adapter`` is no state: it is called with the folder for an adapter.
+
         Raises:
             TypeError: If the checkpoint holds more than tensors and plain data, or with storage options.
         """
         if storage_options is not None:
             raise TypeError("SafetensorsCheckpointIO takes no storage_options: it writes to a local folder")
-        write_checkpoint({**checkpoint, **self.kept}, path)
+        state = {**checkpoint, **self.kept}
+        write_adapter = state.pop(ADAPTER, None)
+        write_checkpoint(state, path, {} if write_adapter is None else {ADAPTER: write_adapter})
 
     @override
     def load_checkpoint(

@@ -23,7 +23,7 @@ TEXT = (
 
 TEXTS = (
     "overrides", "*.overrides", "shared", "runs", "ablations", "benchmarks", "first.*.*", "rows.*.arguments",
-    "models.*.results", "adapter.merge.folders",
+    "models.*.results", "adapter.merge.folders", "callbacks.samples.prompts",
 )  # fmt: skip
 """Settings that are lists of such, written ``[one,two]``."""
 

@@ -42,7 +42,7 @@ def current_name(target: str) -> str:
 
 
 def first_name(target: str) -> str:
-    """What a ``_target_`` was called in 0.1.0: digests of settings go by it, so that those made then still fit.
+    """What a ``_target_`` was called in 0.1.0: digests go by it, so that those made then still fit.
 
     Examples:
         >>> first_name("diffopd.reward.text.ocr.OcrReward")

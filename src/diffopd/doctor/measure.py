@@ -266,4 +266,4 @@ def _is_quiet(target: str) -> bool:
 
 
 def _is_not_noisy(target: str) -> bool:
-    return not constant(target, "prints_rounds")
+    return not constant(target, "left_out_of_trials")

@@ -31,6 +31,7 @@ from diffopd.report.run.images import ImageCollector
 from diffopd.report.run.results import results_table
 from diffopd.reward.failed_sample import failures_saved
 from diffopd.run.lock import locked
+from diffopd.run.trained import adapter_of
 
 
 def evaluate_share(cfg: DictConfig, processes: Processes) -> None:
@@ -45,6 +46,8 @@ def _evaluate_share(cfg: DictConfig, processes: Processes) -> None:
     settings: Any = OmegaConf.to_container(cfg.benchmark, resolve=True)
     benchmark: Benchmark = dataclasses.replace(instantiate(cfg.benchmark), settings=settings)
     prompts = benchmark.prompts()  # a missing file is told before weights load
+    if cfg.adapter_path is not None:  # once for all processes: a run in training moves on meanwhile
+        cfg.adapter_path = processes.told_by_first(lambda: adapter_of(cfg.adapter_path, setting="adapter"))
     pin_model(cfg)
     pictures = folder.images if cfg.save_images else folder.progress / "shown"
     images = ImageCollector(num_per_task=cfg.num_shown, folder=pictures, save_all=cfg.save_images)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.config.folder import HOW_TO_ASK, flat_settings
+from diffopd.files.paths import resolve_path
 
 _HARMLESS = (
     "hydra",
@@ -49,14 +51,33 @@ def evaluation_id(*, _root_: DictConfig) -> str:
     """A name for an evaluation's folder: the adapter's, and eight letters made of all that is evaluated.
 
     The same command has the same name, whatever its batch size, devices and threads, and so finds its folder
-    again.
+    again. A run has the name of the adapter that is taken of it: once it has trained on, another one.
     """
     settings = evaluated_settings(_root_, resolve=False)
-    adapter = settings.get("adapter_path")
+    adapter = settings["adapter_path"] = _taken(settings.get("adapter_path"))
     label = "base" if adapter is None else "_".join(PurePosixPath(str(adapter)).parts[-3:])
     label = re.sub(r"[^\w.]+", "_", label).strip("_.")[-_LABEL_LENGTH:]
     text = json.dumps(settings, sort_keys=True, default=str)
     return f"{label}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _taken(adapter: Any) -> Any:
+    """The adapter of a checkpoint or a run; what has none is told when the evaluation begins."""
+    if not isinstance(adapter, str) or "${" in adapter or not _is_folder(adapter):
+        return adapter
+    from diffopd.run.trained import adapter_of  # brings torch, and most commands end before they need it
+
+    with contextlib.suppress(ValueError):
+        return adapter_of(adapter, setting="adapter")
+    return adapter
+
+
+def _is_folder(path: str) -> bool:
+    """Whether a path names a folder here."""
+    try:
+        return Path(resolve_path(path)).is_dir()
+    except ValueError:
+        return False
 
 
 def register_evaluation_id() -> None:

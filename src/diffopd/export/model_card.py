@@ -91,9 +91,12 @@ def _front_matter(base: str | None, written_as: Format) -> str:
 
 
 def _title(source: Source) -> str:
+    adapter = Path(source.adapter)
     if source.run is not None:
         return str(source.settings.get("name", source.run.name))
-    return Path(source.adapter).stem
+    if source.settings:  # of a checkpoint
+        return f"{source.settings.get('name', adapter.parents[2].name)}, {adapter.parent.name}"
+    return adapter.stem
 
 
 def _section(title: str, text: str) -> str:

@@ -14,6 +14,7 @@ from diffopd.config.saved import CONFIG
 from diffopd.config.trust import check_trust, load_saved
 from diffopd.files.paths import expanded
 from diffopd.run.finished import read_finished
+from diffopd.run.trained import FINAL, adapter_of, adapter_of_run, is_checkpoint, run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,8 @@ class Source:
         adapter: Where it lies.
         model: Config of the model it lies on.
         card: Its ``card.json``, if it has one.
-        run: Folder of its run, if it is a run's.
-        settings: The run's config; empty without a run.
+        run: Folder of its run, if it is what a run ended with.
+        settings: The config of its run; empty if it is of none.
         recipe: How the run was made and what it cost; empty if nothing says it.
     """
 
@@ -40,8 +41,8 @@ class Source:
 def read_source(cfg: DictConfig) -> Source:
     """The source that ``run`` or ``adapter_path`` names.
 
-    Of a run, its ``config.yaml`` and ``adapter/`` are read, never a checkpoint: those hold the optimizer's
-    state, too, and may be gone.
+    Of a run, its ``config.yaml`` is read, and its adapter: what it exported when it ended, or that of its
+    newest checkpoint. ``run`` may also name a checkpoint in the run's folder.
 
     Raises:
         ValueError: If neither or both are given, or the run's files are not there.
@@ -57,16 +58,12 @@ def read_source(cfg: DictConfig) -> Source:
                 raise ValueError(
                     f"model_{key}={value} is for run=...; with adapter=... set model.{key}={value}"
                 )
-        return Source(adapter=cfg.adapter_path, model=cfg.model, card=find_card(cfg.adapter_path))
-    run = expanded(cfg.run)
+        path = adapter_of(cfg.adapter_path, setting="adapter")
+        return Source(adapter=path, model=cfg.model, card=find_card(path))
+    named = expanded(cfg.run)
+    run = run_of(named) if is_checkpoint(named) else named
     if not (run / CONFIG).is_file():
         raise ValueError(f"run={cfg.run}: {run.absolute()} holds no {CONFIG}; give the folder of a run")
-    adapter = run / "adapter"
-    if not adapter.is_dir():
-        raise ValueError(
-            f"run={cfg.run} has no adapter folder yet, which a run writes when it ends; finish the run (the "
-            "same command resumes it), or give adapter=..."
-        )
     settings = load_saved(run / CONFIG, setting=f"run={cfg.run}")
     # The model alone is built of it.
     check_trust(
@@ -76,17 +73,20 @@ def read_source(cfg: DictConfig) -> Source:
         raise ValueError(
             f"run={cfg.run} trained a whole pipeline, not an adapter; it is in its pipeline folder"
         )
+    of_run = named == run
+    adapter = Path(adapter_of_run(run, f"run={cfg.run}") if of_run else adapter_of(named, setting="run"))
     model = cast(DictConfig, settings.model)
     changes = {"path": cfg.model_path, "dtype": cfg.model_dtype}
     changed = {key: value for key, value in changes.items() if value is not None}
     changed |= {"prompt_cache": None}  # a single prompt is encoded, maybe where the run's folder is not
     model = cast(DictConfig, OmegaConf.merge(model, changed))
-    finished = read_finished(run)
+    final = adapter == run / FINAL  # recipe, scores and pictures are of the whole training
+    finished = read_finished(run) if final else None
     return Source(
         adapter=str(adapter),
         model=model,
         card=find_card(adapter),
-        run=run,
+        run=run if final else None,
         settings=cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True)),
         recipe={} if finished is None else finished.recipe,
     )

@@ -33,6 +33,7 @@ _KEPT_ASIDE = (
     "tensorboard",
     "adapter",
     "lora",
+    "samples",
     "report",
     "pipeline",
     "gradient_variance.json",

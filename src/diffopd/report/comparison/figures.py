@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from diffopd.evaluation import EvaluationResult
+from diffopd.files.grid import sample_grid
 from diffopd.report.comparison.compared import ComparedRow, Summary, normalised
 from diffopd.report.methods.bands import fitting_window
 from diffopd.report.methods.figures import Style, styles_of
 from diffopd.report.run.curve import REWARD, SECONDS
 from diffopd.report.run.figure import save_figure
-from diffopd.report.run.grid import sample_grid
 from diffopd.report.run.images import save_png
 from diffopd.run.metrics_csv import read_rows
 

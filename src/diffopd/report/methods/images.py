@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from diffopd.evaluation import EvaluationResult
+from diffopd.files.grid import sample_grid
 from diffopd.files.png import save_png
 from diffopd.report.methods.methods import Method
 from diffopd.report.methods.runs import Run
-from diffopd.report.run.grid import sample_grid
 
 SHEET = "samples.png"
 """What a distillation leaves in ``report/``: base, teacher and student side by side, by ``sample_grid``."""

@@ -22,6 +22,7 @@ from diffopd.report.methods.images import method_grids
 from diffopd.report.methods.measured import QUANTITIES, Measured, Measuring
 from diffopd.report.methods.methods import Method, differing_settings, group_runs
 from diffopd.report.methods.runs import Run
+from diffopd.report.methods.strips import run_strips
 from diffopd.report.methods.tables import CostTable, ScoreTable, cost_bars, cost_table, score_tables
 from diffopd.report.methods.verdicts import LEVEL, Verdict, judge
 
@@ -134,6 +135,7 @@ def write_page(
     grids, without_images = method_grids(
         methods, figures, benchmark=settings.benchmark, num_per_task=settings.num_images
     )
+    strips = run_strips(methods, figures)
     bars = cost_bars(methods)
     text = _render(
         settings=settings,
@@ -145,6 +147,7 @@ def write_page(
         curves=curves,
         grids=[Figure.read(grid.path, grid.caption, pixels_each=1) for grid in grids],
         without_images=without_images,
+        strips=[Figure.read(strip.path, strip.caption, pixels_each=1) for strip in strips],
         costs=cost_table(methods),
         bars=(
             Figure.read(bar_figure(bars, figures / "cost.png", styles=styles), _BARS, pixels_each=_FINE)
@@ -178,6 +181,7 @@ def _render(
     curves: Mapping[Family, Sequence[Figure]],
     grids: Sequence[Figure],
     without_images: Sequence[str],
+    strips: Sequence[Figure],
     costs: CostTable,
     bars: Figure | None,
     differing: Mapping[str, Sequence[str]],
@@ -201,6 +205,7 @@ def _render(
         curves=curves,
         grids=grids,
         without_images=without_images,
+        strips=strips,
         costs=costs,
         bars=bars,
         differing=differing,

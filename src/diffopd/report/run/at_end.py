@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from diffopd.callbacks import AdapterExport
+from diffopd.callbacks import Samples, exported_adapter
 from diffopd.evaluation import Benchmark, evaluate
 from diffopd.phase import DistillPhase, RewardPhase
-from diffopd.policy import Policy
 from diffopd.report.run.curve import reward_curve
 from diffopd.report.run.distillation import report_distillation
 from diffopd.report.run.known_scores import base_scores, unlike
+from diffopd.report.run.strip import SAMPLES, STRIP, save_strip
 from diffopd.report.run.table import FinalTable, Row
 from diffopd.reward.failed_sample import failures_saved
 from diffopd.run.metrics_csv import METRICS, read_rows
@@ -58,7 +58,7 @@ class RunFiles:
 
 
 class DistillationReport:
-    """Table of base, teachers and student; samples side by side; reward curve.
+    """Table of base, teachers and student; samples side by side and over rounds; reward curve.
 
     Args:
         batch_size: Images made together.
@@ -90,7 +90,7 @@ class DistillationReport:
                 metrics_csv=run.folder / METRICS,
                 batch_size=self.batch_size,
                 rows_per_task=self.rows_per_task,
-                other_files=run.others,
+                other_files=_others(phase, run),
             )
 
 
@@ -150,16 +150,19 @@ class TeacherReport:
         rows = [Row("base", base_scale, known) for base_scale, known in bases.items() if known]
         rows.append(Row(self.name, scale, result.scores))
         print(FinalTable(f"{benchmark.name}: reward by task", rows, {}).to_markdown())
-        for label, file in {"card": path, "reward curve": curve, **run.others}.items():
+        for label, file in {
+            "card": path,
+            "reward curve": curve,
+            **_others(phase, run),
+        }.items():
             print(f"{label + ':':<14} {file}", flush=True)
 
 
-def exported_adapter(phase: Any) -> str:
-    """Name of the policy that ``callbacks.adapter_export`` writes: scores are of what is handed on."""
-    exports = [callback for callback in phase.trainer.callbacks if isinstance(callback, AdapterExport)]
-    policy: Policy = exports[0].choice(phase) if exports else phase.handed_on("average")
-    assert policy.name is not None
-    return policy.name
+def _others(phase: Any, run: RunFiles) -> dict[str, Path]:
+    """Files to list: the samples over rounds, drawn now if there are any, and the run's."""
+    folders = [callback.folder for callback in phase.trainer.callbacks if isinstance(callback, Samples)]
+    strip = save_strip(folders[0] if folders else run.folder / SAMPLES, run.folder / "report" / STRIP)
+    return ({} if strip is None else {"over rounds": strip}) | dict(run.others)
 
 
 def _commit() -> str:

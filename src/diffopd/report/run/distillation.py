@@ -20,11 +20,11 @@ from diffopd.evaluation import (
     generate,
 )
 from diffopd.files.atomic import replacing
+from diffopd.files.grid import sample_grid
 from diffopd.files.png import save_png
 from diffopd.files.sealed import write_sealed_json
 from diffopd.model import BASE, PipelineModel
 from diffopd.report.run.curve import reward_curve
-from diffopd.report.run.grid import sample_grid
 from diffopd.report.run.known_scores import Scores, scores_of_base, scores_of_teachers
 from diffopd.report.run.table import FinalTable, Row, gain_kept
 from diffopd.teacher import TeacherSet

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffopd.files.grid import image_sheet
 from diffopd.files.png import read_png, save_png
-from diffopd.report.run.grid import image_sheet
 from diffopd.types import Prompts
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffopd.report.run.grid import image_sheet, sample_grid
+from diffopd.files.grid import image_sheet, sample_grid
 from diffopd.report.run.images import ImageCollector
 from diffopd.types import Prompts
 

@@ -15,6 +15,8 @@ _GAP = 8
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 36), (120, 120, 128)
 _CELL = 128
 """Least side of an enlarged image in pixels."""
+_LABEL_LINES, _LINE = 3, 17
+"""Of the prompt below each image of a sheet; the height of one in pixels."""
 
 
 def sample_grid(
@@ -71,8 +73,8 @@ def image_sheet(
     """
     scaled = [_enlarged(image) for image in images]
     side_x, side_y = scaled[0].size
-    font, lines = ImageFont.load_default(13), 3
-    height = side_y + 17 * lines + _GAP
+    font = ImageFont.load_default(13)
+    height = side_y + _LINE * _LABEL_LINES + _GAP
     num_columns = min(num_columns, len(scaled))
     num_rows = -(-len(scaled) // num_columns)
     sheet = Image.new(
@@ -83,9 +85,29 @@ def image_sheet(
         row, column = divmod(place, num_columns)
         left, top = _GAP + column * (side_x + _GAP), _GAP + row * (height + _GAP)
         sheet.paste(picture, (left, top))
-        text = _wrapped(label, lines, side_x // 7)
+        text = _wrapped(label, _LABEL_LINES, side_x // 7)
         pen.multiline_text((left, top + side_y + 3), text, font=font, fill=_INK, spacing=2)
     return sheet
+
+
+def cut_row(sheet: Image.Image, num_images: int) -> list[Image.Image]:
+    """The images of a sheet that :func:`image_sheet` made of a single row, as they are shown there.
+
+    Args:
+        sheet: The sheet.
+        num_images: How many it holds.
+
+    Raises:
+        ValueError: If the picture has not the shape of such a sheet.
+    """
+    side_x, rest = divmod(sheet.width - _GAP, num_images)
+    side_x, side_y = side_x - _GAP, sheet.height - _LINE * _LABEL_LINES - 3 * _GAP
+    if rest or side_x < 1 or side_y < 1:
+        raise ValueError(
+            f"a picture of {sheet.width} x {sheet.height} pixels is no row of {num_images} images and prompts"
+        )
+    lefts = [_GAP + place * (side_x + _GAP) for place in range(num_images)]
+    return [sheet.crop((left, _GAP, left + side_x, _GAP + side_y)) for left in lefts]
 
 
 def _enlarged(image: Tensor) -> Image.Image:

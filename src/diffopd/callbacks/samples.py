@@ -1,0 +1,239 @@
+"""Pictures of a few fixed prompts every so many rounds: something to look at while a model trains."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from PIL import Image
+from torch import Tensor
+from typing_extensions import override
+
+from diffopd.callbacks.adapter_export import exported_adapter
+from diffopd.evaluation import Benchmark, generate
+from diffopd.files.sample_row import SampleRow
+from diffopd.strategy import Sharded
+from diffopd.types import Prompts, Sampler
+
+log = logging.getLogger(__name__)
+
+KEY = "samples"
+"""What loggers call the pictures."""
+MAX_BATCH = 4
+"""Images made together: few, as most of the memory is the training's."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the samples of a training are made with.
+
+    Attributes:
+        prompts: What to draw.
+        sampler: How.
+        guidance_scale: At which guidance.
+        seed: Of the noise.
+    """
+
+    prompts: Prompts
+    sampler: Sampler
+    guidance_scale: float
+    seed: int
+
+
+class Samples(Callback):
+    """Draws ``samples/round_000020.png``: a few prompts that training does not use, from the same noise.
+
+    A row is drawn before the first round, after every ``every_n_rounds`` and after the last, of the adapter
+    that would be exported then. TensorBoard, Weights & Biases and MLflow get it as an image, with the number
+    of rounds as its step.
+
+    Training does not notice: every draw has a generator of its own, and checkpoints hold nothing of it. A
+    picture that is there already and was made from the same weights and settings is not drawn again, so a
+    resumed run repeats and misses none. A run that is interrupted draws its last row once it is resumed and
+    done.
+
+    The first process draws while the others wait for it at their next exchange. Where the backbone is in
+    shards all of them draw, as a forward needs them all, and the first one writes.
+
+    It does nothing for phases that train no adapter, and where there is neither a benchmark nor ``prompts``.
+
+    Attributes:
+        benchmark: Where prompts, sampler and seed are taken from; set by whoever builds the training.
+        folder: Where the pictures are.
+    """
+
+    left_out_of_trials: ClassVar[bool] = True  # by doctor: pictures between rounds are no part of a round
+
+    def __init__(
+        self, *, every_n_rounds: int, num_prompts: int, prompts: Sequence[str] | None, folder: str
+    ) -> None:
+        """Configure what is drawn, and how often.
+
+        Args:
+            every_n_rounds: Rounds between two rows; 0 = never, not even at the start and at the end.
+            num_prompts: Prompts of the benchmark in a row, of the tasks that are trained in turn.
+            prompts: Prompts of one's own instead; None for the benchmark's.
+            folder: Where the pictures go.
+
+        Raises:
+            ValueError: If a number is too small, or the list of prompts is empty.
+        """
+        for name, value, least in (("every_n_rounds", every_n_rounds, 0), ("num_prompts", num_prompts, 1)):
+            if value < least:
+                raise ValueError(f"callbacks.samples.{name} must be at least {least}, got {value}")
+        if prompts is not None and (isinstance(prompts, str) or not prompts):
+            raise ValueError(
+                f"callbacks.samples.prompts={prompts!r} must be a list of prompts, or null for those of the "
+                "benchmark; callbacks.samples.every_n_rounds=0 draws none"
+            )
+        self.every_n_rounds = every_n_rounds
+        self.num_prompts = num_prompts
+        self.prompts = None if prompts is None else tuple(prompts)
+        self.folder = Path(folder)
+        self.benchmark: Benchmark | None = None
+        self._source: _Source | None = None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw where the training starts from; when resuming, what should be there and is not."""
+        if trainer.is_global_zero:
+            for leftover in self.folder.glob(".round_*.writing"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
+        self._source = self._find_source(trainer, pl_module) if self.every_n_rounds else None
+        self._draw_if_due(trainer, pl_module, trainer.current_epoch)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw if the round just done calls for it."""
+        self._draw_if_due(trainer, pl_module, trainer.current_epoch + 1)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what the training ends with, unless it is to be resumed."""
+        if not any(getattr(callback, "interrupted", False) for callback in cast(Any, trainer).callbacks):
+            self._draw(trainer, pl_module, trainer.current_epoch)
+
+    def _draw_if_due(self, trainer: Trainer, phase: LightningModule, num_rounds: int) -> None:
+        if self.every_n_rounds and num_rounds % self.every_n_rounds == 0:
+            self._draw(trainer, phase, num_rounds)
+
+    def _find_source(self, trainer: Trainer, phase: Any) -> _Source | None:
+        """What to draw, if the phase trains an adapter and there are prompts."""
+        if not hasattr(phase, "handed_on") or not hasattr(phase, "model"):
+            return None
+        own = getattr(phase, "sampler", None)
+        sampler = own if self.benchmark is None else self.benchmark.sampler
+        prompts = self._own_prompts() or self._unseen_prompts(trainer)
+        if sampler is None or prompts is None:
+            if trainer.is_global_zero:
+                log.info(
+                    "no samples are drawn: there is no benchmark to take prompts of; "
+                    "callbacks.samples.prompts=[...] names some"
+                )
+            return None
+        guidance = phase.model.guidance_scale if own is None else own.guidance_scale
+        seed = phase.seed if self.benchmark is None else self.benchmark.seed
+        return _Source(prompts, sampler, float(guidance), seed)
+
+    def _own_prompts(self) -> Prompts | None:
+        if self.prompts is None:
+            return None
+        count = len(self.prompts)
+        return Prompts(self.prompts, ("",) * count, ({},) * count, tuple(range(count)), tuple(range(count)))
+
+    def _unseen_prompts(self, trainer: Trainer) -> Prompts | None:
+        """The benchmark's first prompts of the tasks that are trained, one of each in turn."""
+        if self.benchmark is None:
+            return None
+        by_task = self.benchmark.prompts()
+        trained = [task for task in by_task if task in getattr(cast(Any, trainer).datamodule, "tasks", ())]
+        queues = [by_task[task] for task in trained or by_task]
+        longest = max(map(len, queues))
+        in_turn = [queue.select([row]) for row in range(longest) for queue in queues if row < len(queue)]
+        return Prompts.concat(in_turn[: self.num_prompts])
+
+    def _draw(self, trainer: Trainer, phase: LightningModule, num_rounds: int) -> None:
+        """Draw the row of a round, unless it is there."""
+        source, sharded = self._source, isinstance(trainer.strategy, Sharded)
+        if source is None or not (trainer.is_global_zero or sharded):
+            return
+        if num_rounds == 0 and not trainer.training:
+            return  # the process that forked a training has its weights afterwards, and not its counters
+        model, adapter = cast(Any, phase).model, exported_adapter(phase)
+        row = SampleRow(
+            round=num_rounds,
+            prompts=source.prompts.texts,
+            tasks=source.prompts.tasks,
+            made_from=_digest(source, cast(Any, phase).policies[adapter].weights()),
+        )
+        there = row.is_in(self.folder)
+        if sharded:  # all processes have to do the same
+            there = trainer.strategy.broadcast(there)
+        if there:
+            return
+        images = generate(
+            model,
+            source.prompts,
+            sampler=source.sampler,
+            guidance_scale=source.guidance_scale,
+            adapters=adapter,
+            seed=source.seed,
+            batch_size=MAX_BATCH,
+        )
+        if trainer.is_global_zero:
+            picture = row.picture(images)
+            for logger in trainer.loggers:
+                _log_picture(logger, picture, row)
+            row.save(picture, self.folder)  # last: what is there was logged
+
+
+def _digest(source: _Source, weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a picture depends on and that may change in one run's folder."""
+    plain = int | float | str | tuple | list
+    sampler = {
+        name: value
+        for name, value in getattr(source.sampler, "__dict__", {}).items()
+        if isinstance(value, plain)
+    }
+    settings = [
+        source.prompts.texts,
+        source.prompts.indices,
+        source.guidance_scale,
+        source.seed,
+        type(source.sampler).__name__,
+        sampler,
+    ]
+    value = hashlib.sha256(json.dumps(settings).encode())
+    for name, parameter in sorted(weights.items()):
+        value.update(name.encode())
+        value.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return value.hexdigest()
+
+
+def _log_picture(logger: Logger, picture: Image.Image, row: SampleRow) -> None:
+    """Hand a picture to a logger that takes pictures; one that fails costs the picture, not the training."""
+    caption = f"round {row.round}: {' | '.join(row.prompts)}"
+    try:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(KEY, np.asarray(picture), row.round, dataformats="HWC")
+            logger.experiment.flush()
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(KEY, [picture], step=row.round, caption=[caption])
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(cast(str, logger.run_id), picture, artifact_file=f"{KEY}/{row.file}")
+    except Exception as error:  # a server that does not answer, or a full disk there
+        log.warning(
+            "the samples of round %d are not in %s (%s: %s); they are in the run's folder",
+            row.round,
+            type(logger).__name__,
+            type(error).__name__,
+            error,
+        )

@@ -7,13 +7,21 @@ if __name__ == "__main__":  # before the imports below take their time
 
     begin()
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
 from diffopd.command.program import command
 from diffopd.config.arguments import ADAPTER, hydra_arguments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffopd.model import PipelineModel
+    from diffopd.types import Sampler
 
 
 @command("sample", arguments=hydra_arguments, short=ADAPTER)
@@ -25,42 +33,101 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Draw as ``cfg`` asks; writes each image in its own size, and an enlarged sheet of them."""
-    import torch
     from hydra.utils import instantiate
     from rich.console import Console
 
     from diffopd.build.trained_model import load_model
-    from diffopd.evaluation import ImageProgress, generate_batches
     from diffopd.files.grid import image_sheet
     from diffopd.files.png import save_png
-    from diffopd.types import Prompts
 
     prompt, count, folder = str(cfg.prompt), int(cfg.num_images), Path(cfg.paths.run)
-    if count < 1:
-        raise ValueError(f"num_images={count} must be at least 1")
+    _check_count(count)  # before weights load
     sampler = instantiate(cfg.sampler)
     model, adapter = load_model(cfg, Console())
-    numbers = tuple(range(count))
-    prompts = Prompts((prompt,) * count, ("sample",) * count, ({},) * count, numbers, (0,) * count)
+    images = draw(
+        model,
+        [prompt],
+        num_images=count,
+        adapter=adapter,
+        sampler=sampler,
+        guidance_scale=cfg.guidance_scale,
+        seed=cfg.seed,
+        batch_size=cfg.batch_size,
+    )
+    for number, image in enumerate(images):
+        print(save_png(image, folder / f"{number:03d}.png"))
+    labels = [f"{prompt} ({number})" for number in range(count)]
+    print(save_png(image_sheet(images, labels), folder / "sheet.png"))
+
+
+def draw(
+    model: PipelineModel,
+    texts: Sequence[str],
+    *,
+    num_images: int,
+    adapter: str | None,
+    sampler: Sampler,
+    guidance_scale: float,
+    seed: int,
+    batch_size: int,
+) -> Tensor:
+    """Images of prompts; progress goes to standard error, as a script may read the paths on standard output.
+
+    Args:
+        model: The backbone with its adapters.
+        texts: The prompts.
+        num_images: Of each; image ``i`` starts from the same noise for every prompt.
+        adapter: Which one, or None for the backbone.
+        sampler: Its own guidance scale is not used.
+        guidance_scale: At least 0; 1 = no guidance.
+        seed: Of the noise.
+        batch_size: Images made together.
+
+    Returns:
+        ``(texts * num_images, 3, height, width)`` in [0, 1] on the CPU, prompt by prompt.
+
+    Raises:
+        ValueError: If a number is out of range, or there is no prompt.
+    """
+    import torch
+    from rich.console import Console
+
+    from diffopd.evaluation import ImageProgress, generate_batches
+    from diffopd.types import Prompts
+
+    _check_count(num_images)
+    if not texts:
+        raise ValueError("no prompt is given; give at least one")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    count = len(texts) * num_images
+    prompts = Prompts(
+        tuple(text for text in texts for _ in range(num_images)),
+        ("sample",) * count,
+        ({},) * count,
+        tuple(range(num_images)) * len(texts),
+        tuple(group for group in range(len(texts)) for _ in range(num_images)),
+    )
     batches = generate_batches(
         model,
         prompts,
         sampler=sampler,
-        guidance_scale=cfg.guidance_scale,
+        guidance_scale=guidance_scale,
         adapters=adapter,
-        seed=cfg.seed,
-        batch_size=cfg.batch_size,
+        seed=seed,
+        batch_size=batch_size,
     )
     parts = []
-    # standard output is for the paths alone, which a script may read
     with ImageProgress("drawing", count, console=Console(stderr=True)) as progress:
         for _, made in batches:
             parts.append(made)
             progress.advance(len(made))
-    images = torch.cat(parts)
-    for number, image in enumerate(images):
-        print(save_png(image, folder / f"{number:03d}.png"))
-    print(save_png(image_sheet(images, [f"{prompt} ({number})" for number in numbers]), folder / "sheet.png"))
+    return torch.cat(parts)
+
+
+def _check_count(num_images: int) -> None:
+    if num_images < 1:
+        raise ValueError(f"num_images={num_images} must be at least 1")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -34,19 +35,34 @@ def load_model(cfg: DictConfig, console: Console) -> tuple[PipelineModel, str | 
     Raises:
         ValueError: If the adapter does not fit; this is found before weights load.
     """
+    adapters = {} if cfg.adapter_path is None else {ADAPTER: cfg.adapter_path}
+    return load_with_adapters(cfg, adapters, console), next(iter(adapters), None)
+
+
+def load_with_adapters(cfg: DictConfig, adapters: Mapping[str, str], console: Console) -> PipelineModel:
+    """The same with any number of adapters.
+
+    Args:
+        cfg: Has ``model``, ``device`` and ``guidance_scale``.
+        adapters: Name on the model -> a LoRA, a whole transformer, a checkpoint or a run.
+        console: Where to say that an adapter was trained for other settings than these.
+
+    Raises:
+        ValueError: If an adapter does not fit; this is found before weights load.
+    """
     silence_known_noise()
     tell_at_once()
     device = chosen_device(cfg.device)
-    path = None if cfg.adapter_path is None else adapter_of(cfg.adapter_path, setting="adapter")
-    if path is not None:
+    adapters = {name: adapter_of(path, setting="adapter") for name, path in adapters.items()}
+    if adapters:
         base_config = read_transformer_config(cfg.model.path, cfg.model.revision)
-        check_frozen(path, base_config, setting="adapter")
+        for path in adapters.values():
+            check_frozen(path, base_config, setting="adapter")
     model: PipelineModel = instantiate(cfg.model)
-    if path is None:
-        return model.to(device), None
-    load_frozen(cast(Any, model), ADAPTER, path, setting="adapter")
-    _compare_with_card(path, model, cfg.guidance_scale, console)
-    return model.to(device), ADAPTER
+    for name, path in adapters.items():
+        load_frozen(cast(Any, model), name, path, setting="adapter")
+        _compare_with_card(path, model, cfg.guidance_scale, console)
+    return model.to(device)
 
 
 @torch.no_grad()

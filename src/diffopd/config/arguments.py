@@ -11,7 +11,8 @@ ADAPTER: Mapping[str, str] = {"adapter": "adapter_path"}
 
 TEXT = (
     "name", "run_id", "run", "from", "to", "out", "title", "adapter_path", "model_path", "tokenizer",
-    "reward_name", "benchmark_name", "host", "token_variable", "reference", "paths.*", "model.path",
+    "reward_name", "benchmark_name", "host", "license", "push_to_hub", "token_variable",
+    "reference", "paths.*", "model.path",
     "model.revision", "model.prompt_cache", "teacher.teachers.*.path", "data.path", "data.tasks.*.path",
     "benchmark.path", "benchmark.tasks.*.path", "regulariser.path", "adapter.start", "phase.output",
     "pipeline.path", "callbacks.*folder", "logger.*folder", "logger.*.save_dir", "logger.*.name",

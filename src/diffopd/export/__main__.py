@@ -29,6 +29,7 @@ def run(cfg: DictConfig) -> None:
 
     from diffopd.build.trained_model import chosen_device
     from diffopd.export.formats import format_of
+    from diffopd.export.hub import check_hub, push
     from diffopd.export.memory import memory_needed
     from diffopd.export.source import read_source
     from diffopd.export.write import check_target, export
@@ -40,6 +41,13 @@ def run(cfg: DictConfig) -> None:
     tell_at_once()
     to = expanded(cfg.to)
     check_target(to)
+    if cfg.push_to_hub is not None:
+        if not cfg.hub_private and cfg.license is None:
+            raise ValueError(
+                "hub_private=false needs license=...: whoever finds public weights has to know what they may "
+                "do with them (license=apache-2.0, or license=other and a text of yours in the card)"
+            )
+        check_hub(cfg.push_to_hub, private=cfg.hub_private)  # before minutes of work
     source = read_source(cfg)
     dtype = parse_dtype(source.model.dtype, "model.dtype")
     device = chosen_device(cfg.device)
@@ -53,10 +61,18 @@ def run(cfg: DictConfig) -> None:
     # Encoders on the device for one prompt alone: with the transformer in fp32 they would not fit many GPUs.
     model = instantiate(source.model, offload_text_encoders=True).to(device)
     print(memory_needed(model, written_as.compared_in), flush=True)
-    verification = export(model, source, written_as, to, tolerance=cfg.tolerance)
+    verification = export(model, source, written_as, to, tolerance=cfg.tolerance, license=cfg.license)
     print(f"read back: {verification}")
     print(f"{cfg.format}: {to}")
     print(f"model card: {to / 'README.md'}")
+    if cfg.push_to_hub is not None:
+        try:
+            print(f"pushed: {push(to, cfg.push_to_hub, private=cfg.hub_private)}")
+        except ValueError as error:
+            private = " --private" if cfg.hub_private else ""
+            raise ValueError(
+                f"{error}\nThe export in {to} is complete; later: hf upload {cfg.push_to_hub} {to} .{private}"
+            ) from error
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ class CardFacts:
         base_identity: Hash of the base model.
         verification: How the files compared after they were read back.
         has_samples: Whether ``samples.png`` lies beside the card.
+        license: License of the weights as the hub names it; None = not stated.
+        license_files: Files of the base model's license that lie beside the card.
     """
 
     written_as: Format
@@ -41,6 +43,8 @@ class CardFacts:
     base_identity: str
     verification: Verification
     has_samples: bool
+    license: str | None
+    license_files: Sequence[str]
 
 
 def model_card(source: Source, facts: CardFacts) -> str:
@@ -48,7 +52,7 @@ def model_card(source: Source, facts: CardFacts) -> str:
     base = str(source.model.path)
     name = base if is_hub_path(base) else Path(base).name
     parts = [
-        _front_matter(name if is_hub_path(base) else None, facts.written_as),
+        _front_matter(name if is_hub_path(base) else None, facts),
         f"# {_title(source)}\n\nA {facts.written_as.title}, exported by diffopd.",
         _section("Use", f"```\n{facts.written_as.usage}\n```\n\n{_sampling(source)}"),
         _section("Base model", _base(name, source, facts)),
@@ -69,25 +73,33 @@ def model_card(source: Source, facts: CardFacts) -> str:
             f"{facts.verification}.",
         )
     )
-    parts.append(
-        _section(
-            "License",
-            f"These weights derive from `{name}`"
-            + (" and from the teachers above" if teachers else "")
-            + ". Those licenses also apply to them; read them before sharing or selling anything made with "
-            "these weights, and state yours here.",
-        )
-    )
+    parts.append(_section("License", _license(name, bool(teachers), facts)))
     if source.settings:
         parts.append(_section("Settings", f"```yaml\n{_settings(source.settings)}```"))
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(base: str | None, written_as: Format) -> str:
+def _front_matter(base: str | None, facts: CardFacts) -> str:
+    written_as = facts.written_as
     fields: dict[str, Any] = {"base_model": base} if base else {}
+    if facts.license is not None:
+        fields["license"] = facts.license
     fields |= {"library_name": written_as.library, "pipeline_tag": "text-to-image"}
     tags = ["text-to-image", "diffopd"] + ([] if written_as.whole_model else ["lora"])
     return f"---\n{yaml.safe_dump({**fields, 'tags': tags}, sort_keys=False)}---"
+
+
+def _license(base: str, has_teachers: bool, facts: CardFacts) -> str:
+    stated = "" if facts.license is None else f"`{facts.license}`, as stated by who exported them. "
+    own = "." if facts.license is not None else ", and state yours here."
+    files = ", ".join(f"`{file}`" for file in facts.license_files)
+    return (
+        f"{stated}These weights derive from `{base}`"
+        + (f" (its license: {files})" if files else "")
+        + (" and from the teachers above" if has_teachers else "")
+        + ". Their licenses also apply to them; read them before sharing or selling anything made with them"
+        + own
+    )
 
 
 def _title(source: Source) -> str:

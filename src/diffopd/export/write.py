@@ -42,7 +42,13 @@ def check_target(to: Path) -> None:
 
 
 def export(
-    model: PipelineModel, source: Source, written_as: Format, to: Path, *, tolerance: float
+    model: PipelineModel,
+    source: Source,
+    written_as: Format,
+    to: Path,
+    *,
+    tolerance: float,
+    license: str | None,
 ) -> Verification:
     """Export an adapter.
 
@@ -56,6 +62,7 @@ def export(
         written_as: The format.
         to: The folder to make.
         tolerance: Largest difference of velocities after reading back, as a share of the adapter's effect.
+        license: License of the weights as the hub names it, for the card; None = not stated.
 
     Returns:
         The comparison.
@@ -104,6 +111,7 @@ def export(
         has_samples = source.run is not None and (source.run / SAMPLES).is_file()
         if source.run is not None and has_samples:
             shutil.copyfile(source.run / SAMPLES, aside / SAMPLES.name)
+        license_files = _copy_license(base, aside)
         if source.card is not None and written_as.keeps_card:
             shutil.copyfile(source.card, aside / source.card.name)
         log.info("hashing what was written, for the model card")
@@ -113,6 +121,8 @@ def export(
             base_identity=model.identity,
             verification=verification,
             has_samples=has_samples,
+            license=license,
+            license_files=license_files,
         )
         with replacing(aside / "README.md") as temporary:
             temporary.write_text(model_card(source, facts), encoding="utf-8")
@@ -124,3 +134,15 @@ def export(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return verification
+
+
+def _copy_license(base: Path, folder: Path) -> list[str]:
+    """Copy the license that comes with a base model, if one does.
+
+    Returns:
+        The names of its files.
+    """
+    found = [file for file in sorted(base.glob("LICENSE*")) if file.is_file()]
+    for file in found:
+        shutil.copyfile(file, folder / file.name)
+    return [file.name for file in found]

@@ -45,7 +45,7 @@ def run(cfg: DictConfig) -> None:
         if not cfg.hub_private and cfg.license is None:
             raise ValueError(
                 "hub_private=false needs license=...: whoever finds public weights has to know what they may "
-                "do with them (license=apache-2.0, or license=other and a text of yours in the card)"
+                "do with them (license=apache-2.0, or license=other and your own text in the card)"
             )
         check_hub(cfg.push_to_hub, private=cfg.hub_private)  # before minutes of work
     source = read_source(cfg)

@@ -30,7 +30,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "experiments").glob("*/README.md")),
 ]
-HELP = sorted((ROOT / "conf").glob("*.yaml"))
+HELP = [ROOT / "conf" / f"{command}.yaml" for command in COMMANDS]
 PROGRAM = re.compile(r"(?:^|[\s`\"'/])(?:(?:python )?-m diffopd[. ]|diffopd )(\w+)(?= |$|`)(.*)")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python -m )?diffopd[. ][^`]+)`")

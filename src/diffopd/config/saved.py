@@ -13,10 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.config.folder import config_folder
 from diffopd.config.trust import as_now, read_saved
+from diffopd.files.names import CONFIG
 from diffopd.files.paths import expanded
 from diffopd.files.sealed import DamagedFileError, read_sealed_text, write_sealed_text
 
-CONFIG = "config.yaml"
 FROM = "from="
 TRUST = "trust_config="
 PRIMARY = "train_from"

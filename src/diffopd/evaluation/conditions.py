@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffopd.config.folder import HOW_TO_ASK, flat_settings
+from diffopd.config.folder import flat_settings
+from diffopd.config.harmless import HOW_TO_SCORE
 from diffopd.evaluation.benchmark import Benchmark
 from diffopd.types import Prompts, Sampler, VelocityModel
 
@@ -15,8 +16,8 @@ Conditions = Mapping[str, str | int | float]
 """Name of a condition -> its value; what a score was measured with, without the adapter and its guidance."""
 
 _OF_MODEL = ("image_size", "text_length")
-_HOW, _LETTERS = (*HOW_TO_ASK, "batch_size", "device"), 16
-"""Settings of a scorer that say where and how fast it works; letters of a digest."""
+_LETTERS = 16
+"""Of a digest."""
 
 
 def conditions_of(benchmark: Benchmark, model: VelocityModel) -> dict[str, dict[str, str | int | float]]:
@@ -108,7 +109,9 @@ def _of_metric(benchmark: Benchmark, task: str) -> str:
     if not metric:
         return name
     kept = [
-        (path, value) for path, value in flat_settings(metric) if not set(path.split(".")).intersection(_HOW)
+        (path, value)
+        for path, value in flat_settings(metric)
+        if not set(path.split(".")).intersection(HOW_TO_SCORE)
     ]
     return f"{name} {_digest(sorted(kept, key=lambda entry: entry[0]))}"
 

@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
 )
 
 from diffopd.adapter.safe_file import PICKLES, check_safe
+from diffopd.files.names import CARD_FILE
 from diffopd.files.paths import resolve_path
 from diffopd.weights.files import DIFFUSERS, weight_files
 from diffopd.weights.hub import HUB_ERRORS
@@ -22,7 +23,6 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 MODEL_CONFIG = "config.json"
 TRANSFORMER = "transformer"
-CARD_FILE = "card.json"
 
 Kind = Literal["peft", "lora", "transformer"]
 _WHOLE_WEIGHTS = "diffusion_pytorch_model"

@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 from diffopd.check.error import ConfigError
 from diffopd.check.setting import phase_takes
 from diffopd.config.folder import flat_settings
-
-CARD = "card.json"
+from diffopd.files.names import CARD_FILE
 
 WRITTEN = (
     "paths.checkpoints",
@@ -128,10 +127,10 @@ def _card(setting: str, path: str, guidance: str) -> Iterator[str]:
     from diffopd.files.paths import resolve_path
 
     place = Path(resolve_path(path))
-    if place.exists() and not (place / CARD).is_file():
+    if place.exists() and not (place / CARD_FILE).is_file():
         yield (
-            f"{setting}={path}: {place} holds no {CARD}, which states a teacher's task and guidance; say the "
-            f"guidance it was trained for in {guidance}, as in {guidance}=4.5 (1 = none)"
+            f"{setting}={path}: {place} holds no {CARD_FILE}, which states a teacher's task and guidance; say "
+            f"the guidance it was trained for in {guidance}, as in {guidance}=4.5 (1 = none)"
         )
 
 

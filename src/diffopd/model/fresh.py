@@ -16,6 +16,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from diffopd.files.names import INDEX
 from diffopd.model import loading
 from diffopd.model.component import check_finite
 from diffopd.world.vocabulary import tokenizer_tables
@@ -83,9 +84,9 @@ def fresh_pipeline(
 
 def load_pipeline(*, path: str) -> Pipeline:
     """Load a saved pipeline folder without T5, to go on training all of it."""
-    index = Path(path) / "model_index.json"
+    index = Path(path) / INDEX
     if not index.is_file():
-        raise ValueError(f"pipeline.path must be a pipeline folder with a model_index.json, got {path!r}")
+        raise ValueError(f"pipeline.path must be a pipeline folder with a {INDEX}, got {path!r}")
     kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     if kind != StableDiffusion3Pipeline.__name__:
         raise ValueError(

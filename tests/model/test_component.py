@@ -234,7 +234,7 @@ def test_a_pipeline_that_writes_conversations_needs_their_template(name, tmp_pat
 def test_reading_all_values_of_a_large_model_is_told(tiny, monkeypatch, caplog):
     """Files are mapped when they load, so it is here that they come from the disk."""
     settings, _ = tiny
-    monkeypatch.setattr("diffopd.model.component.WORTH_A_LINE", 1)
+    monkeypatch.setattr("diffopd.weights.finite.WORTH_A_LINE", 1)
     with caplog.at_level(logging.INFO, "diffopd"):
         SD3Model(**settings)
     told = [record.message for record in caplog.records if "reading the values of" in record.message]

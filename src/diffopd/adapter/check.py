@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from diffopd.adapter.layout import SavedLoRA, read_lora
-from diffopd.adapter.lora import LoRA
+from diffopd.adapter.lora import LoRA, strength_of
 from diffopd.adapter.merge import A, B, MergePlan, check_shape
 from diffopd.adapter.peft_settings import STRENGTH_BOUND
 from diffopd.adapter.place import find_place
@@ -199,11 +198,6 @@ def check_merge(adapter: LoRA, plan: MergePlan, base_config: Mapping[str, Any]) 
     ranks = [saved.config.r for saved in found]
     check_shape(plan.method, ranks, rank=adapter.rank, strength=adapter.strength)
     return found
-
-
-def strength_of(config: LoraConfig) -> float:
-    """What PEFT scales the product ``B A`` of an adapter by."""
-    return config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
 
 
 def expected_shapes(config: LoraConfig, base_config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -12,9 +12,9 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from diffopd.adapter.check import check_layers, check_merge, check_start, read_fitting, strength_of
+from diffopd.adapter.check import check_layers, check_merge, check_start, read_fitting
 from diffopd.adapter.layout import PREFIX
-from diffopd.adapter.lora import LoRA, adapter_parameters, adapter_strength, inject
+from diffopd.adapter.lora import LoRA, adapter_parameters, adapter_strength, inject, strength_of
 from diffopd.adapter.merge import A, B, MergeError, MergePart, merge_adapters
 from diffopd.adapter.place import CONFIG, LORA_FILE, WEIGHTS
 from diffopd.files.atomic import atomic_produce, atomic_save_safetensors, atomic_write_json

@@ -129,8 +129,8 @@ def _card(setting: str, path: str, guidance: str) -> Iterator[str]:
     place = Path(resolve_path(path))
     if place.exists() and not (place / CARD_FILE).is_file():
         yield (
-            f"{setting}={path}: {place} holds no {CARD_FILE}, which states a teacher's task and guidance; say "
-            f"the guidance it was trained for in {guidance}, as in {guidance}=4.5 (1 = none)"
+            f"{setting}={path}: {place} holds no {CARD_FILE}, which states a teacher's task and guidance; "
+            f"say the guidance it was trained for in {guidance}, as in {guidance}=4.5 (1 = none)"
         )
 
 

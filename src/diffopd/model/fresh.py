@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from diffopd.files.names import INDEX
 from diffopd.model import loading
-from diffopd.model.component import check_finite
+from diffopd.weights.finite import check_finite
 from diffopd.world.vocabulary import tokenizer_tables
 
 Pipeline = StableDiffusion3Pipeline

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffopd.flow import SigmaGrid
 from diffopd.model.backbones import Backbones, answered_by_backbones
-from diffopd.model.component import check_finite
 from diffopd.model.fit import check_guidance, choose_attention_backend
 from diffopd.model.half_gradient import HalfGradient
 from diffopd.model.identity import pipeline_identity
@@ -24,6 +23,7 @@ from diffopd.model.prompt_encoding import PromptEncoding
 from diffopd.model.routing import AdapterRouter, Route
 from diffopd.types import Conditioning
 from diffopd.types.precision import parse_dtype
+from diffopd.weights.finite import check_finite
 
 
 class PipelineModel(PromptEncoding, PictureCoding, ABC):

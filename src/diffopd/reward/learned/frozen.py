@@ -13,12 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from diffopd.host.device import chosen_device
 from diffopd.types.precision import parse_dtype
+from diffopd.weights.finite import check_finite
+from diffopd.weights.hashing import WORTH_A_LINE
 
 log = logging.getLogger(__name__)
 
-WORTH_A_LINE = 10**9
-"""Bytes of weights from which on loading is announced."""
 Precision = Literal["fp32", "bf16", "fp16"]
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -90,26 +91,8 @@ def load_pretrained(kind: type[Pretrained], folder: Path, dtype: torch.dtype, *,
             f"{setting}: {folder} lacks {len(absent)} of the weights of a {kind.__name__} ({shown}); is it "
             "another scorer's folder?"
         )
-    check_finite(model, f"{setting}: {folder}")
+    check_finite(model, f"{setting}: {folder}", setting=f"{setting.rpartition('.')[0]}.dtype")
     return model
-
-
-def check_finite(network: nn.Module, where: str) -> None:
-    """Check that no weight of a scorer is nan or infinite: one may spoil the scores of a few prompts alone.
-
-    Args:
-        network: As loaded.
-        where: Its folder in the user's words, for messages.
-
-    Raises:
-        ValueError: If one is.
-    """
-    for name, tensor in network.named_parameters():
-        if tensor.numel() and not torch.stack(torch.aminmax(tensor.detach())).isfinite().all():
-            hint = ", or they exceed fp16's range: set dtype=bf16" if tensor.dtype == torch.float16 else ""
-            raise ValueError(
-                f"{where}: tensor {name} has values that are nan or infinite; its file is damaged{hint}"
-            )
 
 
 def checked_batch_size(batch_size: int) -> int:
@@ -121,22 +104,6 @@ def checked_batch_size(batch_size: int) -> int:
     if batch_size < 1:
         raise ValueError(f"reward.batch_size={batch_size} must be a whole number of at least 1")
     return batch_size
-
-
-def chosen_device(name: str, setting: str) -> torch.device:
-    """The device of a setting; ``auto`` is this process's GPU if there is one.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{setting}={name} is not a device: {error}") from error
 
 
 @contextlib.contextmanager

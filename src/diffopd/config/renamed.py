@@ -1,8 +1,11 @@
-"""Modules that have moved: a config saved before names classes by their old places."""
+"""Modules that have moved: a config saved before names classes by their old places.
+
+What is compared over versions by a digest (as the conditions of a score in a card are) has first names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _ROOMS = {
@@ -25,6 +28,8 @@ MOVED = {
     f"{room.rpartition('.')[0]}.{name}": f"{room}.{name}" for room, names in _ROOMS.items() for name in names
 } | {"diffopd.optimizer": "diffopd.optimizer.muon"}
 """Module as configs of 0.1.0 name it -> where it is now."""
+_FIRST = {new: old for old, new in reversed(MOVED.items())}
+"""Where a module is now -> where it was first."""
 
 
 def current_name(target: str) -> str:
@@ -36,19 +41,42 @@ def current_name(target: str) -> str:
         >>> current_name("my_reward.Redness")
         'my_reward.Redness'
     """
-    module, _, name = target.rpartition(".")
-    return f"{MOVED[module]}.{name}" if module in MOVED else target
+    return _named(target, MOVED)
+
+
+def first_name(target: str) -> str:
+    """What a ``_target_`` was called in the version that brought it.
+
+    Examples:
+        >>> first_name("diffopd.reward.text.ocr.OcrReward")
+        'diffopd.reward.ocr.OcrReward'
+    """
+    return _named(target, _FIRST)
 
 
 def with_current_names(node: Any) -> Any:
     """A config of plain values, nested or flat, with every ``_target_`` as it is called now."""
+    return _with_names(node, current_name)
+
+
+def with_first_names(node: Any) -> Any:
+    """A config of plain values, nested or flat, with every ``_target_`` as it was called first."""
+    return _with_names(node, first_name)
+
+
+def _named(target: str, moved: Mapping[str, str]) -> str:
+    module, _, name = target.rpartition(".")
+    return f"{moved[module]}.{name}" if module in moved else target
+
+
+def _with_names(node: Any, name: Callable[[str], str]) -> Any:
     if isinstance(node, Mapping):
         return {
-            key: current_name(value)
+            key: name(value)
             if isinstance(value, str) and str(key).rpartition(".")[2] == "_target_"
-            else with_current_names(value)
+            else _with_names(value, name)
             for key, value in node.items()
         }
     if isinstance(node, list):
-        return [with_current_names(value) for value in node]
+        return [_with_names(value, name) for value in node]
     return node

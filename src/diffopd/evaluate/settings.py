@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffopd.config.folder import flat_settings
 from diffopd.config.harmless import EVALUATION, is_harmless
+from diffopd.config.renamed import with_first_names
 
 _LABEL_LENGTH = 40
 
@@ -38,7 +39,7 @@ def evaluation_id(*, _root_: DictConfig) -> str:
     adapter = settings.get("adapter_path")
     label = "base" if adapter is None else "_".join(PurePosixPath(str(adapter)).parts[-3:])
     label = re.sub(r"[^\w.]+", "_", label).strip("_.")[-_LABEL_LENGTH:]
-    text = json.dumps(settings, sort_keys=True, default=str)
+    text = json.dumps(with_first_names(settings), sort_keys=True, default=str)
     return f"{label}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

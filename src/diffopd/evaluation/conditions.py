@@ -9,6 +9,7 @@ from typing import Any
 
 from diffopd.config.folder import flat_settings
 from diffopd.config.harmless import HOW_TO_SCORE
+from diffopd.config.renamed import with_first_names
 from diffopd.evaluation.benchmark import Benchmark
 from diffopd.types import Prompts, Sampler, VelocityModel
 
@@ -110,7 +111,7 @@ def _of_metric(benchmark: Benchmark, task: str) -> str:
         return name
     kept = [
         (path, value)
-        for path, value in flat_settings(metric)
+        for path, value in flat_settings(with_first_names(metric))
         if not set(path.split(".")).intersection(HOW_TO_SCORE)
     ]
     return f"{name} {_digest(sorted(kept, key=lambda entry: entry[0]))}"

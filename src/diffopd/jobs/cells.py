@@ -19,6 +19,7 @@ from diffopd.check import ConfigError, check_composed, did_you_mean
 from diffopd.config.arguments import quoted
 from diffopd.config.folder import config_folder
 from diffopd.config.harmless import TRAINING, is_harmless
+from diffopd.config.renamed import with_first_names
 from diffopd.config.saved import read_config
 from diffopd.files.names import CONFIG
 from diffopd.jobs.launch import Job, training_command
@@ -125,7 +126,9 @@ def _choices(key: str, value: object) -> list[str]:
 def _key(settings: Mapping[Any, Any]) -> str:
     """A name made of all settings that make the training."""
     values = {
-        str(key): _same(value) for key, value in settings.items() if not is_harmless(str(key), TRAINING)
+        str(key): _same(value)
+        for key, value in with_first_names(settings).items()
+        if not is_harmless(str(key), TRAINING)
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 

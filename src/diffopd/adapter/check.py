@@ -16,10 +16,10 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from diffopd.adapter.layout import SavedLoRA, read_lora
+from diffopd.adapter.location import find_place
 from diffopd.adapter.lora import LoRA, strength_of
 from diffopd.adapter.merge import A, B, MergePlan, check_shape
 from diffopd.adapter.peft_settings import STRENGTH_BOUND
-from diffopd.adapter.place import find_place
 from diffopd.adapter.stated import check_stated, log_once
 from diffopd.adapter.targets import check_targets
 
@@ -28,7 +28,7 @@ def check_adapter(path: str | Path, base_config: Mapping[str, Any], *, setting: 
     """Compare a saved LoRA with the backbone it is meant for.
 
     Args:
-        path: As in :func:`~diffopd.adapter.place.find_place`.
+        path: As in :func:`~diffopd.adapter.location.find_place`.
         base_config: The transformer's ``config.json``.
         setting: Where the adapter is named in the config, for the message.
 
@@ -45,7 +45,7 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
     """Read a saved LoRA that fits the backbone.
 
     Args:
-        path: As in :func:`~diffopd.adapter.place.find_place`.
+        path: As in :func:`~diffopd.adapter.location.find_place`.
         base_config: The transformer's ``config.json``.
         setting: Where the adapter is named in the config, for the message.
 

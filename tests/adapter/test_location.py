@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundE
 from safetensors.torch import save_file
 
 from diffopd.adapter import find_card, find_place
-from diffopd.check.place import place_problems
+from diffopd.check.paths import path_problems
 
 
 def put(folder, *names):
@@ -101,7 +101,7 @@ def test_each_slip_in_a_name_has_a_sentence_of_its_own(hub, tmp_path, path, mess
     assert hub[1] == []
     assert find_card(path) is None
     assert [
-        line for line in place_problems({"adapter_path": path}) if re.search(message.removesuffix("$"), line)
+        line for line in path_problems({"adapter_path": path}) if re.search(message.removesuffix("$"), line)
     ]
 
 

@@ -31,7 +31,7 @@ WRITTEN = (
 """Settings that name a folder to write to."""
 
 
-def place_problems(values: Mapping[str, Any]) -> Iterator[str]:
+def path_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Folders and files that are named and not there, as one sentence each."""
     # These bring torch, so only for a config that is sound otherwise.
     from diffopd.files.paths import why_not_writable

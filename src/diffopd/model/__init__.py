@@ -1,5 +1,6 @@
 """Velocity networks behind one call."""
 
+from diffopd.model.adapter_rows import BASE, AdapterRouter, Route
 from diffopd.model.backbones import Backbones
 from diffopd.model.component import load_component
 from diffopd.model.flux import FluxModel
@@ -8,7 +9,6 @@ from diffopd.model.guidance import guided_velocity
 from diffopd.model.loading import load_pipeline, pipeline_folder, read_transformer_config
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.model.qwen_image import QwenImageModel
-from diffopd.model.routing import BASE, AdapterRouter, Route
 from diffopd.model.sd3 import SD3Model
 from diffopd.model.z_image import ZImageModel
 from diffopd.weights.finite import check_finite

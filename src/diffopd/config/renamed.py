@@ -10,7 +10,7 @@ from typing import Any
 
 _ROOMS = {
     "diffopd.report.run": ("at_end", "gradient_variance"),
-    "diffopd.reward.drawn": ("balance", "composition", "contrast", "palette_harmony", "spectrum"),
+    "diffopd.reward.drawn": ("composition", "contrast", "palette_harmony", "spectrum"),
     "diffopd.reward.geneval": ("clip_colours", "photo_detector"),
     "diffopd.reward.learned": (
         "clipscore",
@@ -26,8 +26,12 @@ _ROOMS = {
 """Package of 0.2.0 -> the modules in it that 0.1.0 had one level higher."""
 MOVED = {
     f"{room.rpartition('.')[0]}.{name}": f"{room}.{name}" for room, names in _ROOMS.items() for name in names
-} | {"diffopd.optimizer": "diffopd.optimizer.muon"}
-"""Module as configs of 0.1.0 name it -> where it is now."""
+} | {
+    "diffopd.optimizer": "diffopd.optimizer.muon",
+    "diffopd.reward.balance": "diffopd.reward.drawn.visual_balance",
+    "diffopd.reward.drawn.balance": "diffopd.reward.drawn.visual_balance",
+}
+"""Module as configs saved before name it, the oldest name first -> where it is now."""
 _FIRST = {new: old for old, new in reversed(MOVED.items())}
 """Where a module is now -> where it was first."""
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffopd.reward.learned.clip import Clip
-from diffopd.reward.learned.frozen import Frozen, Precision
+from diffopd.reward.learned.lazy_network import Frozen, Precision
 from diffopd.reward.learned.linear_head import LinearHead
 from diffopd.reward.learned.pixels import cut_by_pil
 from diffopd.reward.learned.sunset import sunset_and_noise

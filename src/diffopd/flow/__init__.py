@@ -14,7 +14,7 @@ from diffopd.flow.interpolation import (
 )
 from diffopd.flow.multistep import dpm2
 from diffopd.flow.reduction import reduce_latent
-from diffopd.flow.schedule import shift_sigma, sigma_grid
+from diffopd.flow.sigmas import shift_sigma, sigma_grid
 from diffopd.flow.step import Step, cps, dance, ddim, dpm1, euler, flow_sde
 
 __all__ = [

@@ -6,12 +6,26 @@ from importlib import import_module
 
 import pytest
 
-from diffopd.config.renamed import MOVED, current_name, first_name, with_current_names, with_first_names
+from diffopd.config.renamed import (
+    MOVED,
+    RENAMED,
+    current_name,
+    first_name,
+    with_current_names,
+    with_first_names,
+)
 
 
 @pytest.mark.parametrize("module", MOVED.values())
 def test_every_new_place_is_a_module(module):
     import_module(module)
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_every_new_name_is_there(old):
+    module, _, name = current_name(old).rpartition(".")
+    assert callable(getattr(import_module(module), name))
+    assert first_name(current_name(old)) == old
 
 
 def test_only_targets_are_renamed_nested_or_flat():

@@ -18,7 +18,7 @@ from tiny_pipelines import with_t5, without_t5
 from diffopd.model import SD3Model
 from diffopd.model import loading as pipelines
 from diffopd.model.component import load_component
-from diffopd.model.fresh import load_pipeline
+from diffopd.model.untrained import pipeline_to_train
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -209,15 +209,15 @@ def test_loading_many_gigabytes_is_announced(original, caplog, monkeypatch):
 
 def test_a_pipeline_that_is_trained_whole_is_checked_alike(tmp_path):
     folder = without_t5(tmp_path / "pipeline").folder
-    load_pipeline(path=str(folder))
+    pipeline_to_train(path=str(folder))
     change(folder / TRANSFORMER, set_value("proj_out.weight", float("nan")))
     with pytest.raises(
         ValueError, match=r"^pipeline\.path=.*: transformer: tensor proj_out.weight has values"
     ):
-        load_pipeline(path=str(folder))
+        pipeline_to_train(path=str(folder))
     (folder / "tokenizer_2" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"^pipeline\.path=.*: tokenizer_2/merges.txt is missing"):
-        load_pipeline(path=str(folder))
+        pipeline_to_train(path=str(folder))
 
 
 @pytest.mark.parametrize("name", ["z_image", "flux2_klein"])

@@ -27,13 +27,20 @@ _ROOMS = {
 MOVED = {
     f"{room.rpartition('.')[0]}.{name}": f"{room}.{name}" for room, names in _ROOMS.items() for name in names
 } | {
+    "diffopd.model.fresh": "diffopd.model.untrained",
     "diffopd.optimizer": "diffopd.optimizer.muon",
     "diffopd.reward.balance": "diffopd.reward.drawn.visual_balance",
     "diffopd.reward.drawn.balance": "diffopd.reward.drawn.visual_balance",
 }
 """Module as configs saved before name it, the oldest name first -> where it is now."""
+RENAMED = {
+    "diffopd.model.fresh.fresh_pipeline": "diffopd.model.untrained.new_pipeline",
+    "diffopd.model.fresh.load_pipeline": "diffopd.model.untrained.pipeline_to_train",
+}
+"""Class or function as configs saved before name it -> what it is called now, if its own name is another."""
 _FIRST = {new: old for old, new in reversed(MOVED.items())}
 """Where a module is now -> where it was first."""
+_FIRST_NAMES = {new: old for old, new in RENAMED.items()}
 
 
 def current_name(target: str) -> str:
@@ -45,7 +52,7 @@ def current_name(target: str) -> str:
         >>> current_name("my_reward.Redness")
         'my_reward.Redness'
     """
-    return _named(target, MOVED)
+    return RENAMED.get(target) or _moved(target, MOVED)
 
 
 def first_name(target: str) -> str:
@@ -55,7 +62,7 @@ def first_name(target: str) -> str:
         >>> first_name("diffopd.reward.text.ocr.OcrReward")
         'diffopd.reward.ocr.OcrReward'
     """
-    return _named(target, _FIRST)
+    return _FIRST_NAMES.get(target) or _moved(target, _FIRST)
 
 
 def with_current_names(node: Any) -> Any:
@@ -68,7 +75,7 @@ def with_first_names(node: Any) -> Any:
     return _with_names(node, first_name)
 
 
-def _named(target: str, moved: Mapping[str, str]) -> str:
+def _moved(target: str, moved: Mapping[str, str]) -> str:
     module, _, name = target.rpartition(".")
     return f"{moved[module]}.{name}" if module in moved else target
 

@@ -1,4 +1,4 @@
-"""A new, untrained Stable Diffusion 3 pipeline of any size, to be trained and saved as an ordinary folder."""
+"""Stable Diffusion 3 pipelines that are trained whole: new, untrained ones of any size, or a folder's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Pipeline = StableDiffusion3Pipeline
 """The kind of pipeline that is built, trained and saved here."""
 
 
-def fresh_pipeline(
+def new_pipeline(
     *,
     seed: int,
     shift: float,
@@ -82,7 +82,7 @@ def fresh_pipeline(
     )
 
 
-def load_pipeline(*, path: str) -> Pipeline:
+def pipeline_to_train(*, path: str) -> Pipeline:
     """Load a saved pipeline folder without T5, to go on training all of it."""
     index = Path(path) / INDEX
     if not index.is_file():

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from diffopd.flow import SigmaGrid
 from diffopd.model.adapter_rows import AdapterRouter, Route
+from diffopd.model.attention import choose_attention_backend
 from diffopd.model.backbones import Backbones, answered_by_backbones
-from diffopd.model.fit import check_guidance, choose_attention_backend
+from diffopd.model.guidance import check_guidance
 from diffopd.model.half_gradient import HalfGradient
 from diffopd.model.identity import pipeline_identity
 from diffopd.model.loading import load_pipeline, whole_pipeline

@@ -5,9 +5,7 @@ from diffopd.flow.density import log_prob, log_prob_cps_released, transition_kl
 from diffopd.flow.grid import ConstantShift, EmpiricalShift, ResolutionShift, SigmaGrid
 from diffopd.flow.guidance import guide
 from diffopd.flow.interpolation import (
-    clean_to_velocity,
     interpolate,
-    noise_to_velocity,
     velocity_between,
     velocity_to_clean,
     velocity_to_noise,
@@ -23,7 +21,6 @@ __all__ = [
     "ResolutionShift",
     "SigmaGrid",
     "Step",
-    "clean_to_velocity",
     "cps",
     "dance",
     "ddim",
@@ -35,7 +32,6 @@ __all__ = [
     "interpolate",
     "log_prob",
     "log_prob_cps_released",
-    "noise_to_velocity",
     "per_row",
     "reduce_latent",
     "shift_sigma",

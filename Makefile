@@ -54,7 +54,7 @@ test: install  ## Run the tests (about 20 minutes on 2 slow cores); ARGS="tests/
 	$(PYTEST) $(ARGS)
 
 test-slow: install  ## Run the slower tests (half an hour).
-	$(PYTEST) -m "slow and not gpu" $(ARGS)
+	$(PYTEST) -m "slow" $(ARGS)
 
 fuzz: install  ## Try 1,000 mutated configs; each must run or end in an error; COUNT=200 SEED=7.
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/campaign.py $(or $(COUNT),1000) $(or $(SEED),0)

@@ -24,7 +24,7 @@ from diffopd.config.folder import config_folder
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reward.md").read_text(encoding="utf-8")
-HELP = (ROOT / "conf" / "hydra" / "help" / "convert.yaml").read_text(encoding="utf-8")
+HELP = (ROOT / "conf" / "convert.yaml").read_text(encoding="utf-8")
 
 
 def commands(text):

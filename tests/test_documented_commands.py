@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -29,7 +30,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "experiments").glob("*/README.md")),
 ]
-HELP = sorted((ROOT / "conf" / "hydra" / "help").glob("*.yaml"))
+HELP = [ROOT / "conf" / f"{command}.yaml" for command in COMMANDS]
 PROGRAM = re.compile(r"(?:^|[\s`\"'/])(?:(?:python )?-m diffopd[. ]|diffopd )(\w+)(?= |$|`)(.*)")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:python -m )?diffopd[. ][^`]+)`")
@@ -52,10 +53,9 @@ def commands() -> dict[tuple[str, ...], str]:
     """Program and arguments -> the first page that shows them."""
     lines = [(page, line) for page in PAGES for line in shown_in(page.read_text(encoding="utf-8"))]
     for page in HELP:
-        shown = [
-            line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("  python")
-        ]
-        lines += [(page, re.split(r" {2,}", line.strip())[0]) for line in shown]
+        header = yaml.safe_load(page.read_text(encoding="utf-8"))["hydra"]["help"]["header"]
+        shown = [line for line in header.splitlines() if line.startswith("python")]
+        lines += [(page, re.split(r" {2,}", line)[0]) for line in shown]
     found: dict[tuple[str, ...], str] = {}
     for page, line in lines:
         match = PROGRAM.search(line)

@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from diffopd.adapter import place
+from diffopd.adapter import location
 from diffopd.model import loading
 from diffopd.reward.learned import weights
 
@@ -22,10 +22,10 @@ def test_a_connection_that_is_cut_names_the_setting(error, monkeypatch):
 
     monkeypatch.setattr(weights, "snapshot_download", cut)
     monkeypatch.setattr(loading, "hf_hub_download", cut)
-    monkeypatch.setattr(place.huggingface_hub, "hf_hub_download", cut)
+    monkeypatch.setattr(location.huggingface_hub, "hf_hub_download", cut)
     with pytest.raises(ValueError, match=rf"^reward\.path=a/b is neither a local folder nor .*: {error}"):
         weights.weights_folder("a/b", None, reward=None, setting="reward.path")
     with pytest.raises(ValueError, match=rf"^model\.path=a/b: there is no such folder .*: {error}"):
         loading.resolved_commit("a/b", None)
     with pytest.raises(ValueError, match=rf"neither a local folder or file nor an adapter .*: {error}"):
-        place.find_place("a/b", setting="teacher.path")
+        location.find_place("a/b", setting="teacher.path")

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from diffopd.adapter import export_lora, load_adapter
 from diffopd.config.arguments import hydra_arguments
 from diffopd.config.folder import config_folder
-from diffopd.model.fresh import load_pipeline
+from diffopd.model.untrained import pipeline_to_train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def test_commands_compose(program, line):
 
 
 def test_the_snippet_runs_with_stock_diffusers(tmp_path, monkeypatch):
-    pipeline = load_pipeline(path=str(ROOT / "src/diffopd/assets/mini_sd3"))
+    pipeline = pipeline_to_train(path=str(ROOT / "src/diffopd/assets/mini_sd3"))
     load_adapter(pipeline.transformer, "student", ROOT / "src/diffopd/assets/teachers/ocr")
     export_lora(pipeline.transformer, "student", tmp_path / "runs/mopd_ode/seed0/lora")
     (tmp_path / "src").symlink_to(ROOT / "src")

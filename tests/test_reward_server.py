@@ -218,6 +218,5 @@ def test_a_port_in_use():
 
 def test_its_help_names_its_settings():
     settings = yaml.safe_load((CONF / "reward_server.yaml").read_text(encoding="utf-8"))
-    help_text = (CONF / "hydra" / "help" / "reward_server.yaml").read_text(encoding="utf-8")
-    words = set(re.findall(r"\w+", help_text.partition("== Settings ==")[2]))
-    assert set(settings) - words <= {"defaults", "name", "run_id", "debug"}
+    words = set(re.findall(r"\w+", settings["hydra"]["help"]["footer"]))
+    assert set(settings) - words <= {"defaults", "name", "run_id", "debug", "hydra"}

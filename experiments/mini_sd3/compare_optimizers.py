@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from diffopd.data.drawings import DrawingBatch
-from diffopd.model.fresh import load_pipeline
+from diffopd.model.untrained import pipeline_to_train
 from diffopd.optimizer import MuonAdamW
 from diffopd.phase import PretrainPhase
 from diffopd.randomness import numpy_generator
@@ -38,7 +38,7 @@ def compare(folder: str, kind: str, lr: float, steps: int) -> None:
         ),
     }
     phase: Any = PretrainPhase(
-        pipeline=load_pipeline(path=folder),
+        pipeline=pipeline_to_train(path=folder),
         optimizer=factories[kind],
         seed=0,
         num_drawings=DRAWINGS,

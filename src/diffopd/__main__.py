@@ -64,10 +64,12 @@ def _help() -> str:
 
     from diffopd.config.folder import config_folder
 
-    folder = Path(config_folder()) / "hydra" / "help"
+    configs = (Path(config_folder()) / f"{name}.yaml" for name in COMMANDS)
+    headers = (
+        yaml.safe_load(config.read_text(encoding="utf-8"))["hydra"]["help"]["header"] for config in configs
+    )
     lines = [
-        f"  {name:<14} {yaml.safe_load((folder / f'{name}.yaml').read_text(encoding='utf-8'))['header']}"
-        for name in COMMANDS
+        f"  {name:<14} {header.partition(chr(10))[0]}" for name, header in zip(COMMANDS, headers, strict=True)
     ]
     return "\n".join(
         [

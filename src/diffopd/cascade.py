@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Train as ``cfg`` asks; what is finished already is not trained again."""
-    from diffopd.config.saved import read_config
+    from diffopd.config.saved import CONFIG, read_config
     from diffopd.jobs.launch import TrainingFailedError
     from diffopd.jobs.stages import check_stage, read_stages, train_stage
 
@@ -64,7 +64,7 @@ def run(cfg: DictConfig) -> None:
             raise Ended(error.code) from error
         if not finished:
             interrupted(f"stopped by a signal in stage {stage.name}")
-    model_path = read_config(stages[-1].folder / "config.yaml").model.path
+    model_path = read_config(stages[-1].folder / CONFIG).model.path
     report_cascade(
         folder, {stage.name: stage.folder for stage in stages}, name=cfg.name, model_path=model_path
     )

@@ -14,12 +14,13 @@ from diffopd.check import ConfigError, check_config, config_errors
 from diffopd.check.combination import combination_problems, loss_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
+from diffopd.config.aliases import choices
 from diffopd.evaluate.settings import register_evaluation_id
 
 register_evaluation_id()  # as diffopd.evaluate does
 
 CONF = Path(__file__).parents[2] / "conf"
-EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+EXPERIMENTS = choices("experiment")
 ODE = "+experiment=mopd_ode"
 GIVEN = {
     "reward=custom": ["reward._target_=diffopd.reward.by_task.RewardByTask", "+reward.rewards={}"],
@@ -49,9 +50,9 @@ def test_every_experiment_passes(composed, name):
     "group", ["sampler", "loss", "reward", "trainer", "callbacks", "logger", "adapter", "model"]
 )
 def test_every_choice_of_a_group_has_known_settings(composed, group):
-    for file in sorted((CONF / group).glob("*.yaml")):
-        values = plain_values(composed(ODE, f"{group}={file.stem}", *GIVEN.get(f"{group}={file.stem}", [])))
-        assert list(setting_problems(values, "train")) == [], file
+    for choice in choices(group):
+        values = plain_values(composed(ODE, f"{group}={choice}", *GIVEN.get(f"{group}={choice}", [])))
+        assert list(setting_problems(values, "train")) == [], choice
 
 
 def test_the_other_commands_pass(composed):

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from diffopd.build.experiment import build
 from diffopd.check import ConfigError, check_config
 from diffopd.check.interface import KINDS, interface_problems
-from diffopd.check.place import WRITTEN
+from diffopd.check.paths import WRITTEN
 from diffopd.check.setting import Groups, targets_of
 from diffopd.check.trial import check_optimizers
 from diffopd.config.folder import config_folder

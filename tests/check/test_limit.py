@@ -20,9 +20,10 @@ from diffopd.check.limit import limit_problems, rules_of
 from diffopd.check.ranges import ANYWHERE, LIMITS
 from diffopd.check.rule import Numbers, OneOf, Range
 from diffopd.check.source import read_target
+from diffopd.config.aliases import aliases
 
 CONF = Path(__file__).parents[2] / "conf"
-LEFT_OUT = {"hydra"}
+LEFT_OUT = {"hydra", "aliases.yaml"}
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 OPTIMIZERS = (
     "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam",
@@ -33,6 +34,8 @@ SWITCHES = {"foreach", "fused", "amsgrad", "nesterov", "centered", "decoupled_we
 
 @cache
 def read(file: Path) -> Any:
+    if not file.is_file():
+        return aliases()[file.relative_to(CONF).with_suffix("").as_posix()]
     return yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}
 
 
@@ -72,9 +75,9 @@ def files_at(file: Path, package: str) -> Iterator[tuple[Path, str]]:
             folder, _, choice = name.rpartition("/")
             entry = {f"{folder or f'/{group}'}{'@' * bool(at)}{at}": choice}
         for key, choice in entry.items():
-            if choice in ("_self_", "???", None) or "override" in key or "hydra" in key:
+            if choice in ("_self_", "???", None) or "hydra" in key or "@_global_" in key:
                 continue
-            name, _, at = key.partition("@")
+            name, _, at = key.removeprefix("override ").partition("@")
             own = name.strip("/") == group and not at
             where = package if own else f"{package}.{at or name.strip('/')}".strip(".")
             yield from files_at(CONF / name.strip("/") / f"{choice}.yaml", where)

@@ -3,9 +3,7 @@ from __future__ import annotations
 import torch
 
 from diffopd.flow import (
-    clean_to_velocity,
     interpolate,
-    noise_to_velocity,
     velocity_between,
     velocity_to_clean,
     velocity_to_noise,
@@ -28,7 +26,7 @@ def test_velocity_is_the_slope_of_the_path():
     assert velocity_between(clean, noise).item() == 3.0
 
 
-def test_conversions_round_trip():
+def test_both_ends_are_found_again():
     generator = torch.Generator().manual_seed(0)
     clean, noise = torch.randn(2, 4, 3, 5, 5, generator=generator, dtype=torch.float64)
     sigma = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
@@ -37,5 +35,3 @@ def test_conversions_round_trip():
     close = {"rtol": 0, "atol": 1e-13}
     torch.testing.assert_close(velocity_to_clean(latent, velocity, sigma), clean, **close)
     torch.testing.assert_close(velocity_to_noise(latent, velocity, sigma), noise, **close)
-    torch.testing.assert_close(clean_to_velocity(latent, clean, sigma), velocity, **close)
-    torch.testing.assert_close(noise_to_velocity(latent, noise, sigma), velocity, **close)

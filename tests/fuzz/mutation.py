@@ -12,10 +12,13 @@ from hydra import compose, initialize_config_dir
 from hypothesis import strategies as st
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from diffopd.config.aliases import choices
 from diffopd.config.folder import config_folder
 
 CONF = Path(config_folder())
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+OF_ANY_TASK = ("teacher", "guard", "flow_grpo")
+"""Experiments that are tried under the names that have a task, such as teacher_ocr."""
+EXPERIMENTS = [name for name in choices("experiment") if name not in OF_ANY_TASK]
 LEFT_ALONE = ("paths", "hydra", "name", "run_id")
 """Where things are written, which the tests decide."""
 
@@ -34,7 +37,7 @@ class Case:
     """A command line.
 
     Attributes:
-        experiment: A file of ``conf/experiment``.
+        experiment: A choice of ``experiment``.
         changes: Overrides on top of it, as typed.
     """
 
@@ -91,9 +94,9 @@ def _places(node: DictConfig, path: str) -> Iterator[tuple[str, Any]]:
 
 @cache
 def groups() -> Mapping[str, tuple[str, ...]]:
-    """Config groups and their files."""
+    """Config groups and their choices."""
     folders = [folder for folder in CONF.iterdir() if folder.is_dir()]
-    return {folder.name: tuple(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
+    return {folder.name: tuple(choices(folder.name)) for folder in folders}
 
 
 def cases() -> st.SearchStrategy[Case]:

@@ -20,7 +20,7 @@ from diffopd.loss import (
     reference_kl,
     step_balance,
 )
-from diffopd.loss.policy_gradient import Step
+from diffopd.loss.policy_gradient import StoredStep
 from diffopd.sampler import CPSSampler, FlowSampler
 from diffopd.types import Transition
 
@@ -106,7 +106,7 @@ def test_guard_ratio_is_centred_whatever_the_drift_and_flow_grpo_ratio_is_not(sh
     generator = torch.Generator().manual_seed(0)
     drift = torch.full((samples, size), shift)
     noise = torch.randn(samples, size, generator=generator)
-    step = Step(drift, noise, torch.full((samples,), 0.5))
+    step = StoredStep(drift, noise, torch.full((samples,), 0.5))
     centred = ratio_norm(step, reduction="mean")
     error = shift / math.sqrt(size * samples)
     assert abs(centred.mean()) < 4 * error

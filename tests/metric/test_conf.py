@@ -10,14 +10,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_scorers import scorer_settings
 
+from diffopd.config.aliases import choices
 from diffopd.metric.clean_drawings import clean_drawings
 from diffopd.types import Prompts
 
 CONF = Path(__file__).parents[2] / "conf"
 ELSEWHERE = {"geneval", "remote", "unifiedreward"}
 """Need weights or a server; tested on their own in tests/reward."""
-METRICS = sorted({path.stem for path in (CONF / "metric").glob("*.yaml")} - ELSEWHERE)
-REWARDS = sorted({path.stem for path in (CONF / "reward").glob("*.yaml")} - ELSEWHERE)
+METRICS = sorted({*choices("metric")} - ELSEWHERE)
+REWARDS = sorted({*choices("reward")} - ELSEWHERE)
 OWN = ("._target_=diffopd.reward.drawn.contrast.ContrastReward", ".best_rms=0.14", ".texture=0.1")
 """Stands for a user's class where a choice asks for one."""
 COMPOSITION = {"tag": "single_object", "include": [{"class": "circle", "count": 1}]}
@@ -39,7 +40,7 @@ def build(scorers):
 
     def make(group, name):
         reward = "metric.reward" if group == "metric" else "reward"
-        own = [f"++{reward}{setting}" for setting in OWN] if name == "custom" else []
+        own = [f"++{reward}{setting}" for setting in OWN] if name in ("custom", "mean") else []
         if name == "model_based":  # without the one that needs a server
             own = [f"~{reward}.{part}.unifiedreward" for part in ("rewards", "weights")]
             own += [f"metric.parts=[{','.join(scorers)}]"] if group == "metric" else []

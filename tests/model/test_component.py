@@ -18,7 +18,7 @@ from tiny_pipelines import with_t5, without_t5
 from diffopd.model import SD3Model
 from diffopd.model import loading as pipelines
 from diffopd.model.component import load_component
-from diffopd.model.fresh import load_pipeline
+from diffopd.model.untrained import pipeline_to_train
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -209,15 +209,15 @@ def test_loading_many_gigabytes_is_announced(original, caplog, monkeypatch):
 
 def test_a_pipeline_that_is_trained_whole_is_checked_alike(tmp_path):
     folder = without_t5(tmp_path / "pipeline").folder
-    load_pipeline(path=str(folder))
+    pipeline_to_train(path=str(folder))
     change(folder / TRANSFORMER, set_value("proj_out.weight", float("nan")))
     with pytest.raises(
         ValueError, match=r"^pipeline\.path=.*: transformer: tensor proj_out.weight has values"
     ):
-        load_pipeline(path=str(folder))
+        pipeline_to_train(path=str(folder))
     (folder / "tokenizer_2" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"^pipeline\.path=.*: tokenizer_2/merges.txt is missing"):
-        load_pipeline(path=str(folder))
+        pipeline_to_train(path=str(folder))
 
 
 @pytest.mark.parametrize("name", ["z_image", "flux2_klein"])
@@ -234,7 +234,7 @@ def test_a_pipeline_that_writes_conversations_needs_their_template(name, tmp_pat
 def test_reading_all_values_of_a_large_model_is_told(tiny, monkeypatch, caplog):
     """Files are mapped when they load, so it is here that they come from the disk."""
     settings, _ = tiny
-    monkeypatch.setattr("diffopd.model.component.WORTH_A_LINE", 1)
+    monkeypatch.setattr("diffopd.weights.finite.WORTH_A_LINE", 1)
     with caplog.at_level(logging.INFO, "diffopd"):
         SD3Model(**settings)
     told = [record.message for record in caplog.records if "reading the values of" in record.message]

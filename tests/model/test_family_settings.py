@@ -14,7 +14,7 @@ from tiny_families import IMAGE_SIZE, Family, make_family
 from diffopd.adapter import adapter_parameters, set_trainable
 from diffopd.config.folder import config_folder
 from diffopd.model import BASE, PipelineModel
-from diffopd.model.fresh import load_pipeline as load_whole_pipeline
+from diffopd.model.untrained import pipeline_to_train
 
 CLASSES = ("sd3_5_medium", "flux1_dev", "flux2_klein", "z_image", "qwen_image")
 
@@ -174,7 +174,7 @@ def test_another_pipeline_is_refused(family):
         instantiate(node)
     if family.name != "sd3_5_medium":
         with pytest.raises(ValueError, match="only a StableDiffusion3Pipeline is trained whole"):
-            load_whole_pipeline(path=str(family.folder))
+            pipeline_to_train(path=str(family.folder))
 
 
 # The compiler looks at every tensor's gradient, also where there can be none.

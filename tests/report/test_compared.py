@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from diffopd.evaluation.result import EvaluationResult, TaskResult
-from diffopd.report.comparison.compared import ComparedRow, Cost, normalised_means, summarise
+from diffopd.report.comparison.compared import ComparedRow, TrainingCost, normalised_means, summarise
 from diffopd.report.comparison.comparison import read_csv, to_markdown, write_comparison
 from diffopd.report.run.images import save_png
 from diffopd.teacher import Estimate
 
-FREE = Cost(minutes=0.0, images=0, reward_calls=0)
+FREE = TrainingCost(minutes=0.0, images=0, reward_calls=0)
 
 
 def row(name, *scores, seed=0, guidance_scale=1.0, cost=FREE, teachers=(), images=Path("images"), metrics=()):
@@ -39,10 +39,10 @@ def row(name, *scores, seed=0, guidance_scale=1.0, cost=FREE, teachers=(), image
 
 def test_a_student_costs_what_its_teachers_cost_too():
     teachers = [
-        Cost(minutes=10.0, images=100, reward_calls=100),
-        Cost(minutes=4.0, images=50, reward_calls=50),
+        TrainingCost(minutes=10.0, images=100, reward_calls=100),
+        TrainingCost(minutes=4.0, images=50, reward_calls=50),
     ]
-    student = row("opd", 0, 0, cost=Cost(minutes=3.0, images=20, reward_calls=2), teachers=teachers)
+    student = row("opd", 0, 0, cost=TrainingCost(minutes=3.0, images=20, reward_calls=2), teachers=teachers)
     assert student.minutes == 13.0
     assert student.minutes_in_all == 17.0
     assert student.images_in_all == 170
@@ -71,9 +71,9 @@ def test_rows_that_are_equal_count_as_best():
 def test_the_markdown_marks_single_seeds_and_leaves_free_rows_blank():
     rows = [
         row("base", 0.2, 0.4),
-        row("a", 0.5, 0.5, cost=Cost(minutes=61.25, images=1440, reward_calls=1440)),
+        row("a", 0.5, 0.5, cost=TrainingCost(minutes=61.25, images=1440, reward_calls=1440)),
     ]
-    rows.append(row("a", 0.7, 0.5, seed=1, cost=Cost(minutes=61.25, images=1440, reward_calls=1440)))
+    rows.append(row("a", 0.7, 0.5, seed=1, cost=TrainingCost(minutes=61.25, images=1440, reward_calls=1440)))
     lines = to_markdown(summarise(rows), [0.0, 1.0]).splitlines()
     assert lines[0].startswith("|  | guidance | seeds | minutes |")
     assert lines[2] == "| base | 1 | 1 | - | - | - | - | 0.200 | 0.400 | 0.000 |"

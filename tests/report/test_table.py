@@ -43,7 +43,7 @@ def test_markdown():
 
 
 def test_json_holds_every_number():
-    record = json.loads(table().to_json())
+    record = json.loads(json.dumps(table().to_json()))
     assert record["rows"][0]["scores"]["ocr"] == {
         "mean": 0.2,
         "low": 0.15000000000000002,

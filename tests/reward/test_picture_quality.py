@@ -5,9 +5,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from diffopd.reward.drawn.balance import balance
 from diffopd.reward.drawn.contrast import contrast
 from diffopd.reward.drawn.palette_harmony import palette_harmony
+from diffopd.reward.drawn.visual_balance import balance
 from diffopd.types import Prompts
 from diffopd.world.colours import COLOURS
 from diffopd.world.request import FORMS

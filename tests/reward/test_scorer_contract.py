@@ -289,7 +289,7 @@ def test_half_a_download_is_told_before_the_first_image(build_scorer, scorers, t
 
 
 def test_loading_a_large_scorer_is_told(build_scorer, scorers, samples, monkeypatch, caplog):
-    monkeypatch.setattr("diffopd.reward.learned.frozen.WORTH_A_LINE", 1)
+    monkeypatch.setattr("diffopd.reward.learned.lazy_network.WORTH_A_LINE", 1)
     with caplog.at_level(logging.INFO, "diffopd"):
         build_scorer("pickscore")(*samples)
     folder = scorers["pickscore"]["path"]

@@ -9,6 +9,7 @@ from diffopd.adapter.io import (
     load_adapter,
     save_adapter,
 )
+from diffopd.adapter.location import CARD_FILE, WEIGHTS, Place, find_card, find_place
 from diffopd.adapter.lora import (
     LoRA,
     adapter_names,
@@ -20,7 +21,6 @@ from diffopd.adapter.lora import (
     trainable_adapters,
 )
 from diffopd.adapter.merge import MergeError, MergePart, MergePlan, merge_adapters, merge_error
-from diffopd.adapter.place import CARD_FILE, WEIGHTS, Place, find_card, find_place
 from diffopd.adapter.safe_file import read_shapes
 from diffopd.adapter.shape import Shape
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +16,10 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from diffopd.adapter.layout import SavedLoRA, read_lora
-from diffopd.adapter.lora import LoRA
+from diffopd.adapter.location import find_place
+from diffopd.adapter.lora import LoRA, strength_of
 from diffopd.adapter.merge import A, B, MergePlan, check_shape
 from diffopd.adapter.peft_settings import STRENGTH_BOUND
-from diffopd.adapter.place import find_place
 from diffopd.adapter.stated import check_stated, log_once
 from diffopd.adapter.targets import check_targets
 
@@ -29,7 +28,7 @@ def check_adapter(path: str | Path, base_config: Mapping[str, Any], *, setting: 
     """Compare a saved LoRA with the backbone it is meant for.
 
     Args:
-        path: As in :func:`~diffopd.adapter.place.find_place`.
+        path: As in :func:`~diffopd.adapter.location.find_place`.
         base_config: The transformer's ``config.json``.
         setting: Where the adapter is named in the config, for the message.
 
@@ -46,7 +45,7 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
     """Read a saved LoRA that fits the backbone.
 
     Args:
-        path: As in :func:`~diffopd.adapter.place.find_place`.
+        path: As in :func:`~diffopd.adapter.location.find_place`.
         base_config: The transformer's ``config.json``.
         setting: Where the adapter is named in the config, for the message.
 
@@ -199,11 +198,6 @@ def check_merge(adapter: LoRA, plan: MergePlan, base_config: Mapping[str, Any]) 
     ranks = [saved.config.r for saved in found]
     check_shape(plan.method, ranks, rank=adapter.rank, strength=adapter.strength)
     return found
-
-
-def strength_of(config: LoraConfig) -> float:
-    """What PEFT scales the product ``B A`` of an adapter by."""
-    return config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
 
 
 def expected_shapes(config: LoraConfig, base_config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -12,11 +12,11 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from diffopd.adapter.check import check_layers, check_merge, check_start, read_fitting, strength_of
+from diffopd.adapter.check import check_layers, check_merge, check_start, read_fitting
 from diffopd.adapter.layout import PREFIX
-from diffopd.adapter.lora import LoRA, adapter_parameters, adapter_strength, inject
+from diffopd.adapter.location import CONFIG, LORA_FILE, WEIGHTS
+from diffopd.adapter.lora import LoRA, adapter_parameters, adapter_strength, inject, strength_of
 from diffopd.adapter.merge import A, B, MergeError, MergePart, merge_adapters
-from diffopd.adapter.place import CONFIG, LORA_FILE, WEIGHTS
 from diffopd.files.atomic import atomic_produce, atomic_save_safetensors, atomic_write_json
 
 
@@ -69,7 +69,7 @@ def load_adapter(transformer: Any, name: str, path: str | Path, *, setting: str 
     Args:
         transformer: The backbone.
         name: Its name from here on.
-        path: As in :func:`~diffopd.adapter.place.find_place`.
+        path: As in :func:`~diffopd.adapter.location.find_place`.
         setting: Where it is named in the config, for messages.
 
     Raises:

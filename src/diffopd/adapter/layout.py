@@ -28,8 +28,8 @@ from torch import Tensor
 from diffopd.adapter.layout_keys import Pair, read_pairs
 from diffopd.adapter.layout_names import LayerNames
 from diffopd.adapter.layout_shape import by_layer, one_shape
+from diffopd.adapter.location import CONFIG, Place
 from diffopd.adapter.peft_settings import plain_settings
-from diffopd.adapter.place import CONFIG, Place
 from diffopd.adapter.safe_file import read_tensors
 
 PREFIX = "base_model.model."

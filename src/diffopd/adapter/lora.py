@@ -226,5 +226,9 @@ def trainable_adapters(transformer: nn.Module) -> tuple[str, ...]:
 
 def adapter_strength(transformer: Any, name: str) -> float:
     """What an adapter's product ``B A`` is scaled by."""
-    config = transformer.peft_config[name]
+    return strength_of(transformer.peft_config[name])
+
+
+def strength_of(config: LoraConfig) -> float:
+    """What PEFT scales the product ``B A`` of an adapter by."""
     return config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)

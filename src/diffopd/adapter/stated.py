@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from diffopd.adapter.layout import METADATA, PREFIX
-from diffopd.adapter.place import CONFIG, WEIGHTS, Place
+from diffopd.adapter.location import CONFIG, WEIGHTS, Place
 from diffopd.adapter.safe_file import read_header
 
 log = logging.getLogger(__name__)

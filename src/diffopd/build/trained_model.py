@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffopd.adapter import find_card
+from diffopd.host.device import chosen_device
 from diffopd.host.quiet import silence_known_noise
 from diffopd.model import PipelineModel, read_transformer_config
 from diffopd.run.trained import adapter_of
@@ -71,18 +72,6 @@ def trial_step(model: PipelineModel, batch_size: int = 32) -> None:
     latent = torch.zeros(batch_size, *model.latent_shape, device=model.device)
     conditioning = model.encode([""] * batch_size)
     model.velocity(latent, torch.ones(batch_size, device=model.device), conditioning)
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device that a setting ``device`` names; ``auto`` is a GPU if there is one."""
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise ValueError(f"device={name} is not a device: {error}") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("cpu")
 
 
 def _compare_with_card(path: str, model: PipelineModel, guidance_scale: float, console: Console) -> None:

@@ -4,7 +4,7 @@ from diffopd.check.composed import check_composed
 from diffopd.check.config import check_config
 from diffopd.check.error import ConfigError, config_errors, did_you_mean
 from diffopd.check.override import COMPOSITION_ERRORS, explain_composition
-from diffopd.check.place import check_fit
+from diffopd.check.paths import check_fit
 from diffopd.check.prompts import check_prompts, reward_is_asked
 
 __all__ = [

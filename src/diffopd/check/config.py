@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from diffopd.check.combination import combination_problems, loss_problems
 from diffopd.check.error import ConfigError
-from diffopd.check.place import place_problems
+from diffopd.check.paths import path_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.signal import signal_problems
 from diffopd.check.values import plain_values
@@ -29,7 +29,7 @@ def check_config(cfg: DictConfig, config_name: str = "train") -> None:
     for problems in (
         lambda: [*loss_problems(values), *setting_problems(values, config_name)],
         lambda: [*combination_problems(values), *signal_problems(values)],
-        lambda: place_problems(values),
+        lambda: path_problems(values),
     ):
         if found := list(dict.fromkeys(problems())):
             raise ConfigError("\n".join(found))

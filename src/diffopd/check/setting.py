@@ -18,6 +18,7 @@ from diffopd.check.interface import interface_problems
 from diffopd.check.limit import limit_problems, matches
 from diffopd.check.source import Target, read_target
 from diffopd.check.values import UNKNOWN, UNSET
+from diffopd.config.aliases import choices
 from diffopd.config.folder import config_folder
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -66,7 +67,7 @@ class Groups:
     """The config groups and their choices.
 
     Attributes:
-        choices: group -> names of its files.
+        choices: group -> names of its files and aliases.
     """
 
     choices: Mapping[str, Sequence[str]]
@@ -76,16 +77,14 @@ class Groups:
     def read() -> Groups:
         """Those of this installation."""
         folders = sorted(folder for folder in Path(config_folder()).iterdir() if folder.is_dir())
-        return Groups(
-            {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
-        )
+        return Groups({folder.name: choices(folder.name) for folder in folders})
 
     def choice_of(self, group: str, target: str) -> str:
         """The choice in ``group`` that names ``target``, or ``target`` itself if none does."""
-        for choice in self.choices[group]:
-            node = OmegaConf.load(Path(config_folder()) / group / f"{choice}.yaml")
+        for file in sorted((Path(config_folder()) / group).glob("*.yaml")):
+            node = OmegaConf.load(file)
             if isinstance(node, DictConfig) and node.get("_target_") == target:
-                return choice
+                return file.stem
         return target
 
 

@@ -6,17 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HOW_TO_ASK = (
-    "address",
-    "token_variable",
-    "timeout",
-    "retries",
-    "backoff",
-    "concurrency",
-    "images_per_request",
-)
-"""Settings of a reward that a server computes: a server that moves is still the same scorer."""
-
 
 def config_folder() -> str:
     """Absolute path of ``conf/``."""

@@ -11,11 +11,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffopd.config.folder import config_folder
 from diffopd.config.trust import as_now, read_saved
+from diffopd.files.names import CONFIG
 from diffopd.files.paths import expanded
 from diffopd.files.sealed import DamagedFileError, read_sealed_text, write_sealed_text
 
-CONFIG = "config.yaml"
 FROM = "from="
 TRUST = "trust_config="
 PRIMARY = "train_from"
@@ -70,7 +71,8 @@ def from_arguments(arguments: Sequence[str]) -> list[str]:
     if not isinstance(saved.get("paths"), dict):
         raise ValueError(f"{setting}: {file} is not the config of a run")
     primary = {
-        "defaults": ["_self_", {"hydra": "default"}, {"override hydra/help": "train"}],
+        "defaults": ["_self_", {"hydra": "default"}, {"override hydra/help": "command"}],
+        "hydra": yaml.safe_load((Path(config_folder()) / "train.yaml").read_text(encoding="utf-8"))["hydra"],
         **_moved(saved, str(saved["paths"].get("run")), "${paths.run}"),
     }
     primary["paths"] |= {"run": "${hydra:runtime.output_dir}", "checkpoints": "${.run}/checkpoints"}

@@ -14,7 +14,7 @@ _OTHER_SCORERS = "judges drawings; choose pickscore, hpsv2, clipscore or imagere
 DRAWN_REWARDS = {
     "diffopd.world.detect.ShapeDetector": "reads shapes of drawings; for photographs choose reward=geneval",
     "diffopd.reward.drawn.contrast.ContrastReward": _OTHER_SCORERS,
-    "diffopd.reward.drawn.balance.BalanceReward": _OTHER_SCORERS,
+    "diffopd.reward.drawn.visual_balance.BalanceReward": _OTHER_SCORERS,
     "diffopd.reward.drawn.palette_harmony.PaletteHarmonyReward": _OTHER_SCORERS,
 }
 DRAWN_PROMPTS = "package://assets/prompts/"

@@ -12,26 +12,11 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.config.folder import HOW_TO_ASK, flat_settings
+from diffopd.config.folder import flat_settings
+from diffopd.config.harmless import EVALUATION, is_harmless
+from diffopd.config.renamed import with_first_names
 from diffopd.files.paths import resolve_path
 
-_HARMLESS = (
-    "hydra",
-    "paths",
-    "name",
-    "run_id",
-    "resume",
-    "debug",
-    "batch_size",
-    "num_threads",
-    "device",
-    "devices",
-    "check_scorers",
-    "scorer_pairs",
-)
-_HARMLESS_SETTINGS = ("model.prompt_cache", "model.offload_text_encoders", "model.decode_batch_size")
-_OF_SCORER = (*HOW_TO_ASK, "batch_size", "device")
-"""Settings of a benchmark's scorer that say where and how fast it works."""
 _LABEL_LENGTH = 40
 
 
@@ -43,8 +28,7 @@ def evaluated_settings(cfg: DictConfig, *, resolve: bool = True) -> dict[str, An
         resolve: Whether references are followed.
     """
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve))
-    kept = flat_settings({key: value for key, value in plain.items() if key not in _HARMLESS})
-    return {path: value for path, value in kept if not _is_harmless(path)}
+    return {path: value for path, value in flat_settings(plain) if not is_harmless(path, EVALUATION)}
 
 
 def evaluation_id(*, _root_: DictConfig) -> str:
@@ -57,7 +41,7 @@ def evaluation_id(*, _root_: DictConfig) -> str:
     adapter = settings["adapter_path"] = _taken(settings.get("adapter_path"))
     label = "base" if adapter is None else "_".join(PurePosixPath(str(adapter)).parts[-3:])
     label = re.sub(r"[^\w.]+", "_", label).strip("_.")[-_LABEL_LENGTH:]
-    text = json.dumps(settings, sort_keys=True, default=str)
+    text = json.dumps(with_first_names(settings), sort_keys=True, default=str)
     return f"{label}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -89,8 +73,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two evaluations, one a line."""
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     return [f"  {key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in changed]
-
-
-def _is_harmless(path: str) -> bool:
-    of_scorer = path.startswith("benchmark.") and path.rpartition(".")[2] in _OF_SCORER
-    return path in _HARMLESS_SETTINGS or of_scorer

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffopd.config.folder import HOW_TO_ASK, flat_settings
-from diffopd.config.renamed import first_name
+from diffopd.config.folder import flat_settings
+from diffopd.config.harmless import HOW_TO_SCORE
+from diffopd.config.renamed import with_first_names
 from diffopd.evaluation.benchmark import Benchmark
 from diffopd.types import Prompts, Sampler, VelocityModel
 
@@ -16,8 +17,8 @@ Conditions = Mapping[str, str | int | float]
 """Name of a condition -> its value; what a score was measured with, without the adapter and its guidance."""
 
 _OF_MODEL = ("image_size", "text_length")
-_HOW, _LETTERS = (*HOW_TO_ASK, "batch_size", "device"), 16
-"""Settings of a scorer that say where and how fast it works; letters of a digest."""
+_LETTERS = 16
+"""Of a digest."""
 
 
 def conditions_of(benchmark: Benchmark, model: VelocityModel) -> dict[str, dict[str, str | int | float]]:
@@ -109,9 +110,9 @@ def _of_metric(benchmark: Benchmark, task: str) -> str:
     if not metric:
         return name
     kept = [
-        (path, first_name(value) if path.rpartition(".")[2] == "_target_" else value)
-        for path, value in flat_settings(metric)
-        if not set(path.split(".")).intersection(_HOW)
+        (path, value)
+        for path, value in flat_settings(with_first_names(metric))
+        if not set(path.split(".")).intersection(HOW_TO_SCORE)
     ]
     return f"{name} {_digest(sorted(kept, key=lambda entry: entry[0]))}"
 

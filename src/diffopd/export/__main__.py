@@ -27,12 +27,12 @@ def run(cfg: DictConfig) -> None:
     import torch
     from hydra.utils import instantiate
 
-    from diffopd.build.trained_model import chosen_device
     from diffopd.export.formats import format_of
     from diffopd.export.hub import check_hub, push
     from diffopd.export.memory import memory_needed
     from diffopd.export.source import read_source
     from diffopd.export.write import check_target, export
+    from diffopd.host.device import chosen_device
     from diffopd.host.quiet import silence_known_noise
     from diffopd.types.precision import parse_dtype
     from diffopd.weights.hub import tell_at_once

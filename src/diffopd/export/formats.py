@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from diffopd.adapter import adapter_parameters, adapter_strength, export_lora, save_adapter
 from diffopd.export.verify import States, release, velocities
 from diffopd.files.atomic import atomic_save_safetensors, give_usual_mode
+from diffopd.files.names import INDEX
 from diffopd.model import PipelineModel
 
 COMFYUI_FILE = "lora_comfyui.safetensors"
 COMFYUI_PREFIX = "transformer."
 TRANSFORMER = "transformer"
-INDEX = "model_index.json"
 _A, _B, _ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 
 

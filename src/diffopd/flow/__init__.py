@@ -5,16 +5,14 @@ from diffopd.flow.density import log_prob, log_prob_cps_released, transition_kl
 from diffopd.flow.grid import ConstantShift, EmpiricalShift, ResolutionShift, SigmaGrid
 from diffopd.flow.guidance import guide
 from diffopd.flow.interpolation import (
-    clean_to_velocity,
     interpolate,
-    noise_to_velocity,
     velocity_between,
     velocity_to_clean,
     velocity_to_noise,
 )
 from diffopd.flow.multistep import dpm2
 from diffopd.flow.reduction import reduce_latent
-from diffopd.flow.schedule import shift_sigma, sigma_grid
+from diffopd.flow.sigmas import shift_sigma, sigma_grid
 from diffopd.flow.step import Step, cps, dance, ddim, dpm1, euler, flow_sde
 
 __all__ = [
@@ -23,7 +21,6 @@ __all__ = [
     "ResolutionShift",
     "SigmaGrid",
     "Step",
-    "clean_to_velocity",
     "cps",
     "dance",
     "ddim",
@@ -35,7 +32,6 @@ __all__ = [
     "interpolate",
     "log_prob",
     "log_prob_cps_released",
-    "noise_to_velocity",
     "per_row",
     "reduce_latent",
     "shift_sigma",

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.flow.schedule import shift_sigma
+from diffopd.flow.sigmas import shift_sigma
 
 
 class SigmaGrid(ABC):

@@ -45,21 +45,3 @@ def velocity_to_noise(
 ) -> Float[Tensor, " batch *latent"]:
     """Noise that ``velocity`` predicts at ``latent``: ``latent + (1 - sigma) * velocity``."""
     return latent + (1 - per_row(sigma, latent)) * velocity
-
-
-def clean_to_velocity(
-    latent: Float[Tensor, " batch *latent"],
-    clean: Float[Tensor, " batch *latent"],
-    sigma: Float[Tensor, " batch"],
-) -> Float[Tensor, " batch *latent"]:
-    """Velocity that leads from ``clean`` to ``latent``; singular at sigma 0, where any velocity would do."""
-    return (latent - clean) / per_row(sigma, latent)
-
-
-def noise_to_velocity(
-    latent: Float[Tensor, " batch *latent"],
-    noise: Float[Tensor, " batch *latent"],
-    sigma: Float[Tensor, " batch"],
-) -> Float[Tensor, " batch *latent"]:
-    """Velocity that leads from ``latent`` to ``noise``; singular at sigma 1, where any velocity would do."""
-    return (noise - latent) / (1 - per_row(sigma, latent))

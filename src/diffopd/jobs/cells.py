@@ -18,12 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from diffopd.check import ConfigError, check_composed, did_you_mean
 from diffopd.config.arguments import quoted
 from diffopd.config.folder import config_folder
+from diffopd.config.harmless import TRAINING, is_harmless
+from diffopd.config.renamed import with_first_names
 from diffopd.config.saved import read_config
+from diffopd.files.names import CONFIG
 from diffopd.jobs.launch import Job, training_command
-
-NAMES = ("name", "run_id", "paths", "resume", "if_finished", "debug", "logger")
-"""Settings that do not make another run."""
-
 
 SINGLE = "hydra.mode=RUN"
 """A file of an ablation sweeps; a cell is one training of it."""
@@ -126,7 +125,11 @@ def _choices(key: str, value: object) -> list[str]:
 
 def _key(settings: Mapping[Any, Any]) -> str:
     """A name made of all settings that make the training."""
-    values = {str(key): _same(value) for key, value in settings.items() if key not in NAMES}
+    values = {
+        str(key): _same(value)
+        for key, value in with_first_names(settings).items()
+        if not is_harmless(str(key), TRAINING)
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -217,8 +220,7 @@ def report_jobs(cells: Sequence[Cell], folder: Path) -> list[Job]:
 def _report(name: str, page: Sequence[Cell], folder: Path) -> list[str]:
     """Its arguments; the runs are done, and one that several files share has the name of one of them."""
     labels = {
-        str(read_config(cell.folder / "config.yaml").name): cell.label.removeprefix("variant=")
-        for cell in page
+        str(read_config(cell.folder / CONFIG).name): cell.label.removeprefix("variant=") for cell in page
     }
     labels = {key: label for key, label in labels.items() if key != label and name != "all"}
     shown = ",".join(f"{key}:{quoted(label)}" for key, label in labels.items())

@@ -20,7 +20,7 @@ from diffopd.run.finished import FINISHED, read_finished
 from diffopd.run.metrics_csv import METRICS
 
 if TYPE_CHECKING:  # these bring diffusers and Lightning, which the check of all rows does without
-    from diffopd.report.comparison.compared import ComparedRow, Cost
+    from diffopd.report.comparison.compared import ComparedRow, TrainingCost
 
 log = logging.getLogger(__name__)
 
@@ -278,9 +278,9 @@ def _notes(run: RowRun) -> list[Path]:
     return [run.folder / FINISHED] if run.command == "train" else sorted(run.folder.glob(f"*/{FINISHED}"))
 
 
-def _cost(run: RowRun) -> Cost:
+def _cost(run: RowRun) -> TrainingCost:
     """Of a training, or of all stages of a cascade."""
-    from diffopd.report.comparison.compared import Cost
+    from diffopd.report.comparison.compared import TrainingCost
 
     finished = [(note.parent, read_finished(note.parent)) for note in _notes(run)]
     if lost := [folder for folder, note in finished if note is None]:
@@ -294,7 +294,7 @@ def _cost(run: RowRun) -> Cost:
             "of loggers that holds it"
         )
     recipes = [note.recipe for _, note in finished if note is not None]
-    return Cost(
+    return TrainingCost(
         minutes=sum(recipe["minutes"] for recipe in recipes),
         images=sum(recipe["images"] for recipe in recipes),
         reward_calls=sum(recipe["reward_calls"] for recipe in recipes),

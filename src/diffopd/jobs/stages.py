@@ -27,7 +27,7 @@ class Stage:
 
     Attributes:
         name: Its name.
-        experiment: A file of ``conf/experiment``.
+        experiment: A choice of ``experiment``.
         overrides: What is changed in it.
         folder: The run's folder.
         anew: Whether to move the folder's contents aside and start over.

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow import per_row, reduce_latent
-from diffopd.loss.policy_gradient import PolicyGradient, Step
+from diffopd.loss.policy_gradient import PolicyGradient, StoredStep
 
 DENSITIES = ("gaussian", "squared_distance")
 """What the log-probability is: the Gaussian's, or the distance alone as released for CPS."""
 
 
-def flow_grpo_log_ratio(step: Step, *, density: str, reduction: str) -> Float[Tensor, " batch"]:
+def flow_grpo_log_ratio(step: StoredStep, *, density: str, reduction: str) -> Float[Tensor, " batch"]:
     """``log p_new - log p_old`` of the latent that was drawn: ``noise drift / std - drift^2 / (2 std^2)``.
 
     Over the noise its mean is below 0, more so the smaller ``std``: the ratio sits left of 1, where a
@@ -58,6 +58,6 @@ class FlowGRPO(PolicyGradient):
                 "is what released code uses with sampler=cps"
             )
 
-    def log_ratio(self, step: Step) -> Float[Tensor, " batch"]:
+    def log_ratio(self, step: StoredStep) -> Float[Tensor, " batch"]:
         """See :func:`flow_grpo_log_ratio`."""
         return flow_grpo_log_ratio(step, density=self.density, reduction=self.reduction)

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow import reduce_latent
-from diffopd.loss.policy_gradient import PolicyGradient, Step
+from diffopd.loss.policy_gradient import PolicyGradient, StoredStep
 from diffopd.types import Transition
 
 
-def ratio_norm(step: Step, *, reduction: str) -> Float[Tensor, " batch"]:
+def ratio_norm(step: StoredStep, *, reduction: str) -> Float[Tensor, " batch"]:
     """RatioNorm: ``std (log p_new - log p_old + drift^2 / (2 std^2)) = noise drift``.
 
     Over the noise its mean is 0 whatever the drift, and its scale does not depend on ``std``, so one clip
@@ -54,7 +54,7 @@ class GRPOGuard(PolicyGradient):
 
     balance_steps: bool
 
-    def log_ratio(self, step: Step) -> Float[Tensor, " batch"]:
+    def log_ratio(self, step: StoredStep) -> Float[Tensor, " batch"]:
         """See :func:`ratio_norm`."""
         return ratio_norm(step, reduction=self.reduction)
 

@@ -20,7 +20,7 @@ KL_VARIANCES = ("exact", "released")
 """Which variance the KL to the reference divides by: the transition's, or one that lacks ``-dt``."""
 
 
-class Step(NamedTuple):
+class StoredStep(NamedTuple):
     """One visited transition, seen by the policy that drew it and by the one in training.
 
     Attributes:
@@ -34,7 +34,7 @@ class Step(NamedTuple):
     std: Float[Tensor, " batch"]
 
 
-def policy_step(transition: Transition, velocity_old: Float[Tensor, " batch *latent"]) -> Step:
+def policy_step(transition: Transition, velocity_old: Float[Tensor, " batch *latent"]) -> StoredStep:
     """Compare a transition at a stored state with the one that was drawn there.
 
     The means' difference is taken from the velocities (the mean is affine in them), so it is exactly 0 for
@@ -48,7 +48,7 @@ def policy_step(transition: Transition, velocity_old: Float[Tensor, " batch *lat
     drift = coefficient * (transition.velocity.float() - velocity_old.float())
     mean_old = transition.mean.detach() - drift.detach()
     noise = (transition.next_latent - mean_old) / per_row(transition.std, mean_old)
-    return Step(drift, noise, transition.std)
+    return StoredStep(drift, noise, transition.std)
 
 
 def clipped_surrogate(
@@ -136,7 +136,7 @@ class PolicyGradient(ABC):
         return self.kl_weight > 0
 
     @abstractmethod
-    def log_ratio(self, step: Step) -> Float[Tensor, " batch"]:
+    def log_ratio(self, step: StoredStep) -> Float[Tensor, " batch"]:
         """Logarithm of what the clip sees as the ratio of new to old policy."""
 
     def weight(self, transition: Transition) -> Float[Tensor, " batch"]:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ModelMixin, SD3Transformer2DModel
-from torch import Tensor, nn
+from torch import nn
 
-from diffopd.host.rank import is_first_process
+from diffopd.weights.finite import tensors_of
 
-log = logging.getLogger(__name__)
-
-WORTH_A_LINE = 10**9
-"""Bytes of weights from which on reading them is announced."""
 _FROM_FILE = (SD3Transformer2DModel,)
 """Models all of whose buffers are in their files. They are set up without values: computing the position
 table of Stable Diffusion 3.5 in float64, only to overwrite it, takes seconds and 3.5 GB."""
@@ -30,7 +25,8 @@ _SHOWN = 300
 def load_component(kind: type[Any], folder: Path, *, dtype: torch.dtype, where: str) -> Any:
     """Load a model of diffusers or transformers from its folder.
 
-    Values are checked by :func:`check_finite`, which is left to the caller as it reads them all.
+    Values are checked by :func:`~diffopd.weights.finite.check_finite`, which is left to the caller as it
+    reads them all.
 
     Args:
         kind: Its class.
@@ -73,39 +69,9 @@ def reading(where: str) -> Iterator[None]:
         ) from error
 
 
-def check_finite(model: nn.Module, where: str, *, setting: str) -> None:
-    """Check that no weight is nan or infinite. This reads all of them, those that are mapped from the disk.
-
-    Args:
-        model: On any device.
-        where: Its folder in the user's words, for messages.
-        setting: The config path of its precision.
-
-    Raises:
-        ValueError: If one is.
-    """
-    size = sum(tensor.numel() * tensor.element_size() for _, tensor in _tensors(model))
-    if size >= WORTH_A_LINE and is_first_process():
-        log.info("reading the values of %s, %.1f GB", where, size / 1e9)
-    for name, tensor in _tensors(model):
-        if not _all_finite(tensor):
-            narrow = tensor.dtype == torch.float16
-            hint = f", or the weights exceed fp16's range: set {setting}=bf16" if narrow else ""
-            raise ValueError(
-                f"{where}: tensor {name} has values that are nan or infinite; its file is damaged{hint}"
-            )
-
-
-def _all_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    # Both ends are nan if any value is; thirty times as fast as isfinite.
-    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())
-
-
 def _check_complete(model: nn.Module, info: dict[str, Any], where: str) -> None:
     """Compare what was read with what the config asks for."""
-    empty = {name for name, tensor in _tensors(model) if tensor.is_meta}
+    empty = {name for name, tensor in tensors_of(model) if tensor.is_meta}
     if missing := sorted({*info["missing_keys"], *empty}):
         raise ValueError(
             f"{where}: {len(missing)} tensors that its config.json needs are missing (first: {missing[0]}); "
@@ -136,8 +102,3 @@ def _belongs(name: str, model: nn.Module) -> bool:
     if first in _WRAPPERS and not hasattr(model, first) and others:
         first = others[0]
     return hasattr(model, first)
-
-
-def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()

@@ -9,7 +9,7 @@ from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
-from diffopd.model.fit import check_image_size
+from diffopd.model.image_size import check_image_size
 from diffopd.model.library_grid import check_grid
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.types import Conditioning

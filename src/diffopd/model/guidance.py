@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -112,3 +113,41 @@ def _one_row_per_state(conditioning: Conditioning, batch: int) -> Conditioning:
             f"unconditional must have one entry or one per sample ({batch}), it has {len(conditioning)}"
         )
     return conditioning.expand(batch)
+
+
+def check_guidance(
+    transformer: Any,
+    path: str,
+    *,
+    guidance_scale: float,
+    embedded_guidance: int | float | None,
+    step_distilled: bool,
+) -> None:
+    """Check the guidance settings against the backbone's inputs and guidance distillation.
+
+    Args:
+        transformer: The backbone.
+        path: Names the pipeline, for the message.
+        guidance_scale: Of classifier-free guidance.
+        embedded_guidance: Handed to a backbone that takes one; None for others.
+        step_distilled: The model is guidance-distilled.
+
+    Raises:
+        ValueError: If they do not go together.
+    """
+    takes_guidance = bool(transformer.config.get("guidance_embeds", False))
+    if takes_guidance and embedded_guidance is None:
+        raise ValueError(
+            f"model.embedded_guidance=null, but the backbone of {path} takes a guidance scale as an input; "
+            "set model.embedded_guidance=3.5 or the like"
+        )
+    if not takes_guidance and embedded_guidance is not None:
+        raise ValueError(
+            f"model.embedded_guidance={embedded_guidance}, but the backbone of {path} takes no guidance "
+            "scale as an input; set model.embedded_guidance=null"
+        )
+    if step_distilled and guidance_scale != 1:
+        raise ValueError(
+            f"model.guidance_scale={guidance_scale:g}, but model.step_distilled=true: a guidance-distilled "
+            "model takes no other scale; set model.guidance_scale=1"
+        )

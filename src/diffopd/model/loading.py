@@ -20,15 +20,15 @@ from transformers.utils import logging as transformers_logging
 
 from diffopd.host.rank import is_first_process
 from diffopd.model.component import load_component, reading
-from diffopd.model.whole import Component, check_whole, components_of, read_json
+from diffopd.model.whole import Component, check_whole, components_of
+from diffopd.weights.files import read_json
+from diffopd.weights.hashing import WORTH_A_LINE
 from diffopd.weights.hub import HUB_ERRORS
 from diffopd.weights.pipeline_path import INDEX, local_pipeline
 from diffopd.weights.tokenizers import check_chat_template, check_tokenizer
 
 log = logging.getLogger(__name__)
 
-WORTH_A_LINE = 10**9
-"""Bytes of weights from which on loading is announced."""
 _IN_CONVERSATION = (Flux2KleinPipeline, ZImagePipeline)
 """Pipelines that write prompts as a conversation, by the tokenizer's chat template."""
 _COMMIT = re.compile("[0-9a-f]{40}")

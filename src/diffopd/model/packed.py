@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 
-from diffopd.model.fit import check_image_size
+from diffopd.model.image_size import check_image_size
 from diffopd.model.library_grid import check_grid, resolution_mu
 from diffopd.model.pipeline_model import PipelineModel
 

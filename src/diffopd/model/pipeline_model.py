@@ -12,17 +12,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow import SigmaGrid
+from diffopd.model.adapter_rows import AdapterRouter, Route
+from diffopd.model.attention import choose_attention_backend
 from diffopd.model.backbones import Backbones, answered_by_backbones
-from diffopd.model.component import check_finite
-from diffopd.model.fit import check_guidance, choose_attention_backend
+from diffopd.model.guidance import check_guidance
 from diffopd.model.half_gradient import HalfGradient
 from diffopd.model.identity import pipeline_identity
 from diffopd.model.loading import load_pipeline, whole_pipeline
 from diffopd.model.picture_coding import PictureCoding
 from diffopd.model.prompt_encoding import PromptEncoding
-from diffopd.model.routing import AdapterRouter, Route
 from diffopd.types import Conditioning
 from diffopd.types.precision import parse_dtype
+from diffopd.weights.finite import check_finite
 
 
 class PipelineModel(PromptEncoding, PictureCoding, ABC):

@@ -13,11 +13,11 @@ import transformers
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from diffopd.model.component import check_finite
 from diffopd.model.identity import encoding_identity
 from diffopd.model.prompt_cache import PromptCache
 from diffopd.model.whole import Component
 from diffopd.types import Conditioning, Prompts
+from diffopd.weights.finite import check_finite
 
 
 class PromptEncoding(nn.Module, ABC):

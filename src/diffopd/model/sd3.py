@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffopd.flow import SigmaGrid
 from diffopd.host.rank import is_first_process
-from diffopd.model.fit import check_image_size
+from diffopd.model.image_size import check_image_size
 from diffopd.model.latents import scaled_from_vae, scaled_to_vae
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.types import Conditioning

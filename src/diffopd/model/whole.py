@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from diffopd.weights.files import (
     Layout,
     check_model_config,
     check_weight_files,
+    read_json,
     weight_files,
 )
 from diffopd.weights.pipeline_path import INDEX
@@ -86,23 +86,6 @@ class Component:
             read_json(self.folder / "scheduler_config.json", f"{self.where}/scheduler_config.json")
         elif issubclass(self.kind, PreTrainedTokenizerBase):
             check_tokenizer_files(self.folder, self.kind, self.where)
-
-
-def read_json(file: Path, where: str) -> dict[str, Any]:
-    """A file of settings.
-
-    Raises:
-        ValueError: If it is missing or no mapping in JSON.
-    """
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{where} is missing; {_AGAIN}") from error
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} cannot be read as JSON ({error}); {_AGAIN}") from error
-    if not isinstance(read, dict):
-        raise ValueError(f"{where} must hold settings by name; {_AGAIN}")
-    return read
 
 
 def components_of(

@@ -8,7 +8,7 @@ import torch
 from diffusers import ZImagePipeline
 from torch import Tensor, nn
 
-from diffopd.model.fit import check_image_size
+from diffopd.model.image_size import check_image_size
 from diffopd.model.latents import scaled_from_vae, scaled_to_vae
 from diffopd.model.library_grid import check_grid, resolution_mu
 from diffopd.model.pipeline_model import PipelineModel

@@ -15,7 +15,7 @@ from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawin
 from diffopd.files.atomic import replacing_folder
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import velocity_gap
-from diffopd.model.fresh import Pipeline
+from diffopd.model.untrained import Pipeline
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from diffopd.config.folder import flat_settings
 from diffopd.files.fingerprint import cached_sha256_of
+from diffopd.files.names import CARD_FILE
 from diffopd.files.paths import resolve_path
 from diffopd.files.sealed import DamagedFileError
 from diffopd.weights.hashing import hash_ahead
@@ -20,7 +21,6 @@ ALWAYS = ("data", "phase", "pipeline")
 """Config groups that every phase uses, if they are there."""
 _READ = (".safetensors", ".json", ".jsonl", ".txt", ".model", ".onnx", ".yaml")
 """Endings of the files that count in a folder without a format of its own."""
-_CARD = "card.json"
 
 
 def inputs_of(values: Mapping[str, Any], groups: Collection[str]) -> dict[str, str]:
@@ -107,7 +107,7 @@ def _local(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
         return _digest([cached_sha256_of(place)])
     if not place.is_dir():
         return None
-    files = (file for file in place.rglob("*") if file.suffix in _READ and file.name != _CARD)
+    files = (file for file in place.rglob("*") if file.suffix in _READ and file.name != CARD_FILE)
     return _digest(_lines(place, [file for file in files if file.is_file()]))
 
 

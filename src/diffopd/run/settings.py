@@ -4,58 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffopd.config.folder import HOW_TO_ASK, flat_settings
+from diffopd.config.folder import flat_settings
+from diffopd.config.harmless import RUN, is_harmless
 from diffopd.config.saved import CONFIG, read_config
 from diffopd.files.sealed import DamagedFileError
 from diffopd.run.inputs import fingerprint
 
 log = logging.getLogger(__name__)
 
-_HARMLESS = (
-    "callbacks",
-    "logger",
-    "paths",
-    "report",
-    "benchmark",
-    "resume",
-    "if_finished",
-    "debug",
-    "hardware",  # what it sets counts where it is set
-    "run_id",
-    "name",
-)
-_HARMLESS_SETTINGS = (
-    "phase.score_in_background",
-    "phase.score_every_n_rounds",  # scores for the log
-    "phase.output",  # a folder, which may have been moved
-    "model.prompt_cache",
-    "model.decode_batch_size",
-)
-_HARMLESS_TRAINER = (
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "max_epochs",
-    "max_time",
-    "num_threads",
-    "deterministic",
-    "benchmark",
-    "default_root_dir",
-    "enable_*",
-    "log_every_n_steps",
-    "num_sanity_val_steps",
-    "use_distributed_sampler",
-    "profiler",
-    "detect_anomaly",
-)
-"""How long, where and with what output a training runs; the rest of the trainer's settings counts."""
 _SCHEDULED = "phase.warmup_steps"
 """A phase with this setting has a learning rate that falls to 0 in the last round, so their number counts."""
 
@@ -140,7 +101,7 @@ def result_settings(cfg: DictConfig) -> dict[str, Any]:
     """What affects the result, flat: config path -> value."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    return _counted(dict(flat_settings({k: v for k, v in plain.items() if k not in _HARMLESS})))
+    return _counted(dict(flat_settings(plain)))
 
 
 def _counted(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,15 +110,6 @@ def _counted(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {
         path: value
         for path, value in flat.items()
-        if path.partition(".")[0] not in _HARMLESS
-        and path not in _REPEATED
-        and (not _is_harmless(path) or (scheduled and path == "trainer.max_epochs"))
+        if path not in _REPEATED
+        and (not is_harmless(path, RUN) or (scheduled and path == "trainer.max_epochs"))
     }
-
-
-def _is_harmless(path: str) -> bool:
-    last = path.rpartition(".")[2]
-    if path.startswith("trainer."):
-        return any(fnmatchcase(path.split(".")[1], name) for name in _HARMLESS_TRAINER)
-    of_reward = path.startswith(("reward.", "phase.held_out."))
-    return path in _HARMLESS_SETTINGS or (of_reward and last in HOW_TO_ASK)

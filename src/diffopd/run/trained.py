@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffopd.adapter.place import CONFIG as PEFT_CONFIG
-from diffopd.adapter.place import MODEL_CONFIG, TRANSFORMER
+from diffopd.adapter.location import CONFIG as PEFT_CONFIG
+from diffopd.adapter.location import MODEL_CONFIG, TRANSFORMER
 from diffopd.checkpoint import ADAPTER, CheckpointError, latest_valid_checkpoint, verify_checkpoint
 from diffopd.checkpoint.folder import MANIFEST, STATE, TENSORS
 from diffopd.checkpoint.place import DEFAULT, earlier_folder

@@ -51,6 +51,23 @@ DIFFUSERS = Layout("diffusion_pytorch_model", index_first=True)
 TRANSFORMERS = Layout("model", index_first=False)
 
 
+def read_json(file: Path, where: str) -> dict[str, Any]:
+    """A file of settings.
+
+    Raises:
+        ValueError: If it is missing or no mapping in JSON.
+    """
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{where} is missing; {_AGAIN}") from error
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where} cannot be read as JSON ({error}); {_AGAIN}") from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{where} must hold settings by name; {_AGAIN}")
+    return read
+
+
 def weight_files(folder: Path, layout: Layout, where: str) -> list[Path]:
     """The files that the library reads, sorted by name; no weights are read.
 

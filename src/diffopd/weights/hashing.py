@@ -13,7 +13,7 @@ from diffopd.host.rank import is_first_process
 log = logging.getLogger(__name__)
 
 WORTH_A_LINE = 10**9
-"""Bytes from which on hashing is announced."""
+"""Bytes of weights from which on it is announced that they are hashed, loaded or looked through."""
 SECONDS_PER_LINE = 10.0
 """Least time between two lines on progress."""
 

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 GLYPH_HEIGHT = 10
-GLYPH_WIDTH = 6
 SLOT_WIDTH = 8
 """Letters stand in fixed slots of this many pixels, two of the model's tokens wide."""
 NUM_SLOTS = 4

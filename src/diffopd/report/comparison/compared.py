@@ -15,7 +15,7 @@ Place = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class TrainingCost:
     """What a training took.
 
     Attributes:
@@ -49,8 +49,8 @@ class ComparedRow:
     seed: int
     note: str
     guidance_scale: float
-    cost: Cost
-    teachers: Sequence[Cost]
+    cost: TrainingCost
+    teachers: Sequence[TrainingCost]
     scores: Mapping[str, Mapping[str, Estimate]]
     images: Path
     metrics: Sequence[Path]

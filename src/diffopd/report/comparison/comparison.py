@@ -11,6 +11,7 @@ from diffopd.files.atomic import replacing
 from diffopd.report.comparison.compared import ComparedRow, Summary, TableRow, normalised_means, summarise
 from diffopd.report.comparison.figures import compared_images, radar, reward_by_minutes
 from diffopd.report.methods.difference import half_text
+from diffopd.report.run.markdown import markdown_table
 from diffopd.teacher import Estimate
 
 _READING = (
@@ -75,12 +76,10 @@ def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
         ]
         columns.append(_Column(f"{place[1]}, {place[0]}", texts))
     columns.append(_Column("mean, normalized", [f"{mean:.3f}" for mean in means]))
-    lines = [
+    body = markdown_table(
         [column.header for column in columns],
-        ["---", *("---:" for _ in columns[1:])],
-        *([column.texts[row] for column in columns] for row in range(len(summaries))),
-    ]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        [[column.texts[row] for column in columns] for row in range(len(summaries))],
+    )
     return f"{body}\n\n{_READING}\n"
 
 

@@ -15,6 +15,7 @@ from matplotlib.transforms import Bbox
 from diffopd.files.atomic import atomic_write_json, replacing
 from diffopd.report.comparison.paper_rows import OWN, PaperRow, Reference, check_alike
 from diffopd.report.run.figure import save_figure
+from diffopd.report.run.markdown import markdown_table
 
 AVERAGE, PRINTED = "average", "average printed"
 _WARNING = (
@@ -129,9 +130,7 @@ class PaperTable:
     def to_markdown(self) -> str:
         """The table, and how to read it."""
         header, *lines = self.texts()
-        marks = ["---", "---", *("---:" for _ in header[2:])]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in (header, marks, *lines))
-        return f"{body}\n\n{self.reading}\n"
+        return f"{markdown_table(header, lines, texts=(0, 1))}\n\n{self.reading}\n"
 
     @property
     def reading(self) -> str:

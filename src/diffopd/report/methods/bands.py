@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffopd.report.methods.runs import Series
+from diffopd.report.run.curve import centred_mean
 
 Values = Float[np.ndarray, " points"]
 
@@ -92,8 +93,7 @@ def running_mean(values: Sequence[float], window: int) -> Values:
         >>> running_mean([0.0, 3.0, 6.0], 9).tolist()
         [0.0, 3.0, 6.0]
     """
-    known, half = np.asarray(values, float), fitting_window(len(values), window) // 2
-    return np.array([known[max(place - half, 0) : place + half + 1].mean() for place in range(len(known))])
+    return centred_mean(np.asarray(values, float), half=fitting_window(len(values), window) // 2)
 
 
 def fitting_window(num_values: int, window: int) -> int:

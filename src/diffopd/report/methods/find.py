@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from diffopd.files.names import CONFIG
 from diffopd.files.paths import expanded
 from diffopd.report.methods.archive import EARLIER, read_archive
-from diffopd.report.methods.runs import ARCHIVE, CONFIG, STAGE, Run, read_run, settings_of
+from diffopd.report.methods.runs import ARCHIVE, STAGE, Run, read_run, settings_of
 from diffopd.run.metrics_csv import METRICS
 
 _NO_RUNS_INSIDE = (

@@ -46,7 +46,7 @@ class NotMeasuredError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class SeedValues:
     """A quantity of one method.
 
     Attributes:
@@ -82,7 +82,7 @@ class Measuring:
         found = [{result.guidance_scale for result in self._results(run)} for run in runs]
         return sorted(set.intersection(*found), key=lambda scale: (scale != own, scale))
 
-    def final_score(self, method: Method, task: str | None, scale: float | None) -> Measured:
+    def final_score(self, method: Method, task: str | None, scale: float | None) -> SeedValues:
         """Score on the benchmark.
 
         Args:
@@ -101,7 +101,7 @@ class Measuring:
                 raise NotMeasuredError(f"{method.label}, seed {seed} has no score of {', '.join(missing)}")
             if lines := result.differences(first):
                 raise NotMeasuredError(f"seeds of {method.label} were scored differently: {'; '.join(lines)}")
-        return Measured(
+        return SeedValues(
             values={
                 seed: statistics.fmean(result.tasks[name].value.mean for name in tasks)
                 for seed, result in results.items()
@@ -129,17 +129,17 @@ class Measuring:
             raise NotMeasuredError(f"{method.label}, seed {run.seed} has no scores on {self.benchmark}{at}")
         return found[0]
 
-    def final_reward(self, method: Method, task: str | None) -> Measured:
+    def final_reward(self, method: Method, task: str | None) -> SeedValues:
         """Mean of the last ``window`` rewards, of a third of them at most."""
         curves = self._curves(method, task)
-        return Measured(
+        return SeedValues(
             values={
                 seed: statistics.fmean(curve.values[-fitting_window(len(curve.values), self.window) :])
                 for seed, curve in curves.items()
             }
         )
 
-    def reward_areas(self, first: Method, second: Method, task: str | None) -> tuple[Measured, Measured]:
+    def reward_areas(self, first: Method, second: Method, task: str | None) -> tuple[SeedValues, SeedValues]:
         """Area under each reward curve by the trapezoidal rule, over the rounds all have, per round."""
         sides = [self._curves(method, task) for method in (first, second)]
         every = [curve for curves in sides for curve in curves.values()]
@@ -147,7 +147,7 @@ class Measuring:
         if high <= low:
             raise NotMeasuredError("the reward curves have fewer than two rounds in common")
         found = [
-            Measured(values={seed: _mean_height(curve, low, high) for seed, curve in curves.items()})
+            SeedValues(values={seed: _mean_height(curve, low, high) for seed, curve in curves.items()})
             for curves in sides
         ]
         return found[0], found[1]
@@ -168,7 +168,7 @@ class Measuring:
             raise NotMeasuredError(f"the reward of {method.label} does not rise ({start:.3f} to {end:.3f})")
         return start + share * (end - start)
 
-    def time_to(self, level: float, method: Method, task: str | None, *, minutes: bool) -> Measured:
+    def time_to(self, level: float, method: Method, task: str | None, *, minutes: bool) -> SeedValues:
         """Rounds, or minutes, until the running mean of the reward is at ``level``."""
         values: dict[int, float] = {}
         unreached: list[int] = []
@@ -183,7 +183,7 @@ class Measuring:
             took = [_minutes(method, seed, end) if minutes else float(end) for end in ends]
             values[seed] = took[1]
             steps.append(took[1] - took[0] if place else took[1])
-        return Measured(values=values, unreached=unreached, resolution=max(steps, default=0.0))
+        return SeedValues(values=values, unreached=unreached, resolution=max(steps, default=0.0))
 
     def _curves(self, method: Method, task: str | None) -> dict[int, Series]:
         return {seed: _reward(run, method, task) for seed, run in method.runs.items()}

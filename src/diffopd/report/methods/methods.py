@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffopd.config.folder import flat_settings
+from diffopd.config.harmless import METHOD, is_harmless
 from diffopd.report.methods.runs import Run
-
-_SAME_METHOD = (
-    *("name", "seed", "run_id", "resume", "if_finished", "debug", "paths", "logger", "callbacks"),
-    *("report", "benchmark", "trainer"),
-)
-"""Settings that leave the method the same; of the trainer's, the number of rounds counts."""
 
 _WHOLE, _MOST_SETTINGS = 2, 6
 """Settings that a method's key can hold by their whole paths, and by the ends of their paths."""
@@ -108,7 +103,7 @@ def shown_value(value: Any) -> str:
 
 def method_settings(run: Run) -> dict[str, Any]:
     """Settings of a run that make its method, flat: config path -> value."""
-    kept = {key: value for key, value in run.settings.items() if key not in _SAME_METHOD}
+    kept = {key: value for key, value in run.settings.items() if not is_harmless(key, METHOD)}
     if len(run.config_texts) > 1:  # a cascade's last stage starts from a folder with the seed in its name
         kept["adapter"] = {key: value for key, value in kept["adapter"].items() if key != "start"}
     rounds = {"trainer.max_epochs": run.planned_rounds} if run.planned_rounds is not None else {}

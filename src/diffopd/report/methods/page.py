@@ -19,7 +19,7 @@ from diffopd.report.methods.curves import Family, curve_families
 from diffopd.report.methods.difference import CONFIDENCE, TESTS, spread_text
 from diffopd.report.methods.figures import Style, bar_figure, styles_of
 from diffopd.report.methods.images import method_grids
-from diffopd.report.methods.measured import QUANTITIES, Measured, Measuring
+from diffopd.report.methods.measured import QUANTITIES, Measuring, SeedValues
 from diffopd.report.methods.methods import Method, differing_settings, group_runs
 from diffopd.report.methods.runs import Run
 from diffopd.report.methods.strips import run_strips
@@ -238,7 +238,7 @@ def _claim_line(verdict: Verdict, methods: Sequence[Method]) -> ClaimLine:
     )
 
 
-def _over_seeds(measured: Measured | None, digits: int) -> str:
+def _over_seeds(measured: SeedValues | None, digits: int) -> str:
     if measured is None:
         return "-"
     values = list(measured.values.values())

@@ -15,13 +15,12 @@ from typing import Any
 import yaml
 
 from diffopd.evaluation import EvaluationResult
+from diffopd.files.names import CONFIG
 from diffopd.files.sealed import SEAL, read_sealed_json, read_sealed_text
 from diffopd.report.run.curve import SECONDS
 from diffopd.run.finished import read_finished
 from diffopd.run.metrics_csv import EPOCH, METRICS, STEP, read_rows
 
-CONFIG = "config.yaml"
-"""The config in a run's folder. ``diffopd.config.saved`` writes it, and reads OmegaConf besides."""
 TABLE = "report/table.json"
 TABLE_KEYS = ("title", "rows", "gain_kept")
 """What ``diffopd.report.run.table.FinalTable`` holds."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from diffopd.report.methods.claims import Claim
 from diffopd.report.methods.difference import CONFIDENCE, TESTS, Difference, difference_of, holm
-from diffopd.report.methods.measured import QUANTITIES, Measured, Measuring, NotMeasuredError
+from diffopd.report.methods.measured import QUANTITIES, Measuring, NotMeasuredError, SeedValues
 from diffopd.report.methods.methods import Method
 
 HOLDS, FAILS, EQUAL, _UNDECIDED = (
@@ -33,8 +33,8 @@ class Verdict:
         reason: What it rests on, or why nothing can be said.
         num_seeds: Of the side that has fewer.
         guidance: Guidance of the compared scores, or None for what is no score at one guidance.
-        method: Measured of the method said to be better, or None.
-        against: Measured of the other, or None.
+        method: Values of the method said to be better, or None.
+        against: Values of the other, or None.
         difference: Interval and p-values, or None.
         level: The reward that was to be reached, or None.
         p: p-value of no difference, adjusted for all tests of the page; None without a test.
@@ -46,8 +46,8 @@ class Verdict:
     reason: str
     num_seeds: int
     guidance: float | None = None
-    method: Measured | None = None
-    against: Measured | None = None
+    method: SeedValues | None = None
+    against: SeedValues | None = None
     difference: Difference | None = None
     level: float | None = None
     p: float | None = None
@@ -205,7 +205,7 @@ def _one(
 
 def _measure(
     claim: Claim, first: Method, second: Method, measuring: Measuring, scale: float | None
-) -> tuple[Measured, Measured, float | None]:
+) -> tuple[SeedValues, SeedValues, float | None]:
     """Both sides' values, and the level they were to reach."""
     if claim.metric == "final_score":
         sides = [measuring.final_score(method, claim.task, scale) for method in (first, second)]

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from diffopd.callbacks import Samples, exported_adapter
 from diffopd.evaluation import Benchmark, evaluate
+from diffopd.files.names import CONFIG
 from diffopd.phase import DistillPhase, RewardPhase
 from diffopd.report.run.curve import reward_curve
 from diffopd.report.run.distillation import report_distillation
@@ -38,7 +39,7 @@ class RunFiles:
     @property
     def others(self) -> Mapping[str, Path]:
         """Files to list beside the report's own."""
-        return {"config": self.folder / "config.yaml", "LoRA": self.folder / "lora"}
+        return {"config": self.folder / CONFIG, "LoRA": self.folder / "lora"}
 
     def recipe(self) -> Recipe:
         """How the run was made and what training cost, including what was done before a resume."""

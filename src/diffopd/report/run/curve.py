@@ -155,7 +155,11 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     """Centered mean over about a tenth of the rounds, fewer at the ends; few rounds as they are."""
     if len(values) <= _FEW:
         return values
-    half = max(len(values) // 20, 1)
+    return centred_mean(values, half=max(len(values) // 20, 1))
+
+
+def centred_mean(values: np.ndarray, *, half: int) -> np.ndarray:
+    """Mean of each value and the ``half`` before and after it; near the ends, of those there are."""
     return np.array([values[max(i - half, 0) : i + half + 1].mean() for i in range(len(values))])
 
 

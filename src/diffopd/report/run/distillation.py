@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -112,7 +111,7 @@ def report_distillation(
     table = _table(benchmark.name, bases, taught, teachers, results)
     markdown = _write(folder / "table.md", table.to_markdown())
     scores = folder / "table.json"
-    write_sealed_json(scores, json.loads(table.to_json()))  # a report reads it back
+    write_sealed_json(scores, table.to_json())  # a report reads it back
     for result in results:
         result.save(folder / f"student_guidance_{result.guidance_scale:g}.json")
     grid = _grid(

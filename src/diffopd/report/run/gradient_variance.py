@@ -16,6 +16,7 @@ from diffopd.phase.gradient_variance import GradientVariancePhase
 from diffopd.phase.variance_entry import ALL_STEPS
 from diffopd.report.run.at_end import RunFiles
 from diffopd.report.run.figure import save_figure
+from diffopd.report.run.markdown import markdown_table
 
 Level = Mapping[str, Any]
 _GREY = "#8a8a90"
@@ -72,7 +73,7 @@ def variance_table(levels: Sequence[Level]) -> str:
         "z of the share",
         "z of the distance",
     ]
-    lines = [columns, ["---:", "---:", "---", *("---:" for _ in columns[3:])]]
+    lines = []
     for level in levels:
         for name, by_step in level["estimators"].items():
             entry = by_step[ALL_STEPS]
@@ -89,7 +90,7 @@ def variance_table(levels: Sequence[Level]) -> str:
                     _signed(entry["distance_z"]),
                 ]
             )
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    body = markdown_table(columns, lines, texts=(2,))
     first = levels[0]
     note = (
         f"Variance: trace of the covariance of the average of n draws, from {first['num_draws']} draws of "

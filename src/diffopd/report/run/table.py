@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from diffopd.report.run.markdown import markdown_table
 from diffopd.teacher import Estimate
 
 READING = "mean ± half of its 95 % CI over prompts"
@@ -100,13 +101,12 @@ class FinalTable:
     def to_markdown(self) -> str:
         """The table for a README."""
         header = ["", "guidance", *self.tasks]
-        lines = [header, ["---", *("---:" for _ in header[1:])], *self._score_lines(), *self._gain_lines()]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        body = markdown_table(header, [*self._score_lines(), *self._gain_lines()])
         return f"**{self.full_title}** ({self._reading})\n\n{body}\n"
 
-    def to_json(self) -> str:
-        """Every number in full."""
-        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+    def to_json(self) -> dict[str, Any]:
+        """Every number in full, as what JSON holds."""
+        return dataclasses.asdict(self)
 
     def _score_lines(self) -> list[list[str]]:
         return [

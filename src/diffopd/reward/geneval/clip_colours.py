@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer
 
+from diffopd.host.device import chosen_device
 from diffopd.reward.learned.clip import check_tokenizer
-from diffopd.reward.learned.frozen import chosen_device, load_pretrained
+from diffopd.reward.learned.lazy_network import load_pretrained
 from diffopd.reward.learned.pixels import cut_pictures
 from diffopd.reward.learned.weights import local_folder, tokenizer_folder, weights_folder
 from diffopd.types.precision import parse_dtype

@@ -22,11 +22,12 @@ from torch.nn.functional import interpolate, pad
 from transformers import Mask2FormerForUniversalSegmentation
 
 from diffopd.files.png import to_picture
+from diffopd.host.device import chosen_device
 from diffopd.reward.geneval.clip_colours import COLOURS, ClipColours, on_grey
 from diffopd.reward.geneval.coco import COCO_NAMES, check_labels
 from diffopd.reward.geneval.geneval import MIN_CONFIDENCE
 from diffopd.reward.geneval.instances import Frame, Instance, find_instances
-from diffopd.reward.learned.frozen import chosen_device, load_pretrained
+from diffopd.reward.learned.lazy_network import load_pretrained
 from diffopd.reward.learned.photograph import cat_and_noise
 from diffopd.reward.learned.weights import local_folder, weights_folder
 from diffopd.types import Detection, KnownPair

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from diffopd.reward.learned.frozen import Frozen, checked_batch_size, load_pretrained
+from diffopd.reward.learned.lazy_network import Frozen, checked_batch_size, load_pretrained
 from diffopd.reward.learned.weights import tokenizer_folder, weights_folder
 from diffopd.weights import tokenizers
 

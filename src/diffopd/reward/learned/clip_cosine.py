@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.reward.learned.clip import Clip
-from diffopd.reward.learned.frozen import Precision
+from diffopd.reward.learned.lazy_network import Precision
 from diffopd.reward.learned.sunset import sunset_and_noise
 from diffopd.reward.scale import Scale, checked_scale
 from diffopd.types import KnownPair, Prompts, Scores

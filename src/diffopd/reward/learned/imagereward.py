@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import BertTokenizer, BlipConfig, BlipTextModel, BlipVisionModel, PreTrainedModel
 
-from diffopd.reward.learned.frozen import Frozen, Precision, checked_batch_size, load_pretrained
+from diffopd.reward.learned.lazy_network import Frozen, Precision, checked_batch_size, load_pretrained
 from diffopd.reward.learned.linear_head import LinearHead
 from diffopd.reward.learned.pixels import cut_by_pil
 from diffopd.reward.learned.sunset import sunset_and_noise

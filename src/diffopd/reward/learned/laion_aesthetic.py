@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffopd.reward.learned.clip import Clip
-from diffopd.reward.learned.frozen import Frozen, Precision, check_finite
+from diffopd.reward.learned.lazy_network import Frozen, Precision
 from diffopd.reward.learned.linear_head import LinearHead
 from diffopd.reward.learned.pixels import cut_by_pil
 from diffopd.reward.learned.sunset import sunset_and_noise
 from diffopd.reward.learned.weights import WEIGHTS, weights_folder
 from diffopd.reward.scale import Scale, checked_scale
 from diffopd.types import KnownPair, Prompts, Scores
+from diffopd.weights.finite import check_finite
 
 DESCRIPTION = "LAION aesthetic score, 1 to 10 as people rated"
 
@@ -94,5 +95,5 @@ def _load_head(folder: Path, dtype: torch.dtype) -> LinearHead:
             f"reward.path: {folder / WEIGHTS} does not hold the aesthetic predictor's five layers: {error}"
         ) from error
     head = head.to(dtype)
-    check_finite(head, f"reward.path: {folder}")
+    check_finite(head, f"reward.path: {folder}", setting="reward.dtype")
     return head

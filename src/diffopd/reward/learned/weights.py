@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase
 
 from diffopd.files.paths import resolve_path
-from diffopd.weights.files import TRANSFORMERS, check_model_config, check_weight_files, weight_files
+from diffopd.weights.files import (
+    TRANSFORMERS,
+    check_model_config,
+    check_weight_files,
+    read_json,
+    weight_files,
+)
 from diffopd.weights.hub import HUB_ERRORS
 from diffopd.weights.tokenizers import check_tokenizer_files
 
@@ -68,11 +73,7 @@ def _check_whole(folder: Path, where: str) -> None:
         ValueError: If not.
     """
     if (file := folder / CONFIG).is_file():  # a head by itself has none
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise ValueError(f"{where}/{CONFIG} is not JSON ({error}); fetch or copy it again") from error
-        check_model_config(folder, config if isinstance(config, dict) else {}, where)
+        check_model_config(folder, read_json(file, f"{where}/{CONFIG}"), where)
     check_weight_files(weight_files(folder, TRANSFORMERS, where), where)
 
 

@@ -1,0 +1,34 @@
+"""Choices that are another choice with a few words changed: an entry of ``conf/aliases.yaml``, not a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from diffopd.config.folder import config_folder
+
+FILE = "aliases.yaml"
+GLOBAL = ("experiment", "variant")
+"""Groups whose choices set keys of the whole config."""
+
+
+@cache
+def aliases() -> Mapping[str, Mapping[str, Any]]:
+    """``group/name`` -> what a file of that name would hold."""
+    found: Any = OmegaConf.to_container(OmegaConf.load(Path(config_folder()) / FILE))
+    return found
+
+
+def choices(group: str) -> list[str]:
+    """Every choice of a config group, files and aliases.
+
+    Examples:
+        >>> [name for name in choices("experiment") if name.endswith("ocr")]
+        ['flow_grpo_ocr', 'guard_ocr', 'sopd_ocr', 'teacher_ocr']
+    """
+    files = {file.stem for file in (Path(config_folder()) / group).glob("*.yaml")}
+    return sorted(files | {alias.rpartition("/")[2] for alias in aliases() if alias.startswith(f"{group}/")})

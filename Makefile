@@ -57,7 +57,7 @@ test-slow: install  ## Run the slower tests (half an hour).
 	$(PYTEST) -m "slow and not gpu" $(ARGS)
 
 fuzz: install  ## Try 1,000 mutated configs, each runs or is refused; COUNT=200 SEED=7.
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/campaign.py $(or $(COUNT),1000) $(or $(SEED),0)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:$$PYTHONPATH $(BIN)/python -m support.fuzz.campaign $(or $(COUNT),1000) $(or $(SEED),0)
 
 lint: install  ## Check style, format and the direction of imports.
 	$(BIN)/ruff check

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-import programs
-from tiny_runs import make_world
-
 from diffopd.check import ConfigError
 from diffopd.config.folder import config_folder
 from diffopd.jobs.cells import ablation_names, index_of, jobs_of, read_cells, report_jobs
+from support import programs
+from support.tiny_runs import make_world
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-from tiny_runs import REWARD_LEARNING, make_world, run_rounds, tasks_of
-
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
+from support.tiny_runs import REWARD_LEARNING, make_world, run_rounds, tasks_of
 
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
 MEASUREMENTS = ("gradient_variance",)  # train nothing; tests/phase has theirs

@@ -5,7 +5,7 @@ import pytest
 
 from diffopd.adapter import place
 from diffopd.model import loading
-from diffopd.reward import weights
+from diffopd.reward.learned import weights
 
 CUT = [
     httpx2.ReadError("reset"),

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-from tiny_runs import make_world
 
 from diffopd.check.values import plain_values
 from diffopd.files import fingerprint as hashes
 from diffopd.files.fingerprint import cached_sha256_of, sha256_of
 from diffopd.run.inputs import fingerprint, inputs_of
+from support.tiny_runs import make_world
 
 TEACHER = "teacher.teachers.ocr.path"
 GROUPS = ("adapter", "teacher", "regulariser", "reward", "model")

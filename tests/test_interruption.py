@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-import programs
-from tiny_runs import make_world
 
 from diffopd.checkpoint import latest_valid_checkpoint
 from diffopd.command.program import INTERRUPTED
 from diffopd.run.resume import FINISHED
+from support import programs
+from support.tiny_runs import make_world
 
 ASK = "ask_now"
 STOPPER = f'''

@@ -7,16 +7,11 @@ import os
 import re
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
-
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-from tiny_runs import make_world
 
 from diffopd.check import ConfigError
 from diffopd.config.saved import CONFIG
@@ -24,6 +19,7 @@ from diffopd.run.finished import FINISHED, Finished, read_finished, write_finish
 from diffopd.run.metrics_csv import read_rows
 from diffopd.run.resume import find_checkpoint, is_finished
 from diffopd.run.settings import check_same
+from support.tiny_runs import make_world
 
 
 @pytest.fixture(scope="session")

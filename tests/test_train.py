@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-import programs
-from tiny_runs import make_world, relative_distance
-
 from diffopd.checkpoint import read_checkpoint
+from support import programs
+from support.tiny_runs import make_world, relative_distance
 
 EXPERIMENTS = {
     "mopd_sde": (

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_pipelines import TinyPipeline, with_t5, without_t5
-
 from diffopd.model import SD3Model
+from support.tiny_pipelines import TinyPipeline, with_t5, without_t5
 
 
 @pytest.fixture(scope="session", params=[without_t5, with_t5], ids=["without_t5", "with_t5"])

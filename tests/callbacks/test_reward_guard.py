@@ -16,16 +16,13 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-
-from tiny_runs import make_world
-
 from diffopd.adapter.layout import PREFIX
 from diffopd.callbacks import RewardGuard, RoundCheckpoint
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
 from diffopd.checkpoint import encode_tree, latest_valid_checkpoint, read_checkpoint
 from diffopd.types import Scores
+from support.tiny_runs import make_world
 
 RISING = (0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4)
 FALLING = (0.8, 0.8, 0.6, 0.6, 0.4, 0.4, 0.2, 0.2)

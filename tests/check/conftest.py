@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_pipelines import TinyPipeline, with_t5, without_t5
-
 from diffopd.adapter import LoRA, add_adapter, save_adapter
 from diffopd.model import SD3Model
 from diffopd.teacher import Recipe, TeacherCard
+from support.tiny_pipelines import TinyPipeline, with_t5, without_t5
 
 TASKS = ("composition", "ocr", "aesthetic")
 TARGETS = ("attn.to_q", "attn.to_v")

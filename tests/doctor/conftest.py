@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-
-from tiny_runs import TinyWorld, make_world
 
 from diffopd.check.values import plain_values
 from diffopd.doctor.plan import Plan
+from support.tiny_runs import TinyWorld, make_world
 
 
 @pytest.fixture(scope="session")

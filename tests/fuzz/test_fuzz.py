@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-
-from campaign import run, table
-from mutation import Case
-from outcome import outcome_of
-from tiny_runs import make_world
+from support.fuzz.campaign import run, table
+from support.fuzz.mutation import Case
+from support.fuzz.outcome import outcome_of
+from support.tiny_runs import make_world
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import json
 import shutil
 
 import pytest
-from family_models import composed, load
 from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from safetensors.torch import load_file, save_file
-from tiny_families import FAMILIES, make_family
 
 from diffopd.model import loading
 from diffopd.run.inputs import inputs_of
+from support.family_models import composed, load
+from support.tiny_families import FAMILIES, make_family
 
 NAMES = ["sd3_5_medium", "flux1_dev", "flux2_klein", "z_image", "qwen_image"]
 

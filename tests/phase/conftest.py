@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_runs import TinyWorld, make_world
+from support.tiny_runs import TinyWorld, make_world
 
 
 @pytest.fixture(scope="session")

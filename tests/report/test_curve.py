@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffopd.report import curve
+from diffopd.report.run import curve
 from diffopd.report.run.curve import RewardHistory, _interpolate, _running_mean, reward_curve
 
 

@@ -6,22 +6,16 @@ import gzip
 import json
 import re
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from run_folders import result, write_run
-
 from diffopd.config.folder import config_folder
 from diffopd.files.png import save_png
-from diffopd.report import method_figures
 from diffopd.report.__main__ import run as report_command
+from diffopd.report.methods import figures as method_figures
 from diffopd.report.methods.bands import band_by_minutes, band_by_round
 from diffopd.report.methods.curves import curve_families
 from diffopd.report.methods.figures import curve_figure, styles_of
@@ -32,6 +26,7 @@ from diffopd.report.methods.runs import ARCHIVE, Series
 from diffopd.report.methods.step_curves import step_band
 from diffopd.report.methods.tables import cost_table, score_tables
 from diffopd.report.run.grid import sample_grid
+from support.run_folders import result, write_run
 
 REWARD = "train/reward/ocr"
 

@@ -6,16 +6,12 @@ import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "phase"))
-
-from tiny_runs import make_world
-
 from diffopd.checkpoint import read_checkpoint
+from support.tiny_runs import make_world
 
 pytestmark = pytest.mark.slow
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1", "~report")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from tiny_families import Family
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter
 from diffopd.config.folder import config_folder
 from diffopd.model import PipelineModel
+from support.tiny_families import Family
 
 # Of different lengths: some families give each prompt its own number of tokens.
 TEXTS = ["a red cat", 'a sign that says "dog"', "a"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from tiny_runs import randomise
 from torch import Tensor
 
 from diffopd.phase import adapted, fake_score, sft
@@ -16,6 +15,7 @@ from diffopd.phase.adapted import AdaptedPhase
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.randomness import normal_rows, uniform_rows
 from diffopd.strategy.sharded import bytes_held
+from support.tiny_runs import randomise
 
 
 class Record(Callback):

@@ -26,7 +26,6 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from tiny_pipelines import _clip_encoder, _clip_tokenizer, _clip_vocabulary, _t5_config, _t5_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
@@ -39,6 +38,8 @@ from transformers import (
     Qwen3Model,
     T5EncoderModel,
 )
+
+from support.tiny_pipelines import _clip_encoder, _clip_tokenizer, _clip_vocabulary, _t5_config, _t5_tokenizer
 
 IMAGE_SIZE = 64
 

@@ -6,12 +6,18 @@ import gc
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+
+if TYPE_CHECKING:
+    from diffopd.model import SD3Model
+    from support.tiny_pipelines import TinyPipeline
+    from support.tiny_runs import TinyWorld
 
 torch.set_num_threads(1)
 
@@ -33,6 +39,30 @@ def golden_dir() -> Path:
 def conf_dir() -> Path:
     """Root of the config groups."""
     return Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """The tiny model, teachers and prompts that experiments run on; nothing may write into it."""
+    from support.tiny_runs import make_world  # seconds, which the mathematics' tests do not need
+
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session", params=["without_t5", "with_t5"])
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyPipeline:
+    """Each of the two SD3 pipelines: what is asked holds for both."""
+    from support import tiny_pipelines
+
+    return getattr(tiny_pipelines, request.param)(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture
+def model(tiny: TinyPipeline) -> SD3Model:
+    """The SD3 model on ``tiny``."""
+    from diffopd.model import SD3Model
+
+    return SD3Model(**tiny.settings)
 
 
 @pytest.fixture

@@ -13,12 +13,6 @@ from diffopd.check import ConfigError
 from diffopd.config.folder import config_folder
 from diffopd.jobs.cells import ablation_names, index_of, jobs_of, read_cells, report_jobs
 from support import programs
-from support.tiny_runs import make_world
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("ablations"))
 
 
 @pytest.fixture

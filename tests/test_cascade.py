@@ -12,7 +12,6 @@ from diffopd.adapter import WEIGHTS
 from diffopd.cascade import cascade_arguments
 from diffopd.command.program import INTERRUPTED
 from support import programs
-from support.tiny_runs import make_world
 
 SMALL = ("composition", "ocr", "aesthetic")
 STOP = "stop_now"
@@ -39,11 +38,6 @@ OWN = """
 defaults:
   - teacher_aesthetic
 """
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("cascade"))
 
 
 @pytest.fixture

@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
-from support.tiny_runs import REWARD_LEARNING, make_world, run_rounds, tasks_of
+from support.tiny_runs import REWARD_LEARNING, run_rounds, tasks_of
 
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
 MEASUREMENTS = ("gradient_variance",)  # train nothing; tests/phase has theirs
 MINI_MODEL = ("mini_autoencoder", "mini_pretrain", "mini_signs", "mini_more_signs")
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("experiments"))
 
 
 def test_there_are_experiments():

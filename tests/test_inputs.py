@@ -11,15 +11,9 @@ from diffopd.check.values import plain_values
 from diffopd.files import fingerprint as hashes
 from diffopd.files.fingerprint import cached_sha256_of, sha256_of
 from diffopd.run.inputs import fingerprint, inputs_of
-from support.tiny_runs import make_world
 
 TEACHER = "teacher.teachers.ocr.path"
 GROUPS = ("adapter", "teacher", "regulariser", "reward", "model")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture

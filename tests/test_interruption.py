@@ -8,7 +8,6 @@ from diffopd.checkpoint import latest_valid_checkpoint
 from diffopd.command.program import INTERRUPTED
 from diffopd.run.resume import FINISHED
 from support import programs
-from support.tiny_runs import make_world
 
 ASK = "ask_now"
 STOPPER = f'''
@@ -23,11 +22,6 @@ class AskToEnd(Callback):
             Path("{ASK}").unlink(missing_ok=True)
             os.kill(os.getpid(), signal.SIGTERM)
 '''
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("interruption"))
 
 
 @pytest.mark.slow

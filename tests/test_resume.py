@@ -19,12 +19,6 @@ from diffopd.run.finished import FINISHED, Finished, read_finished, write_finish
 from diffopd.run.metrics_csv import read_rows
 from diffopd.run.resume import find_checkpoint, is_finished
 from diffopd.run.settings import check_same
-from support.tiny_runs import make_world
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("resume"))
 
 
 def test_a_run_is_finished_once_it_is_trained_and_reported(world, tmp_path):

@@ -16,15 +16,9 @@ from diffopd.jobs.comparison import RowRun, collect, jobs_of, keep_data, read_ro
 from diffopd.report.methods.find import find_runs
 from support import programs
 from support.run_folders import result
-from support.tiny_runs import make_world
 
 TASKS = ("composition", "ocr", "aesthetic")
 ROW = {"command": None, "arguments": [], "teachers": {}, "seeds": 1, "guidance": [1], "note": ""}
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("table"))
 
 
 @pytest.fixture

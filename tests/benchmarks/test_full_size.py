@@ -9,14 +9,12 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
-from support.tiny_runs import make_world
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(world, tmp_path_factory):
     """The tiny world's pipeline and random teachers of the benchmark's own."""
     folder = tmp_path_factory.mktemp("full_size")
-    shutil.copytree(make_world(tmp_path_factory.mktemp("world")).pipeline, folder / "pipeline")
+    shutil.copytree(world.pipeline, folder / "pipeline")
     arguments = full_size.parse(["--model", "mini_sd3"])
     full_size.save_teachers(folder, full_size.model_overrides(folder, arguments), arguments.guidance)
     return folder

@@ -10,12 +10,10 @@ import torch
 from comparison import Comparison, Measured
 from measured import PeakMemory
 
-from support.tiny_runs import make_world
-
 
 @pytest.mark.slow
-def test_a_run_prints_tables_and_writes_every_time(tmp_path, capsys):
-    world, output = make_world(tmp_path), tmp_path / "out"
+def test_a_run_prints_tables_and_writes_every_time(world, tmp_path, capsys):
+    output = tmp_path / "out"
     small = ["--model-path", str(world.pipeline), "--repeats", "2", "--rows-per-task", "1"]
     opd_round.main([*small, "--steps", "3", "6", "--output", str(output)])
     written = json.loads((output / "opd_round.json").read_text())

@@ -22,7 +22,6 @@ from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
 from diffopd.checkpoint import encode_tree, latest_valid_checkpoint, read_checkpoint
 from diffopd.types import Scores
-from support.tiny_runs import make_world
 
 RISING = (0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4)
 FALLING = (0.8, 0.8, 0.6, 0.6, 0.4, 0.4, 0.2, 0.2)
@@ -307,11 +306,6 @@ def test_an_action_that_is_unknown_is_refused_with_the_nearest(composed):
     assert problem == (
         "callbacks.reward_guard.action=rollback must be one of warn, stop, roll_back; did you mean roll_back?"
     )
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def test_a_rolled_back_teacher_is_exported_as_it_was_and_reported(world, tmp_path):

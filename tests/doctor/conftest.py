@@ -1,4 +1,4 @@
-"""The tiny world of the phases, and plans of its experiments."""
+"""Plans of the tiny world's experiments."""
 
 from __future__ import annotations
 
@@ -6,12 +6,6 @@ import pytest
 
 from diffopd.check.values import plain_values
 from diffopd.doctor.plan import Plan
-from support.tiny_runs import TinyWorld, make_world
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory) -> TinyWorld:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -7,12 +7,6 @@ import pytest
 from support.fuzz.campaign import run, table
 from support.fuzz.mutation import Case
 from support.fuzz.outcome import outcome_of
-from support.tiny_runs import make_world
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("fuzz"))
 
 
 @pytest.mark.filterwarnings("ignore")

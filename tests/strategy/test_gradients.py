@@ -10,18 +10,13 @@ from lightning.pytorch import Callback
 from torch import distributed
 
 from diffopd.strategy.gradients import average_gradients, traffic
-from support.tiny_runs import FORKED, make_world
+from support.tiny_runs import FORKED
 
 COLLECTIVES = ("all_reduce", "broadcast", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor")
 QUIET = ("reward=picture_quality", "phase.conflict_every_n_rounds=0")
 """A round that measures the conflict of the tasks sends each task's gradient, too."""
 SMALL = 64
 """Values in a tensor of metrics at most."""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 class Spy(Callback):

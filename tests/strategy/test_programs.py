@@ -11,15 +11,13 @@ import pytest
 import torch
 
 from diffopd.checkpoint import read_checkpoint
-from support.tiny_runs import make_world
 
 pytestmark = pytest.mark.slow
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1", "~report")
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    world = make_world(tmp_path_factory.mktemp("world"))
+def settings(world):
     return ["+experiment=mopd_sde", *world.overrides("mopd_sde"), "reward=picture_quality", *TWO]
 
 

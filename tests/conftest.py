@@ -14,6 +14,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from support.composition import RememberedChoices
+
 if TYPE_CHECKING:
     from diffopd.model import SD3Model
     from support.tiny_pipelines import TinyPipeline
@@ -27,6 +29,15 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered_choices() -> Iterator[RememberedChoices]:
+    """Hydra composes a set of choices once a process; values are set on copies of it."""
+    remembered = RememberedChoices()
+    with pytest.MonkeyPatch.context() as patch:
+        remembered.install(patch)
+        yield remembered
 
 
 @pytest.fixture(scope="session")

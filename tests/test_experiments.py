@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
+from support.slow import slow_but
 from support.tiny_runs import REWARD_LEARNING, run_rounds, tasks_of
 
 EXPERIMENTS = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))
@@ -19,7 +20,15 @@ def test_there_are_experiments():
     assert {"mopd_ode", "mopd_sde", "teacher_ocr", "sopd_ocr", *MINI_MODEL} <= set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in (*MINI_MODEL, *MEASUREMENTS)])
+TRAINED = [name for name in EXPERIMENTS if name not in (*MINI_MODEL, *MEASUREMENTS)]
+OF_EACH_KIND = (
+    "mopd_ode", "mopd_ppo", "mopd_sft", "mopd_tdm", "flow_opd", "absorb_composition",
+    "teacher_ocr", "guard_ocr", "multi_guard",
+)  # fmt: skip
+"""Every experiment is composed and checked in tests/check/test_config.py, each time."""
+
+
+@pytest.mark.parametrize("name", slow_but(TRAINED, *OF_EACH_KIND))
 def test_an_experiment_takes_two_updates_with_its_own_rewards(world, tmp_path, name):
     run = run_rounds(world.build(name, tmp_path / "run"), student_seed=None)
     if name in ("guard_ocr", "flow_grpo_ocr"):  # an untrained model writes nothing: equal rewards, no step

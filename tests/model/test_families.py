@@ -20,7 +20,8 @@ from diffopd.model import BASE, PipelineModel, guided_velocity, read_transformer
 from diffopd.randomness import normal_rows
 from diffopd.types import Prompts
 from support.family_models import TEXTS, add_noisy_adapter, composed, load, states
-from support.tiny_families import FAMILIES, IMAGE_SIZE, Family, make_family
+from support.slow import slow_but
+from support.tiny_families import CLASSES, FAMILIES, IMAGE_SIZE, Family, make_family
 
 # Our forward holds both sides of guidance, and the sums are taken in another order: rounding alone differs.
 PIPELINE = 1e-5
@@ -28,7 +29,7 @@ PIPELINE = 1e-5
 ONE_BY_ONE = 1e-5
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=slow_but(FAMILIES, *CLASSES))
 def family(request, tmp_path_factory) -> Family:
     return make_family(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -6,6 +6,7 @@ import torch
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, set_trainable
 from diffopd.model import BASE, Route, SD3Model
 from diffopd.types import Conditioning
+from support.slow import slow_but
 
 TARGETS = [
     "attn.to_q",
@@ -46,7 +47,7 @@ def one_by_one(model, latent, sigma, conditioning, names):
     return torch.cat(rows)
 
 
-@pytest.mark.parametrize("num_adapters", [1, 2, 4])
+@pytest.mark.parametrize("num_adapters", slow_but([1, 2, 4], 2))
 @pytest.mark.parametrize("with_base", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_mixed_batch_equals_one_by_one(model, num_adapters, with_base, training):

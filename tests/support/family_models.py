@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter
 from diffopd.config.folder import config_folder
@@ -15,7 +16,7 @@ from support.tiny_families import Family
 TEXTS = ["a red cat", 'a sign that says "dog"', "a"]
 
 
-def composed(family: Family, *overrides: str):
+def composed(family: Family, *overrides: str) -> DictConfig:
     """What ``python -m diffopd.sample`` would be told; only the pipeline and its sizes are changed."""
     settings = ["prompt=x", "sampler=flow", "sampler.num_steps=4", "sampler.noise_level=0"]
     with initialize_config_dir(config_folder(), version_base="1.3"):

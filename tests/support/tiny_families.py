@@ -254,6 +254,8 @@ def _qwen_image() -> QwenImagePipeline:
     )
 
 
+CLASSES = ("sd3_5_medium", "flux1_dev", "flux2_klein", "z_image", "qwen_image")
+"""One family of each class of models; the others differ from one of these in sizes and settings."""
 FAMILIES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "sd3_5_medium": (lambda: _stable_diffusion_3((0,)), ("model=sd3_5_medium", "model.text_length=6")),
     "sd3_5_large": (lambda: _stable_diffusion_3(()), ("model=sd3_5_large", "model.text_length=6")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from support import cpu_seconds
 from support.composition import RememberedChoices
 
 if TYPE_CHECKING:
@@ -22,6 +23,23 @@ if TYPE_CHECKING:
     from support.tiny_runs import TinyWorld
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option to see where the time goes."""
+    parser.addoption(
+        "--cpu-seconds", type=Path, metavar="FILE", help="add each test's processor seconds to FILE"
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """With the option, note what a test and its fixtures take."""
+    file, before = item.config.getoption("cpu_seconds"), cpu_seconds.used()
+    result = yield
+    if file is not None:
+        cpu_seconds.note(file, item.nodeid, cpu_seconds.used() - before)
+    return result
 
 
 def pytest_collection_finish() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -27,10 +29,24 @@ def load(family: Family, *overrides: str) -> PipelineModel:
     return instantiate(composed(family, *overrides).model)
 
 
-def add_noisy_adapter(model: PipelineModel, name: str, seed: int) -> None:
-    """An adapter of the family's own layers that changes the output clearly."""
+def add_noisy_adapter(
+    model: PipelineModel,
+    name: str,
+    seed: int,
+    *,
+    rank: int | None = None,
+    alpha: float = 5,
+    layers: Sequence[str] | None = None,
+) -> None:
+    """An adapter that changes the output clearly; without ``layers`` on those of the family's adapters."""
     generator = torch.Generator().manual_seed(seed)
-    lora = LoRA(rank=2 + seed, alpha=5, target_modules=model.lora_modules, init="gaussian", start=None)
+    lora = LoRA(
+        rank=rank or 2 + seed,
+        alpha=alpha,
+        target_modules=layers or model.lora_modules,
+        init="gaussian",
+        start=None,
+    )
     add_adapter(model.transformer, name, lora, generator)
     with torch.no_grad():
         for parameter in adapter_parameters(model.transformer, name).values():

@@ -50,7 +50,7 @@ table: install  ## Train and score every row of the paper's Table 1 (98 minutes 
 ablations: install  ## Figures 5 and 6 and gradient variance (70 minutes on 2 cores); ABLATIONS=full: every file.
 	$(BIN)/python -m diffopd.ablations $(if $(filter full,$(ABLATIONS)),ablations=all) $(ARGS)
 
-test: install  ## Run the tests (about 20 minutes on 2 slow cores); ARGS="tests/flow -k sigma".
+test: install  ## Run the tests (about 14 CPU-minutes); ARGS="tests/flow -k sigma".
 	$(PYTEST) $(ARGS)
 
 test-slow: install  ## Run the slower tests (half an hour).

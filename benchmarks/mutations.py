@@ -29,6 +29,7 @@ MINUTES = 20
 """A mutation that makes the tests wait for ever is noticed after so long."""
 MATHEMATICS = ("tests/flow", "tests/sampler", "tests/loss", "tests/estimator")
 DISTILL = ("tests/phase/test_distill.py", "tests/phase/test_scoring.py", "tests/phase/test_balance.py")
+ANCHOR = ("tests/phase/test_regulariser.py", *DISTILL)
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ MUTATIONS = (
         "phase/distill.py",
         "value + self.regulariser.weight * anchor",
         "value + anchor",
-        DISTILL,
+        ANCHOR,
     ),
     Mutation(
         "the balance forgets the past",

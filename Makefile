@@ -50,14 +50,14 @@ table: install  ## Train and score every row of the paper's Table 1 (98 minutes 
 ablations: install  ## Figures 5 and 6 and gradient variance (70 minutes on 2 cores); ABLATIONS=full: every file.
 	$(BIN)/python -m diffopd.ablations $(if $(filter full,$(ABLATIONS)),ablations=all) $(ARGS)
 
-test: install  ## Run the tests (about 20 minutes on 2 slow cores); ARGS="tests/flow -k sigma".
+test: install  ## Run the tests (about 14 CPU-minutes); ARGS="tests/flow -k sigma".
 	$(PYTEST) $(ARGS)
 
 test-slow: install  ## Run the slower tests (half an hour).
 	$(PYTEST) -m "slow" $(ARGS)
 
 fuzz: install  ## Try 1,000 mutated configs; each must run or end in an error; COUNT=200 SEED=7.
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/campaign.py $(or $(COUNT),1000) $(or $(SEED),0)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:$$PYTHONPATH $(BIN)/python -m support.fuzz.campaign $(or $(COUNT),1000) $(or $(SEED),0)
 
 lint: install  ## Check style, format and the direction of imports.
 	$(BIN)/ruff check

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
@@ -13,7 +14,32 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from support import cpu_seconds
+from support.composition import RememberedChoices
+
+if TYPE_CHECKING:
+    from diffopd.model import SD3Model
+    from support.tiny_pipelines import TinyPipeline
+    from support.tiny_runs import TinyWorld
+
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option to see where the time goes."""
+    parser.addoption(
+        "--cpu-seconds", type=Path, metavar="FILE", help="add each test's processor seconds to FILE"
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """With the option, note what a test and its fixtures take."""
+    file, before = item.config.getoption("cpu_seconds"), cpu_seconds.used()
+    result = yield
+    if file is not None:
+        cpu_seconds.note(file, item.nodeid, cpu_seconds.used() - before)
+    return result
 
 
 def pytest_collection_finish() -> None:
@@ -21,6 +47,15 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered_choices() -> Iterator[RememberedChoices]:
+    """Hydra composes a set of choices once a process; values are set on copies of it."""
+    remembered = RememberedChoices()
+    with pytest.MonkeyPatch.context() as patch:
+        remembered.install(patch)
+        yield remembered
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +68,30 @@ def golden_dir() -> Path:
 def conf_dir() -> Path:
     """Root of the config groups."""
     return Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """The tiny model, teachers and prompts that experiments run on; nothing may write into it."""
+    from support.tiny_runs import make_world  # seconds, which the mathematics' tests do not need
+
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session", params=["without_t5", "with_t5"])
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyPipeline:
+    """Each of the two SD3 pipelines: what is asked holds for both."""
+    from support import tiny_pipelines
+
+    return getattr(tiny_pipelines, request.param)(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture
+def model(tiny: TinyPipeline) -> SD3Model:
+    """The SD3 model on ``tiny``."""
+    from diffopd.model import SD3Model
+
+    return SD3Model(**tiny.settings)
 
 
 @pytest.fixture

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-import programs
-from tiny_runs import make_world
-
 from diffopd.check import ConfigError
 from diffopd.config.folder import config_folder
 from diffopd.jobs.cells import ablation_names, index_of, jobs_of, read_cells, report_jobs
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("ablations"))
+from support import programs
 
 
 @pytest.fixture

@@ -14,10 +14,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-from tiny_runs import TASKS, make_world
-
 import diffopd
 from diffopd import api
 from diffopd.command.called import call_command, equivalent_arguments
@@ -27,6 +23,7 @@ from diffopd.evaluation import EvaluationResult
 from diffopd.host.signals import INTERRUPTED, Ended
 from diffopd.run.finished import read_finished
 from diffopd.run.lock import locked
+from support.tiny_runs import TASKS, make_world
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "from_python.md").read_text(encoding="utf-8")

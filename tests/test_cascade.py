@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-import programs
-from tiny_runs import make_world
-
 from diffopd.adapter import WEIGHTS
 from diffopd.cascade import cascade_arguments
 from diffopd.command.program import INTERRUPTED
+from support import programs
 
 SMALL = ("composition", "ocr", "aesthetic")
 STOP = "stop_now"
@@ -44,11 +38,6 @@ OWN = """
 defaults:
   - teacher_aesthetic
 """
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("cascade"))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from diffopd.host.signals import REQUESTS_TO_END
 from diffopd.non_finite import NonFiniteError
 from diffopd.reward.checked import RewardError
 from diffopd.reward.server.http_json import ServerError
+from support.slow import slow_but
 
 CONF = Path(__file__).parents[1] / "conf"
 ODE = "+experiment=mopd_ode"
@@ -261,7 +262,7 @@ PROGRAMS = ["train", "evaluate", "sample", "cascade", "table", "ablations", "rep
 PROGRAMS += ["reward_server", "replay"]
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", slow_but(PROGRAMS, "train", "report", "doctor"))
 def test_help_shows_examples_and_every_group_with_its_choices(monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:

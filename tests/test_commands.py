@@ -16,16 +16,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_pipelines import TinyPipeline, without_t5
-
 from diffopd import sample
 from diffopd.config.arguments import hydra_arguments, with_text_quoted
 from diffopd.evaluate import __main__ as evaluate
 from diffopd.evaluation import EvaluationResult
 from diffopd.reward.checked import RewardError
 from diffopd.reward.text.ocr import OcrReward
+from support.tiny_pipelines import TinyPipeline, without_t5
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -12,15 +12,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_scorers import bert_tokenizer, save_clip, save_head, save_imagereward, save_open_clip
-
 from diffopd import convert
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
 from diffopd.config.arguments import hydra_arguments
 from diffopd.config.folder import config_folder
+from support.tiny_scorers import bert_tokenizer, save_clip, save_head, save_imagereward, save_open_clip
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reward.md").read_text(encoding="utf-8")

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_pipelines import without_t5
 
 from diffopd.evaluate import __main__ as evaluate
 from diffopd.evaluate.folder import MADE_FROM
 from diffopd.evaluate.settings import evaluation_id
 from diffopd.evaluation import EvaluationResult, scoring
 from diffopd.evaluation.processes import check_devices
+from support.tiny_pipelines import without_t5
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -26,7 +26,7 @@ SMALL = (
     "batch_size=4",
 )
 MODULE = ("-m", "diffopd.evaluate")
-KILLED = str(Path(__file__).parent / "evaluation_killed.py")
+KILLED = str(Path(__file__).parent / "support" / "evaluation_killed.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *MODULE)
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-from tiny_runs import REWARD_LEARNING, make_world, run_rounds, tasks_of
-
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
 from diffopd.config.aliases import choices
+from support.slow import slow_but
+from support.tiny_runs import REWARD_LEARNING, run_rounds, tasks_of
 
 EXPERIMENTS = choices("experiment")
 MEASUREMENTS = ("gradient_variance",)  # train nothing; tests/phase has theirs
@@ -25,18 +21,19 @@ OF_ANY_TASK = (
 MINI_MODEL = ("mini_autoencoder", "mini_pretrain", "mini_signs", "mini_more_signs")
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("experiments"))
-
-
 def test_there_are_experiments():
     assert {"mopd_ode", "mopd_sde", "teacher_ocr", "sopd_ocr", *MINI_MODEL} <= set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in EXPERIMENTS if name not in (*MINI_MODEL, *MEASUREMENTS, *OF_ANY_TASK)]
-)
+TRAINED = [name for name in EXPERIMENTS if name not in (*MINI_MODEL, *MEASUREMENTS, *OF_ANY_TASK)]
+OF_EACH_KIND = (
+    "mopd_ode", "mopd_ppo", "mopd_sft", "mopd_tdm", "flow_opd", "absorb_composition",
+    "teacher_ocr", "guard_ocr", "multi_guard",
+)  # fmt: skip
+"""Every experiment is composed and checked in tests/check/test_config.py, each time."""
+
+
+@pytest.mark.parametrize("name", slow_but(TRAINED, *OF_EACH_KIND))
 def test_an_experiment_takes_two_updates_with_its_own_rewards(world, tmp_path, name):
     run = run_rounds(world.build(name, tmp_path / "run"), student_seed=None)
     if name in ("guard_ocr", "flow_grpo_ocr"):  # an untrained model writes nothing: equal rewards, no step

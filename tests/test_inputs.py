@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-from tiny_runs import make_world
 
 from diffopd.check.values import plain_values
 from diffopd.files import fingerprint as hashes
@@ -20,11 +14,6 @@ from diffopd.run.inputs import fingerprint, inputs_of
 
 TEACHER = "teacher.teachers.ocr.path"
 GROUPS = ("adapter", "teacher", "regulariser", "reward", "model")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture

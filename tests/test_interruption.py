@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-import programs
-from tiny_runs import make_world
 
 from diffopd.checkpoint import latest_valid_checkpoint
 from diffopd.command.program import INTERRUPTED
 from diffopd.run.resume import FINISHED
+from support import programs
 
 ASK = "ask_now"
 STOPPER = f'''
@@ -29,11 +22,6 @@ class AskToEnd(Callback):
             Path("{ASK}").unlink(missing_ok=True)
             os.kill(os.getpid(), signal.SIGTERM)
 '''
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("interruption"))
 
 
 @pytest.mark.slow

@@ -11,11 +11,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-import programs
-from tiny_runs import make_world, run_rounds
-
 import diffopd.types
 from diffopd.check.combination import combination_problems
 from diffopd.check.setting import setting_problems
@@ -24,6 +19,8 @@ from diffopd.config.arguments import hydra_arguments
 from diffopd.config.folder import config_folder
 from diffopd.evaluation import EvaluationResult, check_scorer
 from diffopd.teacher import TeacherCard
+from support import programs
+from support.tiny_runs import run_rounds
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own_reward.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`([\w./]+)`:\n\n```\w*\n(.*?)```", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -34,11 +31,6 @@ COMMANDS = [
 ]
 FEW = [f"benchmark.tasks.{task}.num_prompts=2" for task in ("composition", "ocr", "aesthetic", "redness")]
 FEW += ["benchmark.sampler.num_steps=2"]
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("own_reward"))
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """A model on the hub is pinned to the commit it means, in a cache laid out as the hub's."""
 
 import logging
-import sys
-from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
@@ -10,13 +8,10 @@ from diffusers import StableDiffusion3Pipeline
 from diffusers.pipelines import pipeline_utils
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_pipelines import without_t5
-
 from diffopd.build.pin import pin_model
 from diffopd.model import read_transformer_config
 from diffopd.model.loading import pipeline_folder, resolved_commit
+from support.tiny_pipelines import without_t5
 
 NEW, OLD = "a" * 40, "0123456789" * 4
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_pipelines import TinyPipeline, with_t5
-
 from diffopd.build.experiment import build
 from diffopd.check import ConfigError, check_config
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
 from diffopd.export import __main__ as export
 from diffopd.model import SD3Model
+from support.tiny_pipelines import TinyPipeline, with_t5
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "published_teachers.md").read_text()

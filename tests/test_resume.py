@@ -7,16 +7,11 @@ import os
 import re
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
-
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-from tiny_runs import make_world
 
 from diffopd.check import ConfigError
 from diffopd.config.saved import CONFIG
@@ -24,11 +19,6 @@ from diffopd.run.finished import FINISHED, Finished, read_finished, write_finish
 from diffopd.run.metrics_csv import read_rows
 from diffopd.run.resume import find_checkpoint, is_finished
 from diffopd.run.settings import check_same
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("resume"))
 
 
 def test_a_run_is_finished_once_it_is_trained_and_reported(world, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +10,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-from tiny_runs import make_world
-
 from diffopd import train
 from diffopd.config.saved import from_arguments
+from support.tiny_runs import make_world
 
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import csv
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-sys.path.insert(0, str(Path(__file__).parent / "report"))
-
-import programs
-from run_folders import result
-from tiny_runs import make_world
-
 from diffopd.config.folder import config_folder
 from diffopd.evaluation import EvaluationResult
 from diffopd.jobs import comparison
 from diffopd.jobs.comparison import RowRun, collect, jobs_of, keep_data, read_rows
 from diffopd.report.methods.find import find_runs
+from support import programs
+from support.run_folders import result
 
 TASKS = ("composition", "ocr", "aesthetic")
 ROW = {"command": None, "arguments": [], "teachers": {}, "seeds": 1, "guidance": [1], "note": ""}
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("table"))
 
 
 @pytest.fixture

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-import programs
-from tiny_runs import make_world, relative_distance
-
 from diffopd.checkpoint import read_checkpoint
+from support import programs
+from support.tiny_runs import relative_distance
 
 EXPERIMENTS = {
     "mopd_sde": (
@@ -25,11 +19,6 @@ EXPERIMENTS = {
     "guard_aesthetic": ("phase.micro_batch_size=4", "phase.noise_window.size=3"),
     "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
 }
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("train"))
 
 
 @pytest.fixture

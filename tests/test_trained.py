@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from diffopd.adapter.location import CONFIG, WEIGHTS
 from diffusers import SD3Transformer2DModel
 from hydra import compose, initialize_config_dir
 from peft import PeftModel
 
-sys.path.insert(0, str(Path(__file__).parent / "phase"))
-
-from tiny_runs import make_world
-
 from diffopd import sample
-from diffopd.adapter.place import CONFIG, WEIGHTS
 from diffopd.callbacks import AdapterExport
 from diffopd.checkpoint import latest_valid_checkpoint, write_checkpoint
 from diffopd.checkpoint.folder import STATE
 from diffopd.config.folder import config_folder
 from diffopd.evaluate.settings import evaluation_id, register_evaluation_id
 from diffopd.run.trained import adapter_of, run_of
+from support.tiny_runs import make_world
 
 
 def save_checkpoint(folder, *, adapter=True):

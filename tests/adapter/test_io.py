@@ -22,17 +22,8 @@ from diffopd.adapter import (
     trainable_adapters,
 )
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
+from support.tiny_pipelines import PROJECTIONS
 
-TARGETS = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-)
 LEFT = {"peft": "adapter_model.safetensors", "diffusers": "pytorch_lora_weights.safetensors"}
 """The two files that a run leaves, which differ in their keys and in where PEFT's settings are."""
 FIRST = "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight"
@@ -42,7 +33,7 @@ FIRST = "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight"
 def adapted(model):
     """A model with an adapter that changes its output clearly; alpha is not the rank."""
     generator = torch.Generator().manual_seed(0)
-    config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS, start=None)
+    config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=PROJECTIONS, start=None)
     add_adapter(model.transformer, "student", config, generator)
     with torch.no_grad():
         for parameter in adapter_parameters(model.transformer, "student").values():
@@ -70,7 +61,7 @@ def at(model):
 
 def add_student(model, alpha):
     """A clearly visible student of rank 4, as a run with these settings would hold it."""
-    config = LoRA(rank=4, alpha=alpha, init="gaussian", target_modules=TARGETS, start=None)
+    config = LoRA(rank=4, alpha=alpha, init="gaussian", target_modules=PROJECTIONS, start=None)
     add_adapter(model.transformer, "student", config, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -136,7 +127,11 @@ def test_every_reader_of_what_a_run_leaves_has_one_and_the_same_model(tiny, mode
 def test_an_adapter_of_others_is_saved_again_with_its_strength(tiny, model, tmp_path, r, lora_alpha, rslora):
     """With rslora the strength is alpha / sqrt(rank): 4, which alpha / rank = 2 alone does not say."""
     config = LoraConfig(
-        r=r, lora_alpha=lora_alpha, use_rslora=rslora, target_modules=list(TARGETS), init_lora_weights=False
+        r=r,
+        lora_alpha=lora_alpha,
+        use_rslora=rslora,
+        target_modules=list(PROJECTIONS),
+        init_lora_weights=False,
     )
     get_peft_model(tiny.load_stock().transformer, config).save_pretrained(tmp_path / "theirs")
     load_adapter(model.transformer, "student", tmp_path / "theirs")
@@ -155,12 +150,16 @@ def test_an_adapter_of_others_is_saved_again_with_its_strength(tiny, model, tmp_
 def test_a_start_has_the_strength_of_the_run_and_the_function_of_the_file(tiny, tmp_path, lora_alpha, rslora):
     """An rslora start has strength 4 where alpha / rank is 2: compared is the strength, not alpha."""
     config = LoraConfig(
-        r=4, lora_alpha=lora_alpha, use_rslora=rslora, target_modules=list(TARGETS), init_lora_weights=False
+        r=4,
+        lora_alpha=lora_alpha,
+        use_rslora=rslora,
+        target_modules=list(PROJECTIONS),
+        init_lora_weights=False,
     )
     get_peft_model(tiny.load_stock().transformer, config).save_pretrained(tmp_path / "start")
     model = SD3Model(**tiny.settings)
     load_adapter(model.transformer, "theirs", tmp_path / "start")
-    own = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS, start=str(tmp_path / "start"))
+    own = LoRA(rank=4, alpha=8, init="gaussian", target_modules=PROJECTIONS, start=str(tmp_path / "start"))
     add_started_adapter(model.transformer, "student", own)
     assert adapter_strength(model.transformer, "student") == 2
     given = at(model)

@@ -23,17 +23,8 @@ from diffopd.adapter import (
     weightless,
 )
 from diffopd.model import read_transformer_config
+from support.tiny_pipelines import PROJECTIONS
 
-PROJECTIONS = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-)
 RELEASED = {  # an adapter_config.json as the releases for SD3.5 Medium have it, from an older PEFT
     "alpha_pattern": {},
     "auto_mapping": {"base_model_class": "SD3Transformer2DModel", "parent_library": "diffusers.models"},

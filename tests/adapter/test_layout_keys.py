@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_transformers import BUILDERS, flux, sd3
 
 from diffopd.adapter import adapter_parameters, load_adapter
+from support.tiny_transformers import BUILDERS, flux, sd3
 
 ONE, DOWN, UP = torch.ones(1), torch.ones(4, 16), torch.ones(16, 4)
 

@@ -10,10 +10,10 @@ import torch
 from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
-from tiny_transformers import BUILDERS, RELEASED, flux, in_diffusers, linear_layers, sd3
 from torch import Tensor
 
 from diffopd.adapter import adapter_strength, load_adapter
+from support.tiny_transformers import BUILDERS, RELEASED, flux, in_diffusers, linear_layers, sd3
 
 
 @dataclass

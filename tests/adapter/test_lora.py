@@ -12,20 +12,10 @@ from diffopd.adapter import (
     set_trainable,
     trainable_adapters,
 )
-
-TARGETS = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-)
+from support.tiny_pipelines import PROJECTIONS
 
 
-def lora(rank=4, alpha=8, init="gaussian", target_modules=TARGETS):
+def lora(rank=4, alpha=8, init="gaussian", target_modules=PROJECTIONS):
     return LoRA(rank=rank, alpha=alpha, init=init, target_modules=target_modules, start=None)
 
 

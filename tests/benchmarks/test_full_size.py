@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
-from pathlib import Path
 
+import full_size
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-
-from tiny_runs import make_world
-
 
 @pytest.fixture(scope="module")
-def full_size():
-    path = Path(__file__).parents[2] / "benchmarks" / "full_size.py"
-    spec = importlib.util.spec_from_file_location("full_size", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["full_size"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def folder(full_size, tmp_path_factory):
+def folder(world, tmp_path_factory):
     """The tiny world's pipeline and random teachers of the benchmark's own."""
     folder = tmp_path_factory.mktemp("full_size")
-    shutil.copytree(make_world(tmp_path_factory.mktemp("world")).pipeline, folder / "pipeline")
+    shutil.copytree(world.pipeline, folder / "pipeline")
     arguments = full_size.parse(["--model", "mini_sd3"])
     full_size.save_teachers(folder, full_size.model_overrides(folder, arguments), arguments.guidance)
     return folder
@@ -44,7 +28,7 @@ def folder(full_size, tmp_path_factory):
         pytest.param("nft", "eager", marks=pytest.mark.slow),
     ],
 )
-def test_a_case_is_measured(full_size, folder, method, way):
+def test_a_case_is_measured(folder, method, way):
     arguments = full_size.parse(["--model", "mini_sd3", "--rounds", "2"])
     found = full_size.measure(full_size.Case(method, way, 6), folder, arguments)
     assert len(found["seconds"]) == 2
@@ -55,14 +39,14 @@ def test_a_case_is_measured(full_size, folder, method, way):
 
 
 @pytest.mark.slow
-def test_a_two_pass_round_computes_more_than_a_fused_one(full_size, folder):
+def test_a_two_pass_round_computes_more_than_a_fused_one(folder):
     arguments = full_size.parse(["--model", "mini_sd3", "--rounds", "1"])
     cases = [full_size.Case("mopd", way, 3) for way in ("fused", "two_pass")]
     fused, twice = (full_size.measure(case, folder, arguments)["flops"] for case in cases)
     assert 1.1 * fused < twice < 1.6 * fused
 
 
-def test_every_method_and_way_has_a_case_and_the_batch_is_swept(full_size):
+def test_every_method_and_way_has_a_case_and_the_batch_is_swept():
     cases = full_size.cases([12, 24, 48])
     assert [case.images for case in cases if (case.method, case.way) == ("mopd", "fused")] == [12, 24, 48]
     assert {(case.method, case.way) for case in cases} == {
@@ -71,7 +55,7 @@ def test_every_method_and_way_has_a_case_and_the_batch_is_swept(full_size):
     }  # fmt: skip
 
 
-def test_the_summary_is_of_medians(full_size):
+def test_the_summary_is_of_medians():
     found = {"seconds": [2.0, 100.0, 1.0], "peak_gib": 3.0, "matmul_flops_per_second": 8e12}
     row = full_size.summary(full_size.Case("mopd", "fused", 12), found, int(4e12))
     assert row == {
@@ -84,7 +68,7 @@ def test_the_summary_is_of_medians(full_size):
     assert table[3].startswith("| nft, eager, 48 images | out of memory |")
 
 
-def test_without_a_gpu_nothing_is_made_up(full_size, capsys, monkeypatch, tmp_path):
+def test_without_a_gpu_nothing_is_made_up(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     output = tmp_path / "out.json"
     assert full_size.main(["--output", str(output)]) == []
@@ -92,7 +76,7 @@ def test_without_a_gpu_nothing_is_made_up(full_size, capsys, monkeypatch, tmp_pa
     assert not output.exists()
 
 
-def test_the_full_size_architecture_is_the_published_one(full_size):
+def test_the_full_size_architecture_is_the_published_one():
     with torch.device("meta"):
         cfg = full_size.composed("pipeline/sd3_5_medium_untrained", ["+seed=0"]).pipeline
         transformer = SD3Transformer2DModel(**cfg.transformer)

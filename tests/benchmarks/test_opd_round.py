@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
+import opd_round
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from comparison import Comparison, Measured
 from measured import PeakMemory
-from tiny_runs import make_world
-
-
-@pytest.fixture(scope="module")
-def opd_round():
-    path = Path(__file__).parents[2] / "benchmarks" / "opd_round.py"
-    spec = importlib.util.spec_from_file_location("opd_round", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
-def test_a_run_prints_tables_and_writes_every_time(opd_round, tmp_path, capsys):
-    world, output = make_world(tmp_path), tmp_path / "out"
+def test_a_run_prints_tables_and_writes_every_time(world, tmp_path, capsys):
+    output = tmp_path / "out"
     small = ["--model-path", str(world.pipeline), "--repeats", "2", "--rows-per-task", "1"]
     opd_round.main([*small, "--steps", "3", "6", "--output", str(output)])
     written = json.loads((output / "opd_round.json").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -12,21 +11,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import random_teachers
+import rehearsal
+import rehearsal_measured as measured
+import rehearsal_shim as shim
+import rehearsal_steps as steps
+import rehearsal_table as table
+import rehearsal_walk as walked
 import torch
 
 from diffopd.config.arguments import hydra_arguments
 from diffopd.files.sealed import SEAL
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))  # they import each other by their names, as a program does
-try:
-    measured, shim, steps, table, walked = (
-        importlib.import_module(f"rehearsal_{name}")
-        for name in ("measured", "shim", "steps", "table", "walk")
-    )
-    random_teachers, rehearsal = (importlib.import_module(name) for name in ("random_teachers", "rehearsal"))
-finally:
-    sys.path.remove(str(FOLDER))
 
 
 CHILD = """

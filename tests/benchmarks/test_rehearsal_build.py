@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
+import rehearsal_build as build
+import rehearsal_estimate as estimate
+import rehearsal_tokenizers as tokenizers
 import torch
 from diffusers import SD3Transformer2DModel
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
@@ -18,13 +19,6 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))  # they import each other by their names, as a program does
-try:
-    build, estimate, tokenizers = (
-        importlib.import_module(f"rehearsal_{name}") for name in ("build", "estimate", "tokenizers")
-    )
-finally:
-    sys.path.remove(str(FOLDER))
 
 
 @pytest.fixture(scope="module")

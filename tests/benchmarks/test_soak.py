@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import soak
 import torch
 
 from diffopd.checkpoint import write_checkpoint
@@ -65,18 +65,7 @@ def test_distillation_survives_kills_while_a_checkpoint_is_written(tmp_path):
     assert sum("operation" in trial["kill"] for trial in written["trials"]) == 2
 
 
-@pytest.fixture(scope="module")
-def soak():
-    sys.path.insert(0, str(PROGRAM.parent))  # it imports its parts by their names, as a program does
-    spec = importlib.util.spec_from_file_location("soak", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["soak"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(PROGRAM.parent))
-
-
-def test_earlier_trials_are_what_was_written_or_are_named(soak, tmp_path):
+def test_earlier_trials_are_what_was_written_or_are_named(tmp_path):
     about = {"commit": "a", "rounds": 4, "seed": 0, "overrides": []}
     trial = soak.Trial("opd", 0, "at half", True, True, [], 1)
     soak.write(tmp_path, {**about, "command": "soak"}, [trial])
@@ -88,7 +77,7 @@ def test_earlier_trials_are_what_was_written_or_are_named(soak, tmp_path):
         soak.earlier(tmp_path, same)
 
 
-def test_kill_points_follow_from_the_seed_and_reach_every_operation(soak):
+def test_kill_points_follow_from_the_seed_and_reach_every_operation():
     points = [soak.KillPoint.of(0, "opd", trial, 20) for trial in range(600)]
     assert points == [soak.KillPoint.of(0, "opd", trial, 20) for trial in range(600)]
     assert points != [soak.KillPoint.of(1, "opd", trial, 20) for trial in range(600)]
@@ -129,12 +118,12 @@ def left(tmp_path):
         ({"seconds": ""}, [".: metrics.csv"]),
     ],
 )
-def test_a_comparison_sees_every_bit_but_no_times(soak, left, change, named):
+def test_a_comparison_sees_every_bit_but_no_times(left, change, named):
     expected, found = (soak.what_is_left(folder) for folder in (left("whole"), left("cut", **change)))
     assert soak.differences(found, expected) == named
 
 
-def test_lost_rounds_are_those_begun_since_the_checkpoint(soak, left, tmp_path):
+def test_lost_rounds_are_those_begun_since_the_checkpoint(left, tmp_path):
     folder = left("cut")
     assert soak.lost_rounds(folder) == 0
     with (folder / "metrics.csv").open("a") as file:
@@ -143,7 +132,7 @@ def test_lost_rounds_are_those_begun_since_the_checkpoint(soak, left, tmp_path):
     assert soak.lost_rounds(tmp_path / "absent") == 0
 
 
-def test_the_table_has_a_line_for_each_phase(soak):
+def test_the_table_has_a_line_for_each_phase():
     trials = [
         soak.Trial("opd", 0, "at 10% of the time", True, True, [], 1),
         soak.Trial("opd", 1, "in file operation 3", True, True, [], 2),

@@ -17,10 +17,6 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-
-from tiny_runs import make_world
-
 from diffopd.adapter.layout import PREFIX
 from diffopd.callbacks import RewardGuard, RoundCheckpoint
 from diffopd.check.setting import setting_problems
@@ -314,11 +310,6 @@ def test_an_action_that_is_unknown_is_refused_with_the_nearest(composed):
     assert problem == (
         "callbacks.reward_guard.action=rollback must be one of warn, stop, roll_back; did you mean roll_back?"
     )
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def test_a_rolled_back_teacher_is_exported_as_it_was_and_reported(world, tmp_path):

@@ -16,12 +16,11 @@ sys.path.append(
     str(Path(__file__).parents[1] / "phase")
 )  # after this folder, whose files have names of their own
 
-from tiny_runs import FORKED, make_world
-
 from diffopd.callbacks import Samples, samples
 from diffopd.checkpoint.folder import STATE, TENSORS
 from diffopd.evaluation import generate
 from diffopd.files.sample_row import list_rows, read_row
+from support.tiny_runs import FORKED, make_world
 
 FEW_STEPS = ("~report", "sampler.num_steps=5", "benchmark.sampler.num_steps=2")
 DRAWN = (*FEW_STEPS, "callbacks.samples.every_n_rounds=2")

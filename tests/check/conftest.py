@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_pipelines import TinyPipeline, with_t5, without_t5
-
 from diffopd.adapter import LoRA, add_adapter, save_adapter
 from diffopd.model import SD3Model
 from diffopd.teacher import Recipe, TeacherCard
+from support.tiny_pipelines import TWO_PROJECTIONS, TinyPipeline, with_t5, without_t5
 
 TASKS = ("composition", "ocr", "aesthetic")
-TARGETS = ("attn.to_q", "attn.to_v")
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +31,7 @@ def other_architecture(tmp_path_factory) -> TinyPipeline:
 def teacher_folders(tiny, tmp_path_factory) -> Path:
     root, model = tmp_path_factory.mktemp("teachers"), SD3Model(**tiny.settings)
     for task in TASKS:
-        config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS, start=None)
+        config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TWO_PROJECTIONS, start=None)
         add_adapter(model.transformer, task, config, torch.Generator().manual_seed(0))
         save_adapter(model.transformer, task, root / task)
         TeacherCard(

@@ -18,6 +18,7 @@ from diffopd.check.setting import Groups, targets_of
 from diffopd.check.trial import check_optimizers
 from diffopd.config.folder import config_folder
 from diffopd.optimizer.muon import MuonAdamW
+from support.slow import slow_but
 
 ODE = "+experiment=mopd_ode"
 LISTED = ("callbacks", "logger")
@@ -132,7 +133,7 @@ FOLDERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", ["/dev/null", "file", "file/below"])
+@pytest.mark.parametrize("place", slow_but(["/dev/null", "file", "file/below"], "file/below"))
 def test_folders_that_cannot_be_made(composed, on_disk, tmp_path, place):
     (tmp_path / "file").write_text("")
     folder = place if place.startswith("/") else str(tmp_path / place)

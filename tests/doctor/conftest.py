@@ -1,23 +1,11 @@
-"""The tiny world of the phases, and plans of its experiments."""
+"""Plans of the tiny world's experiments."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-
-from tiny_runs import TinyWorld, make_world
 
 from diffopd.check.values import plain_values
 from diffopd.doctor.plan import Plan
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory) -> TinyWorld:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import shutil
-import sys
 import weakref
 from pathlib import Path
 
@@ -19,10 +18,6 @@ from hydra.utils import instantiate
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_pipelines import TinyPipeline, with_t5
-
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, load_adapter, save_adapter
 from diffopd.checkpoint import write_checkpoint
 from diffopd.export import __main__ as command
@@ -30,6 +25,7 @@ from diffopd.export.formats import Format, comfyui_tensors
 from diffopd.files.fingerprint import sha256_of
 from diffopd.model import SD3Model
 from diffopd.teacher import Recipe, Score, TeacherCard
+from support.tiny_pipelines import TinyPipeline, with_t5
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ("attn.to_q", "attn.to_v", "attn.to_out.0", "attn.add_k_proj")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,21 +9,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-
-from family_models import add_noisy_adapter, load, states
-from tiny_families import FAMILIES, make_family
-
 from diffopd.adapter import save_adapter
 from diffopd.export import __main__ as command
 from diffopd.export.formats import FORMATS
 from diffopd.teacher import check_frozen, load_frozen
+from support.family_models import add_noisy_adapter, load, states
+from support.slow import slow_but
+from support.tiny_families import CLASSES, FAMILIES, make_family
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(FAMILIES, *CLASSES))
 def test_every_format_reads_back_and_a_merged_transformer_teaches(name, tmp_path, capsys):
     family = make_family(name, tmp_path / "pipeline")
     model = load(family)

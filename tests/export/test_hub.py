@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import huggingface_hub
 import pytest
 import yaml
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from hub_stand_in import Repository, stand_in
 from hydra import compose, initialize_config_dir
 
 from diffopd.config.folder import config_folder
 from diffopd.export import __main__ as command
 from diffopd.export.hub import check_hub, push
 from diffopd.weights import hub as weights_hub
+from support.hub_stand_in import Repository, stand_in
 
 # Of huggingface_hub itself, where it sends a large file to storage.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")

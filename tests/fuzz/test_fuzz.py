@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-
-from campaign import run, table
-from mutation import Case
-from outcome import outcome_of
-from tiny_runs import make_world
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("fuzz"))
+from support.fuzz.campaign import run, table
+from support.fuzz.mutation import Case
+from support.fuzz.outcome import outcome_of
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from pathlib import Path
 
+import metrics_page
 import pytest
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "manual"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-
-import metrics_page
-from tiny_runs import make_world, run_rounds
-
 from diffopd.report.methods.measured import QUANTITIES
+from support.tiny_runs import make_world, run_rounds
 
 ROOT = Path(__file__).parents[2]
 OFTEN = ("phase.conflict_every_n_rounds=1",)

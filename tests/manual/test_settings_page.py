@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
-
-import pytest
-from mkdocs.config import load_config
-from mkdocs.structure.files import Files
-from omegaconf import DictConfig, OmegaConf
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "manual"))
 
 import conf_files
 import experiments_page
 import hook
+import pytest
 import settings_page
+from mkdocs.config import load_config
+from mkdocs.structure.files import Files
+from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check.setting import HYDRA_KEYS
 

@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import pytest
@@ -6,13 +5,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_scorers import scorer_settings
-
 from diffopd.config.aliases import choices
 from diffopd.metric.clean_drawings import clean_drawings
 from diffopd.types import Prompts
+from support.tiny_scorers import scorer_settings
 
 CONF = Path(__file__).parents[2] / "conf"
 ELSEWHERE = {"geneval", "remote", "unifiedreward"}

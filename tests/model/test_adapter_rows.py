@@ -6,29 +6,17 @@ import torch
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, set_trainable
 from diffopd.model import BASE, Route, SD3Model
 from diffopd.types import Conditioning
+from support import family_models
+from support.slow import slow_but
+from support.tiny_pipelines import PROJECTIONS
 
-TARGETS = [
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-]
 # A row's result depends on its neighbours only through the rounding of batched matrix products.
 ONE_BY_ONE = 1e-5
 
 
 def add_noisy_adapter(model, name, seed, rank=4):
-    """An adapter that changes the output clearly."""
-    generator = torch.Generator().manual_seed(seed)
-    config = LoRA(rank=rank, alpha=2 * rank, target_modules=TARGETS, init="gaussian", start=None)
-    add_adapter(model.transformer, name, config, generator)
-    with torch.no_grad():
-        for parameter in adapter_parameters(model.transformer, name).values():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    """On all projections; of strength 2, by which nothing is rounded."""
+    family_models.add_noisy_adapter(model, name, seed, rank=rank, alpha=2 * rank, layers=PROJECTIONS)
 
 
 def batch_of(model, size):
@@ -46,7 +34,7 @@ def one_by_one(model, latent, sigma, conditioning, names):
     return torch.cat(rows)
 
 
-@pytest.mark.parametrize("num_adapters", [1, 2, 4])
+@pytest.mark.parametrize("num_adapters", slow_but([1, 2, 4], 2))
 @pytest.mark.parametrize("with_base", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_mixed_batch_equals_one_by_one(model, num_adapters, with_base, training):

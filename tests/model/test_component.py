@@ -9,16 +9,16 @@ import shutil
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
-from family_models import load
 from hydra.errors import InstantiationException
 from safetensors.torch import load_file, save_file
-from tiny_families import make_family
-from tiny_pipelines import with_t5, without_t5
 
 from diffopd.model import SD3Model
 from diffopd.model import loading as pipelines
 from diffopd.model.component import load_component
 from diffopd.model.untrained import pipeline_to_train
+from support.family_models import load
+from support.tiny_families import make_family
+from support.tiny_pipelines import with_t5, without_t5
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 

@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxPipeline, QwenImagePipeline
-from family_models import TEXTS, add_noisy_adapter, composed, load, states
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
-from tiny_families import FAMILIES, IMAGE_SIZE, Family, make_family
 
 from diffopd import sample
 from diffopd.adapter import adapter_parameters, check_adapter, export_lora, save_adapter, set_trainable
@@ -21,6 +19,9 @@ from diffopd.evaluation import EvaluationResult, generate
 from diffopd.model import BASE, PipelineModel, guided_velocity, read_transformer_config
 from diffopd.randomness import normal_rows
 from diffopd.types import Prompts
+from support.family_models import TEXTS, add_noisy_adapter, composed, load, states
+from support.slow import slow_but
+from support.tiny_families import CLASSES, FAMILIES, IMAGE_SIZE, Family, make_family
 
 # Our forward holds both sides of guidance, and the sums are taken in another order: rounding alone differs.
 PIPELINE = 1e-5
@@ -28,7 +29,7 @@ PIPELINE = 1e-5
 ONE_BY_ONE = 1e-5
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=slow_but(FAMILIES, *CLASSES))
 def family(request, tmp_path_factory) -> Family:
     return make_family(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 import torch._dynamo.testing
-from family_models import TEXTS, add_noisy_adapter, load, states
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from tiny_families import IMAGE_SIZE, Family, make_family
 
 from diffopd.adapter import adapter_parameters, set_trainable
 from diffopd.config.folder import config_folder
 from diffopd.model import BASE, PipelineModel
 from diffopd.model.untrained import pipeline_to_train
+from support.family_models import TEXTS, add_noisy_adapter, load, states
+from support.tiny_families import IMAGE_SIZE, Family, make_family
 
 CLASSES = ("sd3_5_medium", "flux1_dev", "flux2_klein", "z_image", "qwen_image")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from family_models import composed, load
 from hydra.utils import instantiate
-from tiny_families import make_family
 
 from diffopd.check import ConfigError, check_config
 from diffopd.evaluation import generate
 from diffopd.types import Prompts
+from support.family_models import composed, load
+from support.tiny_families import make_family
 
 NAMES = ["sd3_5_medium", "flux1_dev", "flux2_klein", "z_image", "qwen_image"]
 ROUNDING = 1e-5  # of convolutions over other batches

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from encoder_calls import recorded_encoder_calls
-from family_models import TEXTS, load
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_families import make_family
-from tiny_pipelines import with_t5
 
 from diffopd.model import SD3Model, prompt_cache
 from diffopd.model.prompt_cache import PromptCache
 from diffopd.types import Conditioning
+from support.encoder_calls import recorded_encoder_calls
+from support.family_models import TEXTS, load
+from support.tiny_families import make_family
+from support.tiny_pipelines import with_t5
 
 PROMPTS = ["a red cat", "a dog", 'a sign that says "HI"', "two cats", "a"]
 

@@ -1,16 +1,10 @@
 """Prompts that the encoders do not read to their ends are found."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_pipelines import with_t5, without_t5
 
 from diffopd.model import SD3Model
 from diffopd.model.prompt_length import most_tokens, too_long
+from support.tiny_pipelines import with_t5, without_t5
 
 
 def numbers(tokenizer, texts):

@@ -6,19 +6,17 @@ import json
 import shutil
 
 import pytest
-from family_models import composed, load
 from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from safetensors.torch import load_file, save_file
-from tiny_families import FAMILIES, make_family
 
 from diffopd.model import loading
 from diffopd.run.inputs import inputs_of
+from support.family_models import composed, load
+from support.tiny_families import CLASSES, FAMILIES, make_family
 
-NAMES = ["sd3_5_medium", "flux1_dev", "flux2_klein", "z_image", "qwen_image"]
 
-
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=CLASSES)
 def family(request, tmp_path_factory):
     return make_family(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -29,10 +27,11 @@ def broken(family, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(family.folder, folder)
 
+    model = composed(family).model
+    kind = get_class(model._target_)
+    left_out = kind.left_out(model.text_length)
+
     def said() -> str:
-        model = composed(family).model
-        kind = get_class(model._target_)
-        left_out = kind.left_out(model.text_length)
         with pytest.raises(ValueError, match=r"^model\.path=") as refused:
             loading.whole_pipeline(str(folder), kind=kind.kind, revision=None, without=left_out)
         return str(refused.value).removeprefix(f"model.path={folder}: ")
@@ -193,4 +192,4 @@ def test_identity_and_fingerprint_are_of_the_files_that_are_read(family, tmp_pat
 
 
 def test_every_family_is_here():
-    assert {name.partition("_")[0] for name in NAMES} == {name.partition("_")[0] for name in FAMILIES}
+    assert {name.partition("_")[0] for name in CLASSES} == {name.partition("_")[0] for name in FAMILIES}

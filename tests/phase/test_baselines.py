@@ -8,13 +8,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_runs import FORKED, GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 from diffopd.adapter import copy_adapter
 from diffopd.check import ConfigError
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
 from diffopd.phase.fake_score import Predicted
 from diffopd.randomness import normal_rows, torch_generator, uniform_rows
+from support.tiny_runs import FORKED, GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 METHODS = ("sft", "dmd", "tdm")
 ONE_ROUND = ("trainer.max_epochs=1", "reward=picture_quality", "phase.score_every_n_rounds=0")

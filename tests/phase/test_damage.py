@@ -11,7 +11,6 @@ import sys
 
 import pytest
 import torch
-from interruption import ROUNDS, final_state, metrics
 
 import diffopd.build.experiment
 from diffopd.checkpoint import folder as checkpoint_folder
@@ -20,6 +19,7 @@ from diffopd.checkpoint.folder import MANIFEST, STATE, TENSORS
 from diffopd.command.program import INTERRUPTED, STOPPED
 from diffopd.phase import NFTPhase
 from diffopd.train import main
+from support.interruption import ROUNDS, final_state, metrics
 
 NAME = "teacher_aesthetic"
 SETTINGS = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recorded import distance, recorded, united
-from tiny_runs import FORKED, relative_distance
 
 from diffopd.check import ConfigError
 from diffopd.checkpoint import read_checkpoint
+from support.recorded import distance, recorded, united
+from support.tiny_runs import FORKED, relative_distance
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="autograd keeps threads per GPU, which no fork survives"

@@ -9,12 +9,12 @@ from itertools import pairwise
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 from diffopd.adapter import copy_adapter
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.report.run.at_end import exported_adapter
 from diffopd.states import StepChoice
+from support.tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 ONE_ROUND = ("trainer.max_epochs=1", "reward=picture_quality", "phase.score_every_n_rounds=0")
 PAPER = (

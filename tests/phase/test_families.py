@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-sys.path.append(str(Path(__file__).parents[1]))  # after this folder, whose files have names of their own
-
-from tiny_families import FAMILIES, Family, make_family
-from tiny_runs import RUN, randomise, run_rounds
-
 from diffopd.adapter import LoRA, add_adapter, save_adapter
 from diffopd.build.experiment import build
 from diffopd.config.folder import config_folder
 from diffopd.teacher import Recipe, TeacherCard
+from support.tiny_families import FAMILIES, Family, make_family
+from support.tiny_runs import RUN, randomise, run_rounds
 
 SMALL = (
     "adapter.rank=2",

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from tiny_runs import TASKS, randomise
 
 from diffopd.phase.variance_entry import ALL_STEPS
+from support.tiny_runs import TASKS, randomise
 
 SMALL = (
     "phase.noise_levels=[0.3,1.0]",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_runs import randomise, relative_distance, run_rounds
 
 from diffopd.flow import log_prob
 from diffopd.randomness import normal_rows
+from support.tiny_runs import randomise, relative_distance, run_rounds
 
 ONE_UPDATE = ("trainer.max_epochs=1", "phase.updates_per_round=1")
 

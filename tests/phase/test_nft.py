@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny_runs import randomise, relative_distance, run_rounds
 
 from diffopd.randomness import normal_rows, torch_generator
 from diffopd.types import Prompts
+from support.tiny_runs import randomise, relative_distance, run_rounds
 
 ONE_UPDATE = ("trainer.max_epochs=1", "phase.num_timesteps=2", "phase.updates_per_round=1")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import run_rounds
 
 from diffopd.build.experiment import build
 from diffopd.checkpoint import encode_tree, latest_valid_checkpoint, read_checkpoint
 from diffopd.non_finite import NonFiniteError, find_report
 from diffopd.non_finite.replay import replay
 from diffopd.non_finite.report import Report, write_report
+from support.tiny_runs import run_rounds
 
 SOURCE = Path(__file__).parents[2] / "src"
 SKIP = ("callbacks.finite_loss.action=skip",)

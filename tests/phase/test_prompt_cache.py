@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1]))  # after this folder, whose files have names of their own
-
-from encoder_calls import recorded_encoder_calls
-from tiny_runs import FORKED, run_rounds
+from support.encoder_calls import recorded_encoder_calls
+from support.tiny_runs import FORKED, run_rounds
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from interruption import ROUNDS, Interrupt, final_state, metrics
 
 from diffopd.checkpoint import latest_valid_checkpoint
+from support.interruption import ROUNDS, Interrupt, final_state, metrics
 
 STUDENT = ("reward=picture_quality", "phase.score_every_n_rounds=3", "phase.ema.update_interval=2")
 DRAWINGS = ("phase.warmup_steps=1", "data.batches_per_round=2")

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 import torch
-from tiny_runs import run_rounds
 
 from diffopd.non_finite import NonFiniteError
 from diffopd.phase.round_scoring import RoundScoring
 from diffopd.types import Prompts, Scores
+from support.tiny_runs import run_rounds
 
 CPU = torch.device("cpu")
 

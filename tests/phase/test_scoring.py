@@ -8,10 +8,10 @@ import logging
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import TASKS, run_rounds
 
 from diffopd.non_finite import NonFiniteError
 from diffopd.types import Prompts
+from support.tiny_runs import TASKS, run_rounds
 
 
 class NotForOcr:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import get_class
-from tiny_runs import relative_distance, run_rounds
 
 from diffopd.build.experiment import build as build_experiment
+from support.tiny_runs import relative_distance, run_rounds
 
 PAGE = (Path(__file__).parents[2] / "docs" / "teacher.md").read_text(encoding="utf-8")
 CODE = re.search(r"```python\n(import torch.*?class SelfTeacher.*?)```", PAGE, re.DOTALL)[1]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from interruption import final_state
-from recorded import recorded
-from tiny_runs import FORKED, relative_distance
 
 from diffopd.check import ConfigError
 from diffopd.checkpoint import read_checkpoint
+from support.interruption import final_state
+from support.recorded import recorded
+from support.tiny_runs import FORKED, relative_distance
 
 SHARDED = ("trainer=sharded", *FORKED[1:])
 OPD = ("reward=picture_quality", "phase.score_every_n_rounds=1", "phase.conflict_every_n_rounds=1")

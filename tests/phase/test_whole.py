@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
-from interruption import ROUNDS, Interrupt, final_state
 from safetensors.torch import load_file
 
 from diffopd.policy import LowRank, Whole
+from support.interruption import ROUNDS, Interrupt, final_state
 
 WHOLE = ("adapter=whole", "optimizer.lr=1e-3", "phase.ema.update_interval=2", "~report", "~benchmark")
 RUNS = {

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from scipy.stats import ttest_ind
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from run_folders import result, write_run
 
 from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.find import find_runs
 from diffopd.report.methods.measured import Measuring
 from diffopd.report.methods.methods import group_runs
 from diffopd.report.methods.verdicts import judge as judge_all
+from support.run_folders import result, write_run
 
 MEASURING = Measuring(benchmark="mini", window=1)
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from run_folders import write_run
 
 from diffopd.files.sealed import DamagedFileError, write_sealed_json
 from diffopd.report.methods.archive import EARLIER, archive_runs, read_archive
 from diffopd.report.methods.find import find_runs
 from diffopd.report.methods.runs import TABLE, read_run
+from support.run_folders import write_run
 
 TABLE_OF_ONE = {"title": "mini: reward by task", "rows": [], "gain_kept": {}}
 

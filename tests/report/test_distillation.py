@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,6 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_pipelines import without_t5
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
 from diffopd.config.folder import config_folder
@@ -30,6 +25,7 @@ from diffopd.report.run.known_scores import base_scores, unlike
 from diffopd.sampler import FlowSampler
 from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
 from diffopd.types import Scores
+from support.tiny_pipelines import without_t5
 
 
 def scores_of(model, benchmark, **other):

@@ -6,17 +6,11 @@ import gzip
 import json
 import re
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from run_folders import result, write_run, write_samples
 
 from diffopd.config.folder import config_folder
 from diffopd.files.grid import sample_grid
@@ -32,6 +26,7 @@ from diffopd.report.methods.methods import differing_settings, group_runs
 from diffopd.report.methods.runs import ARCHIVE, Series
 from diffopd.report.methods.step_curves import step_band
 from diffopd.report.methods.tables import cost_table, score_tables
+from support.run_folders import result, write_run, write_samples
 
 REWARD = "train/reward/ocr"
 

@@ -2,19 +2,14 @@
 
 import itertools
 import logging
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from run_folders import write_samples
-
 from diffopd.files.sample_row import SampleRow, list_rows, read_row
 from diffopd.report.run.strip import evenly, save_strip
+from support.run_folders import write_samples
 
 
 def colours(path, *, columns, rows):

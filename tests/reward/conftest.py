@@ -1,4 +1,3 @@
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,16 +8,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_scorers import scorer_settings
-
 from diffopd.types import Prompts
 from diffopd.world.draw import draw
 from diffopd.world.layout import random_scene
 from diffopd.world.request import caption, metadata
 from diffopd.world.split import random_request
+from support.tiny_scorers import scorer_settings
 
 Drawings = Callable[..., tuple[Tensor, Prompts]]
 

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 import torch
-from served import WAIT, batching, brightness, pixels, prompts, until
 
 from diffopd.reward.checked import RewardError
 from diffopd.reward.server.batching import BusyError, QuestionError, ScorerDiedError
 from diffopd.reward.server.wire import in_unit_range
 from diffopd.types import Prompts
+from support.served import WAIT, batching, brightness, pixels, prompts, until
 
 
 def test_requests_that_wait_are_scored_together_and_groups_stay_apart():

@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_scorers import bert_tokenizer, save_clip, save_head, save_imagereward, save_open_clip
 from torch import nn
 from transformers import CLIPModel
 
 from diffopd.files.fingerprint import sha256_of
 from diffopd.reward.learned.conversion import convert
 from diffopd.reward.learned.imagereward import ImageRewardNetwork
+from support.tiny_scorers import bert_tokenizer, save_clip, save_head, save_imagereward, save_open_clip
 
 OUT = "converted"
 

@@ -6,7 +6,13 @@ from io import BytesIO
 
 import pytest
 from PIL import Image
-from served import (
+from starlette.testclient import TestClient
+
+from diffopd.reward.checked import RewardError
+from diffopd.reward.server.endpoints import Endpoints
+from diffopd.reward.server.serving import RewardServer
+from diffopd.reward.server.wire import RequestError, decode_request, encode_request
+from support.served import (
     LIMITS,
     PATIENCE,
     batching,
@@ -21,12 +27,6 @@ from served import (
     prompts,
     server,
 )
-from starlette.testclient import TestClient
-
-from diffopd.reward.checked import RewardError
-from diffopd.reward.server.endpoints import Endpoints
-from diffopd.reward.server.serving import RewardServer
-from diffopd.reward.server.wire import RequestError, decode_request, encode_request
 
 
 @pytest.fixture(scope="module")

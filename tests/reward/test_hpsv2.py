@@ -1,7 +1,8 @@
 import pytest
 import torch
-from tiny_scorers import clip_tokenizer, save_open_clip
 from torch.nn.functional import interpolate
+
+from support.tiny_scorers import clip_tokenizer, save_open_clip
 
 
 def padded(texts):

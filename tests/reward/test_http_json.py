@@ -7,9 +7,6 @@ import time
 
 import pytest
 import torch
-from scripted_server import reply, saying, scripted
-from served import client, images, prompts
-from stub_server import serving
 
 from diffopd.command.program import why_stopped
 from diffopd.reward.checked import RewardError, score_checked
@@ -17,6 +14,9 @@ from diffopd.reward.server import exchange
 from diffopd.reward.server.access_token import read_token
 from diffopd.reward.server.http_json import Server, ServerError
 from diffopd.reward.server.remote import RemoteReward
+from support.scripted_server import reply, saying, scripted
+from support.served import client, images, prompts
+from support.stub_server import serving
 
 GOOD = reply("200 OK", b'{"value": [0.5], "parts": {}, "scale": "any"}')
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_scorers import bert_tokenizer, save_imagereward
+
+from support.tiny_scorers import bert_tokenizer, save_imagereward
 
 
 def pixels(image):

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from PIL import Image
-from tiny_scorers import save_clip, save_head
 from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from support.tiny_scorers import save_clip, save_head
 
 
 def test_scores_are_the_head_on_unit_embeddings(build_scorer, scorers, samples, tmp_path):

@@ -9,8 +9,6 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from served import LIMITS, brightness, client, images, prompts, server
-from stub_server import serving, unused_address
 
 from diffopd.evaluation import check_scorer
 from diffopd.reward.by_task import RewardByTask
@@ -18,6 +16,8 @@ from diffopd.reward.checked import RewardError, score_checked
 from diffopd.reward.server.wire import Limits, decode_request, encode_request, in_unit_range, quantised
 from diffopd.types import KnownPair, Prompts, Scores
 from diffopd.world.request import GENEVAL_TAGS
+from support.served import LIMITS, brightness, client, images, prompts, server
+from support.stub_server import serving, unused_address
 
 CONF = Path(__file__).parents[2] / "conf/reward"
 

@@ -6,7 +6,10 @@ import select
 import threading
 
 import pytest
-from served import (
+
+from diffopd.reward.checked import RewardError
+from diffopd.reward.server import endpoints
+from support.served import (
     LIMITS,
     PATIENCE,
     WAIT,
@@ -24,9 +27,6 @@ from served import (
     told,
     until,
 )
-
-from diffopd.reward.checked import RewardError
-from diffopd.reward.server import endpoints
 
 LONG = dataclasses.replace(PATIENCE, request=600.0, idle=600.0)
 """So patient that nothing in a test is over by that."""

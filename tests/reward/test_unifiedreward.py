@@ -9,11 +9,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from stub_server import serving, unused_address
 
 from diffopd.reward.checked import RewardError, score_checked
 from diffopd.reward.learned.unifiedreward import UnifiedReward, parse_mark
 from diffopd.types import Prompts
+from support.stub_server import serving, unused_address
 
 CONFIG = OmegaConf.load(Path(__file__).parents[2] / "conf/reward/unifiedreward.yaml")
 PROMPTS = Prompts(

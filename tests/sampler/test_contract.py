@@ -27,10 +27,6 @@ def pull_to_zero(latent: Tensor, sigma: Tensor) -> Tensor:
     return latent / sigma.view(-1, 1, 1, 1)
 
 
-def test_there_are_choices():
-    assert [path.stem for path in CHOICES] == ["cps", "dance", "ddim", "dpm1", "dpm2", "flow"]
-
-
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: path.stem)
 def test_default_settings_give_a_deterministic_ten_step_sampler(path: Path):
     sampler = build(path)

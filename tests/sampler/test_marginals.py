@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffopd.sampler import TransitionSampler, sample, transition_at
+from support.slow import slow_but
 
 MakeSampler = Callable[..., TransitionSampler]
 MEAN, DEVIATION = 1.5, 0.5
@@ -67,9 +68,10 @@ LEVELS += [
     ("ddim", 1.0),
     ("dpm1", 0.0),
 ]
+QUICK = (("flow", 0.7), ("dance", 0.3), ("ddim", 1.0), ("dpm1", 0.0))
 
 
-@pytest.mark.parametrize(("name", "noise_level"), LEVELS)
+@pytest.mark.parametrize(("name", "noise_level"), slow_but(LEVELS, *QUICK))
 def test_marginals_are_kept_at_every_noise_level(name: str, noise_level: float, make_sampler: MakeSampler):
     coarse, fine = (
         errors(make_sampler(name, num_steps=steps, noise_level=noise_level), MEAN, DEVIATION, below=0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,22 +9,14 @@ import torch
 from lightning.pytorch import Callback
 from torch import distributed
 
-sys.path.append(str(Path(__file__).parents[1] / "phase"))
-
-from tiny_runs import FORKED, make_world
-
 from diffopd.strategy.gradients import average_gradients, traffic
+from support.tiny_runs import FORKED
 
 COLLECTIVES = ("all_reduce", "broadcast", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor")
 QUIET = ("reward=picture_quality", "phase.conflict_every_n_rounds=0")
 """A round that measures the conflict of the tasks sends each task's gradient, too."""
 SMALL = 64
 """Values in a tensor of metrics at most."""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 class Spy(Callback):

@@ -6,14 +6,9 @@ import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parents[1] / "phase"))
-
-from tiny_runs import make_world
 
 from diffopd.checkpoint import read_checkpoint
 
@@ -22,8 +17,7 @@ TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1", "~repo
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    world = make_world(tmp_path_factory.mktemp("world"))
+def settings(world):
     return ["+experiment=mopd_sde", *world.overrides("mopd_sde"), "reward=picture_quality", *TWO]
 
 

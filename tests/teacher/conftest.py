@@ -1,30 +1,10 @@
-"""Tiny pipelines for the teacher tests."""
+"""What tests of teachers share."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import pytest
 
 from diffopd.policy import Fixed
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_pipelines import TinyPipeline, with_t5, without_t5
-
-from diffopd.model import SD3Model
-
-
-@pytest.fixture(scope="session", params=[without_t5, with_t5], ids=["without_t5", "with_t5"])
-def tiny(request, tmp_path_factory) -> TinyPipeline:
-    """Each of the two pipelines: the contract holds for both."""
-    return request.param(tmp_path_factory.mktemp("pipeline"))
-
-
-@pytest.fixture
-def model(tiny) -> SD3Model:
-    return SD3Model(**tiny.settings)
 
 
 class Learner:

@@ -16,8 +16,7 @@ from diffopd.loss import VelocityUniform
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
 from diffopd.teacher import Anchor, TeacherSet, check_frozen, load_frozen
 from diffopd.types import Prompts
-
-TARGETS = ("attn.to_q", "attn.to_v")
+from support.tiny_pipelines import TWO_PROJECTIONS
 
 ROWS = Prompts(("a cat", "a dog"), ("animals",) * 2, ({},) * 2, (0, 1), (0, 1))
 
@@ -132,7 +131,7 @@ def test_a_whole_transformer_is_asked_about_its_own_rows_only(model, tuned, monk
 
 
 def test_a_whole_transformer_is_frozen_and_the_student_beside_it_learns(model, tuned):
-    config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=TARGETS, start=None)
+    config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=TWO_PROJECTIONS, start=None)
     add_adapter(model.transformer, "student", config, torch.Generator().manual_seed(0))
     set_trainable(model.transformer, ["student"])
     own = model.transformer
@@ -289,7 +288,7 @@ def test_a_whole_transformer_is_no_start_of_a_student(model, tuned):
 
 
 def test_our_own_adapter_is_no_exception(model, tmp_path):
-    config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=TARGETS, start=None)
+    config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=TWO_PROJECTIONS, start=None)
     add_adapter(model.transformer, "student", config, torch.Generator().manual_seed(0))
     save_adapter(model.transformer, "student", tmp_path)
     load_frozen(model, "again", tmp_path, setting="x")

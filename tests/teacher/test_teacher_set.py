@@ -16,17 +16,8 @@ from diffopd.adapter import (
 )
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
 from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
+from support.tiny_pipelines import PROJECTIONS
 
-TARGETS = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-)
 TASKS = ("composition", "ocr", "aesthetic", "extra")
 GUIDANCE = {"composition": 1.0, "ocr": 4.5, "aesthetic": 3.0, "extra": 4.5}
 
@@ -51,7 +42,7 @@ def teacher_folders(tiny, tmp_path_factory):
     model = SD3Model(**tiny.settings)
     for seed, task in enumerate(TASKS):
         generator = torch.Generator().manual_seed(seed)
-        config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=TARGETS, start=None)
+        config = LoRA(rank=4, alpha=8, init="gaussian", target_modules=PROJECTIONS, start=None)
         add_adapter(model.transformer, task, config, generator)
         with torch.no_grad():
             for parameter in adapter_parameters(model.transformer, task).values():
@@ -158,7 +149,7 @@ def test_impossible_routes_are_refused(model, teacher_folders, routes, message):
 
 
 def test_teachers_are_frozen_and_leave_the_student_trainable(model, teacher_folders):
-    config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=TARGETS, start=None)
+    config = LoRA(rank=2, alpha=4, init="gaussian", target_modules=PROJECTIONS, start=None)
     add_adapter(model.transformer, "student", config, torch.Generator().manual_seed(0))
     set_trainable(model.transformer, ["student"])
     teacher_set(teacher_folders).load(model)

@@ -8,7 +8,6 @@ import io
 import logging
 import os
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -20,16 +19,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Callback
-from mutation import CONF, Case
 from omegaconf import OmegaConf
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "phase"))
-
-from tiny_runs import TinyWorld
 
 from diffopd.build.experiment import build
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
 from diffopd.command.program import why_stopped
+from support.fuzz.mutation import CONF, Case
+from support.tiny_runs import TinyWorld
 
 ROUNDS = 2
 STEPS_PER_ROUND = 2

@@ -26,7 +26,6 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from tiny_pipelines import _clip_encoder, _clip_tokenizer, _clip_vocabulary, _t5_config, _t5_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
@@ -39,6 +38,8 @@ from transformers import (
     Qwen3Model,
     T5EncoderModel,
 )
+
+from support.tiny_pipelines import _clip_encoder, _clip_tokenizer, _clip_vocabulary, _t5_config, _t5_tokenizer
 
 IMAGE_SIZE = 64
 
@@ -253,6 +254,8 @@ def _qwen_image() -> QwenImagePipeline:
     )
 
 
+CLASSES = ("sd3_5_medium", "flux1_dev", "flux2_klein", "z_image", "qwen_image")
+"""One family of each class of models; the others differ from one of these in sizes and settings."""
 FAMILIES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "sd3_5_medium": (lambda: _stable_diffusion_3((0,)), ("model=sd3_5_medium", "model.text_length=6")),
     "sd3_5_large": (lambda: _stable_diffusion_3(()), ("model=sd3_5_large", "model.text_length=6")),

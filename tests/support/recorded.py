@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from tiny_runs import randomise
 from torch import Tensor
 
-from diffopd.phase import fake_score, policy_phase, sft
+from diffopd import randomness
 from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.reward_learning import RewardPhase
-from diffopd.randomness import normal_rows, uniform_rows
 from diffopd.strategy.sharded import bytes_held
+from support.tiny_runs import randomise
 
 
 class Record(Callback):
@@ -79,10 +79,11 @@ def recorded(monkeypatch: Any, experiment: Any, folder: Path) -> list[dict[str, 
 
         return rows
 
-    for module in (policy_phase, sft):
-        monkeypatch.setattr(module, "normal_rows", noting(normal_rows))
-    for module in (sft, fake_score):
-        monkeypatch.setattr(module, "uniform_rows", noting(uniform_rows))
+    for draw in (randomness.normal_rows, randomness.uniform_rows):
+        noted = noting(draw)
+        for module in [m for name, m in sys.modules.items() if name.partition(".")[0] == "diffopd"]:
+            if vars(module).get(draw.__name__) is draw:  # wherever it was imported to
+                monkeypatch.setattr(module, draw.__name__, noted)
     if isinstance(phase, PolicyPhase):
         _note_states(monkeypatch, record)
         for number, name in enumerate(name for name in phase.policies if name != "average"):
@@ -91,7 +92,10 @@ def recorded(monkeypatch: Any, experiment: Any, folder: Path) -> list[dict[str, 
     experiment.fit()
     monkeypatch.undo()
     files = sorted(folder.glob("rank*.pt"))
-    return [torch.load(file, weights_only=True) for file in files]
+    found = [torch.load(file, weights_only=True) for file in files]
+    if isinstance(phase, PolicyPhase):  # all of these draw, and go from state to state
+        assert all(process["draws"] and process["states"] for process in found), "nothing was recorded"
+    return found
 
 
 def _note_states(monkeypatch: Any, record: Record) -> None:

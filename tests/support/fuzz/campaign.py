@@ -1,4 +1,4 @@
-"""Try many mutated configs and say what became of them: ``python tests/fuzz/campaign.py 1000``."""
+"""Try many mutated configs and say what became of them: ``make fuzz COUNT=1000``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from mutation import Case, cases
-from outcome import Outcome, outcome_of
-from tiny_runs import TinyWorld, make_world
+
+from support.fuzz.mutation import Case, cases
+from support.fuzz.outcome import Outcome, outcome_of
+from support.tiny_runs import TinyWorld, make_world
 
 
 def run(count: int, number: int, world: TinyWorld, folder: Path, report: Path | None = None) -> list[Outcome]:

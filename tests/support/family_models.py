@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from tiny_families import Family
+from omegaconf import DictConfig
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter
 from diffopd.config.folder import config_folder
 from diffopd.model import PipelineModel
+from support.tiny_families import Family
 
 # Of different lengths: some families give each prompt its own number of tokens.
 TEXTS = ["a red cat", 'a sign that says "dog"', "a"]
 
 
-def composed(family: Family, *overrides: str):
+def composed(family: Family, *overrides: str) -> DictConfig:
     """What ``python -m diffopd.sample`` would be told; only the pipeline and its sizes are changed."""
     settings = ["prompt=x", "sampler=flow", "sampler.num_steps=4", "sampler.noise_level=0"]
     with initialize_config_dir(config_folder(), version_base="1.3"):
@@ -26,10 +29,24 @@ def load(family: Family, *overrides: str) -> PipelineModel:
     return instantiate(composed(family, *overrides).model)
 
 
-def add_noisy_adapter(model: PipelineModel, name: str, seed: int) -> None:
-    """An adapter of the family's own layers that changes the output clearly."""
+def add_noisy_adapter(
+    model: PipelineModel,
+    name: str,
+    seed: int,
+    *,
+    rank: int | None = None,
+    alpha: float = 5,
+    layers: Sequence[str] | None = None,
+) -> None:
+    """An adapter that changes the output clearly; without ``layers`` on those of the family's adapters."""
     generator = torch.Generator().manual_seed(seed)
-    lora = LoRA(rank=2 + seed, alpha=5, target_modules=model.lora_modules, init="gaussian", start=None)
+    lora = LoRA(
+        rank=rank or 2 + seed,
+        alpha=alpha,
+        target_modules=layers or model.lora_modules,
+        init="gaussian",
+        start=None,
+    )
     add_adapter(model.transformer, name, lora, generator)
     with torch.no_grad():
         for parameter in adapter_parameters(model.transformer, name).values():

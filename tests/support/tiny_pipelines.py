@@ -16,6 +16,20 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel
 from transformers import T5TokenizerFast as T5Tokenizer
 
+PROJECTIONS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
+"""The layers of SD3's blocks that released adapters lie on."""
+TWO_PROJECTIONS = ("attn.to_q", "attn.to_v")
+"""Enough for tests that ask for an adapter, whatever its layers."""
+
 
 @dataclass(frozen=True)
 class TinyPipeline:

@@ -6,11 +6,11 @@ import string
 from pathlib import Path
 
 import torch
-from released_layouts import OpenClip, ReleasedImageReward, randomised, released_head
 from torch import nn
 from transformers import BertTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
 
 from diffopd.reward.learned.conversion import convert
+from support.released_layouts import OpenClip, ReleasedImageReward, randomised, released_head
 
 CHARACTERS = string.ascii_lowercase + string.digits + '"&;,.'
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -1,0 +1,1 @@
+"""Configs with mistakes, and what becomes of them."""

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 
 import diffopd
 from diffopd.__main__ import COMMANDS
+from diffopd.config.experiments import experiment_lines
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "diffopd"
@@ -100,6 +101,32 @@ def test_one_program_for_all_commands(monkeypatch, capsys):
         program()
     assert end.value.code == 2
     assert capsys.readouterr().err == "diffopd trian: there is no such command; did you mean train?\n"
+
+
+def test_the_program_lists_every_experiment_with_a_line(monkeypatch, capsys):
+    monkeypatch.setattr("diffopd.__main__.begin", lambda: None)
+    folder = ROOT / "conf" / "experiment"
+    monkeypatch.setattr(sys, "argv", ["diffopd", "experiments"])
+    importlib.import_module("diffopd.__main__").main()
+    head, empty, *lines = capsys.readouterr().out.splitlines()
+    assert (head, empty) == ("diffopd train +experiment=<name> [setting=value ...]", "")
+    listed = dict(line.split(maxsplit=1) for line in lines)
+    assert set(listed) == {str(file.relative_to(folder))[: -len(".yaml")] for file in folder.rglob("*.yaml")}
+    assert listed["teacher_ocr"] == "The ocr teacher: DiffusionNFT, without guidance, on the ocr reward."
+    assert listed["ablation/states"] == "Do all states have to be trained, or do a few do?"
+    assert [name for name, line in listed.items() if len(line) < 20 or line.startswith("The same")] == []
+
+    monkeypatch.setattr(sys, "argv", ["diffopd", "experiments", "loss=opd"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module("diffopd.__main__").main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "diffopd experiments has no settings, got loss=opd\n"
+
+
+def test_an_experiment_without_a_comment_is_an_error(tmp_path):
+    (tmp_path / "mine.yaml").write_text("# @package _global_\nname: mine\n# Not here.\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml must begin with a comment"):
+        experiment_lines(tmp_path)
 
 
 def test_a_command_of_the_program_gets_its_arguments_and_the_working_directory(monkeypatch, tmp_path):

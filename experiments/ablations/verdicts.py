@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from diffopd.configs import config_folder
-from diffopd.report.difference import difference_of, holm
+from diffopd.config.folder import config_folder
+from diffopd.report.methods.difference import difference_of, holm
 
 SCORES = Path(__file__).parent / "scores.csv"
 TASKS = ("composition", "ocr", "aesthetic")

@@ -1,3 +1,3 @@
 """On-policy distillation of diffusion models, as a composable experiment framework."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

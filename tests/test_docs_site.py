@@ -41,7 +41,8 @@ def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     (folder / "in").mkdir()
     (folder / "in" / "index.md").write_text("# One\n\n```python\nprint('x')\n```\n\n```bash\nls\n```\n")
-    (folder / "in" / "highlight.css").write_text((ROOT / "docs" / "highlight.css").read_text())
+    for style in ("highlight.css", "site.css"):
+        (folder / "in" / style).write_text((ROOT / "docs" / style).read_text())
     settings = {
         "docs_dir": str(folder / "in"),
         "site_dir": str(folder / "out"),

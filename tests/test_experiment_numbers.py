@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import statistics
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from diffopd.report.comparison.compared import normalised_means, summarise
 from diffopd.report.comparison.comparison import read_csv, to_markdown
@@ -134,9 +137,31 @@ def test_students_with_the_wording_before():
         assert guided == spelt(scores[2.0])
 
 
-def test_the_readme_s_table_is_that_of_its_run():
+def test_the_readme_s_table_is_part_of_the_demo_s():
     raw = json.loads((MOPD / "seed0_220_rounds.json").read_text())
-    printed = rows_of((ROOT / "README.md").read_text(encoding="utf-8"))
+    found = {(row["name"], row["guidance_scale"]): row["scores"] for row in raw["rows"]}
+
+    def cells(*keys):
+        scores = [found[key][task] for key, task in zip(keys, TASKS, strict=True)]
+        return [f"{score['mean']:.3f} ±{(score['high'] - score['low']) / 2:.3f}" for score in scores]
+
+    rows = {row[0]: row[1:] for row in rows_of((ROOT / "README.md").read_text(encoding="utf-8"))}
+    assert rows["base model"] == cells(*[("base", 1.0)] * 3)
+    assert rows["base model at CFG scale 2"] == cells(*[("base", 2.0)] * 3)
+    assert rows["the task's own teacher"] == cells(*((f"teacher: {task}", 1.0) for task in TASKS))
+    assert rows["student, 220 training steps, seed 0"] == cells(*[("student", 1.0)] * 3)
+    of_ablations = ablation_scores()["mopd_ode", 1.0]
+    first = {task: found["student", 1.0][task]["mean"] for task in TASKS}
+    seeds = [kept(scores) for scores in (first, of_ablations[1], of_ablations[2])]
+    shares = [
+        f"{' / '.join(share.removesuffix('%') for share in task)} %" for task in zip(*seeds, strict=True)
+    ]
+    assert rows["share of the teacher's gain kept, seeds 0 / 1 / 2"] == shares
+
+
+def test_the_demo_s_table_is_that_of_its_run():
+    raw = json.loads((MOPD / "seed0_220_rounds.json").read_text())
+    printed = rows_of((ROOT / "docs" / "demo.md").read_text(encoding="utf-8"))
     for row in raw["rows"]:
         halves = {task: (score["high"] - score["low"]) / 2 for task, score in row["scores"].items()}
         cells = [f"{row['scores'][task]['mean']:.3f} ±{halves[task]:.3f}" for task in TASKS]
@@ -151,6 +176,28 @@ def test_the_readme_s_table_is_that_of_its_run():
         teachers = {task: estimates[f"teacher: {task}", 1.0][task] for task in TASKS}
         found = gain_kept(estimates["base", float(scale)], teachers, estimates["student", float(scale)])
         assert shares == pytest.approx(found)
+
+
+def test_the_readme_s_picture_holds_every_image_of_the_run_s():
+    path = MOPD / "strip.py"
+    spec = importlib.util.spec_from_file_location("mopd_strip", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    with Image.open(module.IMAGES / "demo_samples.png") as picture:
+        columns = module.cells(picture.convert("RGB"))
+    with Image.open(module.IMAGES / "demo_strip.png") as picture:
+        shown = picture.convert("RGB")
+    assert len(columns) == 9
+    for column, images in enumerate(columns):
+        for row, image in enumerate(images):
+            x, y = module.place(column, row)
+            found = shown.crop((x, y, x + module.SHOWN, y + module.SHOWN))
+            wanted = image.resize((module.SHOWN, module.SHOWN), Image.Resampling.NEAREST)
+            assert found.tobytes() == wanted.tobytes(), (column, row)
+    page = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
+    assert "demo_samples.png" in page
+    assert "docs/images/demo_strip.png" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("place", [("table1",), ("table1", "larger_budget")])

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 
 import diffopd
 from diffopd.__main__ import COMMANDS
+from diffopd.config.experiments import experiment_lines
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "diffopd"
@@ -103,6 +104,32 @@ def test_one_program_for_all_commands(monkeypatch, capsys):
     assert capsys.readouterr().err == "diffopd trian: there is no such command; did you mean train?\n"
 
 
+def test_the_program_lists_every_experiment_with_a_line(monkeypatch, capsys):
+    monkeypatch.setattr("diffopd.__main__.begin", lambda: None)
+    folder = ROOT / "conf" / "experiment"
+    monkeypatch.setattr(sys, "argv", ["diffopd", "experiments"])
+    importlib.import_module("diffopd.__main__").main()
+    head, empty, *lines = capsys.readouterr().out.splitlines()
+    assert (head, empty) == ("diffopd train +experiment=<name> [setting=value ...]", "")
+    listed = dict(line.split(maxsplit=1) for line in lines)
+    assert set(listed) == {str(file.relative_to(folder))[: -len(".yaml")] for file in folder.rglob("*.yaml")}
+    assert listed["teacher_ocr"] == "The ocr teacher: DiffusionNFT, without guidance, on the ocr reward."
+    assert listed["ablation/states"] == "Do all states have to be trained, or do a few do?"
+    assert [name for name, line in listed.items() if len(line) < 20 or line.startswith("The same")] == []
+
+    monkeypatch.setattr(sys, "argv", ["diffopd", "experiments", "loss=opd"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module("diffopd.__main__").main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "diffopd experiments has no settings, got loss=opd\n"
+
+
+def test_an_experiment_without_a_comment_is_an_error(tmp_path):
+    (tmp_path / "mine.yaml").write_text("# @package _global_\nname: mine\n# Not here.\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml must begin with a comment"):
+        experiment_lines(tmp_path)
+
+
 def test_a_command_of_the_program_gets_its_arguments_and_the_working_directory(monkeypatch, tmp_path):
     from diffopd import __main__
 
@@ -123,16 +150,27 @@ def public_packages() -> list[str]:
 
 
 @pytest.mark.parametrize("package", public_packages())
-def test_every_package_has_a_page_in_the_navigation(package):
-    page = ROOT / "docs" / f"{package}.md"
-    assert page.is_file(), f"{package} needs docs/{package}.md"
-    assert f"{package}.md" in (ROOT / "mkdocs.yml").read_text()
-    api = re.compile(rf"^::: diffopd\.{package}(\.\w+)?$", re.MULTILINE)
-    assert api.search(page.read_text()), "the page must end in the API of the package or of its modules"
+def test_every_package_has_its_api_on_a_page_of_the_navigation(package):
+    names = re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    api = re.compile(rf"^::: diffopd\.{package}(\.\w+)*$", re.MULTILINE)
+    assert [name for name in names if api.search((ROOT / "docs" / name).read_text(encoding="utf-8"))], (
+        f"no page shows the API of diffopd.{package}; one of a config group belongs on a page of its own, "
+        "others in docs/internals.md"
+    )
 
 
 def test_citation_and_package_agree_on_version():
-    assert f"version: {diffopd.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == diffopd.__version__
+
+
+def test_the_change_log_begins_with_the_version_and_its_date():
+    """What is not released yet may stand before it, and has no date."""
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    released = [heading for heading in headings if heading != "Unreleased"]
+    date = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["date-released"]
+    assert released[0] == f"{diffopd.__version__} - {date}"
+    assert headings.index(released[0]) <= 1
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -8,12 +8,12 @@ import logging
 import pytest
 import torch
 import yaml
-from diffopd.adapter.location import CONFIG, WEIGHTS
 from diffusers import SD3Transformer2DModel
 from hydra import compose, initialize_config_dir
 from peft import PeftModel
 
 from diffopd import sample
+from diffopd.adapter.location import CONFIG, WEIGHTS
 from diffopd.callbacks import AdapterExport
 from diffopd.checkpoint import latest_valid_checkpoint, write_checkpoint
 from diffopd.checkpoint.folder import STATE

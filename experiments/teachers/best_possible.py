@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diffopd.configs import config_folder
+from diffopd.config.folder import config_folder
 from diffopd.data.drawings import to_image_tensor, training_drawing
 from diffopd.types import Prompts
 

@@ -23,6 +23,8 @@ COMMANDS = {
     "reward_server": "diffopd.reward_server",
 }
 """Command -> the module whose ``main`` it is."""
+EXPERIMENTS = "experiments"
+"""Lists them; it has no settings, so it is no command of Hydra's."""
 HELP = ("--help", "-h", "help")
 WRONG = 2
 """Exit code of a command that is none."""
@@ -39,6 +41,11 @@ def main() -> None:
         from diffopd import __version__
 
         print(f"diffopd {__version__}")
+    elif name == EXPERIMENTS:
+        if arguments and arguments[0] not in HELP:
+            print(f"diffopd {name} has no settings, got {' '.join(arguments)}", file=sys.stderr)
+            sys.exit(WRONG)
+        print(_experiments())
     elif name in COMMANDS:
         import importlib
 
@@ -50,8 +57,9 @@ def main() -> None:
     else:
         import difflib
 
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        known = (*COMMANDS, EXPERIMENTS)
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         print(f"diffopd {name}: there is no such command; {meant}", file=sys.stderr)
         sys.exit(WRONG)
 
@@ -76,8 +84,27 @@ def _help() -> str:
             "diffopd <command> [setting=value ...]    also: python -m diffopd.<command> [setting=value ...]",
             "",
             *lines,
+            f"  {EXPERIMENTS:<14} List what +experiment=<name> can be, with a line on each.",
             "",
             "diffopd <command> --help shows examples and choices; --cfg job prints all settings.",
+        ]
+    )
+
+
+def _experiments() -> str:
+    """All experiments with the question that each answers."""
+    from pathlib import Path
+
+    from diffopd.config.experiments import experiment_lines
+    from diffopd.config.folder import config_folder
+
+    lines = experiment_lines(Path(config_folder()) / "experiment")
+    width = max(map(len, lines))
+    return "\n".join(
+        [
+            "diffopd train +experiment=<name> [setting=value ...]",
+            "",
+            *(f"  {name:<{width}} {line}" for name, line in lines.items()),
         ]
     )
 

@@ -80,7 +80,7 @@ class Samples(Callback):
         Args:
             every_n_rounds: Rounds between two rows; 0 = never, not even at the start and at the end.
             num_prompts: Prompts of the benchmark in a row, of the tasks that are trained in turn.
-            prompts: Prompts of one's own instead; None for the benchmark's.
+            prompts: Your own prompts instead; None for the benchmark's.
             folder: Where the pictures go.
 
         Raises:

@@ -60,7 +60,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the shift's denominator",
-        "flow/schedule.py",
+        "flow/sigmas.py",
         "return shift * sigma / (1 + (shift - 1) * sigma)",
         "return shift * sigma / (1 + shift * sigma)",
     ),
@@ -183,7 +183,7 @@ MUTATIONS = (
         "adapter/lora.py",
         "parameter.requires_grad_(name in names)",
         "parameter.requires_grad_(True)",
-        ("tests/adapter", "tests/model/test_routing.py"),
+        ("tests/adapter", "tests/model/test_adapter_rows.py"),
     ),
     Mutation(
         "tasks of many rows count more",
@@ -195,8 +195,8 @@ MUTATIONS = (
     Mutation(
         "NFT's old policy overwrites the student",
         "phase/nft.py",
-        "blend(self.parameters_of(OLD), self.parameters_of(STUDENT), decay)",
-        "blend(self.parameters_of(STUDENT), self.parameters_of(OLD), decay)",
+        "blend(self.old.weights(), self.student.weights(), decay)",
+        "blend(self.student.weights(), self.old.weights(), decay)",
         ("tests/phase/test_nft.py",),
     ),
     Mutation(
@@ -216,15 +216,15 @@ MUTATIONS = (
     Mutation(
         "the loss forgets the steps' weight",
         "phase/distill.py",
-        "part.weights * value * self.step_weight",
-        "part.weights * value",
+        "rows.weights * losses * self.step_weight",
+        "rows.weights * losses",
         DISTILL,
     ),
     Mutation(
         "the regulariser's weight",
         "phase/distill.py",
-        "value + self.regulariser.weight * anchor",
-        "value + anchor",
+        "return self.regulariser.weight * anchor",
+        "return anchor",
         ANCHOR,
     ),
     Mutation(

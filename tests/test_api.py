@@ -214,7 +214,7 @@ def test_a_run_is_found_again(small, user):
 def test_a_folder_in_use(small, user, monkeypatch):
     monkeypatch.setitem(locked.__wrapped__.__kwdefaults__, "wait", 0.0)
     config = diffopd.compose("mopd_ode", ["~report"])
-    with locked(Path(config.paths.run)), pytest.raises(diffopd.ConfigError, match="is at work in"):
+    with locked(Path(config.paths.run)), pytest.raises(diffopd.ConfigError, match="is using"):
         diffopd.train_model(config)
 
 

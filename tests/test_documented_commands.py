@@ -86,7 +86,8 @@ COMMANDS_SHOWN = commands()
 def folder(tmp_path_factory):
     """Where a user has followed the pages: their files, and a run."""
     folder = tmp_path_factory.mktemp("user")
-    page = (ROOT / "docs" / "own_reward.md").read_text(encoding="utf-8")
+    pages = [(ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("own_reward", "teacher")]
+    page = "\n".join(pages)
     for name, text in re.findall(r"^`([\w./]+)`:\n\n```\w*\n(.*?)```", page, flags=re.MULTILINE | re.DOTALL):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)

@@ -43,7 +43,7 @@ def test_auto_keeps_the_faster(seconds, expected, caplog):
     assert torch.get_num_threads() == expected
     assert machine.calls == [1, 2] * 4
     assert f"torch threads: {expected}" in caplog.text
-    assert f"1 took {seconds[1]:.3f} s" in caplog.text
+    assert f"measured: 1: {seconds[1]:.3f} s" in caplog.text
 
 
 def test_one_slow_moment_does_not_decide():

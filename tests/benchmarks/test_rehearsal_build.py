@@ -131,7 +131,7 @@ def test_what_the_full_size_needs_is_what_was_measured():
     assert round(found.checkpoint / 1e6) == 300
     assert round(found.memory / 1e9, 1) == 10.2  # one transformer in fp32, and the autoencoder
     assert found.memory > found.training
-    assert " | 5.9 GB |" in _row(DOCS / "hardware.md", "| transformer, autoencoder, LoRAs with optimiser")
+    assert " | 5.9 GB |" in _row(DOCS / "hardware.md", "| transformer, autoencoder, LoRAs with optimizer")
     assert round((2 * found.parts["transformer"] + found.training) / 1e9, 1) == 5.9
     for page, row in (
         ("published_teachers.md", "| transformer |"),

@@ -60,7 +60,7 @@ def test_models_that_are_not_used_are_not_looked_for(composed, tmp_path):
 def test_a_teacher_without_a_card(composed, on_disk, teacher_folders, tmp_path):
     shutil.copytree(teacher_folders / "ocr", tmp_path / "ocr")
     (tmp_path / "ocr" / "card.json").unlink()
-    with pytest.raises(ConfigError, match=r"teacher.teachers.ocr.path=.* holds no card.json, the metadata"):
+    with pytest.raises(ConfigError, match=r"teacher.teachers.ocr.path=.* holds no card.json, which has"):
         check_config(composed(ODE, *on_disk, f"teacher.teachers.ocr.path={tmp_path / 'ocr'}"))
 
 

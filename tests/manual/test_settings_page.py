@@ -106,7 +106,7 @@ def test_every_experiment_has_one_line():
     for folder in (ROOT / "conf" / "experiment", ROOT / "conf" / "experiment" / "ablation"):
         for file in folder.glob("*.yaml"):
             assert f"\n| `{file.stem}` |" in page
-    question = "The same at noise level 0.7, where the loss is the exact reverse KL (Eq. 11)."
+    question = "Does the student learn as well from SDE rollouts at noise level 0.7, by the exact reverse KL of Eq. 11?"
     trains = "a student of the teachers composition, ocr, aesthetic"
     sampler = "`flow`, noise 0.7, 10 steps"
     assert ("`mopd_sde`", question, "Figure 6", trains, "`distill`", sampler, "`opd`", "220") in cells(page)

@@ -94,7 +94,7 @@ def test_a_task_whose_samples_all_score_alike_is_warned_of(world, folder, caplog
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warning == (
         "round 1: reward (Lazy) is 0.25 for all 6 samples of task 'ocr', so nothing is learned from them; is "
-        "it constant, or the task out of reach? (saved for inspection: "
+        "the reward constant, or the task too hard? (saved for inspection: "
         f"{folder / 'failed_reward' / 'constant_ocr.png'})"
     )
     facts = json.loads((folder / "failed_reward" / "constant_ocr.json").read_text())

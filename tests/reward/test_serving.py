@@ -210,7 +210,7 @@ def test_bodies_in_memory_are_bounded(monkeypatch):
         for line in lines:
             line.sendall(head(LIMITS.body) + b" " * (LIMITS.body - 1))
         answered, _, _ = select.select(lines, [], [], WAIT)
-        assert b"other requests fill the memory for bodies" in told(answered[0])
+        assert b"the memory for request bodies is full" in told(answered[0])
         for line in lines:
             line.close()
         until(lambda: post(running.address, body())[0] == 200)  # what was held is free again

@@ -177,15 +177,13 @@ def test_without_a_card_the_config_says_the_guidance_and_the_base_is_noted(model
         teachers.load(model)
     (note,) = [record.getMessage() for record in caplog.records]
     assert note == (
-        f"note: teacher.teachers.ocr.path={lora_file} has no card.json; that it belongs to this base model "
-        "is not checked"
+        f"note: teacher.teachers.ocr.path={lora_file} has no card.json; whether it was trained on this "
+        "base model is not checked"
     )
 
 
 def test_without_card_and_guidance_it_is_refused(lora_file):
-    message = (
-        r"teacher\.teachers\.ocr\.path=.*there is no card\.json.* say it in teacher\.teachers\.ocr\.guid"
-    )
+    message = r"teacher\.teachers\.ocr\.path=.*there is no card\.json.* set teacher\.teachers\.ocr\.guid"
     with pytest.raises(ValueError, match=message):
         teachers_of({"ocr": (lora_file, None)})
 

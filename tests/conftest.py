@@ -78,9 +78,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture(scope="session", params=["without_t5", "with_t5"])
+@pytest.fixture(scope="session", params=[pytest.param("without_t5", marks=pytest.mark.slow), "with_t5"])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyPipeline:
-    """Each of the two SD3 pipelines: what is asked holds for both."""
+    """Each of the two SD3 pipelines: what is asked holds for both. The embedded model is one without T5."""
     from support import tiny_pipelines
 
     return getattr(tiny_pipelines, request.param)(tmp_path_factory.mktemp("pipeline"))

@@ -263,6 +263,7 @@ def test_the_page_shows_every_function():
     assert [name for name in functions if f"diffopd.{name}(" not in shown] == []
 
 
+@pytest.mark.slow
 def test_the_snippets_of_the_page_run_one_after_the_other(small, user, capsys):
     names = {}
     teacher = str(small.teachers["ocr"])

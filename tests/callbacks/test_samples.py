@@ -249,7 +249,8 @@ def test_a_specialist_shows_the_task_it_is_trained_on(world, tmp_path):
 
 
 def test_nothing_is_drawn_without_a_benchmark_or_prompts(world, tmp_path):
-    settings = ("~report", "callbacks.samples.every_n_rounds=1", "trainer.max_epochs=4")
+    settings = ("~report", "callbacks.samples.every_n_rounds=1", "trainer.max_epochs=1")
+    settings += ("phase.noise_levels=[0.7]", "phase.num_draws=4", "phase.group_sizes=[1]", "phase.steps=[0]")
     world.build("gradient_variance", tmp_path / "run", *settings).run()
     assert not (tmp_path / "run" / "samples").exists()
 

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffopd.report.methods.measured import QUANTITIES
+from support.slow import slow_but
 from support.tiny_runs import make_world, run_rounds
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def of_phase(phase):
     return [entry for entry in metrics_page.logged() if phase in entry.phases]
 
 
-@pytest.mark.parametrize("phase", metrics_page.ALL_PHASES)
+@pytest.mark.parametrize("phase", slow_but(metrics_page.ALL_PHASES, "distill", "nft"))
 def test_a_phase_logs_what_the_page_says(phase, world, tmp_path):
     names = set()
     for number, (experiment, overrides) in enumerate(RUNS[phase]):

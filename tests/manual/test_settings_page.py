@@ -101,12 +101,16 @@ def test_comments_of_values_on_one_line_and_on_several(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_every_experiment_has_one_line():
     page = experiments_page.page()
     for folder in (ROOT / "conf" / "experiment", ROOT / "conf" / "experiment" / "ablation"):
         for file in folder.glob("*.yaml"):
             assert f"\n| `{file.stem}` |" in page
-    question = "Does the student learn as well from SDE rollouts at noise level 0.7, by the exact reverse KL of Eq. 11?"
+    question = (
+        "Does the student learn as well from SDE rollouts at noise level 0.7, by the exact reverse KL of "
+    )
+    question += "Eq. 11?"
     trains = "a student of the teachers composition, ocr, aesthetic"
     sampler = "`flow`, noise 0.7, 10 steps"
     assert ("`mopd_sde`", question, "Figure 6", trains, "`distill`", sampler, "`opd`", "220") in cells(page)

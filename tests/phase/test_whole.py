@@ -7,7 +7,9 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 
+from diffopd.checkpoint import latest_valid_checkpoint
 from diffopd.policy import LowRank, Whole
+from diffopd.run.trained import adapter_of
 from support.interruption import ROUNDS, Interrupt, final_state
 
 WHOLE = ("adapter=whole", "optimizer.lr=1e-3", "phase.ema.update_interval=2", "~report", "~benchmark")
@@ -67,6 +69,9 @@ def test_stock_diffusers_and_a_teacher_read_what_is_exported(build, world, tmp_p
     found = dict(stock.named_parameters())
     assert equal({key: value.detach() for key, value in found.items()}, values(average))
     assert not equal(values(average), values(run.phase.student))
+    newest = latest_valid_checkpoint(run.folder / "checkpoints")
+    of_checkpoint = SD3Transformer2DModel.from_pretrained(adapter_of(newest, setting="adapter"))
+    assert equal({key: value.detach() for key, value in of_checkpoint.named_parameters()}, values(average))
 
     teacher = [
         "~teacher.teachers.ocr",

@@ -51,7 +51,8 @@ class Whole(Policy):
         transformer.load_state_dict({key: values[key] for key in transformer.state_dict()})
         if own.is_gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        model.backbones.add(name, transformer.to(own.device, dtype))
+        # As torch casts: diffusers' own method warns of layers to keep in fp32, where there are none.
+        model.backbones.add(name, nn.Module.to(transformer, own.device, dtype))
         return cls(model, name)
 
     @property

@@ -115,7 +115,7 @@ def _of_run(run: Path, where: str) -> Path:
 
 
 def _has_adapter(checkpoint: Path) -> bool:
-    return (checkpoint / ADAPTER / PEFT_CONFIG).is_file()
+    return any((checkpoint / ADAPTER / name).is_file() for name in (PEFT_CONFIG, MODEL_CONFIG))
 
 
 def _checkpoint_folders(run: Path) -> list[Path]:

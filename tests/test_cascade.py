@@ -89,7 +89,7 @@ def test_stages_run_once_and_leave_one_adapter_with_one_card(start, tmp_path):
     assert "| after second | 1 |" in (folder / "mini.md").read_text()
 
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/checkpoints/**/*.safetensors")}
-    assert finish(start()).count("finished already") == 2
+    assert finish(start()).count("already finished") == 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     process = start(rounds=3)  # the first stage goes on, so the second's start is another
@@ -112,7 +112,7 @@ def test_a_cascade_that_was_asked_to_end_goes_on_where_it_was(start, tmp_path):
     )
     assert not (tmp_path / STOP).exists()
 
-    assert finish(start("run_id=cut", rounds=3, second=[WITH_STOPPER])).count("finished already") == 1
+    assert finish(start("run_id=cut", rounds=3, second=[WITH_STOPPER])).count("already finished") == 1
     whole, cut = (
         load_file(tmp_path / "runs" / "cascade_tiny" / run_id / "adapter" / WEIGHTS)
         for run_id in ("whole", "cut")

@@ -50,10 +50,10 @@ table: install  ## Train and score every row of the paper's Table 1 (98 minutes 
 ablations: install  ## Figures 5 and 6 and gradient variance (70 minutes on 2 cores); ABLATIONS=full: every file.
 	$(BIN)/python -m diffopd.ablations $(if $(filter full,$(ABLATIONS)),ablations=all) $(ARGS)
 
-test: install  ## Run the tests (about 14 CPU-minutes); ARGS="tests/flow -k sigma".
+test: install  ## Run the tests (8 minutes on 2 idle cores); ARGS="tests/flow -k sigma".
 	$(PYTEST) $(ARGS)
 
-test-slow: install  ## Run the slower tests (half an hour).
+test-slow: install  ## Run the slower tests (25 minutes on 2 cores).
 	$(PYTEST) -m "slow" $(ARGS)
 
 fuzz: install  ## Try 1,000 mutated configs; each must run or end in an error; COUNT=200 SEED=7.

@@ -178,10 +178,9 @@ class PolicyPhase(lightning.LightningModule):
         return sampler.rollout(velocity, self.noise("rollout/start", prompts), fresh_noise)
 
     @torch.no_grad()
-    def images(self, clean: Tensor, micro_batch_size: int | None = None) -> Tensor:
-        """Decode latents, at most so many at once; images in [0, 1] on the CPU."""
-        parts = micro_batches(len(clean), micro_batch_size)
-        return torch.cat([self.model.decode(clean[rows]).float().cpu() for rows in parts])
+    def images(self, clean: Tensor) -> Tensor:
+        """Decode latents; images in [0, 1] on the CPU."""
+        return self.model.decode(clean).float().cpu()
 
     # Updates.
 

@@ -13,12 +13,13 @@ from hydra import compose, initialize_config_dir
 from peft import PeftModel
 
 from diffopd import sample
-from diffopd.adapter.location import CONFIG, WEIGHTS
+from diffopd.adapter.location import WEIGHTS
 from diffopd.callbacks import AdapterExport
 from diffopd.checkpoint import latest_valid_checkpoint, write_checkpoint
 from diffopd.checkpoint.folder import STATE
 from diffopd.config.folder import config_folder
 from diffopd.evaluate.settings import evaluation_id, register_evaluation_id
+from diffopd.files.names import ADAPTER_CONFIG
 from diffopd.run.trained import adapter_of, run_of
 from support.tiny_runs import make_world
 
@@ -26,7 +27,7 @@ from support.tiny_runs import make_world
 def save_checkpoint(folder, *, adapter=True):
     def write(part):
         part.mkdir()
-        (part / CONFIG).write_text("{}")
+        (part / ADAPTER_CONFIG).write_text("{}")
         (part / WEIGHTS).write_bytes(b"weights")
 
     return write_checkpoint({"w": torch.ones(1)}, folder, {"adapter": write} if adapter else {})
@@ -54,14 +55,14 @@ def run(tmp_path):
 
 def export(run, *, finished):
     (run / "adapter").mkdir()
-    (run / "adapter" / CONFIG).write_text("{}")
+    (run / "adapter" / ADAPTER_CONFIG).write_text("{}")
     if finished:
         (run / "finished.json").write_text(json.dumps({"max_rounds": 30, "recipe": {}}))
 
 
 def test_anything_else_is_returned_as_it_is(tmp_path):
     (tmp_path / "adapter").mkdir()
-    for name in (CONFIG, "config.yaml"):  # an adapter with a config beside it is no run
+    for name in (ADAPTER_CONFIG, "config.yaml"):  # an adapter with a config beside it is no run
         (tmp_path / "adapter" / name).write_text("{}")
     paths = [str(tmp_path / "adapter"), str(tmp_path / "absent"), "someone/adapter@v1"]
     paths.append("package://assets/teachers/ocr")
@@ -155,7 +156,7 @@ def test_each_checkpoint_has_the_adapter_that_the_run_would_export(world, tmp_pa
     run = tmp_path / "run"
     last = latest_valid_checkpoint(run / "checkpoints")
     assert last.name == "round_000002"
-    for name in (CONFIG, WEIGHTS):
+    for name in (ADAPTER_CONFIG, WEIGHTS):
         assert (last / "adapter" / name).read_bytes() == (run / "adapter" / name).read_bytes()
     first = run / "checkpoints" / "round_000001" / "adapter" / WEIGHTS
     assert first.read_bytes() != (run / "adapter" / WEIGHTS).read_bytes()

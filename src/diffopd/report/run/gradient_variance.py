@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from diffopd.evaluation import Benchmark
 from diffopd.files.atomic import atomic_write_json, replacing
+from diffopd.files.markdown import markdown_table
 from diffopd.phase.gradient_variance import GradientVariancePhase
 from diffopd.phase.variance_entry import ALL_STEPS
 from diffopd.report.run.at_end import RunFiles
 from diffopd.report.run.figure import save_figure
-from diffopd.report.run.markdown import markdown_table
 
 Level = Mapping[str, Any]
 _GREY = "#8a8a90"

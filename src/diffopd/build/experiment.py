@@ -30,6 +30,7 @@ from diffopd.check import (
 from diffopd.check.trial import check_optimizers
 from diffopd.checkpoint import SafetensorsCheckpointIO, round_of
 from diffopd.evaluation import Benchmark
+from diffopd.host.device import check_accelerator
 from diffopd.host.quiet import silence_known_noise
 from diffopd.host.rank import is_first_process
 from diffopd.host.threads import choose_num_threads
@@ -177,6 +178,7 @@ def build(cfg: DictConfig) -> Experiment:
     silence_known_noise()
     tell_at_once()
     check_config(cfg)
+    check_accelerator(str(cfg.trainer.accelerator))
     folder = Path(cfg.paths.run)
     phase_class = get_class(cfg.phase._target_)
     wanted = inspect.signature(phase_class).parameters

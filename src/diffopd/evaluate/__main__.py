@@ -45,7 +45,9 @@ def run(cfg: DictConfig) -> None:
     """Evaluate as ``cfg`` asks, in this process, in new ones, or in those that torchrun started."""
     from diffopd.evaluate.run import evaluate_share
     from diffopd.evaluation.processes import ALONE, check_devices, joined_by_torchrun, started_by_torchrun
+    from diffopd.host.device import device_of_model
 
+    device_of_model(cfg.device)  # one that cannot be used is told before anything is fetched or scored
     check_devices(cfg.devices, cfg.device)
     if started_by_torchrun():
         with joined_by_torchrun() as processes:

@@ -187,6 +187,13 @@ def test_settings_that_are_refused(composed, overrides, message):
          "phase.num_timesteps=6 must be a multiple of phase.updates_per_round=4"),
         (["+experiment=teacher_ocr", "phase.num_timesteps=null"],
          "phase.num_timesteps=null, that is sampler.num_steps - 1 = 9, must be a multiple"),
+        (["+experiment=teacher_ocr", "report=distillation"],
+         "report=distillation cannot report a run of phase=nft, which takes no teacher; leave "
+         "the report out with ~report, or choose another (distillation, gradient_variance, teacher)"),
+        ([ODE, "report=gradient_variance"],
+         "report=gradient_variance cannot report a run of phase=distill, which is no measurement"),
+        (["+experiment=mini_pretrain", "+report=teacher"],
+         "report=teacher cannot report a run of phase=pretrain, which takes no model"),
         ([ODE, "trainer=ddp", "trainer.devices=3"],
          "data.tasks.composition.prompts_per_round=4 must be a multiple of the number of processes, "
          "trainer.devices=3 times 1 node"),

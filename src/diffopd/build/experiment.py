@@ -188,6 +188,9 @@ def build(cfg: DictConfig) -> Experiment:
     parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
     check_optimizers(_optimizers(cfg, parts), named=getattr(phase_class, "names_parameters", False))
     check_fit(cfg, parts)
+    report = instantiate(cfg.report) if cfg.get("report") else None
+    if report is not None and hasattr(report, "check"):
+        report.check(parts)
     data = instantiate(cfg.data)
     asked = parts.get("reward") if reward_is_asked(cfg) else None
     check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), asked)
@@ -220,7 +223,7 @@ def build(cfg: DictConfig) -> Experiment:
         checkpoint=checkpoint,
         inputs=inputs,
         num_threads=cfg.trainer.num_threads,
-        report=instantiate(cfg.report) if cfg.get("report") else None,
+        report=report,
         benchmark=benchmark,
         files=RunFiles(folder=folder, command=recorded_command("diffopd.train", folder), seed=cfg.seed),
     )

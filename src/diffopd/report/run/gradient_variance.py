@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,7 +30,12 @@ class GradientVarianceReport:
     Args:
         noise_level: Level at which the figure shows the variance against the number of averaged draws; the
             nearest that was measured.
+
+    Attributes:
+        round_kind: What its phase does in a round.
     """
+
+    round_kind: ClassVar[str] = "measurement"
 
     def __init__(self, *, noise_level: int | float) -> None:
         self.noise_level = noise_level

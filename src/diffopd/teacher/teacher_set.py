@@ -110,15 +110,15 @@ class TeacherSet(Target):
 
     def join(self, learner: Learner) -> None:
         """Add every teacher to the learner's model."""
-        self._model = learner.model
+        self.model = learner.model
         self.load(learner.model)
 
     def given(self, prompts: Prompts, conditioning: Conditioning) -> VelocityFunction:
         """Each row by its own task's teacher."""
 
         def velocity(latent: Tensor, sigma: Tensor) -> Tensor:
-            empty = self._model.unconditional()
-            return self.velocity(self._model, latent, sigma, prompts.tasks, conditioning, empty)
+            empty = self.model.unconditional()
+            return self.velocity(self.model, latent, sigma, prompts.tasks, conditioning, empty)
 
         return velocity
 
@@ -225,7 +225,6 @@ class RoutedTeachers(Target):
 
     def join(self, learner: Learner) -> None:
         """Add every teacher to the learner's model."""
-        self._model = learner.model
         self.teachers.join(learner)
 
     def given(self, prompts: Prompts, conditioning: Conditioning) -> VelocityFunction:
@@ -237,8 +236,9 @@ class RoutedTeachers(Target):
         routes = self.routing.weights(prompts, self.teachers.tasks)
 
         def velocity(latent: Tensor, sigma: Tensor) -> Tensor:
-            empty = self._model.unconditional()
-            return self.teachers.mixed_velocity(self._model, latent, sigma, routes, conditioning, empty)
+            model = self.teachers.model
+            empty = model.unconditional()
+            return self.teachers.mixed_velocity(model, latent, sigma, routes, conditioning, empty)
 
         return velocity
 

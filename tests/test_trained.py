@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 
@@ -18,8 +19,9 @@ from diffopd.callbacks import AdapterExport
 from diffopd.checkpoint import latest_valid_checkpoint, write_checkpoint
 from diffopd.checkpoint.folder import STATE
 from diffopd.config.folder import config_folder
-from diffopd.evaluate.settings import evaluation_id, register_evaluation_id
+from diffopd.evaluate.settings import evaluation_id, register_evaluation_id, taken_adapter
 from diffopd.files.names import ADAPTER_CONFIG
+from diffopd.run import trained
 from diffopd.run.trained import adapter_of, run_of
 from support.tiny_runs import make_world
 
@@ -145,6 +147,25 @@ def test_an_evaluation_of_a_run_is_named_after_the_adapter_that_is_taken(run):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"))
+
+
+def test_a_checkpoint_is_verified_once_for_its_name_and_its_evaluation(run, monkeypatch):
+    """An evaluation is of what its folder is named after, and a large checkpoint is read once."""
+    verified = []
+    monkeypatch.setattr(trained, "verify_checkpoint", verified.append)
+    register_evaluation_id()
+    checkpoint = run / "states" / "round_000010"
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        cfg = compose("evaluate", overrides=[f"adapter_path={checkpoint}"])
+    name = cfg.run_id
+    copied = copy.deepcopy(cfg)  # as Hydra hands it on
+    taken = taken_adapter(copied, copied.adapter_path)
+    copied.adapter_path = taken
+    assert (taken, copied.run_id) == (str(checkpoint / "adapter"), name)
+    assert verified == [checkpoint]
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        assert compose("evaluate", overrides=[f"adapter_path={checkpoint}"]).run_id == name
+    assert verified == [checkpoint, checkpoint]  # another config looks again
 
 
 @pytest.mark.parametrize("adapter", ["average", "student"])

@@ -218,6 +218,40 @@ def test_sound_combinations_pass(composed, overrides):
     assert problems(composed(ODE, *overrides)) == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["+experiment=teacher_ocr", "teacher=mopd"],
+            "teacher=mopd has no effect: phase=nft takes no teacher; leave it out, or choose an experiment "
+            "of a phase that does (distill, dmd, gradient_variance, sft, tdm)",
+        ),
+        (["+experiment=mini_pretrain", "sampler=cps"], "sampler=cps has no effect: phase=pretrain takes no"),
+        (["+experiment=mopd_dmd", "+routing=mixture"], "+routing=mixture has no effect: phase=dmd takes no"),
+    ],
+)
+def test_a_choice_that_was_typed_and_is_not_used_is_an_error(composed, overrides, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_config(composed(*overrides), "train", overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+experiment=teacher_ocr"],  # whose task brings a teacher that it leaves out
+        ["+experiment=mopd_ode", "teacher=mopd", "sampler=cps", "model=mini_sd3", "hardware=none"],
+        ["+experiment=teacher", "task=ocr", "sampler.num_steps=10", "~report", "domain=drawn"],
+    ],
+)
+def test_what_is_used_may_be_typed(composed, overrides):
+    check_config(composed(*overrides), "train", overrides)
+
+
+def test_a_choice_that_another_part_refers_to_is_used(composed):
+    overrides = ["+experiment=mini_pretrain", "sampler=cps", "++data.seed=${sampler.num_steps}"]
+    check_config(composed(*overrides), "train", overrides)
+
+
 def test_a_samplers_own_refusal_is_a_config_error(composed):
     with pytest.raises(ConfigError, match=r"sampler.noise_level must be 0 for DPM1Sampler"):
         check_config(composed(ODE, "sampler=dpm1", "sampler.noise_level=0.7", "loss=reverse_kl"))

@@ -10,6 +10,7 @@ import metrics_page
 import pytest
 from omegaconf import OmegaConf
 
+from diffopd.config.aliases import aliases
 from diffopd.report.methods.measured import QUANTITIES
 from support.slow import slow_but
 from support.tiny_runs import make_world, run_rounds
@@ -120,8 +121,9 @@ def test_a_name_stands_for_one_part():
 def test_scores_are_those_of_the_metrics():
     named = {entry["name"] for entry in metrics_page.read()["score"]}
     wanted = {"value", "num_images", "frechet_distance"}
-    for file in (ROOT / "conf" / "metric").glob("*.yaml"):
-        wanted |= set(OmegaConf.load(file).get("parts") or ())
+    nodes = [OmegaConf.load(file) for file in (ROOT / "conf" / "metric").glob("*.yaml")]
+    nodes += [node for alias, node in aliases().items() if alias.startswith("metric/")]
+    wanted |= {part for node in nodes for part in node.get("parts") or ()}
     assert named == wanted
 
 

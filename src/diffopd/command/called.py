@@ -121,7 +121,7 @@ def call_command(
     silence_known_noise()
     try:
         with no_end_from_outside(STOPPED):
-            check_config(cfg, config_name)
+            check_config(cfg, config_name, _composed.get(_hash(cfg), ()))
             run(cfg)
     except ConfigError as error:
         raise ConfigError(as_typed(str(error), short)) from error

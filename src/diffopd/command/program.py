@@ -73,7 +73,7 @@ def command(
                     silence_known_noise()
                     warn_of_unused_launcher(HydraConfig.get())
                     try:
-                        check_config(cfg, config_name)
+                        check_config(cfg, config_name, HydraConfig.get().overrides.task)
                         run(cfg)
                     except ConfigError as error:
                         raise ConfigError(as_typed(str(error), short)) from error

@@ -9,12 +9,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffopd.adapter.location import CONFIG as PEFT_CONFIG
-from diffopd.adapter.location import MODEL_CONFIG, TRANSFORMER
+from diffopd.adapter.location import TRANSFORMER
 from diffopd.checkpoint import ADAPTER, CheckpointError, latest_valid_checkpoint, verify_checkpoint
 from diffopd.checkpoint.folder import MANIFEST, STATE, TENSORS
 from diffopd.checkpoint.place import DEFAULT, earlier_folder
 from diffopd.config.saved import CONFIG, read_config
+from diffopd.files.names import ADAPTER_CONFIG, MODEL_CONFIG
 from diffopd.files.paths import resolve_path
 from diffopd.files.sealed import DamagedFileError
 from diffopd.run.finished import read_finished
@@ -58,7 +58,8 @@ def is_checkpoint(folder: Path) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a training, and not an adapter's or a transformer's."""
-    weights = [PEFT_CONFIG, MODEL_CONFIG, TRANSFORMER, *(file.name for file in folder.glob("*.safetensors"))]
+    files = (file.name for file in folder.glob("*.safetensors"))
+    weights = [ADAPTER_CONFIG, MODEL_CONFIG, TRANSFORMER, *files]
     return (folder / CONFIG).is_file() and not any((folder / name).exists() for name in weights)
 
 
@@ -115,7 +116,7 @@ def _of_run(run: Path, where: str) -> Path:
 
 
 def _has_adapter(checkpoint: Path) -> bool:
-    return any((checkpoint / ADAPTER / name).is_file() for name in (PEFT_CONFIG, MODEL_CONFIG))
+    return any((checkpoint / ADAPTER / name).is_file() for name in (ADAPTER_CONFIG, MODEL_CONFIG))
 
 
 def _checkpoint_folders(run: Path) -> list[Path]:

@@ -15,6 +15,9 @@ from hydra._internal.config_repository import CachingConfigRepository, ConfigRep
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from omegaconf import OmegaConf
+from omegaconf import _utils as omegaconf_utils
+from omegaconf import base as omegaconf_base
+from omegaconf.grammar_parser import parse
 
 from diffopd.config.folder import config_folder
 
@@ -26,8 +29,9 @@ class RememberedChoices:
     """Stands in for two steps of Hydra's composition, which depend on the choices of groups alone.
 
     Values (``optimizer.lr=1``) are set afterwards, by Hydra itself, on a fresh copy. Configs from any folder
-    but this project's, or from the memory, are composed anew each time: those change. For choices that are new,
-    each file of this project and of Hydra is read once, and what Hydra makes for no reader is left out.
+    but this project's, or from the memory, are composed anew each time: those change. For new choices,
+    each file of this project and of Hydra is read once, each reference (``${seed}``) is parsed once, and what
+    Hydra makes for no reader is left out.
     """
 
     def __init__(self) -> None:
@@ -39,6 +43,7 @@ class RememberedChoices:
         self.lists: dict[tuple[Any, ...], bytes] = {}
         self.configs: dict[tuple[Any, ...], bytes] = {}
         self.files: dict[tuple[str, str], bytes] = {}
+        self.trees: dict[str, Any] = {}
         self.latest: tuple[Any, tuple[Any, ...]] | None = None
 
     def defaults_list(
@@ -81,7 +86,7 @@ class RememberedChoices:
         return pickle.loads(self.configs[key])
 
     def file(self, repo: Any, config_path: str) -> Any:
-        """As ``ConfigRepository.load_config``: a copy, as Hydra moves what it gets into the composed config."""
+        """As ``ConfigRepository.load_config``: a copy, as Hydra moves it into the composed config."""
         source = repo._find_object_source(config_path=config_path, object_type=ObjectType.CONFIG)
         if source is None or (source.path != HYDRA and (not source.path or Path(source.path) != OURS)):
             return self.load(repo, config_path)
@@ -96,6 +101,12 @@ class RememberedChoices:
         if any(default.is_interpolation() for default in defaults_list if not default.is_self()):
             return self.references(overrides, defaults_list, self_added)
         return OmegaConf.create()
+
+    def parsed(self, text: str) -> Any:
+        """As OmegaConf's ``parse``; its visitors only read what it returns."""
+        if text not in self.trees:
+            self.trees[text] = parse(text)
+        return self.trees[text]
 
     def install(self, patch: Any) -> None:
         """Take the steps' places.
@@ -112,6 +123,8 @@ class RememberedChoices:
         patch.setattr(ConfigRepository, "load_config", lambda repo, config_path: self.file(repo, config_path))
         patch.setattr(hydra_defaults, "_create_interpolation_map", self.interpolation_map)
         patch.setattr(CachingConfigRepository, "__init__", _on_a_shallow_copy)
+        for user in (omegaconf_base, omegaconf_utils):
+            patch.setattr(user, "parse", self.parsed)
 
     def uninstall(self, patch: Any) -> None:
         """Hydra as it is, to compare with.
@@ -124,6 +137,8 @@ class RememberedChoices:
         patch.setattr(ConfigRepository, "load_config", self.load)
         patch.setattr(hydra_defaults, "_create_interpolation_map", self.references)
         patch.setattr(CachingConfigRepository, "__init__", self.copied)
+        for user in (omegaconf_base, omegaconf_utils):
+            patch.setattr(user, "parse", parse)
 
 
 def _on_a_shallow_copy(caching: Any, delegate: Any) -> None:

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from support import cpu_seconds
 from support.composition import RememberedChoices
+from support.tower_beartype import check_tensors_alone
 
 if TYPE_CHECKING:
     from diffopd.model import SD3Model
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from support.tiny_runs import TinyWorld
 
 torch.set_num_threads(1)
+check_tensors_alone()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

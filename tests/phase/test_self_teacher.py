@@ -56,6 +56,7 @@ def test_the_student_learns_from_its_average_that_is_told_more(build):
     assert rounds.flat_gradient().norm() > 0
 
 
+@pytest.mark.slow
 def test_the_average_follows_and_a_resumed_run_is_the_same(build):
     settings = ("callbacks.round_checkpoint.every_n_rounds=1",)
     whole = build("whole", "trainer.max_epochs=3", *settings)

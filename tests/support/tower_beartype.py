@@ -15,7 +15,8 @@ _jaxtyped: Callable[..., Any] = jaxtyping.jaxtyped
 def check_tensors_alone() -> None:
     """Have functions without a tensor in their signature called as they are.
 
-    They are most calls of a training, and a checked call takes ten times as long. pyright checks them. To be called before the packages of ``--jaxtyping-packages`` are imported.
+    They are most calls of a training, and a checked call takes ten times as long. pyright checks them. To be
+    called before the packages of ``--jaxtyping-packages`` are imported.
     """
     jaxtyping.jaxtyped = _jaxtyped_if_tensors
 

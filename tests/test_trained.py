@@ -20,6 +20,7 @@ from diffopd.checkpoint.folder import STATE
 from diffopd.config.folder import config_folder
 from diffopd.evaluate.settings import evaluation_id, register_evaluation_id
 from diffopd.run.trained import adapter_of, run_of
+from support.slow import slow_but
 from support.tiny_runs import make_world
 
 
@@ -146,7 +147,7 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.mark.parametrize("adapter", ["average", "student"])
+@pytest.mark.parametrize("adapter", slow_but(["average", "student"], "average"))
 def test_each_checkpoint_has_the_adapter_that_the_run_would_export(world, tmp_path, adapter):
     settings = ("~report", "phase.ema.decay=0.5", "phase.ema.update_interval=1")
     choice = f"callbacks.adapter_export.adapter={adapter}"

@@ -18,6 +18,7 @@ def test_the_docs_have_the_tables_of_the_script():
         assert table in text
 
 
+@pytest.mark.slow
 def test_an_adapter_of_rank_32_is_counted_by_hand():
     """24 blocks of width 1536: to_q, to_k, to_v and to_out on both sides; the last has no text output."""
     layers = 24 * 8 - 1

@@ -12,13 +12,11 @@ from safetensors.torch import load_file
 
 from diffopd import train
 from diffopd.config.saved import from_arguments
-from support.tiny_runs import make_world
 
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 
 
-def test_a_run_is_repeated_from_its_saved_config(tmp_path, monkeypatch, capfd):
-    world = make_world(tmp_path / "world")
+def test_a_run_is_repeated_from_its_saved_config(world, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):

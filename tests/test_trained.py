@@ -21,7 +21,6 @@ from diffopd.config.folder import config_folder
 from diffopd.evaluate.settings import evaluation_id, register_evaluation_id
 from diffopd.run.trained import adapter_of, run_of
 from support.slow import slow_but
-from support.tiny_runs import make_world
 
 
 def save_checkpoint(folder, *, adapter=True):
@@ -140,11 +139,6 @@ def test_an_evaluation_of_a_run_is_named_after_the_adapter_that_is_taken(run):
     assert first.startswith("states_round_000020_adapter_")
     save_checkpoint(run / "states" / "round_000030")
     assert name(run) != first
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.mark.parametrize("adapter", slow_but(["average", "student"], "average"))

@@ -21,15 +21,10 @@ from diffopd.checkpoint.folder import STATE, TENSORS
 from diffopd.evaluation import generate
 from diffopd.files.sample_row import list_rows, read_row
 from support.slow import slow_but
-from support.tiny_runs import FORKED, make_world
+from support.tiny_runs import FORKED
 
 FEW_STEPS = ("~report", "sampler.num_steps=5", "benchmark.sampler.num_steps=2")
 DRAWN = (*FEW_STEPS, "callbacks.samples.every_n_rounds=2")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from diffopd.report.methods.measured import QUANTITIES
 from support.slow import slow_but
-from support.tiny_runs import make_world, run_rounds
+from support.tiny_runs import run_rounds
 
 ROOT = Path(__file__).parents[2]
 OFTEN = ("phase.conflict_every_n_rounds=1",)
@@ -49,11 +49,6 @@ RUNS = {
 
 ELSEWHERE = ("train/memory/peak_cuda_gib", "train/communication/", "train/skipped_updates")
 """What needs a GPU, several processes or a number that is not finite."""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("metrics"))
 
 
 def of_phase(phase):

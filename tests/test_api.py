@@ -26,17 +26,12 @@ from diffopd.evaluation import EvaluationResult
 from diffopd.host.signals import INTERRUPTED, Ended
 from diffopd.run.finished import read_finished
 from diffopd.run.lock import locked
-from support.tiny_runs import TASKS, make_world
+from support.tiny_runs import TASKS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "from_python.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 FEW = [f"benchmark.tasks.{task}.num_prompts=2" for task in TASKS] + ["benchmark.sampler.num_steps=2"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

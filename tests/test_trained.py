@@ -23,7 +23,7 @@ from diffopd.evaluate.settings import evaluation_id, register_evaluation_id, tak
 from diffopd.files.names import ADAPTER_CONFIG
 from diffopd.run import trained
 from diffopd.run.trained import adapter_of, run_of
-from support.tiny_runs import make_world
+from support.slow import slow_but
 
 
 def save_checkpoint(folder, *, adapter=True):
@@ -144,11 +144,6 @@ def test_an_evaluation_of_a_run_is_named_after_the_adapter_that_is_taken(run):
     assert name(run) != first
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
 def test_a_checkpoint_is_verified_once_for_its_name_and_its_evaluation(run, monkeypatch):
     """An evaluation is of what its folder is named after, and a large checkpoint is read once."""
     verified = []
@@ -168,7 +163,7 @@ def test_a_checkpoint_is_verified_once_for_its_name_and_its_evaluation(run, monk
     assert verified == [checkpoint, checkpoint]  # another config looks again
 
 
-@pytest.mark.parametrize("adapter", ["average", "student"])
+@pytest.mark.parametrize("adapter", slow_but(["average", "student"], "average"))
 def test_each_checkpoint_has_the_adapter_that_the_run_would_export(world, tmp_path, adapter):
     settings = ("~report", "phase.ema.decay=0.5", "phase.ema.update_interval=1")
     choice = f"callbacks.adapter_export.adapter={adapter}"

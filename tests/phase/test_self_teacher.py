@@ -68,6 +68,7 @@ def test_a_report_that_compares_teachers_is_an_error_before_anything_is_trained(
         report.check({"teacher": get_class("my_teacher.SelfTeacher")(template="{}", guidance_scale=1.0)})
 
 
+@pytest.mark.slow
 def test_the_average_follows_and_a_resumed_run_is_the_same(build):
     settings = ("callbacks.round_checkpoint.every_n_rounds=1",)
     whole = build("whole", "trainer.max_epochs=3", *settings)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check import ConfigError, config_errors
 from diffopd.command.called import StoppedError, call_command, compose_command, equivalent_arguments
@@ -58,9 +58,18 @@ class Run:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))  # a text is what users have
+
     @property
     def config(self) -> DictConfig:
-        """The resolved config."""
+        """The resolved config.
+
+        Raises:
+            ValueError: If the folder is not a run's.
+        """
+        if not (self.folder / CONFIG).is_file():
+            raise ValueError(f"{self.folder.absolute()} holds no {CONFIG}; give the folder of a run")
         return read_config(self.folder / CONFIG)
 
     @property
@@ -178,8 +187,11 @@ def compose(
     Raises:
         ConfigError: If there is no such experiment or setting, with what was probably meant.
     """
+    if experiment is not None and "=" in experiment:
+        name = experiment.rpartition("=")[2]
+        raise ConfigError(f"experiment={experiment!r} must be the name alone, as in compose({name!r})")
     chosen = [] if experiment is None else [f"+experiment={experiment}"]
-    return compose_command("train", [*chosen, *overrides], config_dir=config_dir)
+    return compose_command("train", [*chosen, *_listed(overrides)], config_dir=config_dir)
 
 
 def build_experiment(config: DictConfig) -> Experiment:
@@ -199,6 +211,7 @@ def build_experiment(config: DictConfig) -> Experiment:
     """
     from diffopd.build.experiment import build
 
+    _check_composed(config)
     return build(copy.deepcopy(config))
 
 
@@ -221,9 +234,30 @@ def train_model(config: DictConfig) -> Run:
     from diffopd.run.recorded import typed
     from diffopd.train import train
 
+    _check_composed(config)
     with typed(equivalent_arguments(config)):
         call_command(train, copy.deepcopy(config), "train")
     return Run(Path(config.paths.run))
+
+
+def _listed(overrides: object) -> list[str]:
+    """Overrides as a list; a single text would be read letter by letter, and a mapping has its keys alone."""
+    if isinstance(overrides, (str, bytes, Mapping)) or not isinstance(overrides, Iterable):
+        raise ConfigError(
+            f'overrides={overrides!r} must be a list of texts, as in ["trainer.max_epochs=2", "seed=1"]'
+        )
+    return [str(override) for override in overrides]
+
+
+def _check_composed(config: object) -> None:
+    """Whether it is what :func:`compose` returns, with a name for its folder."""
+    if not isinstance(config, DictConfig) or "paths" not in config:
+        raise ConfigError(
+            f"config must be what diffopd.compose(...) returns, got a {type(config).__name__}; "
+            'as in train_model(compose("mopd_ode"))'
+        )
+    if OmegaConf.is_missing(config, "name"):
+        raise ConfigError('name is required; start from an experiment, compose("mopd_ode"), or give name=...')
 
 
 def load_model(
@@ -252,6 +286,11 @@ def load_model(
     from diffopd.build.trained_model import ADAPTER as STUDENT
     from diffopd.build.trained_model import load_with_adapters
 
+    if adapter is not None and not isinstance(adapter, (str, os.PathLike, Mapping)):
+        raise ConfigError(
+            f"adapter={adapter!r} must be a path, or several by name, as in "
+            '{"teacher": "package://assets/teachers/ocr"}'
+        )
     if adapter is None:
         places: dict[str, str] = {}
     elif isinstance(adapter, Mapping):
@@ -260,7 +299,7 @@ def load_model(
         places = {STUDENT: os.fspath(adapter)}
     given = [f"model={name}", "prompt=", f"device={device}"]
     given += [] if path is None else [f"model.path={quoted(os.fspath(path))}"]
-    cfg = compose_command("sample", [*given, *overrides], arguments=hydra_arguments, short=ADAPTER)
+    cfg = compose_command("sample", [*given, *_listed(overrides)], arguments=hydra_arguments, short=ADAPTER)
     loaded: list[Model] = []
 
     @config_errors()
@@ -318,7 +357,7 @@ def sample_images(
         raise ValueError(f"adapter={adapter}: the model has {there}; load it with load_model(adapter=...)")
     return draw(
         model.backbone,
-        [prompts] if isinstance(prompts, str) else list(prompts),
+        list(prompts) if isinstance(prompts, Iterable) and not isinstance(prompts, str) else [prompts],
         num_images=num_images,
         adapter=adapter,
         sampler=model.sampler,
@@ -370,7 +409,7 @@ def evaluate_model(
 
     register_evaluation_id()
     given = [] if adapter is None else [f"adapter={quoted(os.fspath(adapter))}"]
-    given += [f"benchmark={benchmark}", *overrides]
+    given += [f"benchmark={benchmark}", *_listed(overrides)]
     cfg = compose_command("evaluate", given, arguments=hydra_arguments, short=ADAPTER)
     folder = EvaluationFolder(Path(cfg.paths.run))  # before the commit of a model on the hub is put in
     call_command(config_errors()(run), cfg, "evaluate", short=ADAPTER)
@@ -408,7 +447,7 @@ def export_adapter(
     setting = "run" if isinstance(source, Run) or (Path(place) / CONFIG).is_file() else "adapter"
     given = [f"{setting}={quoted(place)}", f"to={quoted(os.fspath(to))}", f"format={format}"]
     given += [] if push_to_hub is None else [f"push_to_hub={quoted(push_to_hub)}"]
-    cfg = compose_command("export", [*given, *overrides], arguments=hydra_arguments, short=ADAPTER)
+    cfg = compose_command("export", [*given, *_listed(overrides)], arguments=hydra_arguments, short=ADAPTER)
     call_command(config_errors()(run), cfg, "export", short=ADAPTER)
     return expanded(os.fspath(to))
 

@@ -81,7 +81,7 @@ def equivalent_arguments(cfg: DictConfig) -> tuple[str, ...]:
 
     One that was changed after it was composed is named by the folder in which the run saves it.
     """
-    return _composed.get(_hash(cfg), (f"from={cfg.paths.run}",))
+    return _composed.get(_hash(cfg)) or (f"from={cfg.paths.run}",)
 
 
 def _hash(cfg: DictConfig) -> str:

@@ -55,6 +55,7 @@ def compose_command(
     Raises:
         ConfigError: If it cannot be composed.
     """
+    silence_known_noise()  # some settings are computed from weights, which brings the libraries
     register_given()
     OmegaConf.register_new_resolver("absolute", os.path.abspath, replace=True)
     typed = tuple(map(str, overrides))

@@ -2,6 +2,7 @@
 
 import logging
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ from diffopd.callbacks.adapter_export import AdapterExport
 def test_a_run_without_an_update_is_not_told_to_train_longer(tmp_path, caplog, updates, told):
     """Neither is a measurement, which trains nothing."""
     policy = SimpleNamespace(name="student", save=lambda folder: folder.mkdir())
-    phase = SimpleNamespace(handed_on=lambda wanted: policy, ema=SimpleNamespace(update_interval=8))
-    trainer = SimpleNamespace(is_global_zero=True, global_step=updates)
+    phase: Any = SimpleNamespace(handed_on=lambda wanted: policy, ema=SimpleNamespace(update_interval=8))
+    trainer: Any = SimpleNamespace(is_global_zero=True, global_step=updates)
     export = AdapterExport(
         adapter="average", peft_folder=str(tmp_path / "peft"), lora_folder=str(tmp_path / "lora")
     )

@@ -146,7 +146,13 @@ def test_a_config_folder_of_ones_own(user):
         ("mopd_odd", [], r"experiment=mopd_odd: there is no such choice; did you mean experiment=mopd_ode\?"),
         ("mopd_ode", ["sampler=cpss"], r"sampler=cpss: there is no such choice; did you mean sampler=cps\?"),
         ("mopd_ode", ["sampler.num_step=8"], r"sampler\.num_step is not a setting of sampler; did you mean"),
-        ("mopd_ode", ["seed=0,1"], "multirun"),
+        (
+            "mopd_ode",
+            ["seed=0,1"],
+            r"seed=0,1: several values are a sweep, .* a list is written seed=\[0,1\]",
+        ),
+        ("mopd_ode", "seed=1", r"overrides='seed=1' must be a list of texts"),
+        ("+experiment=mopd_ode", [], r"must be the name alone, as in compose\('mopd_ode'\)"),
     ],
 )
 def test_what_cannot_be_composed(experiment, overrides, message):
@@ -192,6 +198,22 @@ def test_a_config_that_cannot_work_is_an_error_of_the_call(user):
         diffopd.evaluate_model("nowhere", overrides=["device=cpu"])
     with pytest.raises(diffopd.ConfigError, match="nowhere"):
         diffopd.load_model(adapter="nowhere", device="cpu")
+    with pytest.raises(
+        diffopd.ConfigError, match=r"^model=runs/x: there is no such choice; a folder of weights"
+    ):
+        diffopd.load_model("runs/x", device="cpu")
+    with pytest.raises(diffopd.ConfigError, match=r"^device=cuda:99: this machine has .*; take auto or cpu"):
+        diffopd.load_model(device="cuda:99")
+
+
+def test_a_config_that_is_none_of_composes(user):
+    for call in (diffopd.train_model, diffopd.build_experiment):
+        with pytest.raises(
+            diffopd.ConfigError, match=r"^config must be what diffopd\.compose\(\.\.\.\) returns"
+        ):
+            call(OmegaConf.create({"trainer": {"max_epochs": 3}}))
+        with pytest.raises(diffopd.ConfigError, match=r"^name is required; start from an experiment"):
+            call(diffopd.compose())
 
 
 # Runs.
@@ -227,6 +249,8 @@ def test_a_folder_in_use(small, user, monkeypatch):
 def test_a_run_without_an_adapter(user):
     with pytest.raises(ValueError, match="holds no adapter: the run is not finished, or it trained a whole"):
         _ = diffopd.Run(user).adapter
+    with pytest.raises(ValueError, match=r"holds no config\.yaml; give the folder of a run"):
+        _ = diffopd.Run(str(user)).config  # type: ignore[arg-type]
 
 
 # Images.
@@ -253,9 +277,13 @@ def test_images_of_several_adapters(small, user):
         ({"adapter": "three"}, "adapter=three: the model has one, two; load it with"),
         ({"adapter": "one", "num_images": 0}, "num_images=0 must be at least 1"),
         ({"adapter": "one", "batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"adapter": "one", "guidance_scale": -1.0}, r"guidance_scale=-1\.0 must be a number from 0"),
+        ({"adapter": "one", "seed": -1}, "seed=-1 must be a whole number from 0 to 4294967295"),
     ):
         with pytest.raises(ValueError, match=message):
             diffopd.sample_images(model, prompts, **settings)
+    with pytest.raises(ValueError, match="got 4 images, 2 labels"):
+        diffopd.image_sheet(drawn["one"], ["a", "b"])
     with pytest.raises(ValueError, match="no prompt is given"):
         diffopd.sample_images(model, [], adapter="one")
 

@@ -71,6 +71,11 @@ def test_anything_else_is_returned_as_it_is(tmp_path):
     assert [adapter_of(path, setting="adapter") for path in paths] == paths
 
 
+def test_a_folder_of_runs_names_them(run):
+    with pytest.raises(ValueError, match=rf"holds runs; name one of them: .*/{run.name}$"):
+        adapter_of(run.parent, setting="adapter")
+
+
 def test_a_checkpoint_stands_for_its_adapter(run):
     checkpoint = run / "states" / "round_000010"
     assert adapter_of(checkpoint, setting="adapter") == str(checkpoint / "adapter")

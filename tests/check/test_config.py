@@ -136,7 +136,7 @@ def test_the_papers_noise_sweep_passes(composed, noise_level):
         (["adapter.target_modules=attn.to_q"], "adapter.target_modules=attn.to_q must be a list"),
         (["callbacks.adapter_export.adapter=averag"], "one of average, student; did you mean average?"),
         (["~loss"], "DistillPhase needs a loss and none is chosen; choose one with +loss=... (clean_l2"),
-        (["~data"], "no data is chosen; start from an experiment"),
+        (["~data"], "no data is chosen; start from an experiment, +experiment=... (`diffopd experiments`"),
     ],
 )  # fmt: skip
 def test_settings_that_are_refused(composed, overrides, message):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffopd.api.place import Place
+from diffopd.api.given import Place, listed
 from diffopd.check import config_errors
 from diffopd.command.called import call_command, compose_command
 from diffopd.config.arguments import ADAPTER, hydra_arguments, quoted
@@ -66,7 +66,7 @@ def evaluate_model(
 
     register_evaluation_id()
     given = [] if adapter is None else [f"adapter={quoted(os.fspath(adapter))}"]
-    given += [f"benchmark={benchmark}", *overrides]
+    given += [f"benchmark={benchmark}", *listed(overrides)]
     cfg = compose_command("evaluate", given, arguments=hydra_arguments, short=ADAPTER)
     folder = EvaluationFolder(Path(cfg.paths.run))  # before the commit of a model on the hub is put in
     call_command(config_errors()(run), cfg, "evaluate", short=ADAPTER)

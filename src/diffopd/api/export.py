@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffopd.api.place import Place
+from diffopd.api.given import Place, listed
 from diffopd.api.training import Run
 from diffopd.check import config_errors
 from diffopd.command.called import call_command, compose_command
@@ -45,7 +45,7 @@ def export_adapter(
     setting = "run" if isinstance(source, Run) or (Path(place) / CONFIG).is_file() else "adapter"
     given = [f"{setting}={quoted(place)}", f"to={quoted(os.fspath(to))}", f"format={format}"]
     given += [] if push_to_hub is None else [f"push_to_hub={quoted(push_to_hub)}"]
-    cfg = compose_command("export", [*given, *overrides], arguments=hydra_arguments, short=ADAPTER)
+    cfg = compose_command("export", [*given, *listed(overrides)], arguments=hydra_arguments, short=ADAPTER)
     call_command(config_errors()(run), cfg, "export", short=ADAPTER)
     return expanded(os.fspath(to))
 

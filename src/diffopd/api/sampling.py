@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from omegaconf import DictConfig
 
-from diffopd.api.place import Place
-from diffopd.check import config_errors
+from diffopd.api.given import Place, listed
+from diffopd.check import ConfigError, config_errors
 from diffopd.command.called import call_command, compose_command
 from diffopd.config.arguments import ADAPTER, hydra_arguments, quoted
 
@@ -65,6 +65,11 @@ def load_model(
     from diffopd.build.trained_model import ADAPTER as STUDENT
     from diffopd.build.trained_model import load_with_adapters
 
+    if adapter is not None and not isinstance(adapter, (str, os.PathLike, Mapping)):
+        raise ConfigError(
+            f"adapter={adapter!r} must be a path, or several by name, as in "
+            '{"teacher": "package://assets/teachers/ocr"}'
+        )
     if adapter is None:
         places: dict[str, str] = {}
     elif isinstance(adapter, Mapping):
@@ -73,7 +78,7 @@ def load_model(
         places = {STUDENT: os.fspath(adapter)}
     given = [f"model={name}", "prompt=", f"device={device}"]
     given += [] if path is None else [f"model.path={quoted(os.fspath(path))}"]
-    cfg = compose_command("sample", [*given, *overrides], arguments=hydra_arguments, short=ADAPTER)
+    cfg = compose_command("sample", [*given, *listed(overrides)], arguments=hydra_arguments, short=ADAPTER)
     loaded: list[Model] = []
 
     @config_errors()
@@ -131,7 +136,7 @@ def sample_images(
         raise ValueError(f"adapter={adapter}: the model has {there}; load it with load_model(adapter=...)")
     return draw(
         model.backbone,
-        [prompts] if isinstance(prompts, str) else list(prompts),
+        list(prompts) if isinstance(prompts, Iterable) and not isinstance(prompts, str) else [prompts],
         num_images=num_images,
         adapter=adapter,
         sampler=model.sampler,

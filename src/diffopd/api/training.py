@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from diffopd.api.place import Place
+from diffopd.api.given import Place, listed
+from diffopd.check import ConfigError
 from diffopd.command.called import call_command, compose_command, equivalent_arguments
 from diffopd.config.saved import CONFIG, read_config
 
@@ -31,9 +32,18 @@ class Run:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))  # a text is what users have
+
     @property
     def config(self) -> DictConfig:
-        """The resolved config."""
+        """The resolved config.
+
+        Raises:
+            ValueError: If the folder is not a run's.
+        """
+        if not (self.folder / CONFIG).is_file():
+            raise ValueError(f"{self.folder.absolute()} holds no {CONFIG}; give the folder of a run")
         return read_config(self.folder / CONFIG)
 
     @property
@@ -107,8 +117,11 @@ def compose(
     Raises:
         ConfigError: If there is no such experiment or setting, with what was probably meant.
     """
+    if experiment is not None and "=" in experiment:
+        name = experiment.rpartition("=")[2]
+        raise ConfigError(f"experiment={experiment!r} must be the name alone, as in compose({name!r})")
     chosen = [] if experiment is None else [f"+experiment={experiment}"]
-    return compose_command("train", [*chosen, *overrides], config_dir=config_dir)
+    return compose_command("train", [*chosen, *listed(overrides)], config_dir=config_dir)
 
 
 def build_experiment(config: DictConfig) -> Experiment:
@@ -128,6 +141,7 @@ def build_experiment(config: DictConfig) -> Experiment:
     """
     from diffopd.build.experiment import build
 
+    _check_composed(config)
     return build(copy.deepcopy(config))
 
 
@@ -150,6 +164,18 @@ def train_model(config: DictConfig) -> Run:
     from diffopd.run.recorded import typed
     from diffopd.train import train
 
+    _check_composed(config)
     with typed(equivalent_arguments(config)):
         call_command(train, copy.deepcopy(config), "train")
     return Run(Path(config.paths.run))
+
+
+def _check_composed(config: object) -> None:
+    """Whether it is what :func:`compose` returns, with a name for its folder."""
+    if not isinstance(config, DictConfig) or "paths" not in config:
+        raise ConfigError(
+            f"config must be what diffopd.compose(...) returns, got a {type(config).__name__}; "
+            'as in train_model(compose("mopd_ode"))'
+        )
+    if OmegaConf.is_missing(config, "name"):
+        raise ConfigError('name is required; start from an experiment, compose("mopd_ode"), or give name=...')

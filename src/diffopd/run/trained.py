@@ -36,12 +36,20 @@ def adapter_of(path: str | Path, *, setting: str) -> str:
         setting: Where the config names it, for messages.
 
     Raises:
-        ValueError: If the checkpoint is damaged, or there is no adapter in the checkpoint or the run.
+        ValueError: If the checkpoint is damaged, there is no adapter in the checkpoint or the run, or the
+            folder holds runs.
     """
     folder, where = Path(resolve_path(path)), f"{setting}={path}"
     if is_checkpoint(folder):
         return str(_of_checkpoint(folder, where))
-    return adapter_of_run(folder, where) if is_run(folder) else str(path)
+    if is_run(folder):
+        return adapter_of_run(folder, where)
+    runs = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}") if is_run(file.parent))
+    if runs and not _has_weights(folder):
+        raise ValueError(
+            f"{where} holds runs; name one of them: {', '.join(f'{path}/{run}' for run in runs)}"
+        )
+    return str(path)
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -58,9 +66,13 @@ def is_checkpoint(folder: Path) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a training, and not an adapter's or a transformer's."""
+    return (folder / CONFIG).is_file() and not _has_weights(folder)
+
+
+def _has_weights(folder: Path) -> bool:
     files = (file.name for file in folder.glob("*.safetensors"))
     weights = [ADAPTER_CONFIG, MODEL_CONFIG, TRANSFORMER, *files]
-    return (folder / CONFIG).is_file() and not any((folder / name).exists() for name in weights)
+    return any((folder / name).exists() for name in weights)
 
 
 def _of_checkpoint(folder: Path, where: str) -> Path:

@@ -12,6 +12,7 @@ import yaml
 from diffusers import SD3Transformer2DModel
 from hydra import compose, initialize_config_dir
 from peft import PeftModel
+from safetensors.torch import save_file
 
 from diffopd import sample
 from diffopd.adapter.location import WEIGHTS
@@ -30,7 +31,7 @@ def save_checkpoint(folder, *, adapter=True):
     def write(part):
         part.mkdir()
         (part / ADAPTER_CONFIG).write_text("{}")
-        (part / WEIGHTS).write_bytes(b"weights")
+        save_file({"lora": torch.ones(2)}, part / WEIGHTS)
 
     return write_checkpoint({"w": torch.ones(1)}, folder, {"adapter": write} if adapter else {})
 

@@ -222,7 +222,7 @@ def test_what_is_merely_later_is_never_removed(fit, tiny_phase, tmp_path, caplog
     newest = tmp_path / "round_000009"
     for number in (3, 4, 7):
         shutil.copytree(newest, tmp_path / f"round_{number:06d}")
-    (tmp_path / "round_000003" / MANIFEST).write_text('{"version": 2, "files": {}}')
+    (tmp_path / "round_000003" / MANIFEST).write_text('{"version": 99, "files": {}}')
     write_checkpoint({"foreign": torch.ones(1)}, tmp_path / "elsewhere")
     (tmp_path / "round_000006").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "round_000008").write_text("a file")

@@ -201,8 +201,8 @@ def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path, capsys):
     write_run(tmp_path / "mopd_sft", "mopd_sft", 0, {REWARD: [0.5]}, planned=7, finished=False)
     page = page_of(tmp_path, "labels={mopd_ode: 'OPD <ODE>'}")
     out = capsys.readouterr().out
-    assert "noise_0_over_07: not decidable" not in out
-    assert re.search(r"noise_0_over_07, guidance 1: holds \(Holm p < 0\.001; Welch, seeds and prompts", out)
+    assert "noise_0_over_07: open" not in out
+    assert re.search(r"noise_0_over_07, guidance 1: holds \(Holm p < 0\.001; paired, 3 seeds, seeds and prompts", out)
     assert "10 more claims are about methods that these runs do not have" in out
     assert "opd_ceiling_dmd" not in out + page  # no run is about it
     assert f"not finished: {tmp_path / 'mopd_sft'}" in out

@@ -163,7 +163,10 @@ def test_a_damaged_note_or_result_is_scored_again(tmp_path):
     place = run.scores_at("mini", 1.0)
 
     def resumes():
-        return [next(a for a in job if a.startswith("resume=")) for job in comparison._scoring(run, cfg)]
+        return [
+            next(a for a in job if a.startswith("resume="))
+            for job in comparison.scoring(run, cfg.benchmarks, cfg.shared, cfg.threads_each)
+        ]
 
     result = EvaluationResult(
         benchmark="mini", seed=0, guidance_scale=1.0, adapter=None, tasks={}, held_out={}

@@ -142,7 +142,7 @@ def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
         Job(
             name=f"{run.name}/scores",
             needs=[run.name] if run.command is not None else [],
-            commands=lambda run=run: _scoring(run, cfg),
+            commands=lambda run=run: scoring(run, cfg.benchmarks, cfg.shared, cfg.threads_each),
             log=run.folder / "scores" / "output.log",
         )
         for run in rows
@@ -162,11 +162,21 @@ def _training(run: RowRun, rows: Sequence[RowRun]) -> Iterator[Sequence[str]]:
         yield ["diffopd.cascade", *run.arguments, f"hydra.run.dir={quoted(str(run.folder))}"]
 
 
-def _scoring(run: RowRun, cfg: DictConfig) -> Iterator[Sequence[str]]:
-    for benchmark in cfg.benchmarks:
+def scoring(
+    run: RowRun, benchmarks: Sequence[str], shared: Sequence[str], threads: int | str
+) -> Iterator[Sequence[str]]:
+    """Every evaluation of a run that is not there yet, as arguments of ``diffopd.worker``.
+
+    Args:
+        run: A trained model, or the base.
+        benchmarks: Files of ``conf/benchmark``.
+        shared: Overrides of every evaluation.
+        threads: Torch threads of each, or ``auto``.
+    """
+    for benchmark in benchmarks:
         for scale in run.guidance:
             place = run.scores_at(benchmark, scale)
-            made_of = _made_of(run, benchmark, scale, list(cfg.shared))
+            made_of = _made_of(run, benchmark, scale, list(shared))
             note = place / MADE_OF
             scored = note.is_file()
             if scored and _is_intact(place / RESULTS) and _read_note(note) == made_of:
@@ -177,8 +187,8 @@ def _scoring(run: RowRun, cfg: DictConfig) -> Iterator[Sequence[str]]:
                 f"guidance_scale={scale:g}",
                 f"adapter_path={quoted(str(run.adapter)) if run.adapter else 'null'}",
                 "save_images=true",
-                f"num_threads={cfg.threads_each}",
-                *cfg.shared,
+                f"num_threads={threads}",
+                *shared,
                 # never: the adapter is another one now
                 f"resume={'never' if scored and _read_note(note) != made_of else 'auto'}",
                 f"hydra.run.dir={quoted(str(place))}",

@@ -386,7 +386,8 @@ def test_verdicts_of_the_ablations():
     measuring = Measuring(benchmark=settings["benchmark_name"], window=settings["running_mean"])
     page = text_of("ablations", "README.md")
     printed = [row for row in rows_of(page) if row[0].startswith("Figure ")]
-    verdicts = judge(claims, methods, measuring, test=settings["test"])
+    every = judge(claims, methods, measuring, test=settings["test"])
+    verdicts = [verdict for verdict in every if not verdict.no_runs]
     assert f"for all {len(verdicts)} tests of the page" in page
     for verdict, row in zip(verdicts, printed, strict=True):
         digits = 0 if verdict.claim.metric.endswith("_to_level") else 3

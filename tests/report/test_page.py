@@ -202,7 +202,9 @@ def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path, capsys):
     page = page_of(tmp_path, "labels={mopd_ode: 'OPD <ODE>'}")
     out = capsys.readouterr().out
     assert "noise_0_over_07: open" not in out
-    assert re.search(r"noise_0_over_07, guidance 1: holds \(Holm p < 0\.001; paired, 3 seeds, seeds and prompts", out)
+    assert re.search(
+        r"noise_0_over_07, guidance 1: holds \(Holm p < 0\.001; paired, 3 seeds, seeds and prompts", out
+    )
     assert "10 more claims are about methods that these runs do not have" in out
     assert "opd_ceiling_dmd" not in out + page  # no run is about it
     assert f"not finished: {tmp_path / 'mopd_sft'}" in out

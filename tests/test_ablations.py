@@ -11,7 +11,16 @@ from omegaconf import OmegaConf
 
 from diffopd.check import ConfigError
 from diffopd.config.folder import config_folder
-from diffopd.jobs.cells import ablation_names, index_of, jobs_of, read_cells, report_jobs, scoring_jobs
+from diffopd.jobs.cells import (
+    CLAIMS,
+    ablation_names,
+    index_of,
+    jobs_of,
+    read_cells,
+    report_jobs,
+    scoring_jobs,
+)
+from diffopd.report.methods.claims import read_claims
 from support import programs
 from support.run_folders import result
 
@@ -86,6 +95,17 @@ def test_more_seeds_keep_the_cells_of_fewer(cells):
     added = {cell.folder: cell.seed for cell in more if cell.folder not in folders}
     assert folders <= {cell.folder for cell in more}
     assert sorted(added.values()) == [3, 3, 4, 4]
+
+
+def test_claims_about_noise_are_about_cells(cells):
+    """A claim's method is what the page calls a cell, or the name of its run."""
+    files = [name for name, claims in CLAIMS.items() if claims == "noise"]
+    found = cells(f"ablations=[{','.join(files)}]", "seeds=1")
+    claims = read_claims(
+        OmegaConf.to_container(OmegaConf.load(Path(config_folder()) / "claims" / "noise.yaml"))
+    )
+    named = {side for claim in claims for side in (claim.method, claim.against)}
+    assert named == {cell.label.removeprefix("variant=") for cell in found}
 
 
 def test_other_benchmarks_are_scored_once_for_each_student(cells, tmp_path):

@@ -27,6 +27,11 @@ from diffopd.jobs.launch import Job, training_command
 
 SINGLE = "hydra.mode=RUN"
 """A file of an ablation sweeps; a cell is one training of it."""
+CLAIMS = {
+    **dict.fromkeys(("all", "method", "formulation"), "figures"),
+    **dict.fromkeys(("noise_weights", "noise_normalize", "noise_rounds", "noise_steps"), "noise"),
+}
+"""Page of an ablation -> file of ``conf/claims`` that it tests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +277,7 @@ def _report(name: str, page: Sequence[Cell], folder: Path) -> list[str]:
         f"labels={{{shown}}}" if shown else "labels=null",
         f"title={quoted(f'Ablation: {name}')}",
         f"out={quoted(str(folder / 'report' / name))}",
-        f"claims={'figures' if name in ('all', 'method', 'formulation') else 'noise' if name.startswith('noise_') else 'none'}",
+        f"claims={CLAIMS.get(name, 'none')}",
     ]
 
 

@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## Distil three teachers into one student, minutes on a CPU; ARGS="trainer.max_epochs=3".
 	$(RUN) +experiment=mopd_ode $(ARGS)
 
-table: install  ## Train and score every row of the paper's Table 1 (98 minutes on 2 slow cores); SEEDS=3.
+table: install  ## Train and score every row of the paper's Table 1 (about 100 minutes on 2 slow cores); SEEDS=3: seeds of every row.
 	$(BIN)/python -m diffopd.table seeds=$(or $(SEEDS),1) $(ARGS)
 
 ablations: install  ## Figures 5 and 6 and gradient variance (80 minutes on 2 cores); SEEDS=6; ABLATIONS=full: every file.

@@ -59,10 +59,6 @@ def line(base: str, now: str) -> str:
     Args:
         base: Digest of the base of its runs.
         now: Digest of the shipped base.
-
-    Examples:
-        >>> line("aa", "aa"), line("aa", "bb")
-        ('> Base model: `aa`, the shipped one.', '> Base model: `aa`, not the shipped one (`bb`): of an old model.')  # noqa: E501
     """
     rest = "the shipped one." if base == now else f"not the shipped one (`{now}`): of an old model."
     return f"{START}`{base}`, {rest}"

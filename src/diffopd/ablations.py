@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> None:
     print(f"{len(jobs)} runs for {len({cell.ablation for cell in cells})} ablations", flush=True)
     lines = cfg.seconds_per_line
     finish(jobs, num_processes=cfg.num_processes, seconds_per_line=lines)
-    benchmarks = list(cfg.benchmarks)
+    benchmarks = list(cfg.more_benchmarks)
     scorings = scoring_jobs(cells, benchmarks, list(cfg.guidance), cfg.threads_each)
     finish(scorings, num_processes=cfg.num_processes, seconds_per_line=lines)
     reports = report_jobs(

@@ -205,7 +205,7 @@ def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path, capsys):
     assert re.search(
         r"noise_0_over_07, guidance 1: holds \(Holm p < 0\.001; paired, 3 seeds, seeds and prompts", out
     )
-    assert "10 more claims are about methods that these runs do not have" in out
+    assert "12 more claims are about methods that these runs do not have" in out
     assert "opd_ceiling_dmd" not in out + page  # no run is about it
     assert f"not finished: {tmp_path / 'mopd_sft'}" in out
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:image/png;base64,|#)[^"'>]+""", page)
@@ -262,7 +262,7 @@ def test_a_page_of_other_runs_says_nothing_of_claims(tmp_path, capsys):
         assert text not in page
     out = capsys.readouterr().out
     assert "not decidable" not in out
-    assert "12 more claims are about methods that these runs do not have" in out
+    assert "14 more claims are about methods that these runs do not have" in out
 
 
 def test_labels_say_what_differs_with_three_settings_and_more(tmp_path):

@@ -64,7 +64,9 @@ def page(verdicts: Sequence[Verdict]) -> str:
     pairs = "\n".join(_pairs(name, effect) for name, effect in effects.items())
     return f"""# Seeds that decide, written before the runs
 
-Made from `data/` by `python experiments/seeds_needed.py experiments/ablations`; a test compares the two.
+Made by `python experiments/seeds_needed.py experiments/ablations` from `pilot/`, or from `data/` as long as
+there is none: before runs that are to decide replace those in `data/`, these move there, so that the plan
+stays what it was. A test compares page and runs.
 
 Seeds of each method with which the chance of a verdict is {POWER:.0%}, for each claim of
 `conf/claims/figures.yaml`. *Difference*: to find one as large as the margin. *Equivalence*: to find, by two
@@ -136,9 +138,14 @@ def _pairs(name: str, effect: SeedEffect) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def pilot(folder: Path) -> Path:
+    """The runs that the plan is made from: ``pilot``, once those that decide are in ``data``."""
+    return folder / "pilot" if (folder / "pilot").is_dir() else folder / "data"
+
+
 def main(folder: Path) -> None:
     """Write ``seeds.md`` beside ``data``."""
-    (folder / "seeds.md").write_text(page(judged(folder / "data")), encoding="utf-8")
+    (folder / "seeds.md").write_text(page(judged(pilot(folder))), encoding="utf-8")
 
 
 if __name__ == "__main__":

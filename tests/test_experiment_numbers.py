@@ -417,7 +417,7 @@ def seeds_needed():
 
 def test_the_plan_of_seeds_is_made_from_the_committed_runs():
     module = seeds_needed()
-    made = module.page(module.judged(EXPERIMENTS / "ablations" / "data"))
+    made = module.page(module.judged(module.pilot(EXPERIMENTS / "ablations")))
     assert text_of("ablations", "seeds.md") == made
     for name in ("mini", "mini_large"):
         with initialize_config_dir(config_folder(), version_base="1.3"):

@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> None:
 
     write_claims(
         runs,
-        cast(dict[str, Any], OmegaConf.to_container(cfg.claims or OmegaConf.create({}))),
+        cast(dict[str, Any], OmegaConf.to_container(cfg.get("claims") or OmegaConf.create({}))),
         folder / "claims.md",
         benchmark=cfg.benchmarks[0],
     )

@@ -9,8 +9,8 @@ TORCH_ARGS ?=
 # Hydra overrides for `make demo` and every step of `make mini-model`, or arguments for pytest in `make test`.
 ARGS ?=
 
-# Seeds of the table's reinforcement learning rows.
-SEEDS ?= 1
+# Seeds of every row of the table (1 if empty) and of every cell of the ablations (3).
+SEEDS ?=
 # Trials of every phase in `make soak`; empty: 50 for distillation and NFT, 10 for every other.
 TRIALS ?=
 # `full` runs every file of conf/experiment/ablation.
@@ -44,11 +44,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## Distil three teachers into one student, minutes on a CPU; ARGS="trainer.max_epochs=3".
 	$(RUN) +experiment=mopd_ode $(ARGS)
 
-table: install  ## Train and score every row of the paper's Table 1 (98 minutes on 2 slow cores); SEEDS=3.
-	$(BIN)/python -m diffopd.table seeds=$(SEEDS) $(ARGS)
+table: install  ## Train and score every row of the paper's Table 1 (about 100 minutes on 2 slow cores); SEEDS=3: seeds of every row.
+	$(BIN)/python -m diffopd.table seeds=$(or $(SEEDS),1) $(ARGS)
 
-ablations: install  ## Figures 5 and 6 and gradient variance (70 minutes on 2 cores); ABLATIONS=full: every file.
-	$(BIN)/python -m diffopd.ablations $(if $(filter full,$(ABLATIONS)),ablations=all) $(ARGS)
+ablations: install  ## Figures 5 and 6 and gradient variance (80 minutes on 2 cores); SEEDS=6; ABLATIONS=full: every file.
+	$(BIN)/python -m diffopd.ablations seeds=$(or $(SEEDS),3) $(if $(filter full,$(ABLATIONS)),ablations=all) $(ARGS)
 
 test: install  ## Run the tests (8 minutes on 2 idle cores); ARGS="tests/flow -k sigma".
 	$(PYTEST) $(ARGS)

@@ -11,8 +11,18 @@ from omegaconf import OmegaConf
 
 from diffopd.check import ConfigError
 from diffopd.config.folder import config_folder
-from diffopd.jobs.cells import ablation_names, index_of, jobs_of, read_cells, report_jobs
+from diffopd.jobs.cells import (
+    CLAIMS,
+    ablation_names,
+    index_of,
+    jobs_of,
+    read_cells,
+    report_jobs,
+    scoring_jobs,
+)
+from diffopd.report.methods.claims import read_claims
 from support import programs
+from support.run_folders import result
 
 
 @pytest.fixture
@@ -53,7 +63,7 @@ def test_what_two_files_ask_for_is_trained_once(cells, tmp_path):
     }
     assert len(of_opd) == 1
     jobs = jobs_of(found, {}, tmp_path)
-    assert len(jobs) == len({cell.folder for cell in found}) == 2 * (4 + 3 + 1)
+    assert len(jobs) == len({cell.folder for cell in found}) == 2 * (4 + 4 + 1)
     index = index_of(found)
     opd = "variant=mopd_ode,seed=1"
     assert index["method"][opd] == index["formulation"][opd] != index["method"]["variant=mopd_ode,seed=0"]
@@ -76,6 +86,50 @@ def test_a_training_that_others_need_runs_before_them(cells, tmp_path):
 def test_the_first_seed_of_every_file_comes_first(cells):
     seeds = [cell.seed for cell in cells("ablations=[schedule,guidance]")]
     assert seeds == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_more_seeds_keep_the_cells_of_fewer(cells):
+    """`SEEDS=5 make ablations` after the default: only what is missing is trained."""
+    few, more = (cells("ablations=[schedule]", f"seeds={number}") for number in (3, 5))
+    folders = {cell.folder for cell in few}
+    added = {cell.folder: cell.seed for cell in more if cell.folder not in folders}
+    assert folders <= {cell.folder for cell in more}
+    assert sorted(added.values()) == [3, 3, 4, 4]
+
+
+def test_claims_about_noise_are_about_cells(cells):
+    """A claim's method is what the page calls a cell, or the name of its run."""
+    files = [name for name, claims in CLAIMS.items() if claims == "noise"]
+    found = cells(f"ablations=[{','.join(files)}]", "seeds=1")
+    claims = read_claims(
+        OmegaConf.to_container(OmegaConf.load(Path(config_folder()) / "claims" / "noise.yaml"))
+    )
+    named = {side for claim in claims for side in (claim.method, claim.against)}
+    assert named == {cell.label.removeprefix("variant=") for cell in found}
+
+
+def test_other_benchmarks_are_scored_once_for_each_student(cells, tmp_path):
+    found = cells("ablations=[method,formulation]", "seeds=1")
+    assert scoring_jobs(found, [], [1, 2], 1) == []
+    jobs = scoring_jobs(found, ["mini_large"], [1, 2], 1)
+    assert len(jobs) == len({cell.folder for cell in found})
+    adapter = found[0].folder / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    first = next(job for job in jobs if job.log == found[0].folder.with_suffix(".scores.log"))
+    commands = []
+    for command in first.commands():
+        commands.append(command)
+        place = found[0].folder / "scores" / f"mini_large_guidance_{len(commands)}"
+        scored = result({"ocr": 0.5}, guidance_scale=float(len(commands)))
+        scored.save(place / "results.json")  # as the command does, before its note is written
+    assert [command[:3] for command in commands] == [
+        ["diffopd.evaluate", "benchmark=mini_large", f"guidance_scale={scale}"] for scale in (1, 2)
+    ]
+    assert [*first.commands()] == []
+    (page, *_) = report_jobs(found, tmp_path, benchmark="mini_large")
+    with pytest.raises(FileNotFoundError):  # its labels are those of runs, which are not there
+        next(page.commands())
 
 
 def test_a_setting_makes_another_training_and_a_name_does_not(cells):
@@ -146,6 +200,6 @@ def test_a_training_made_for_other_ablations_is_labelled_by_the_name_it_has(cell
         name = "made_before" if cell is shared else cell.name
         (cell.folder / "config.yaml").write_text(f"name: {name}\n")
     (job,) = report_jobs(found, tmp_path)
-    ((*_, labels, _, _, _),) = job.commands()
+    ((_, _, labels, *_),) = job.commands()
     assert "made_before:" in labels
     assert f"{shared.name}:" not in labels

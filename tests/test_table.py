@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from diffopd.config.arguments import quoted
 from diffopd.config.folder import config_folder
 from diffopd.evaluation import EvaluationResult
 from diffopd.jobs import comparison
 from diffopd.jobs.comparison import RowRun, collect, jobs_of, keep_data, read_rows
+from diffopd.report.comparison.claims import write_claims
+from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.find import find_runs
 from support import programs
-from support.run_folders import result
+from support.run_folders import result, write_run
 
 TASKS = ("composition", "ocr", "aesthetic")
 ROW = {"command": None, "arguments": [], "teachers": {}, "seeds": 1, "guidance": [1], "note": ""}
@@ -136,16 +140,76 @@ def test_rows_draw_equally_many_images(rows):
 
 def test_the_base_is_scored_first_and_the_others_after_all_trainings(tmp_path):
     with initialize_config_dir(config_folder(), version_base="1.3"):
-        cfg = compose("table", overrides=["rows=table1", f"paths.run={tmp_path}"])
+        cfg = compose("table", overrides=["rows=table1", f"paths.run={tmp_path}", "seeds=3"])
     jobs = {job.name: job for job in jobs_of(read_rows(cfg, tmp_path), cfg)}
     names = list(jobs)
     trained = [name for name in names if not name.endswith("/scores")]
     assert names[: len(trained) + 1] == ["base/seed0/scores", *trained]
     assert list(jobs["base/seed0/scores"].needs) == []
     assert list(jobs["opd/seed2/scores"].needs) == ["opd/seed2"]
-    assert set(jobs["opd/seed2"].needs) == {f"teacher_{task}/seed0" for task in TASKS}
+    assert set(jobs["opd/seed2"].needs) == {f"teacher_{task}/seed2" for task in TASKS}
     assert {name.removesuffix("/scores") for name in names} == {*trained, "base/seed0"}
     assert len({job.log for job in jobs.values()}) == len(jobs)
+
+
+@pytest.mark.parametrize(("seeds", "taught_by"), [("null", 2), ("1", 0)])
+def test_a_student_learns_from_teachers_of_its_own_seed_where_there_are(tmp_path, seeds, taught_by):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        overrides = [f"rows.teacher_{task}.seeds={seeds}" for task in TASKS]
+        cfg = compose("table", overrides=["rows=table1", "seeds=3", *overrides])
+    rows = {run.name: run for run in read_rows(cfg, tmp_path)}
+    assert set(rows["opd/seed2"].taught_by.values()) == {f"teacher_{task}/seed{taught_by}" for task in TASKS}
+    (command,) = comparison._training(rows["opd/seed2"], list(rows.values()))
+    teacher = tmp_path / "teacher_ocr" / f"seed{taught_by}" / "adapter"
+    assert f"teacher.teachers.ocr.path={quoted(str(teacher))}" in command
+
+
+def test_every_trained_row_has_the_table_s_seeds_and_both_guidances(tmp_path):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        cfg = compose("table", overrides=["rows=table1", "seeds=3"])
+    rows = read_rows(cfg, tmp_path)
+    seeds = {name: [run.seed for run in rows if run.row == name] for name in cfg.rows}
+    assert seeds == {name: [0] if name == "base" else [0, 1, 2] for name in cfg.rows}
+    assert {tuple(run.guidance) for run in rows} == {(1.0, 2.0)}
+    claims = read_claims(OmegaConf.to_container(cfg.claims))
+    assert {side for claim in claims for side in (claim.method, claim.against)} <= set(seeds)
+
+
+def test_claims_are_tested_on_the_rows_that_are_kept(tmp_path, capsys):
+    """Students of several seeds, each with teachers of its own, are one method."""
+    rows = []
+    for name, scores in (("opd", (0.8, 0.81, 0.83)), ("multi_nft", (0.5, 0.52, 0.51))):
+        for seed, score in enumerate(scores):
+            teachers = {"ocr": "teacher_ocr"} if name == "opd" else {}
+            path = f"x/teacher_ocr/seed{seed}/adapter"
+            settings = {"teacher": {"teachers": {"ocr": {"path": path}}}} if teachers else {}
+            folder = tmp_path / name / f"seed{seed}"
+            write_run(folder, "mopd_ode", seed, {"train/reward/ocr": [0.1]}, settings=settings)
+            result({"ocr": score}).save(folder / "scores" / "mini_guidance_1" / "results.json")
+            rows.append(
+                RowRun(
+                    row=name,
+                    seed=seed,
+                    command="train",
+                    arguments=(),
+                    teachers=teachers,
+                    guidance=[1.0],
+                    note="",
+                    folder=folder,
+                )
+            )
+    kept = keep_data(rows, tmp_path / "data")
+    assert [f"{run.name}/{run.seed}" for run in kept[2:4]] == ["opd/2", "multi_nft/0"]
+    claims = OmegaConf.to_container(OmegaConf.load(Path(config_folder()) / "claims" / "table1.yaml"))
+    for runs in (kept, find_runs([str(tmp_path / "data")])):
+        write_claims(runs, claims, tmp_path / "claims.md", benchmark="mini")
+        text = (tmp_path / "claims.md").read_text()
+        (line,) = [line for line in text.splitlines() if "DiffusionNFT" in line]
+        assert "ends higher than DiffusionNFT on all rewards | 1 | 0.02 |" in line
+        assert "| holds | +0.303 (" in line
+    assert "holds" in capsys.readouterr().out
+    write_claims(kept, {}, tmp_path / "none.md", benchmark="mini")
+    assert not (tmp_path / "none.md").exists()
 
 
 def images_of(arguments):
@@ -163,7 +227,10 @@ def test_a_damaged_note_or_result_is_scored_again(tmp_path):
     place = run.scores_at("mini", 1.0)
 
     def resumes():
-        return [next(a for a in job if a.startswith("resume=")) for job in comparison._scoring(run, cfg)]
+        return [
+            next(a for a in job if a.startswith("resume="))
+            for job in comparison.scoring(run, cfg.benchmarks, cfg.shared, cfg.threads_each)
+        ]
 
     result = EvaluationResult(
         benchmark="mini", seed=0, guidance_scale=1.0, adapter=None, tasks={}, held_out={}

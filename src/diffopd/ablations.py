@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     """Run the ablations ``cfg`` names; what is finished already is not trained again."""
     from diffopd.files.atomic import atomic_write_json
-    from diffopd.jobs.cells import index_of, jobs_of, read_cells, report_jobs
+    from diffopd.jobs.cells import index_of, jobs_of, read_cells, report_jobs, scoring_jobs
     from diffopd.jobs.side_by_side import finish
 
     folder = Path(cfg.paths.run)
@@ -39,7 +39,13 @@ def run(cfg: DictConfig) -> None:
     print(f"{len(jobs)} runs for {len({cell.ablation for cell in cells})} ablations", flush=True)
     lines = cfg.seconds_per_line
     finish(jobs, num_processes=cfg.num_processes, seconds_per_line=lines)
-    finish(report_jobs(cells, folder), num_processes=1, seconds_per_line=lines)
+    benchmarks = list(cfg.more_benchmarks)
+    scorings = scoring_jobs(cells, benchmarks, list(cfg.guidance), cfg.threads_each)
+    finish(scorings, num_processes=cfg.num_processes, seconds_per_line=lines)
+    reports = report_jobs(
+        cells, folder, benchmark=benchmarks[0] if benchmarks else "mini", running_mean=cfg.running_mean
+    )
+    finish(reports, num_processes=1, seconds_per_line=lines)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ if __name__ == "__main__":  # before the imports below take their time
     begin()
 
 from pathlib import Path
+from typing import Any, cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check import config_errors
 from diffopd.command.program import command
@@ -40,7 +41,15 @@ def run(cfg: DictConfig) -> None:
     jobs = jobs_of(rows, cfg)
     finish(jobs, num_processes=cfg.num_processes, seconds_per_line=cfg.seconds_per_line)
     write_comparison(collect(rows, list(cfg.benchmarks)), folder, num_shown=cfg.num_shown)
-    keep_data(rows, folder / "data")
+    runs = keep_data(rows, folder / "data")
+    from diffopd.report.comparison.claims import write_claims
+
+    write_claims(
+        runs,
+        cast(dict[str, Any], OmegaConf.to_container(cfg.get("claims") or OmegaConf.create({}))),
+        folder / "claims.md",
+        benchmark=cfg.benchmarks[0],
+    )
 
 
 if __name__ == "__main__":

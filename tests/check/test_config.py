@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
@@ -15,6 +16,7 @@ from diffopd.check.combination import combination_problems, loss_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
 from diffopd.config.aliases import choices
+from diffopd.config.folder import config_folder
 from diffopd.evaluate.settings import register_evaluation_id
 
 register_evaluation_id()  # as diffopd.evaluate does
@@ -309,3 +311,19 @@ except ConfigError:
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def checked_report(*overrides):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        check_config(compose("report", overrides=list(overrides)), "report", list(overrides))
+
+
+@pytest.mark.parametrize("name", ["figures", "noise", "table1", "none"])
+def test_claims_can_be_tested(name):
+    """A margin may be a share, and the default test is one of those that there are."""
+    checked_report(f"claims={name}")
+
+
+def test_a_margin_that_is_no_share_is_refused():
+    with pytest.raises(ConfigError, match=r"margin=ten must be a number .* or a share such as 10 %"):
+        checked_report("claims.opd_speed_dmd.margin=ten")

@@ -50,9 +50,9 @@ def scored(*scores):
     ("first", "second", "outcome"),
     [
         ((0.8, 0.9, 1.0), (0.5, 0.7, 0.6), "holds"),  # 0.3, error 0.0816, 4 degrees of freedom: p = .021
-        ((0.5, 0.7, 0.6), (0.8, 0.9, 1.0), "does not hold here"),
-        ((0.8, 0.6, 1.0), (0.5, 0.7, 0.6), "not decidable at 3 seeds"),  # 0.2, error 0.129, p = .21
-        ((0.5, 0.5), (0.5, 0.5), "not decidable at 2 seeds"),
+        ((0.5, 0.7, 0.6), (0.8, 0.9, 1.0), "does not hold"),
+        ((0.8, 0.6, 1.0), (0.5, 0.7, 0.6), "open at 3 seeds"),  # 0.2, error 0.129, p = .21
+        ((0.5, 0.5), (0.5, 0.5), "open at 2 seeds"),
         ((0.8, 0.9, 1.0), (0.5,), "not decidable at 1 seed"),
         ((0.8, 0.9), (), "not decidable at 0 seeds"),
     ],
@@ -103,7 +103,7 @@ def test_what_never_reaches_the_level_can_refute_and_not_hold(tmp_path):
     methods = methods_of(tmp_path, a=never, b=reaches)
     verdict = judge(claim(metric="rounds_to_level", level=1.0), methods, MEASURING)
     assert verdict.method.unreached == [0, 1]
-    assert verdict.outcome == "not decidable at 2 seeds"
+    assert verdict.outcome == "open at 2 seeds"
     assert verdict.reason == "seeds 0, 1 of a never reached the level"
 
 
@@ -135,7 +135,9 @@ def test_runs_of_one_name_with_several_settings_are_no_method_of_that_name(tmp_p
         ({"metric": "rounds_to_level"}, r"claims.one.level=None must be in \(0, 1\]"),
         ({"level": 0.5}, "claims.one.level=0.5 must be null for final_score"),
         ({"kind": "x"}, "claims.one must have figure, text, .* and has .*kind"),
-        ({"margin": 0}, "claims.one.margin=0 must be a number above 0, or null"),
+        ({"margin": 0}, "claims.one.margin=0 must be a number above 0, a share such as 10 %, or null"),
+        ({"margin": "ten"}, "claims.one.margin=ten must be a number above 0, a share such as 10 %, or null"),
+        ({"margin": "0 %"}, "claims.one.margin=0 % must be a number above 0"),
     ],
 )
 def test_a_claim_that_makes_no_sense_is_refused(entry, message):
@@ -158,7 +160,7 @@ def test_rounds_that_are_known_to_twenty_do_not_hold_by_equal_differences(tmp_pa
     for test in ("welch", "paired"):
         verdict = judge(one, methods, MEASURING, test=test)
         assert (verdict.method.resolution, verdict.difference.mean) == (20, 20)
-        assert verdict.outcome == "not decidable at 3 seeds"
+        assert verdict.outcome == "open at 3 seeds"
         assert verdict.difference.low < 0 < verdict.difference.high
     # Paired: variance 2 * 20**2 / 12 of a difference, so an error of 4.714; t of 2 degrees of freedom.
     assert verdict.difference.high == pytest.approx(20 + 4.302653 * (2 * 400 / 12 / 3) ** 0.5, abs=1e-4)
@@ -174,7 +176,7 @@ def test_p_is_adjusted_for_all_claims_of_a_page(tmp_path):
     assert first.outcome == "holds"
     many = judge_all([claim(), *[claim(against="c")] * 3], methods, MEASURING)
     assert many[0].p == pytest.approx(4 * raw[0], abs=1e-6)  # .0845
-    assert many[0].outcome == "not decidable at 3 seeds"
+    assert many[0].outcome == "open at 3 seeds"
     assert many[0].difference.low > 0
     assert many[0].reason.startswith("its own interval excludes 0, but with so many tests")
 
@@ -200,8 +202,39 @@ def test_no_difference_that_matters(tmp_path):
     assert verdict.p_equivalent == pytest.approx(0.0018, abs=1e-4)
     assert verdict.outcome == "no difference larger than 0.05"
     assert verdict.kind == "equal"
-    assert judge(claim(margin=0.01), methods, MEASURING).outcome == "not decidable at 3 seeds"
-    assert judge(claim(), methods, MEASURING).outcome == "not decidable at 3 seeds"
+    open_at = judge(claim(margin=0.01), methods, MEASURING)
+    # Variance 0.0002 of both sides together, margin sqrt(2) times that of one: as in test_seeds_needed.
+    assert open_at.outcome == "open: 18 seeds would decide"
+    assert open_at.needed.decide == 18
+    assert judge(claim(), methods, MEASURING).outcome == "open at 3 seeds"
+
+
+def test_a_margin_may_be_a_share_of_the_others_mean(tmp_path):
+    methods = methods_of(tmp_path, a=scored(0.80, 0.81, 0.82), b=scored(0.81, 0.80, 0.82))
+    verdict = judge(claim(margin="10 %"), methods, MEASURING)
+    assert verdict.margin == pytest.approx(0.081)
+    assert verdict.outcome == "no difference larger than 10 % (0.081)"
+
+
+def test_what_would_decide_goes_by_the_measured_difference_where_that_is_beyond_the_margin(tmp_path):
+    methods = methods_of(tmp_path, a=scored(0.8, 0.6, 1.0), b=scored(0.5, 0.7, 0.6))
+    verdict = judge(claim(margin=0.02), methods, MEASURING)
+    assert verdict.needed.beyond
+    assert verdict.needed.seen == verdict.needed.decide < verdict.needed.difference
+    assert verdict.outcome == f"open: {verdict.needed.seen} seeds would decide"
+
+
+def test_the_rule_pairs_seeds_where_they_have_something_in_common(tmp_path):
+    methods = methods_of(tmp_path, a=scored(0.52, 0.61, 0.71, 0.80), b=scored(0.51, 0.60, 0.69, 0.79))
+    verdict = judge(claim(), methods, MEASURING)
+    assert verdict.effect.pairs_help
+    assert verdict.difference.num_pairs == 4
+    assert judge(claim(), methods, MEASURING, test="welch").difference.num_pairs is None
+    other = methods_of(tmp_path / "other", a=scored(0.8, 0.6, 0.7, 0.5), b=scored(0.5, 0.7, 0.6, 0.8))
+    apart = judge(claim(), other, MEASURING)
+    assert not apart.effect.pairs_help
+    assert apart.difference.num_pairs is None
+    assert judge(claim(), other, MEASURING, test="paired").difference.num_pairs == 4
 
 
 def test_scores_of_other_prompts_are_not_compared(tmp_path):
@@ -230,7 +263,7 @@ def test_prompts_are_drawn_too(tmp_path):
 
 
 def test_a_test_that_is_not_known_is_named(tmp_path):
-    with pytest.raises(ValueError, match="test=anova must be one of welch, paired"):
+    with pytest.raises(ValueError, match="test=anova must be one of by_rule, welch, paired"):
         judge_all([claim()], [], MEASURING, test="anova")
 
 

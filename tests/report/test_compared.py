@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffopd.evaluation.result import EvaluationResult, TaskResult
+from diffopd.report.comparison import figures
 from diffopd.report.comparison.compared import ComparedRow, TrainingCost, normalised_means, summarise
 from diffopd.report.comparison.comparison import read_csv, to_markdown, write_comparison
 from diffopd.report.run.images import save_png
@@ -95,6 +96,20 @@ def test_everything_is_written(tmp_path, capsys):
         lines = list(csv.DictReader(file))
     assert [line["row"] for line in lines] == ["base", "a", "b"]
     assert float(lines[1]["mini/ocr/low"]) == pytest.approx(0.2)
+
+
+def test_curves_are_drawn_per_seed_with_their_mean(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "diffopd.report.comparison.figures.save_figure", lambda figure, path: drawn.append(figure)
+    )
+    seeds = [
+        replace(full_row(tmp_path, f"a{seed}", (0.2, 0.4, 0.6)), name="a", seed=seed) for seed in range(3)
+    ]
+    figures.reward_by_minutes([*seeds, full_row(tmp_path, "b", (0.5, 0.7))], tmp_path / "curves.png")
+    (axis,) = drawn[0].axes
+    assert len(axis.get_lines()) == 3 + 1 + 1  # seeds of a, their mean, and the only seed of b
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "b"]
 
 
 def test_a_csv_keeps_that_an_interval_is_not_known(tmp_path):

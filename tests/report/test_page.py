@@ -201,9 +201,11 @@ def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path, capsys):
     write_run(tmp_path / "mopd_sft", "mopd_sft", 0, {REWARD: [0.5]}, planned=7, finished=False)
     page = page_of(tmp_path, "labels={mopd_ode: 'OPD <ODE>'}")
     out = capsys.readouterr().out
-    assert "noise_0_over_07: not decidable" not in out
-    assert re.search(r"noise_0_over_07, guidance 1: holds \(Holm p < 0\.001; Welch, seeds and prompts", out)
-    assert "10 more claims are about methods that these runs do not have" in out
+    assert "noise_0_over_07: open" not in out
+    assert re.search(
+        r"noise_0_over_07, guidance 1: holds \(Holm p < 0\.001; paired, 3 seeds, seeds and prompts", out
+    )
+    assert "12 more claims are about methods that these runs do not have" in out
     assert "opd_ceiling_dmd" not in out + page  # no run is about it
     assert f"not finished: {tmp_path / 'mopd_sft'}" in out
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:image/png;base64,|#)[^"'>]+""", page)
@@ -260,7 +262,7 @@ def test_a_page_of_other_runs_says_nothing_of_claims(tmp_path, capsys):
         assert text not in page
     out = capsys.readouterr().out
     assert "not decidable" not in out
-    assert "12 more claims are about methods that these runs do not have" in out
+    assert "14 more claims are about methods that these runs do not have" in out
 
 
 def test_labels_say_what_differs_with_three_settings_and_more(tmp_path):

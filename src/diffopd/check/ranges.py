@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diffopd.check.rule import Named, Numbers, OneOf, Range, Rule, Text, Texts
+from diffopd.check.rule import Named, Numbers, OneOf, Range, RangeOrShare, Rule, Text, Texts
 
 
 def whole(low: int, high: int = 1_000_000, *also: object) -> Range:
@@ -109,7 +109,7 @@ LIMITS: Mapping[str, Rule] = {
     "trust_config": BOOL,
     "runs": Texts(least=1, or_text=True),
     "labels": Named(also=(None,)),
-    "test": OneOf(("welch", "paired")),
+    "test": OneOf(("by_rule", "welch", "paired")),
     "keep_data": BOOL,
     "include_unfinished": BOOL,
     "claims": Named(also=(None,)),
@@ -165,8 +165,11 @@ LIMITS: Mapping[str, Rule] = {
     "num_processes": whole(1, 1024),
     "rows.*.seeds": whole(1, 1000, None),
     "rows.*.guidance.*": SCALE,
+    "more_benchmarks": Texts(),
+    "guidance": Numbers(None),
+    "guidance.*": SCALE,
     "claims.*.level": above_0(1, None),
-    "claims.*.margin": above_0(1e9, None),
+    "claims.*.margin": RangeOrShare(above_0(1e9, None)),
     "models.*.hours": at_least_0(1e7, None),
     "hardware.micro_batch_size": whole(1, 1_000_000, None),
     "domain.training_guidance": SCALE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -61,6 +62,27 @@ class Range:
             ends = "(" if self.open_low else "[", ")" if self.open_high else "]"
             text = f"a number in {ends[0]}{self.low:.12g}, {self.high:.12g}{ends[1]}"
         return ", or ".join([text, *map(shown, self.also)])
+
+
+@dataclass(frozen=True)
+class RangeOrShare:
+    """A number of a range, or a share as text, such as ``10 %``.
+
+    Attributes:
+        number: What a number must be.
+    """
+
+    number: Range
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is such a number, or a share above 0."""
+        if isinstance(value, str):
+            written = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)
+            return written is not None and float(written[1]) > 0
+        return self.number.holds(value)
+
+    def __str__(self) -> str:
+        return f"{self.number}, or a share such as 10 %"
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,16 @@ from diffopd.config.harmless import TRAINING, is_harmless
 from diffopd.config.renamed import with_first_names
 from diffopd.config.saved import read_config
 from diffopd.files.names import CONFIG
+from diffopd.jobs.comparison import RowRun, scoring
 from diffopd.jobs.launch import Job, training_command
 
 SINGLE = "hydra.mode=RUN"
 """A file of an ablation sweeps; a cell is one training of it."""
+CLAIMS = {
+    **dict.fromkeys(("all", "method", "formulation"), "figures"),
+    **dict.fromkeys(("noise_weights", "noise_normalize", "noise_rounds", "noise_steps"), "noise"),
+}
+"""Page of an ablation -> file of ``conf/claims`` that it tests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +95,14 @@ def _cells(
     swept = compose("train", overrides=[experiment], return_hydra_config=True).hydra.sweeper.params or {}
     seeded = "seed" in swept and not any(override.startswith("seed=") for override in shared)
     settings: dict[str, Mapping[str, Any]] = {}
+    if "seed" in swept:  # the file's own seeds are those of the ordinary sweep; here they are counted
+        swept = {**swept, "seed": ",".join(map(str, range(seeds)))}
     for choices in itertools.product(*(_choices(key, value) for key, value in swept.items())):
         overrides = [experiment, *choices, *shared]
         varied = [choice.removeprefix("+") for choice in choices if not choice.startswith("seed=")]
         label = ",".join(varied)
         run_name = label.removeprefix("variant=") if "variant=" in label else f"{name}_{label}"
         seed = int(next((choice.removeprefix("seed=") for choice in choices if "seed=" in choice), 0))
-        if seed >= seeds:
-            continue
         if label not in settings:
             # What needs another training may name what is not there yet, and is checked when its turn comes.
             settings[label] = _plain(
@@ -193,13 +199,54 @@ def jobs_of(cells: Sequence[Cell], first: Mapping[str, Sequence[str]], folder: P
     ]
 
 
-def report_jobs(cells: Sequence[Cell], folder: Path) -> list[Job]:
+def scoring_jobs(
+    cells: Sequence[Cell], benchmarks: Sequence[str], guidance: Sequence[float], threads: int | str
+) -> list[Job]:
+    """What every trained student is scored on besides its own benchmark; a score that is there is kept.
+
+    Args:
+        cells: Of all ablations; those that keep no adapter are left out.
+        benchmarks: Files of ``conf/benchmark``.
+        guidance: Scales.
+        threads: Torch threads of each evaluation, or ``auto``.
+    """
+    runs = [
+        RowRun(
+            row=cell.folder.name,
+            seed=cell.seed,
+            command="train",
+            arguments=(),
+            teachers={},
+            guidance=[float(scale) for scale in guidance],
+            note=cell.label,
+            folder=cell.folder,
+        )
+        for cell in {cell.folder: cell for cell in cells if cell.label}.values()
+    ]
+    return [
+        Job(
+            name=f"scores: {run.note}, seed {run.seed}",
+            needs=(),
+            commands=lambda run=run: scoring(run, benchmarks, [], threads),
+            log=run.folder.with_suffix(".scores.log"),
+        )
+        for run in runs
+        if benchmarks
+    ]
+
+
+def report_jobs(
+    cells: Sequence[Cell], folder: Path, *, benchmark: str = "mini", running_mean: int = 9
+) -> list[Job]:
     """A page of every ablation that compares something, in order, and one of all runs.
 
     Args:
         cells: Of all ablations.
         folder: Gets ``report/<ablation>/``, and ``report/all/`` where there are several.
+        benchmark: Whose scores the claims compare.
+        running_mean: Values in running means of rewards.
     """
+    measured = [f"benchmark_name={benchmark}", f"running_mean={running_mean}"]
     pages: dict[str, list[Cell]] = {}
     for cell in cells:
         pages.setdefault(cell.ablation, []).append(cell)
@@ -210,7 +257,7 @@ def report_jobs(cells: Sequence[Cell], folder: Path) -> list[Job]:
         Job(
             name=f"report: {name}",
             needs=(),
-            commands=lambda name=name, page=page: iter([_report(name, page, folder)]),
+            commands=lambda name=name, page=page: iter([[*_report(name, page, folder), *measured]]),
             log=None,
         )
         for name, page in compared.items()
@@ -230,7 +277,7 @@ def _report(name: str, page: Sequence[Cell], folder: Path) -> list[str]:
         f"labels={{{shown}}}" if shown else "labels=null",
         f"title={quoted(f'Ablation: {name}')}",
         f"out={quoted(str(folder / 'report' / name))}",
-        f"claims={'figures' if name in ('all', 'method', 'formulation') else 'none'}",
+        f"claims={CLAIMS.get(name, 'none')}",
     ]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from diffopd.run.metrics_csv import METRICS
 
 if TYPE_CHECKING:  # these bring diffusers and Lightning, which the check of all rows does without
     from diffopd.report.comparison.compared import ComparedRow, TrainingCost
+    from diffopd.report.methods.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ class RowRun:
         seed: Its seed.
         command: ``train``, ``cascade``, or None for the base model.
         arguments: Of the command.
-        teachers: task -> row whose adapter, of seed 0, is that task's teacher.
+        teachers: task -> row whose adapter is that task's teacher.
+        teacher_seeds: task -> seed of that: its own where that row has it, else 0.
         guidance: Scales it is scored at.
         note: What the row is, in a few words.
         folder: Its folder.
@@ -54,6 +57,12 @@ class RowRun:
     guidance: Sequence[float]
     note: str
     folder: Path
+    teacher_seeds: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def taught_by(self) -> dict[str, str]:
+        """Task -> name of the run that makes its teacher."""
+        return {task: f"{row}/seed{self.teacher_seeds.get(task, 0)}" for task, row in self.teachers.items()}
 
     @property
     def name(self) -> str:
@@ -79,6 +88,7 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
     if not cfg.rows:
         raise ValueError("rows is empty, so there is no table; name some of conf/rows")
     runs: list[RowRun] = []
+    seeds = {name: cfg.seeds if row.seeds is None else row.seeds for name, row in cfg.rows.items()}
     for name, row in cfg.rows.items():
         if row.command is not None and row.command not in COMMANDS:
             raise ValueError(
@@ -87,7 +97,7 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
             )
         if unknown := [teacher for teacher in row.teachers.values() if teacher not in cfg.rows]:
             raise ValueError(f"rows.{name}.teachers names {', '.join(unknown)}, which is not among the rows")
-        for seed in range(cfg.seeds if row.seeds is None else row.seeds):
+        for seed in range(seeds[name]):
             runs.append(
                 RowRun(
                     row=str(name),
@@ -98,6 +108,9 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
                     guidance=[float(scale) for scale in row.guidance],
                     note=row.note,
                     folder=folder / str(name) / f"seed{seed}",
+                    teacher_seeds={
+                        task: seed if seed < seeds[teacher] else 0 for task, teacher in row.teachers.items()
+                    },
                 )
             )
     return runs
@@ -131,7 +144,7 @@ def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
     trainings = [
         Job(
             name=run.name,
-            needs=[f"{teacher}/seed0" for teacher in run.teachers.values()],
+            needs=list(run.taught_by.values()),
             commands=lambda run=run: _training(run, rows),
             log=run.folder / "output.log",
         )
@@ -142,7 +155,7 @@ def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
         Job(
             name=f"{run.name}/scores",
             needs=[run.name] if run.command is not None else [],
-            commands=lambda run=run: _scoring(run, cfg),
+            commands=lambda run=run: scoring(run, cfg.benchmarks, cfg.shared, cfg.threads_each),
             log=run.folder / "scores" / "output.log",
         )
         for run in rows
@@ -152,9 +165,9 @@ def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
 
 
 def _training(run: RowRun, rows: Sequence[RowRun]) -> Iterator[Sequence[str]]:
-    adapters = {other.row: other.adapter for other in rows if other.seed == 0}
+    adapters = {other.name: other.adapter for other in rows}
     taught = [
-        f"teacher.teachers.{task}.path={quoted(str(adapters[row]))}" for task, row in run.teachers.items()
+        f"teacher.teachers.{task}.path={quoted(str(adapters[name]))}" for task, name in run.taught_by.items()
     ]
     if run.command == "train":
         yield training_command(run.folder, [*run.arguments, *taught])
@@ -162,11 +175,21 @@ def _training(run: RowRun, rows: Sequence[RowRun]) -> Iterator[Sequence[str]]:
         yield ["diffopd.cascade", *run.arguments, f"hydra.run.dir={quoted(str(run.folder))}"]
 
 
-def _scoring(run: RowRun, cfg: DictConfig) -> Iterator[Sequence[str]]:
-    for benchmark in cfg.benchmarks:
+def scoring(
+    run: RowRun, benchmarks: Sequence[str], shared: Sequence[str], threads: int | str
+) -> Iterator[Sequence[str]]:
+    """Every evaluation of a run that is not there yet, as arguments of ``diffopd.worker``.
+
+    Args:
+        run: A trained model, or the base.
+        benchmarks: Files of ``conf/benchmark``.
+        shared: Overrides of every evaluation.
+        threads: Torch threads of each, or ``auto``.
+    """
+    for benchmark in benchmarks:
         for scale in run.guidance:
             place = run.scores_at(benchmark, scale)
-            made_of = _made_of(run, benchmark, scale, list(cfg.shared))
+            made_of = _made_of(run, benchmark, scale, list(shared))
             note = place / MADE_OF
             scored = note.is_file()
             if scored and _is_intact(place / RESULTS) and _read_note(note) == made_of:
@@ -177,8 +200,8 @@ def _scoring(run: RowRun, cfg: DictConfig) -> Iterator[Sequence[str]]:
                 f"guidance_scale={scale:g}",
                 f"adapter_path={quoted(str(run.adapter)) if run.adapter else 'null'}",
                 "save_images=true",
-                f"num_threads={cfg.threads_each}",
-                *cfg.shared,
+                f"num_threads={threads}",
+                *shared,
                 # never: the adapter is another one now
                 f"resume={'never' if scored and _read_note(note) != made_of else 'auto'}",
                 f"hydra.run.dir={quoted(str(place))}",
@@ -230,7 +253,7 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
             note=run.note,
             guidance_scale=scale,
             cost=costs[run.name],
-            teachers=[costs[f"{teacher}/seed0"] for teacher in run.teachers.values()],
+            teachers=[costs[name] for name in run.taught_by.values()],
             scores={
                 benchmark: EvaluationResult.load(run.scores_at(benchmark, scale) / RESULTS).estimates
                 for benchmark in benchmarks
@@ -243,13 +266,30 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
     ]
 
 
-def keep_data(rows: Sequence[RowRun], folder: Path) -> None:
-    """Write every row's metrics and scores into ``folder``, for ``diffopd.report`` without the runs."""
+def keep_data(rows: Sequence[RowRun], folder: Path) -> list[Run]:
+    """Write every row's metrics and scores into ``folder``, for ``diffopd.report`` without the runs.
+
+    Returns:
+        The runs, one for each row and seed, called by the row. In their settings a teacher is called by its
+        row, whatever its seed, so that seeds of a student are one method.
+    """
     from diffopd.report.methods.archive import archive_runs
+
+    read = [_named_by_row(run) for run in rows]
+    archive_runs(read, folder)
+    return read
+
+
+def _named_by_row(run: RowRun) -> Run:
     from diffopd.report.methods.runs import read_run
 
-    read = [dataclasses.replace(read_run(run.folder), name=run.row, seed=run.seed) for run in rows]
-    archive_runs(read, folder)
+    found = read_run(run.folder)
+    settings = copy.deepcopy(dict(found.settings))
+    known = settings.get("teacher", {}).get("teachers", {})
+    for task, row in run.teachers.items():
+        if task in known:
+            known[task]["path"] = f"{row}/adapter"
+    return dataclasses.replace(found, name=run.row, seed=run.seed, settings=settings)
 
 
 def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:

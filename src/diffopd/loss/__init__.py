@@ -10,6 +10,7 @@ from diffopd.loss.ode_l2 import ODEL2, ode_l2_weight
 from diffopd.loss.opd import OPD, opd_weight
 from diffopd.loss.policy_gradient import PolicyGradient, clipped_surrogate, policy_step, reference_kl
 from diffopd.loss.reverse_kl import ReverseKL, reverse_kl_weight
+from diffopd.loss.reverse_kl_at import ReverseKLAt, reverse_kl_at_weight
 from diffopd.loss.reverse_kl_released import ReverseKLReleased, reverse_kl_released_weight
 from diffopd.loss.tdm import TDM, importance_weight, mixed_noise, renoise, tdm_fake_loss, tdm_loss
 from diffopd.loss.velocity_matching import TransitionMatching, matching_term, velocity_gap
@@ -27,6 +28,7 @@ __all__ = [
     "GRPOGuard",
     "PolicyGradient",
     "ReverseKL",
+    "ReverseKLAt",
     "ReverseKLReleased",
     "TransitionMatching",
     "VelocityUniform",
@@ -46,6 +48,7 @@ __all__ = [
     "ratio_norm",
     "reference_kl",
     "renoise",
+    "reverse_kl_at_weight",
     "reverse_kl_released_weight",
     "reverse_kl_weight",
     "reward_weight_from_advantage",

@@ -22,6 +22,10 @@ from diffopd.run.metrics_csv import read_rows
 
 _RUNNING_MEAN = 9
 """Rounds in the running mean of a reward."""
+_Curve = tuple[Sequence[float], Sequence[float]]
+"""Minutes and rewards."""
+_History = Mapping[str, _Curve]
+"""Task -> its curve."""
 
 
 def radar(summaries: Sequence[Summary], path: Path) -> Path:
@@ -72,16 +76,20 @@ def _first_scale(summaries: Sequence[Summary], name: str) -> float:
 def reward_by_minutes(rows: Sequence[ComparedRow], path: Path) -> Path | None:
     """Reward of the rollouts against minutes of training, a panel per task; students start after a teacher.
 
+    Each seed is a thin line, their mean a thick one, over the minutes that all of them have.
+
     Args:
-        rows: Every row; seed 0 is drawn.
+        rows: Every row and seed.
         path: The PNG to write.
 
     Returns:
         ``path``, or None if nothing was trained.
     """
-    trained = {row.name: row for row in rows if row.seed == 0 and row.metrics}
-    histories = {name: _history(row) for name, row in trained.items()}
-    tasks = list(dict.fromkeys(task for history in histories.values() for task in history))
+    trained = {(row.name, row.seed): row for row in reversed(rows) if row.metrics}
+    histories: dict[str, list[_History]] = {}
+    for (name, _), row in reversed(trained.items()):
+        histories.setdefault(name, []).append(_history(row))
+    tasks = list(dict.fromkeys(task for seeds in histories.values() for seed in seeds for task in seed))
     if not tasks:
         return None
     figure = Figure(figsize=(4.2 * len(tasks), 4.2), dpi=130, layout="constrained")
@@ -89,23 +97,45 @@ def reward_by_minutes(rows: Sequence[ComparedRow], path: Path) -> Path | None:
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
     styles = styles_of(list(histories))
     for axis, task in zip(axes, tasks, strict=True):
-        for name, history in histories.items():
-            if task in history:
-                _line(axis, *history[task], style=styles[name], label=name)
+        for name, seeds in histories.items():
+            curves = [_smooth(*history[task]) for history in seeds if task in history]
+            if len(curves) > 1:
+                for minutes, means in curves:
+                    axis.plot(minutes, means, color=styles[name].colour, linewidth=0.7, alpha=0.5)
+            if curves:
+                _line(axis, *mean_curve(curves), style=styles[name], label=name)
         axis.set_title(task)
         axis.set_xlabel("minutes of training")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("reward of the rollouts")
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
-    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=4, frameon=False)
+    named = [lines[name] for name in histories if name in lines]
+    figure.legend(handles=named, loc="outside lower center", ncols=4, frameon=False)
     return save_figure(figure, path)
 
 
-def _line(
-    axis: Axes, minutes: Sequence[float], rewards: Sequence[float], *, style: Style, label: str
-) -> None:
+def mean_curve(curves: Sequence[_Curve]) -> _Curve:
+    """Mean of curves over the minutes that all of them have, at those of the first.
+
+    Examples:
+        >>> mean_curve([([0.0, 1.0, 2.0], [0.0, 1.0, 2.0]), ([0.5, 2.5], [0.0, 2.0])])
+        ([1.0, 2.0], [0.75, 1.75])
+    """
+    if len(curves) == 1:
+        return curves[0]
+    low = max(minutes[0] for minutes, _ in curves)
+    high = min(minutes[-1] for minutes, _ in curves)
+    shared = [minute for minute in curves[0][0] if low <= minute <= high] or [low]
+    means = np.mean([np.interp(shared, *curve) for curve in curves], axis=0)
+    return shared, [float(mean) for mean in means]
+
+
+def _smooth(minutes: Sequence[float], rewards: Sequence[float]) -> _Curve:
     """Running mean, as the page of methods draws it."""
-    means = running_mean(rewards, _RUNNING_MEAN)
+    return minutes, [float(mean) for mean in running_mean(rewards, _RUNNING_MEAN)]
+
+
+def _line(axis: Axes, minutes: Sequence[float], means: Sequence[float], *, style: Style, label: str) -> None:
     axis.plot(
         minutes,
         means,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -23,7 +24,8 @@ class Claim:
         task: The task whose reward or score is compared, or None for the mean over all.
         level: For ``rounds_to_level`` and ``minutes_to_level``: the reward to reach, as a share of the rise
             of ``against`` from its first to its last reward.
-        margin: A difference in the metric's unit that does not matter, or None.
+        margin: A difference that just matters, in the metric's unit or, as in ``10 %``, as a share of the
+            mean of ``against``; None to leave equivalence untested.
     """
 
     id: str
@@ -34,7 +36,13 @@ class Claim:
     metric: str
     task: str | None
     level: float | None
-    margin: float | None
+    margin: float | str | None
+
+    def margin_from(self, against: float) -> float | None:
+        """The margin in the metric's unit, given the mean of ``against``."""
+        if isinstance(self.margin, str):
+            return float(self.margin.removesuffix("%")) / 100 * abs(against)
+        return self.margin
 
 
 def read_claims(node: Mapping[str, Any]) -> list[Claim]:
@@ -57,7 +65,15 @@ def read_claims(node: Mapping[str, Any]) -> list[Claim]:
             raise ValueError(f"claims.{name}.level={claim.level} must be in (0, 1] for {claim.metric}")
         if not needs_level and claim.level is not None:
             raise ValueError(f"claims.{name}.level={claim.level} must be null for {claim.metric}")
-        if claim.margin is not None and not (isinstance(claim.margin, (int, float)) and claim.margin > 0):
-            raise ValueError(f"claims.{name}.margin={claim.margin} must be a number above 0, or null")
+        if claim.margin is not None and not _is_margin(claim.margin):
+            raise ValueError(
+                f"claims.{name}.margin={claim.margin} must be a number above 0, a share such as 10 %, or null"
+            )
         claims.append(claim)
     return claims
+
+
+def _is_margin(value: object) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"\d+(\.\d+)? ?%", value) is not None and float(value.removesuffix("%")) > 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0

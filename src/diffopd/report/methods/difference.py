@@ -13,8 +13,9 @@ from jaxtyping import Float
 from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
-TESTS = ("welch", "paired")
-"""How seeds are compared: as independent draws of each side, or seed by seed."""
+TESTS = ("by_rule", "welch", "paired")
+"""How seeds are compared: seed by seed where :mod:`diffopd.report.methods.pairing` shows that this helps,
+else as independent draws of each side; always as these; always seed by seed."""
 
 Source = tuple[float, float]
 """A part of the squared standard error, and its degrees of freedom."""
@@ -29,11 +30,13 @@ class PromptScores:
         strata: Tag number of each prompt; the task's score is the mean over tags of the means over their
             prompts.
         values: The scores.
+        over_seeds: Variance of each prompt's score over seeds; None if it is not known.
     """
 
     texts: tuple[str, ...]
     strata: tuple[int, ...]
     values: Float[np.ndarray, " prompts"]
+    over_seeds: Float[np.ndarray, " prompts"] | None = None
 
     @property
     def vary(self) -> bool:
@@ -80,9 +83,9 @@ def difference_of(
     Two sources of error are added. Seeds: by Welch's test, which takes the seeds of each side as independent,
     or by the differences of the seeds that both have. Prompts: the variance over prompts of the difference
     between the sides' scores on one prompt, over the number of prompts, so that the claim is about prompts
-    like these and not about these alone. The degrees of freedom are Satterthwaite's for the sum. A seed's
-    share in a prompt's difference is in both sources, so the interval is somewhat too wide rather than too
-    narrow.
+    like these and not about these alone. How a prompt's score varies over seeds is in both, and is taken from
+    the prompts' part, down to 0 at most; of pairs, and where it is not known, it stays in both. The degrees
+    of freedom are Satterthwaite's for the sum.
 
     Values known only to a step, as rounds that are scored every 20, have at least the variance that rounding
     to that step gives, ``step**2 / 12``: equal differences do not make an interval without width.
@@ -91,7 +94,7 @@ def difference_of(
         first: Seed -> value.
         second: The same.
         better: 1 if more is better, else -1.
-        test: ``welch`` or ``paired``. ``paired`` needs two seeds that both have.
+        test: ``paired`` for pairs, which needs two seeds that both have; anything else is Welch's.
         resolution: Step to which a value is known.
         prompts: Both sides' scores by prompt, one entry for each task of which the values are the mean; empty
             to take the prompts as given.
@@ -116,11 +119,16 @@ def difference_of(
     else:
         mean = better * (statistics.fmean(first.values()) - statistics.fmean(second.values()))
         sources = [_source(list(side.values()), resolution**2 / 12) for side in (first, second)]
-    sources += [source for pair in prompts for source in _over_prompts(*pair, num_tasks=len(prompts))]
-    variance = sum(part for part, _ in sources)
+    drawn = [source for pair in prompts for source in over_prompts(*pair, num_tasks=len(prompts))]
+    of_prompts = sum(part for part, _ in drawn)
+    if not paired:
+        for side, values in enumerate((first, second)):
+            each = sum(over_seeds(pair[side], num_tasks=len(prompts)) for pair in prompts)
+            of_prompts -= each / len(values)
+    variance = sum(part for part, _ in sources) + max(of_prompts, 0.0)
     if variance == 0:
         return None
-    freedom = variance**2 / sum(part**2 / own for part, own in sources)
+    freedom = variance**2 / sum(part**2 / own for part, own in [*sources, *drawn])
     error = math.sqrt(variance)
     half = float(student_t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     return Difference(
@@ -192,8 +200,8 @@ def _source(values: Sequence[float], least: float) -> Source:
     return max(statistics.variance(values), least) / len(values), len(values) - 1.0
 
 
-def _over_prompts(first: PromptScores, second: PromptScores, *, num_tasks: int) -> list[Source]:
-    """The part that prompts have in the error of a task's difference, one entry for each tag."""
+def over_prompts(first: PromptScores, second: PromptScores, *, num_tasks: int) -> list[Source]:
+    """The part that prompts have in the squared error of a task's difference, one entry for each tag."""
     differences, strata = first.values - second.values, np.array(first.strata)
     groups = [differences[strata == stratum] for stratum in np.unique(strata)]
     weight = 1 / (num_tasks * len(groups)) ** 2
@@ -202,3 +210,12 @@ def _over_prompts(first: PromptScores, second: PromptScores, *, num_tasks: int) 
         for group in groups
         if len(group) > 1
     ]
+
+
+def over_seeds(scores: PromptScores, *, num_tasks: int) -> float:
+    """A task's part in the variance of one run's score that comes from how single prompts' scores vary."""
+    if scores.over_seeds is None:
+        return 0.0
+    strata = np.array(scores.strata)
+    groups = [scores.over_seeds[strata == stratum] for stratum in np.unique(strata)]
+    return sum(float(group.mean()) / len(group) for group in groups) / (num_tasks * len(groups)) ** 2

@@ -208,11 +208,14 @@ def _by_prompt(seeds: Sequence[TaskResult]) -> PromptScores:
     first = seeds[0]
     groups = np.array(first.groups)
     numbers = np.unique(groups)
-    images = np.mean([result.scores for result in seeds], axis=0)
+    by_seed = np.array(
+        [[np.array(result.scores)[groups == number].mean() for number in numbers] for result in seeds]
+    )
     return PromptScores(
         texts=first.texts,
         strata=tuple(int(first.strata[int(np.flatnonzero(groups == number)[0])]) for number in numbers),
-        values=np.array([images[groups == number].mean() for number in numbers]),
+        values=by_seed.mean(axis=0),
+        over_seeds=by_seed.var(axis=0, ddof=1) if len(seeds) > 1 else None,
     )
 
 

@@ -21,7 +21,9 @@ from diffopd.report.methods.figures import Style, bar_figure, styles_of
 from diffopd.report.methods.images import method_grids
 from diffopd.report.methods.measured import QUANTITIES, Measuring, SeedValues
 from diffopd.report.methods.methods import Method, differing_settings, group_runs
+from diffopd.report.methods.pairing import SeedEffect
 from diffopd.report.methods.runs import Run
+from diffopd.report.methods.seeds_needed import POWER
 from diffopd.report.methods.strips import run_strips
 from diffopd.report.methods.tables import CostTable, ScoreTable, cost_bars, cost_table, score_tables
 from diffopd.report.methods.verdicts import LEVEL, Verdict, judge
@@ -198,6 +200,8 @@ def _render(
         methods=methods,
         colours={label: style.colour for label, style in styles.items()},
         claims=claims,
+        effects=_effects([line.verdict for line in claims]),
+        power=f"{POWER:.0%}",
         confidence=confidence,
         level=f"{LEVEL:.2g}",
         num_tests=sum(line.verdict.p is not None for line in claims),
@@ -213,6 +217,18 @@ def _render(
         num_runs=sum(len(method.runs) + len(method.left_out) for method in methods),
         commits=list(dict.fromkeys(run.commit for method in methods for run in method.runs.values())),
     )
+
+
+def _effects(verdicts: Sequence[Verdict]) -> dict[str, SeedEffect]:
+    """What was compared -> what its seeds have in common, where there are several methods to tell by."""
+    found: dict[str, SeedEffect] = {}
+    for verdict in verdicts:
+        if verdict.effect is not None:
+            of = f" of {verdict.claim.task}" if verdict.claim.task else ""
+            at = "" if verdict.guidance is None else f" at guidance {verdict.guidance:g}"
+            to = "" if verdict.level is None else f" of {verdict.level:.3f}"
+            found[f"{QUANTITIES[verdict.claim.metric].title}{of}{at}{to}"] = verdict.effect
+    return found
 
 
 def _claim_line(verdict: Verdict, methods: Sequence[Method]) -> ClaimLine:

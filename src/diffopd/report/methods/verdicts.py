@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffopd.report.methods.claims import Claim
-from diffopd.report.methods.difference import CONFIDENCE, TESTS, Difference, difference_of, holm
+from diffopd.report.methods.difference import (
+    CONFIDENCE,
+    TESTS,
+    Difference,
+    PromptScores,
+    difference_of,
+    holm,
+)
 from diffopd.report.methods.measured import QUANTITIES, Measuring, NotMeasuredError, SeedValues
 from diffopd.report.methods.methods import Method
+from diffopd.report.methods.pairing import SeedEffect, seed_effect
+from diffopd.report.methods.seeds_needed import (
+    MOST,
+    ErrorParts,
+    SeedsNeeded,
+    error_parts,
+    pooled,
+    seeds_needed,
+)
 
-HOLDS, FAILS, EQUAL, _UNDECIDED = (
+HOLDS, FAILS, EQUAL, OPEN, _UNTESTED = (
     "holds",
-    "does not hold here",
+    "does not hold",
     "no difference larger than",
+    "open",
     "not decidable at",
 )
 LEVEL = 1 - CONFIDENCE
@@ -28,8 +45,9 @@ class Verdict:
 
     Attributes:
         claim: The claim.
-        outcome: ``holds``, ``does not hold here``, ``no difference larger than <margin>`` or ``not decidable
-            at <n> seeds``.
+        outcome: ``holds``, ``does not hold``, ``no difference larger than <margin>``, ``open: <n> seeds would
+            decide`` (without a margin ``open at <n> seeds``), or, for what could not be tested, ``not
+            decidable at <n> seeds``.
         reason: What it rests on, or why nothing can be said.
         num_seeds: Of the side that has fewer.
         guidance: Guidance of the compared scores, or None for what is no score at one guidance.
@@ -39,6 +57,10 @@ class Verdict:
         level: The reward that was to be reached, or None.
         p: p-value of no difference, adjusted for all tests of the page; None without a test.
         p_equivalent: The same of a difference as large as the margin.
+        margin: The claim's margin in the metric's unit, or None.
+        parts: What the error of the difference is made of, or None without a test.
+        needed: Seeds that decide at the margin, or None without a test or a margin.
+        effect: What seeds have in common over the methods that claims compare by this quantity, or None.
     """
 
     claim: Claim
@@ -52,6 +74,15 @@ class Verdict:
     level: float | None = None
     p: float | None = None
     p_equivalent: float | None = None
+    margin: float | None = None
+    parts: ErrorParts | None = None
+    needed: SeedsNeeded | None = None
+    effect: SeedEffect | None = None
+
+    @property
+    def quantity(self) -> tuple[object, ...]:
+        """What is compared: verdicts of one quantity have values that compare."""
+        return self.claim.metric, self.claim.task, self.guidance, self.level
 
     @property
     def shown_p(self) -> str:
@@ -82,15 +113,18 @@ class Verdict:
 
 
 def judge(
-    claims: Sequence[Claim], methods: Sequence[Method], measuring: Measuring, *, test: str = "welch"
+    claims: Sequence[Claim], methods: Sequence[Method], measuring: Measuring, *, test: str = TESTS[0]
 ) -> list[Verdict]:
     """Test claims together: benchmark scores at every guidance that both methods have, others once.
 
     p-values are adjusted by Holm's rule over all tests of the page, those of a difference and those of
     equivalence each as one family. The adjusted p-value of a difference is below 5 %: the claim holds, or
-    does not hold here, by the side of the difference. Otherwise that of equivalence is below 5 %: there is no
-    difference larger than the claim's margin. Otherwise, or if a side has fewer than two seeds: not
-    decidable.
+    does not hold, by the side of the difference. Otherwise that of equivalence is below 5 %: there is no
+    difference larger than the claim's margin. Otherwise it is open, with the number of seeds that would
+    decide it; a side with fewer than two seeds leaves nothing to test.
+
+    With ``by_rule`` seeds are compared pair by pair for a quantity if, over all methods that claims compare
+    by it, :attr:`SeedEffect.pairs_help`; else as independent draws.
 
     A seed that never reached a level counts with its whole run, too little, so that such seeds of the one
     method cannot make a claim hold, nor those of the other refute it, nor either make them equal.
@@ -99,17 +133,20 @@ def judge(
         claims: What is to be tested.
         methods: The runs.
         measuring: How quantities are taken.
-        test: ``welch`` or ``paired``.
+        test: ``by_rule``, ``welch`` or ``paired``.
 
     Raises:
         ValueError: If there is no such test.
     """
     if test not in TESTS:
         raise ValueError(f"test={test} must be one of {', '.join(TESTS)}")
-    measured = [verdict for claim in claims for verdict in _measured(claim, methods, measuring, test)]
+    found = [verdict for claim in claims for verdict in _measured(claim, methods, measuring)]
+    effects = _effects(found)
+    measured = [_tested(verdict, effects.get(verdict.quantity), test) for verdict in found]
     tested = [verdict.difference for verdict in measured if verdict.difference is not None]
     adjusted = iter(holm([difference.p for difference in tested]))
     equivalent = iter(holm([d.p_equivalent for d in tested if d.p_equivalent is not None]))
+    measured = _planned(measured, num_tests=len(tested))
     verdicts: list[Verdict] = []
     for verdict in measured:
         difference = verdict.difference
@@ -123,6 +160,81 @@ def judge(
         )
         verdicts.append(_decided(known, difference, methods))
     return verdicts
+
+
+def _effects(verdicts: Sequence[Verdict]) -> dict[tuple[object, ...], SeedEffect | None]:
+    """Quantity -> what seeds have in common over all methods that are compared by it."""
+    values: dict[tuple[object, ...], dict[str, Mapping[int, float]]] = {}
+    for verdict in verdicts:
+        if verdict.method is not None and verdict.against is not None:
+            known = values.setdefault(verdict.quantity, {})
+            known[verdict.claim.method] = verdict.method.values
+            known[verdict.claim.against] = verdict.against.values
+    return {quantity: seed_effect(list(known.values())) for quantity, known in values.items()}
+
+
+def _tested(verdict: Verdict, effect: SeedEffect | None, test: str) -> Verdict:
+    """With the difference, its test and the parts of its error, where there are two seeds of each."""
+    ours, theirs = verdict.method, verdict.against
+    if ours is None or theirs is None:
+        return verdict
+    helps = effect is not None and effect.pairs_help
+    paired = test == "paired" or (test == "by_rule" and helps)
+    resolution, prompts = max(ours.resolution, theirs.resolution), _drawn_prompts(ours, theirs)
+    margin = verdict.claim.margin_from(statistics.fmean(theirs.values.values()))
+    difference = difference_of(
+        ours.values,
+        theirs.values,
+        1 if QUANTITIES[verdict.claim.metric].higher_is_better else -1,
+        test="paired" if paired else "welch",
+        resolution=resolution,
+        prompts=prompts,
+        margin=margin,
+    )
+    if difference is None:
+        return dataclasses.replace(verdict, margin=margin, effect=effect)
+    shared = [seed for seed in ours.values if seed in theirs.values]
+    sides = (
+        [[side.values[seed] for seed in shared] for side in (ours, theirs)]
+        if difference.num_pairs is not None
+        else [list(side.values.values()) for side in (ours, theirs)]
+    )
+    parts = error_parts(sides, prompts, resolution=resolution, paired=difference.num_pairs is not None)
+    return dataclasses.replace(verdict, difference=difference, margin=margin, parts=parts, effect=effect)
+
+
+def _drawn_prompts(ours: SeedValues, theirs: SeedValues) -> list[tuple[PromptScores, PromptScores]]:
+    """Both sides' scores by prompt, task by task; empty where they are not known or too few to vary."""
+    shared = [task for task in ours.prompts if task in theirs.prompts]
+    pairs = [(ours.prompts[task], theirs.prompts[task]) for task in shared]
+    drawn = len(shared) == len(ours.prompts) and all(pair[0].vary for pair in pairs)
+    return pairs if drawn else []
+
+
+def _planned(verdicts: Sequence[Verdict], *, num_tests: int) -> list[Verdict]:
+    """With the seeds that each needs, from variances over seeds pooled over all tests of a quantity."""
+    alike: dict[tuple[object, ...], list[ErrorParts]] = {}
+    for verdict in verdicts:
+        if verdict.parts is not None:
+            alike.setdefault(_pool(verdict), []).append(verdict.parts)
+    parts = {pool: iter(pooled(found)) for pool, found in alike.items()}
+    planned: list[Verdict] = []
+    for verdict in verdicts:
+        if verdict.parts is None:
+            planned.append(verdict)
+            continue
+        own = next(parts[_pool(verdict)])
+        seen = 0.0 if verdict.difference is None else abs(verdict.difference.mean)
+        needed = (
+            None if not verdict.margin else seeds_needed(own, verdict.margin, seen=seen, num_tests=num_tests)
+        )
+        planned.append(dataclasses.replace(verdict, parts=own, needed=needed))
+    return planned
+
+
+def _pool(verdict: Verdict) -> tuple[object, ...]:
+    """Whose variances are of one kind: rounds to a level vary alike whatever the level."""
+    return verdict.claim.metric, verdict.claim.task, verdict.guidance, verdict.parts and verdict.parts.paired
 
 
 def _decided(verdict: Verdict, difference: Difference, methods: Sequence[Method]) -> Verdict:
@@ -142,19 +254,40 @@ def _decided(verdict: Verdict, difference: Difference, methods: Sequence[Method]
     if verdict.p < LEVEL:
         holds = difference.mean > 0
         if (verdict.method if holds else verdict.against).unreached:
-            return dataclasses.replace(verdict, reason="; ".join(never))
+            return dataclasses.replace(verdict, outcome=_open(verdict), reason="; ".join(never))
         return dataclasses.replace(verdict, outcome=HOLDS if holds else FAILS, reason=basis)
     if verdict.p_equivalent is not None and verdict.p_equivalent < LEVEL and not never:
-        outcome = f"{EQUAL} {verdict.claim.margin:g}"
+        outcome = f"{EQUAL} {shown_margin(verdict)}"
         return dataclasses.replace(verdict, outcome=outcome, reason=f"{basis}, two one-sided tests")
     if difference.p < LEVEL:
         why = "its own interval excludes 0, but with so many tests that may be chance"
     else:
         why = "the interval includes 0"
-    return dataclasses.replace(verdict, reason="; ".join([why, basis, *never]))
+    return dataclasses.replace(verdict, outcome=_open(verdict), reason="; ".join([why, basis, *never]))
 
 
-def _measured(claim: Claim, methods: Sequence[Method], measuring: Measuring, test: str) -> list[Verdict]:
+def shown_margin(verdict: Verdict) -> str:
+    """A margin as it is printed, a share with what it came to."""
+    margin = verdict.claim.margin
+    if isinstance(margin, str) and verdict.margin is not None:
+        return f"{margin} ({verdict.margin:.{QUANTITIES[verdict.claim.metric].digits}f})"
+    return "-" if margin is None else f"{margin:g}"
+
+
+def _open(verdict: Verdict) -> str:
+    """What would decide a claim that these runs leave open."""
+    if verdict.needed is None or verdict.parts is None:
+        return f"{OPEN} at {_number_of(verdict.num_seeds)}"
+    if verdict.needed.decide is None:
+        return f"{OPEN}: not with {MOST:,} seeds" + (", only with more prompts" * (verdict.parts.prompts > 0))
+    return f"{OPEN}: {verdict.needed.decide} seeds would decide"
+
+
+def _number_of(seeds: int) -> str:
+    return f"{seeds} seed{'s' * (seeds != 1)}"
+
+
+def _measured(claim: Claim, methods: Sequence[Method], measuring: Measuring) -> list[Verdict]:
     """Not yet decided: what was measured, once for each guidance."""
     sides = [_find(name, methods) for name in (claim.method, claim.against)]
     absent = [name for name, side in zip((claim.method, claim.against), sides, strict=True) if side is None]
@@ -164,42 +297,23 @@ def _measured(claim: Claim, methods: Sequence[Method], measuring: Measuring, tes
         why = [_absent(name, methods) for name in absent] + [f"no run of {name} counts" for name in empty]
         return [_undecided(claim, 0, "; ".join(why))]
     if claim.metric != "final_score":
-        return [_one(claim, first, second, measuring, test, None)]
+        return [_one(claim, first, second, measuring, None)]
     scales: Sequence[float | None] = measuring.scales([first, second]) or [None]
-    return [_one(claim, first, second, measuring, test, scale) for scale in scales]
+    return [_one(claim, first, second, measuring, scale) for scale in scales]
 
 
-def _one(
-    claim: Claim, first: Method, second: Method, measuring: Measuring, test: str, scale: float | None
-) -> Verdict:
+def _one(claim: Claim, first: Method, second: Method, measuring: Measuring, scale: float | None) -> Verdict:
     num_seeds = min(first.num_seeds, second.num_seeds)
     try:
         ours, theirs, level = _measure(claim, first, second, measuring, scale)
     except NotMeasuredError as error:
         return dataclasses.replace(_undecided(claim, num_seeds, str(error)), guidance=scale)
-    shared = [task for task in ours.prompts if task in theirs.prompts]
-    pairs = [(ours.prompts[task], theirs.prompts[task]) for task in shared]
-    drawn = len(shared) == len(ours.prompts) and all(pair[0].vary for pair in pairs)
-    difference = difference_of(
-        ours.values,
-        theirs.values,
-        1 if QUANTITIES[claim.metric].higher_is_better else -1,
-        test=test,
-        resolution=max(ours.resolution, theirs.resolution),
-        prompts=pairs if drawn else (),
-        margin=claim.margin,
-    )
     if min(len(ours.values), len(theirs.values)) < 2:
         why = "an interval needs two seeds of each"
     else:
         why = "the seeds do not differ, so there is no error estimate"
     return dataclasses.replace(
-        _undecided(claim, num_seeds, why),
-        guidance=scale,
-        method=ours,
-        against=theirs,
-        difference=difference,
-        level=level,
+        _undecided(claim, num_seeds, why), guidance=scale, method=ours, against=theirs, level=level
     )
 
 
@@ -244,7 +358,7 @@ def _absent(name: str, methods: Sequence[Method]) -> str:
 def _undecided(claim: Claim, num_seeds: int, reason: str) -> Verdict:
     return Verdict(
         claim=claim,
-        outcome=f"{_UNDECIDED} {num_seeds} seed{'s' * (num_seeds != 1)}",
+        outcome=f"{_UNTESTED} {_number_of(num_seeds)}",
         reason=reason,
         num_seeds=num_seeds,
     )

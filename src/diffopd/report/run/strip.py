@@ -11,6 +11,7 @@ from PIL import Image
 from diffopd.files.grid import sample_grid
 from diffopd.files.png import from_picture, save_png
 from diffopd.files.sample_row import SampleRow, list_rows, read_row
+from diffopd.files.sample_sheet import SampleSheet
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,8 @@ SAMPLES = "samples"
 """Folder of a run's samples."""
 STRIP = "samples_over_rounds.png"
 """Name of the picture in a run's report."""
+QUARTERS = (0.0, 0.25, 0.5, 1.0)
+"""Shares of a run at which its page shows samples."""
 MAX_COLUMNS = 8
 """Rounds shown at most."""
 
@@ -51,6 +54,44 @@ def save_strip(folder: Path, path: Path, *, side: int | None = None) -> Path | N
         rows=list(zip(last.tasks, last.prompts, strict=True)),
     )
     return save_png(sheet, path)
+
+
+def quarters(folder: Path) -> SampleSheet | None:
+    """One prompt per task at the start, a quarter, a half and the end of a run, from its rows of samples.
+
+    Args:
+        folder: Of the samples; it may be absent.
+
+    Returns:
+        A column for each of the rows nearest to those rounds; None if there are no samples.
+    """
+    rows = _readable(list_rows(folder))
+    rows = [entry for entry in rows if entry[0].prompts == rows[-1][0].prompts]
+    if not rows:
+        return None
+    last = rows[-1][0]
+    shown = [rows[place] for place in nearest([row.round for row, _ in rows], QUARTERS)]
+    of_task = {task: number for number, task in reversed(list(enumerate(last.tasks)))}
+    numbers = sorted(of_task.values())
+    return SampleSheet(
+        columns=[f"round {row.round}" for row, _ in shown],
+        prompts=[(last.tasks[number], last.prompts[number]) for number in numbers],
+        scores=[[None] * len(shown)] * len(numbers),
+        rule="The first prompt of each task's test file, drawn from the same noise while the model trained.",
+        images=[[pictures[number] for _, pictures in shown] for number in numbers],
+    )
+
+
+def nearest(rounds: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """Places of the rounds nearest to shares of the last one, each once.
+
+    Examples:
+        >>> nearest([0, 20, 40, 60, 80, 100], [0, 0.25, 0.5, 1]), nearest([0, 12], [0, 0.25, 0.5, 1])
+        ([0, 1, 2, 5], [0, 1])
+    """
+    wanted = [share * rounds[-1] for share in shares]
+    places = [min(range(len(rounds)), key=lambda place: abs(rounds[place] - goal)) for goal in wanted]
+    return sorted(set(places))
 
 
 def evenly(number: int, most: int) -> list[int]:

@@ -330,8 +330,8 @@ def _write_page(
         plots=plots,
         plots_heading="Rewards while it trained",
         plots_note="Points: mean reward of a round's images of training prompts. Blue line: their running "
-        f"mean. Other lines: scores in the table above. Diamond: the final score of {own} there. Points "
-        "and scores are of different prompts, so small differences mean little.",
+        "mean. Other lines: scores in the table above. Diamond: final score there of the trained model. "
+        "Points and scores are of different prompts, so small differences mean little.",
         pictures=pictures,
     )
 

@@ -162,7 +162,7 @@ def _panel(
 ) -> None:
     rounds, rewards = np.array(history.rounds[task]), np.array(history.rewards[task])
     few = len(rounds) <= _FEW
-    axis.plot(rounds, rewards, ".", color=_COLOUR, alpha=0.9 if few else 0.35, markersize=8 if few else 5)
+    axis.plot(rounds, rewards, ".", color=_COLOUR, alpha=0.9 if few else 0.5, markersize=8 if few else 5)
     axis.plot(rounds, _running_mean(rewards), color=_COLOUR, linewidth=2, label="training")
     for (name, value), (colour, dashes) in zip(levels.items(), _LEVELS, strict=False):
         axis.axhline(value, linestyle=dashes, linewidth=1.5, color=colour, label=f"{name} {value:.3f}")

@@ -14,6 +14,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "phase"))
 
 from diffopd.files.grid import enlarged
+from diffopd.files.sample_row import SampleRow
 from diffopd.files.sample_sheet import SampleSheet, read_sheet
 from diffopd.report.run.page import (
     PageTable,
@@ -159,6 +160,10 @@ def test_the_strip_has_the_first_prompt_of_each_task_at_quarters(tmp_path):
     assert sheet.prompts == [("ocr", "a")]  # both prompts are of one task
     assert [image.getpixel((0, 0))[0] for image in sheet.images[0]] == [0, 20, 40, 100]
     assert quarters(tmp_path / "absent") is None
+    row = SampleRow(round=0, prompts=("a", "b"), tasks=("", ""), made_from="x")
+    row.save(row.picture(torch.zeros(2, 3, 32, 32)), tmp_path / "own")
+    own = quarters(tmp_path / "own")  # prompts that the config lists have no task
+    assert (list(own.prompts), own.rule[:21]) == ([("", "a"), ("", "b")], "The run's own prompts")
     assert nearest([0, 55, 110, 220], [0, 0.25, 0.5, 1]) == [0, 1, 2, 3]
 
 

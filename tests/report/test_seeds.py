@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from diffopd.files.sealed import write_sealed_json
 from diffopd.report.methods.find import find_runs
 from diffopd.report.methods.methods import group_runs
@@ -55,7 +57,7 @@ def test_the_median_seed_and_the_range(tmp_path):
     assert lines["gain kept, median per task", "1"] == ["80%", "50%"]  # 100, 50, 80 and 50, 20, 80
     assert lines["gain kept, range of seeds", "1"] == ["50% to 100%", "20% to 80%"]
     assert lines["gain kept, median per task", "2"] == ["-", "-"]
-    assert "Median seed: the one of 3 whose share of its teachers' gains that it keeps" in table.note
+    assert "of 3 seeds the one with the median share of its teachers' gains, mean over tasks" in table.note
 
 
 def test_scores_decide_where_shares_are_not_known_and_two_seeds_have_the_lower(tmp_path):
@@ -64,7 +66,17 @@ def test_scores_decide_where_shares_are_not_known_and_two_seeds_have_the_lower(t
     (method,) = methods_of(tmp_path)
     table = seed_table(method)
     assert (table.median, table.seeds) == (5, [3, 5])
-    assert "whose score, mean over tasks at guidance 1, is the median" in table.note
+    assert "of 2 seeds the one with the median score, mean over tasks at guidance 1" in table.note
+
+
+def test_tasks_stand_in_the_order_of_the_config_and_not_of_the_sorted_file(tmp_path):
+    for seed in range(2):
+        write_seed(tmp_path, seed, 0.8, 0.5)
+    (method,) = methods_of(tmp_path)
+    settings = {"data.tasks.style.path": "a", "data.tasks.ocr.path": "b"}
+    table = seed_table(dataclasses.replace(method, settings=settings))
+    assert table.header == ["", "guidance", "style", "ocr"]
+    assert ["teacher: style", "1", "0.600", "0.400"] in table.lines
 
 
 def test_no_table_of_one_seed_or_without_reports(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def seed_table(method: Method) -> SeedTable | None:
     if len(trained) < len(tables):
         return None
     by_shares, median = median_seed(trained)
-    tasks = list(next(iter(trained.values())).scores)
+    tasks = _in_order(next(iter(trained.values())).scores, method.settings)
     lines = [
         [row["name"], f"{row['guidance_scale']:g}", *_cells(_means(row), tasks)]
         for row in tables[median]["rows"]
@@ -106,10 +106,10 @@ def seed_table(method: Method) -> SeedTable | None:
             ["gain kept, median per task", text, *_medians(kept, tasks)],
             [f"gain kept, {every}", text, *_ranges(kept, tasks, "%")],
         ]
-    what = "share of its teachers' gains that it keeps" if by_shares else "score"
+    what = "share of its teachers' gains" if by_shares else "score"
     note = (
-        f"Median seed: the one of {len(tables)} whose {what}, mean over tasks at guidance {scales[0]:g}, is "
-        "the median. Gain kept: (student - base) / (teacher - base) on the teacher's task."
+        f"Median seed: of {len(tables)} seeds the one with the median {what}, mean over tasks at guidance "
+        f"{scales[0]:g}. Gain kept: (student - base) / (teacher - base) on the teacher's task."
     )
     return SeedTable(
         label=method.label,
@@ -138,6 +138,16 @@ def write_seed_tables(tables: Sequence[SeedTable], folder: Path) -> Path:
     with replacing(folder / SEEDS) as temporary:
         temporary.write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
     return folder / SEEDS
+
+
+def _in_order(tasks: Iterable[str], settings: Mapping[str, Any]) -> list[str]:
+    """Tasks as the config has them: JSON files of results are sorted by name."""
+    places = {
+        path.split(".")[2]: place
+        for place, path in reversed(list(enumerate(settings)))
+        if path.startswith(("data.tasks.", "benchmark.tasks."))
+    }
+    return sorted(tasks, key=lambda task: places.get(task, len(settings)))
 
 
 def _students(table: Mapping[str, Any]) -> dict[float, _Seed]:

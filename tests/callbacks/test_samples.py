@@ -147,6 +147,14 @@ def test_a_resumed_run_repeats_and_misses_none(whole, world, tmp_path, drawn):
     assert pixels(folder, 3) == pixels(whole[0], 3)
 
 
+def test_rows_at_shares_of_the_run(world, tmp_path, drawn):
+    shares = ("callbacks.samples.every_n_rounds=0", "callbacks.samples.shares=[0.25,0.5]")
+    world.build("mopd_ode", tmp_path / "run", *FEW_STEPS, *shares, "trainer.max_epochs=5").run()
+    # 0 and the end always; round(1.25) = 1, round(2.5) = 2
+    assert names(tmp_path / "run") == [f"round_00000{number}" for number in (0, 1, 2, 5)]
+    assert len(drawn) == 4
+
+
 def test_a_row_of_other_settings_is_drawn_again(world, tmp_path, drawn):
     folder = tmp_path / "run"
     world.build("mopd_ode", folder, *DRAWN, "trainer.max_epochs=2").run()
@@ -275,11 +283,13 @@ def test_two_processes_draw_each_row_once(whole, world, tmp_path, trainer):
     ("settings", "message"),
     [
         ({"every_n_rounds": -1}, r"callbacks\.samples\.every_n_rounds must be at least 0, got -1"),
+        ({"shares": [0.5, 50]}, r"callbacks\.samples\.shares=\[0\.5, 50\] must be a list of shares"),
         ({"num_prompts": 0}, r"callbacks\.samples\.num_prompts must be at least 1, got 0"),
         ({"prompts": []}, r"callbacks\.samples\.prompts=\[\] must be a list of prompts"),
         ({"prompts": "a cat"}, r"callbacks\.samples\.prompts='a cat' must be a list of prompts"),
     ],
 )
 def test_settings_that_cannot_be_meant(settings, message):
+    fine = {"every_n_rounds": 1, "shares": [], "num_prompts": 1, "prompts": None, "folder": "x"}
     with pytest.raises(ValueError, match=message):
-        Samples(**{"every_n_rounds": 1, "num_prompts": 1, "prompts": None, "folder": "x", **settings})
+        Samples(**{**fine, **settings})

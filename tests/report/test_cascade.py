@@ -52,3 +52,23 @@ def test_only_stages_that_were_scored_alike_are_in_the_table(tmp_path, capsys):
         "after first: not shown, because it was scored with other settings: sampler.num_steps: 40 and 4"
         in printed
     )
+
+
+def test_a_cascade_ends_with_its_page(tmp_path, capsys):
+    stages = {name: stage(tmp_path, name, {"images": 64}) for name in ("first", "second")}
+    report_cascade(tmp_path / "out", stages, name="cascade_nft", model_path=str(tmp_path))
+    page = tmp_path / "out" / "report" / "index.html"
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "minutes:       2.0 training of all stages",
+        f"open {page}",
+    ]
+    text = page.read_text(encoding="utf-8")
+    for part in (
+        "cascade_nft, seed 0",
+        "after first",
+        "after second",
+        "first &amp;&amp; second",
+        "Scores on mini",
+    ):
+        assert part in text, part
+    assert text.count("data:image/png;base64,") == 1

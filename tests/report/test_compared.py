@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffopd.evaluation.result import EvaluationResult, TaskResult
+from diffopd.files.sample_sheet import read_sheet
 from diffopd.report.comparison import figures
 from diffopd.report.comparison.compared import ComparedRow, TrainingCost, normalised_means, summarise
 from diffopd.report.comparison.comparison import read_csv, to_markdown, write_comparison
@@ -19,7 +20,18 @@ from diffopd.teacher import Estimate
 FREE = TrainingCost(minutes=0.0, images=0, reward_calls=0)
 
 
-def row(name, *scores, seed=0, guidance_scale=1.0, cost=FREE, teachers=(), images=Path("images"), metrics=()):
+def row(
+    name,
+    *scores,
+    seed=0,
+    guidance_scale=1.0,
+    cost=FREE,
+    teachers=(),
+    images=Path("images"),
+    metrics=(),
+    trained=True,
+    taught_by=None,
+):
     return ComparedRow(
         name=name,
         seed=seed,
@@ -35,6 +47,8 @@ def row(name, *scores, seed=0, guidance_scale=1.0, cost=FREE, teachers=(), image
         },
         images=images,
         metrics=metrics,
+        trained=trained,
+        taught_by=taught_by or {},
     )
 
 
@@ -120,31 +134,61 @@ def test_a_csv_keeps_that_an_interval_is_not_known(tmp_path):
     assert read.scores == scores
 
 
-def full_row(folder, name, rewards):
+def test_the_picture_shows_prompts_on_which_the_base_fails_and_the_task_s_teacher_succeeds(tmp_path, capsys):
+    at_two = full_row(tmp_path / "two", "base", (), scores=(0.9, 0.1, 0.3), guidance_scale=2.0, mean=0.6)
+    rows = [
+        full_row(tmp_path, "base", (), scores=(0.0, 0.0, 0.0), mean=0.2),
+        at_two,  # scores better, so it is the base that is shown
+        full_row(tmp_path, "teacher_ocr", (0.5,), scores=(1.0, 0.5, 0.9)),
+        full_row(tmp_path, "opd", (0.5,), scores=(0.6, 0.7, 0.8), taught_by={"ocr": "teacher_ocr"}),
+    ]
+    rows = [replace(row, trained=row.name != "base") for row in rows]
+    write_comparison(rows, tmp_path, num_shown=1)
+    sheet = read_sheet(tmp_path / "images.png")
+    assert list(sheet.columns) == ["base", "teacher\nocr", "opd"]
+    assert list(sheet.prompts) == [
+        ("composition", "one"),
+        ("ocr", "three"),
+    ]  # composition has no teacher here
+    assert list(sheet.scores[1]) == [0.3, 0.9, 0.8]
+    assert "Ocr: base below" not in sheet.rule
+    assert "ocr: base below 0.50, teacher at least 0.90" in sheet.rule
+    assert f"the images: {sheet.rule}" in capsys.readouterr().out
+
+
+def full_row(folder, name, rewards, *, scores=(0.3, 0.3), guidance_scale=1.0, mean=0.3, taught_by=None):
     """A row with images, results and metrics on disk."""
     place = folder / name
     task = TaskResult(
-        value=Estimate(mean=0.3, low=0.2, high=0.4, n=2),
+        value=Estimate(mean=mean, low=0.2, high=0.4, n=len(scores)),
         tags={},
         parts={},
-        texts=("one", "two"),
-        groups=(0, 1),
-        strata=(0, 0),
-        scores=(0.3, 0.3),
+        texts=("one", "two", "three")[: len(scores)],
+        groups=tuple(range(len(scores))),
+        strata=(0,) * len(scores),
+        scores=scores,
     )
     EvaluationResult(
         benchmark="mini",
         seed=0,
-        guidance_scale=1.0,
+        guidance_scale=guidance_scale,
         adapter=None,
         tasks={"composition": task, "ocr": task},
         held_out={},
     ).save(place / "results.json")
     for name_of_task in ("composition", "ocr"):
-        for index in range(2):
+        for index in range(len(scores)):
             save_png(torch.rand(3, 8, 8), place / "images" / name_of_task / f"{index:05d}.png")
     metrics = place / "metrics.csv"
     if rewards:
         lines = [f"{number},{reward},30" for number, reward in enumerate(rewards)]
         metrics.write_text("\n".join(["step,train/reward/ocr,train/time/seconds_per_round", *lines]) + "\n")
-    return row(name, 0.3, 0.3, images=place / "images", metrics=[metrics] if rewards else [])
+    return row(
+        name,
+        mean,
+        mean,
+        guidance_scale=guidance_scale,
+        images=place / "images",
+        metrics=[metrics] if rewards else [],
+        taught_by=taught_by,
+    )

@@ -1,9 +1,11 @@
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffopd.report.run import curve
-from diffopd.report.run.curve import RewardHistory, _interpolate, _running_mean, reward_curve
+from diffopd.report.run.curve import RewardHistory, _interpolate, _running_mean, reward_curve, reward_panels
 
 
 def read(path):
@@ -38,10 +40,10 @@ def test_rounds_count_lines_where_there_is_no_epoch(tmp_path):
 
 def test_curve_is_a_picture_with_a_panel_per_task(metrics, tmp_path):
     levels = {"ocr": {"base": 0.1, "teacher": 0.3}}
-    wide = read(reward_curve(metrics, levels, tmp_path / "two.png"))
+    wide = read(reward_curve(metrics, levels, tmp_path / "two.png", final={}))
     lines = metrics.read_text().splitlines()
     (tmp_path / "one.csv").write_text("\n".join(line.rsplit(",", 1)[0] for line in lines))
-    narrow = read(reward_curve(tmp_path / "one.csv", levels, tmp_path / "one.png"))
+    narrow = read(reward_curve(tmp_path / "one.csv", levels, tmp_path / "one.png", final={}))
     assert wide.width == 2 * narrow.width
     assert len(wide.getcolors(1 << 24)) > 20  # text and lines, not a blank sheet
 
@@ -52,9 +54,9 @@ def test_few_rounds_have_whole_numbers_and_minutes_apart(tmp_path, monkeypatch, 
     lines = [f"{number},{number},0.5,2" for number in range(num_rounds)]
     header = "step,epoch,train/reward/ocr,train/time/seconds_per_round"
     path.write_text("\n".join([header, *lines, ""]))
-    levels = {"ocr": {"base": 0.1, "teacher": 0.9, "student": 0.8}}
+    levels = {"ocr": {"base": 0.1, "teacher": 0.9}}
     monkeypatch.setattr(curve, "save_figure", lambda figure, path: figures.append(figure) or path)
-    reward_curve(path, levels, tmp_path / "few.png")
+    reward_curve(path, levels, tmp_path / "few.png", final={"ocr": ("student", 0.8)})
     figures[0].canvas.draw()
     (axis,) = figures[0].axes
     assert all(tick == round(tick) for tick in axis.get_xticks())
@@ -66,6 +68,41 @@ def test_few_rounds_have_whole_numbers_and_minutes_apart(tmp_path, monkeypatch, 
     ]
     for scale in axis.child_axes:
         assert 2 <= len(scale.get_xticks()) <= 7
+
+
+def test_the_final_score_is_marked_at_the_last_round_and_the_legend_is_above_the_lines(tmp_path, monkeypatch):
+    path, figures = tmp_path / "metrics.csv", []
+    lines = [
+        f"{number},{number},{0.5 if number % 4 == 0 else ''},2" for number in range(12)
+    ]  # scored: 1, 5, 9
+    header = "step,epoch,train/reward/ocr,train/time/seconds_per_round"
+    path.write_text("\n".join([header, *lines, ""]))
+    monkeypatch.setattr(curve, "save_figure", lambda figure, path: figures.append(figure) or path)
+    reward_curve(
+        path, {"ocr": {"base": 0.2, "teacher": 0.9}}, tmp_path / "x.png", final={"ocr": ("student", 0.8)}
+    )
+    figures[0].canvas.draw()
+    (axis,) = figures[0].axes
+    marks = [line for line in axis.get_lines() if line.get_marker() == "D"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks] == [(12, 0.8)]
+    levels = [line.get_ydata()[0] for line in axis.get_lines() if line.get_linestyle() in (":", "--")]
+    assert levels == [0.2, 0.9]
+    legend, panel = axis.get_legend().get_window_extent(), axis.get_window_extent()
+    assert legend.y0 >= panel.y1
+
+
+def test_panels_of_a_page_are_svg_that_follows_light_and_dark(metrics):
+    panels = reward_panels(metrics, {"ocr": {"base": 0.1}}, final={"ocr": ("student", 0.25)})
+    assert list(panels) == ["ocr", "composition"]
+    for task, svg in panels.items():
+        root = ElementTree.fromstring(svg)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "@media (prefers-color-scheme: dark)" in svg
+        assert curve._INK not in svg.replace(f"--ink: {curve._INK}", "")
+        texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {task, "round", "training minutes"} <= set(texts)
+        assert ("student 0.250" in texts) == (task == "ocr")
+    assert reward_panels(metrics, {}, final={}) == reward_panels(metrics, {}, final={})
 
 
 def test_runs_without_rewards_are_named(tmp_path):

@@ -15,11 +15,12 @@ from rich.console import Console
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
 from diffopd.config.folder import config_folder
-from diffopd.evaluation import Benchmark, BenchmarkTask, EvaluationResult, conditions_of
+from diffopd.evaluation import Benchmark, BenchmarkTask, EvaluationResult, conditions_of, evaluate
 from diffopd.files.atomic import atomic_write_json
 from diffopd.files.paths import resolve_path
 from diffopd.metric.reward_mean import RewardMean
 from diffopd.model import SD3Model
+from diffopd.report.run.chosen import choose
 from diffopd.report.run.distillation import report_distillation
 from diffopd.report.run.known_scores import base_scores, unlike
 from diffopd.sampler import FlowSampler
@@ -119,6 +120,7 @@ def test_report(model, benchmark, tmp_path):
         *(f"scoring the student, guidance {scale}" for scale in ("1.5", "2", "1")),
         *(f"scoring the base, guidance {scale}" for scale in ("1.5", "2", "1")),
         "scoring the style teacher",
+        "choosing pictures: ocr teacher",  # whose card lacks the scores of single images
     ]
     assert "config:        here/config.yaml" in text
     for path in (files.table, files.grid, files.curve):
@@ -130,7 +132,69 @@ def test_report(model, benchmark, tmp_path):
     rows = [line.split(" | ")[:2] for line in files.table.read_text().splitlines()]
     assert rows.count(["| student's gain kept", "1.5"]) == 1
     with Image.open(files.grid) as grid:
-        assert grid.size == (240 + 3 * 136 + 8, 36 + 2 * 136)
+        assert grid.size == (240 + 4 * 136 + 8, 56 + 2 * (136 + 16))  # base, two teachers, student
+    assert files.sheet is not None
+    assert list(files.sheet.columns) == ["base", "ocr\nteacher", "style\nteacher", "student"]
+    assert [task for task, _ in files.sheet.prompts] == ["ocr", "style"]
+    assert list(files.panels) == ["ocr"]
+
+
+def test_the_picture_s_prompts_and_scores_are_those_of_the_rule(model, benchmark, tmp_path):
+    files = report_distillation(
+        model=model,
+        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": {}, "style": {}}),
+        student="student",
+        student_guidance=1.0,
+        benchmark=benchmark,
+        folder=tmp_path / "report",
+        metrics_csv=tmp_path / "absent.csv",
+        batch_size=4,
+        rows_per_task=1,
+        console=Console(file=io.StringIO(), width=100),
+    )
+    console = Console(file=io.StringIO())
+    of_base = evaluate(model, benchmark, batch_size=4, guidance_scale=2.0, console=console)
+    sheet = files.sheet
+    for row, task in enumerate(("ocr", "style")):
+        scale = 1.5  # of the teachers
+        of_teacher = evaluate(
+            model, benchmark, batch_size=4, adapter=f"teacher_{task}", guidance_scale=scale, console=console
+        )
+        of_student = EvaluationResult.load(tmp_path / "report" / "student_guidance_1.json")
+        base, teacher = of_base.tasks[task].scores, of_teacher.tasks[task].scores
+        (place,) = choose(task, base, teacher, number=1).places
+        assert sheet.prompts[row] == (task, ("one", "two")[place])
+        shown = dict(zip(sheet.columns, sheet.scores[row], strict=True))
+        wanted = {
+            "base": base[place],
+            f"{task}\nteacher": teacher[place],
+            "student": of_student.tasks[task].scores[place],
+        }
+        assert {name: shown[name] for name in wanted} == pytest.approx(wanted, abs=1e-5)
+
+
+def test_nothing_is_drawn_to_choose_where_cards_have_the_scores_of_single_images(model, benchmark, tmp_path):
+    def known(*single):
+        found = scores_of(model, benchmark)
+        return {task: dataclasses.replace(score, single=list(single)) for task, score in found.items()}
+
+    write_base_card(model, known(0.9, 0.1))
+    console = Console(file=io.StringIO(), width=100)
+    files = report_distillation(
+        model=model,
+        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": {"tiny": known(1.0, 1.0)}}),
+        student="student",
+        student_guidance=1.5,
+        benchmark=benchmark,
+        folder=tmp_path / "report",
+        metrics_csv=tmp_path / "absent.csv",
+        batch_size=4,
+        rows_per_task=1,
+        console=console,
+    )
+    assert "choosing pictures" not in console.file.getvalue()
+    assert list(files.sheet.prompts) == [("ocr", "two")]
+    assert "single" not in files.scores.read_text()
 
 
 def test_base_scores_come_from_the_model_s_card(model, benchmark, tmp_path):

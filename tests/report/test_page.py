@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import re
@@ -13,19 +14,21 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from diffopd.config.folder import config_folder
-from diffopd.files.grid import sample_grid
+from diffopd.files.grid import enlarged
 from diffopd.files.png import save_png
+from diffopd.files.sample_sheet import SampleSheet, read_sheet
 from diffopd.report.__main__ import run as report_command
 from diffopd.report.methods import figures as method_figures
 from diffopd.report.methods.bands import band_by_minutes, band_by_round
 from diffopd.report.methods.curves import curve_families
 from diffopd.report.methods.figures import curve_figure, styles_of
 from diffopd.report.methods.find import find_runs
-from diffopd.report.methods.images import method_grids, split_sheet
+from diffopd.report.methods.images import method_grids
 from diffopd.report.methods.methods import differing_settings, group_runs
 from diffopd.report.methods.runs import ARCHIVE, Series
 from diffopd.report.methods.step_curves import step_band
 from diffopd.report.methods.tables import cost_table, score_tables
+from support.report_page import page_of
 from support.run_folders import result, write_run, write_samples
 
 REWARD = "train/reward/ocr"
@@ -141,48 +144,67 @@ def test_scores_are_means_and_intervals_and_costs_means_and_ranges_over_seeds(tm
     }
 
 
-def test_a_sheet_of_samples_comes_apart_where_it_was_put_together(tmp_path):
-    columns = ("base", "teacher", "student")
-    images = [[torch.full((3, 32, 32), shade) for shade in (0.2, 0.4, 0.6)]] * 2
-    sheet = split_sheet(sample_grid(images, columns=columns, rows=[("ocr", "one"), ("ocr", "two")]))
-    assert [column.size for column in sheet.columns] == [(128, 2 * (128 + 8))] * 3
-    for column, shade in zip(sheet.columns, (51, 102, 153), strict=True):
-        assert column.crop((0, 0, 128, 128)).getcolors() == [(128 * 128, (shade, shade, shade))]
-        assert column.crop((0, 136, 128, 264)).getcolors() == [(128 * 128, (shade, shade, shade))]
-    with pytest.raises(ValueError, match="is not a grid"):
-        split_sheet(Image.new("RGB", (655, 300)))
+def samples(folder, *shades, prompt="one", scores=None):
+    """What a run's report leaves: base, teacher and student as plain pictures of one prompt."""
+    SampleSheet(
+        columns=("base", "ocr\nteacher", "student"),
+        prompts=[("ocr", prompt)],
+        scores=[scores or shades],
+        rule="The rule.",
+        images=[[enlarged(torch.full((3, 32, 32), shade)) for shade in shades]],
+    ).save(folder / "report" / "samples.png")
 
 
-def test_students_of_the_same_prompts_and_noise_stand_side_by_side(tmp_path):
-    def samples(folder, base, student):
-        shades = [torch.full((3, 32, 32), shade) for shade in (base, 0.4, student)]
-        sheet = sample_grid([shades], columns=("base", "teacher", "student"), rows=[("ocr", "one")])
-        save_png(sheet, folder / "report" / "samples.png")
-
+def test_students_of_the_same_prompts_and_noise_stand_side_by_side(tmp_path, caplog):
     for name, base, student in (("a", 0.2, 0.6), ("b", 0.2, 0.8), ("c", 0.0, 1.0)):
-        samples(write_run(tmp_path / "runs" / name, name, 0, {REWARD: [0.5]}), base, student)
+        samples(write_run(tmp_path / "runs" / name, name, 0, {REWARD: [0.5]}), base, 0.4, student)
     write_run(tmp_path / "runs" / "d", "d", 0, {REWARD: [0.5]})
     for name in ("e", "f"):
         scored = write_run(tmp_path / "runs" / name, name, 0, {REWARD: [0.5]}) / "scores" / "mini_guidance_1"
         result({"ocr": 0.5}).save(scored / "results.json")
         save_png(torch.zeros(3, 32, 32), scored / "images" / "ocr" / "00000.png")
+    old = write_run(tmp_path / "runs" / "g", "g", 0, {REWARD: [0.5]}) / "report" / "samples.png"
+    save_png(torch.zeros(3, 300, 655), old)
     grids, without = method_grids(methods_in(tmp_path / "runs"), tmp_path, benchmark="mini", num_per_task=1)
-    with Image.open(grids[0].path) as single, Image.open(grids[1].path) as pair:
-        assert single.size[0] == 240 + 2 * 136 + 8  # e, f
-        assert pair.size[0] == 240 + 4 * 136 + 8  # base, teacher, a, b
-        centres = [pair.getpixel((240 + 136 * column + 64, pair.size[1] - 64))[0] for column in range(4)]
-    assert centres == [51, 102, 153, 204]
-    assert (len(grids), without) == (3, ["d"])
+    single, pair = read_sheet(grids[0].path), read_sheet(grids[1].path)
+    assert list(single.columns) == ["e", "f"]
+    assert list(pair.columns) == ["base", "ocr\nteacher", "a", "b"]
+    assert [image.getpixel((64, 64))[0] for image in pair.images[0]] == [51, 102, 153, 204]
+    assert list(pair.scores[0]) == [0.2, 0.4, 0.6, 0.8]
+    assert "The rule. In a row all images start from the same noise." in grids[1].caption
+    assert (len(grids), without) == (3, ["d", "g"])
+    assert f"samples are left out: {old} does not say what it shows" in caplog.text
 
 
-def page_of(folder, *overrides):
-    with initialize_config_dir(config_folder(), version_base="1.3"):
-        cfg = compose(
-            "report",
-            overrides=[f"runs=['{folder}']", f"out={folder / 'page'}", f"paths.run={folder}", *overrides],
+def test_single_images_are_chosen_by_the_rule_where_base_and_teacher_are_there(tmp_path):
+    by_name = {"base": [0.9, 0.2, 0.2], "ocr_teacher": [1.0, 0.2, 1.0], "opd": [0.5, 0.6, 0.7]}
+    for name, scores in by_name.items():
+        taught = {
+            "teacher": {"teachers": {"ocr": {"path": str(tmp_path / "runs" / "ocr_teacher" / "adapter")}}}
+        }
+        run = write_run(
+            tmp_path / "runs" / name, name, 0, {REWARD: [0.5]}, settings=taught if name == "opd" else None
         )
-    report_command(cfg)
-    return (folder / "page" / "index.html").read_text(encoding="utf-8")
+        place, found = run / "scores" / "mini_guidance_1", result({"ocr": 0.5}, by_prompt={"ocr": scores})
+        adapter = None if name == "base" else str(run / "adapter")
+        dataclasses.replace(found, adapter=adapter).save(place / "results.json")
+        for index in range(3):
+            save_png(torch.full((3, 32, 32), index / 255), place / "images" / "ocr" / f"{index:05d}.png")
+    (grid,), _ = method_grids(methods_in(tmp_path / "runs"), tmp_path, benchmark="mini", num_per_task=1)
+    sheet = read_sheet(grid.path)
+    assert list(sheet.prompts) == [("ocr", "prompt 2 of ocr")]
+    assert [image.getpixel((0, 0))[0] for image in sheet.images[0]] == [2, 2, 2]
+    assert dict(zip(sheet.columns, sheet.scores[0], strict=True)) == {
+        "base": 0.2,
+        "ocr_teacher": 1.0,
+        "opd": 0.7,
+    }
+    assert "on which the base fails (score below 50% of the best)" in grid.caption
+    other = methods_in(tmp_path / "runs")
+    alone = [method for method in other if method.key == "opd"]
+    (grid,), _ = method_grids(alone, tmp_path, benchmark="mini", num_per_task=1)
+    assert list(read_sheet(grid.path).prompts) == [("ocr", "prompt 0 of ocr")]
+    assert "the first 1, as nothing says how base and teacher score on them" in grid.caption
 
 
 def test_the_command_writes_a_page_that_needs_nothing_else(tmp_path, capsys):
@@ -347,7 +369,7 @@ def test_a_page_is_made_again_from_the_data_it_keeps(tmp_path, capsys, monkeypat
         with initialize_config_dir(config_folder(), version_base="1.3"):
             cfg = compose("report", overrides=["paths.run=unused", *overrides])
         report_command(cfg)
-        return capsys.readouterr().out.partition("page:")[0]
+        return capsys.readouterr().out.partition("\nopen ")[0]
 
     first = made("runs=[runs]", "out=pages/one")
     kept = sorted((tmp_path / "pages" / "one" / "data").iterdir())

@@ -38,6 +38,7 @@ RUN = (
     "logger=csv",
     "callbacks.round_checkpoint.every_n_rounds=1",
     "callbacks.samples.every_n_rounds=0",  # tests of samples ask for them
+    "callbacks.samples.shares=[]",
 )
 
 FORKED = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,10 @@ class Experiment:
         to_train = self.checkpoint is None or round_of(self.checkpoint) < cast(int, self.trainer.max_epochs)
         if to_train and self.trainer.is_global_zero:
             remove_finished(self.folder)  # until these rounds are done and reported, too
+        began = time.perf_counter()
         with together(self.trainer):
             self.fit()
+        files = dataclasses.replace(self.files, fit_minutes=(time.perf_counter() - began) / 60)
         if any(getattr(callback, "interrupted", False) for callback in cast(Any, self.trainer).callbacks):
             return False
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
@@ -120,9 +123,9 @@ class Experiment:
         if self.report is not None and isinstance(self.trainer.strategy, Sharded):
             log.warning("no report: no process holds the whole model; evaluate the saved adapter")
         elif self.report is not None:
-            self.report(self.phase, self.benchmark, self.files)
+            self.report(self.phase, self.benchmark, files)
         known = (self.folder / METRICS).is_file()
-        recipe = dataclasses.asdict(self.files.recipe()) if known else {}
+        recipe = dataclasses.asdict(files.recipe()) if known else {}
         note = Finished(
             rounds=self.trainer.current_epoch,
             max_rounds=cast(int, self.trainer.max_epochs),
@@ -225,7 +228,12 @@ def build(cfg: DictConfig) -> Experiment:
         num_threads=cfg.trainer.num_threads,
         report=report,
         benchmark=benchmark,
-        files=RunFiles(folder=folder, command=recorded_command("diffopd.train", folder), seed=cfg.seed),
+        files=RunFiles(
+            folder=folder,
+            name=str(cfg.name),
+            command=recorded_command("diffopd.train", folder),
+            seed=cfg.seed,
+        ),
     )
 
 

@@ -51,9 +51,9 @@ class _Source:
 class Samples(Callback):
     """Draws ``samples/round_000020.png``: a few prompts that training does not use, from the same noise.
 
-    A row is drawn before the first round, after every ``every_n_rounds`` and after the last, of the adapter
-    that would be exported then. TensorBoard, Weights & Biases and MLflow get it as an image, with the number
-    of rounds as its step.
+    A row is drawn before the first round, after every ``every_n_rounds``, at ``shares`` of the run, and after
+    the last round, of the adapter that would be exported then. TensorBoard, Weights & Biases and MLflow get
+    it as an image, with the number of rounds as its step.
 
     Training does not notice: every draw has a generator of its own, and checkpoints hold nothing of it. A
     picture that is there already and was made from the same weights and settings is not drawn again, so a
@@ -73,12 +73,20 @@ class Samples(Callback):
     left_out_of_trials: ClassVar[bool] = True  # by doctor: pictures between rounds are no part of a round
 
     def __init__(
-        self, *, every_n_rounds: int, num_prompts: int, prompts: Sequence[str] | None, folder: str
+        self,
+        *,
+        every_n_rounds: int,
+        shares: Sequence[float],
+        num_prompts: int,
+        prompts: Sequence[str] | None,
+        folder: str,
     ) -> None:
         """Configure what is drawn, and how often.
 
         Args:
-            every_n_rounds: Rounds between two rows; 0 = never, not even at the start and at the end.
+            every_n_rounds: Rounds between two rows; 0 = at ``shares`` alone, and without these never, not
+                even at the start and at the end.
+            shares: Shares of all rounds, from 0 to 1, after which a row is drawn, too.
             num_prompts: Prompts of the benchmark in a row, of the tasks that are trained in turn.
             prompts: Your own prompts instead; None for the benchmark's.
             folder: Where the pictures go.
@@ -89,12 +97,18 @@ class Samples(Callback):
         for name, value, least in (("every_n_rounds", every_n_rounds, 0), ("num_prompts", num_prompts, 1)):
             if value < least:
                 raise ValueError(f"callbacks.samples.{name} must be at least {least}, got {value}")
+        if isinstance(shares, str) or not all(0 <= share <= 1 for share in shares):
+            raise ValueError(
+                f"callbacks.samples.shares={shares} must be a list of shares of the run from 0 to 1, as in "
+                "[0, 0.25, 0.5, 1]"
+            )
         if prompts is not None and (isinstance(prompts, str) or not prompts):
             raise ValueError(
                 f"callbacks.samples.prompts={prompts!r} must be a list of prompts, or null for those of the "
                 "benchmark; callbacks.samples.every_n_rounds=0 draws none"
             )
         self.every_n_rounds = every_n_rounds
+        self.shares = tuple(shares)
         self.num_prompts = num_prompts
         self.prompts = None if prompts is None else tuple(prompts)
         self.folder = Path(folder)
@@ -107,7 +121,8 @@ class Samples(Callback):
         if trainer.is_global_zero:
             for leftover in self.folder.glob(".round_*.writing"):  # of a process that was killed
                 leftover.unlink(missing_ok=True)
-        self._source = self._find_source(trainer, pl_module) if self.every_n_rounds else None
+        wanted = self.every_n_rounds or self.shares
+        self._source = self._find_source(trainer, pl_module) if wanted else None
         self._draw_if_due(trainer, pl_module, trainer.current_epoch)
 
     @override
@@ -122,7 +137,9 @@ class Samples(Callback):
             self._draw(trainer, pl_module, trainer.current_epoch)
 
     def _draw_if_due(self, trainer: Trainer, phase: LightningModule, num_rounds: int) -> None:
-        if self.every_n_rounds and num_rounds % self.every_n_rounds == 0:
+        every, last = self.every_n_rounds, trainer.max_epochs
+        at_share = last is not None and num_rounds in {round(share * last) for share in self.shares}
+        if num_rounds == 0 or at_share or (every and num_rounds % every == 0):
             self._draw(trainer, phase, num_rounds)
 
     def _find_source(self, trainer: Trainer, phase: Any) -> _Source | None:

@@ -77,7 +77,7 @@ def _prompt_files(values: Mapping[str, Any]) -> Iterator[str]:
     from diffopd.files.paths import resolve_path
 
     samples = (values.get("callbacks") or {}).get("samples") or {}
-    drawn = samples.get("every_n_rounds") and samples.get("prompts") is None
+    drawn = (samples.get("every_n_rounds") or samples.get("shares")) and samples.get("prompts") is None
     reported = "phase" not in values or values.get("report") or drawn
     for group in ("data", "benchmark") if reported else ("data",):
         node = values.get(group)

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffopd.evaluation.conditions import Conditions, disagreements
 from diffopd.files.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.metric.interval import Interval, bootstrap_interval, paired_difference_interval
-from diffopd.teacher import Estimate, Score
+from diffopd.teacher import MOST_SINGLE, Estimate, Score
 from diffopd.types import Prompts
 
 
@@ -96,10 +96,14 @@ class EvaluationResult:
 
     @property
     def scores(self) -> dict[str, Score]:
-        """Task -> value and what it was measured with: an entry of a card's ``scores``."""
+        """Task -> value, what it was measured with, first single scores: an entry of a card's ``scores``."""
         return {
-            task: Score(**dataclasses.asdict(value), conditions=dict(self.conditions.get(task, {})))
-            for task, value in self.estimates.items()
+            task: Score(
+                **dataclasses.asdict(result.value),
+                conditions=dict(self.conditions.get(task, {})),
+                single=[round(score, 4) for score in result.scores[:MOST_SINGLE]],
+            )
+            for task, result in self.tasks.items()
         }
 
     def differences(self, other: EvaluationResult) -> list[str]:

@@ -15,6 +15,8 @@ _GAP = 8
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 36), (120, 120, 128)
 _CELL = 128
 """Least side of an enlarged image in pixels."""
+_LABELS, _SCORE = 240, 16
+"""Width of a grid's row labels, height of the scores under its images, in pixels."""
 _LABEL_LINES, _LINE = 3, 17
 """Of the prompt below each image of a sheet; the height of one in pixels."""
 
@@ -24,6 +26,7 @@ def sample_grid(
     *,
     columns: Sequence[str],
     rows: Sequence[tuple[str, str]],
+    scores: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
     """A row per prompt, a column per model.
 
@@ -31,6 +34,7 @@ def sample_grid(
         images: For each row, one image in [0, 1] per column.
         columns: Headers, e.g. ``("base", "teacher", "student")``.
         rows: For each row, the prompt's task and text.
+        scores: For each row, what stands under each image in small type.
 
     Raises:
         ValueError: If the labels do not match the images.
@@ -40,25 +44,62 @@ def sample_grid(
             f"a grid needs one label per row and column, got rows of {[len(row) for row in images]} images "
             f"for {len(rows)} row labels and {len(columns)} headers"
         )
-    scaled = [[_enlarged(image) for image in row] for row in images]
+    scaled = [[enlarged(image) for image in row] for row in images]
     side_x, side_y = scaled[0][0].size
-    font, small = (ImageFont.load_default(size) for size in (17, 14))
-    label_width, header = 240, 36 + 20 * max(name.count("\n") for name in columns)
-    width = label_width + len(columns) * (side_x + _GAP) + _GAP
-    sheet = Image.new("RGB", (width, header + len(rows) * (side_y + _GAP)), _PAPER)
+    font, small, tiny = (ImageFont.load_default(size) for size in (17, 14, 12))
+    header, step = _header(columns), side_y + _GAP + (_SCORE if scores is not None else 0)
+    width = _LABELS + len(columns) * (side_x + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, header + len(rows) * step), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
-        centre = label_width + column * (side_x + _GAP) + side_x / 2
+        centre = _LABELS + column * (side_x + _GAP) + side_x / 2
         pen.text((centre, header / 2), name, font=font, fill=_INK, anchor="mm", align="center")
     for row, (task, text) in enumerate(rows):
-        top = header + row * (side_y + _GAP)
+        top = header + row * step
         pen.text((12, top + 8), task, font=small, fill=_FAINT)
         pen.multiline_text(
             (12, top + 30), _wrapped(text, (side_y - 36) // 22), font=font, fill=_INK, spacing=4
         )
         for column, picture in enumerate(scaled[row]):
-            sheet.paste(picture, (label_width + column * (side_x + _GAP), top))
+            left = _LABELS + column * (side_x + _GAP)
+            sheet.paste(picture, (left, top))
+            if scores is not None:
+                middle = (left + side_x / 2, top + side_y + 1)
+                pen.text(middle, scores[row][column], font=tiny, fill=_FAINT, anchor="ma")
     return sheet
+
+
+def cells_of(
+    sheet: Image.Image, *, columns: Sequence[str], num_rows: int, with_scores: bool
+) -> list[list[Image.Image]]:
+    """The images of a sheet that :func:`sample_grid` made, row by row, as they are shown there.
+
+    Args:
+        sheet: The sheet.
+        columns: Its headers.
+        num_rows: Its rows.
+        with_scores: Whether scores stand under its images.
+
+    Raises:
+        ValueError: If the picture has not the shape of such a sheet.
+    """
+    header = _header(columns)
+    step_x, rest_x = divmod(sheet.width - _LABELS - _GAP, len(columns))
+    step_y, rest_y = divmod(sheet.height - header, num_rows)
+    side_x, side_y = step_x - _GAP, step_y - _GAP - (_SCORE if with_scores else 0)
+    if rest_x or rest_y or side_x < 1 or side_y < 1:
+        raise ValueError(
+            f"a picture of {sheet.width} x {sheet.height} pixels is no grid of {num_rows} rows of "
+            f"{len(columns)} images"
+        )
+    lefts = [_LABELS + column * step_x for column in range(len(columns))]
+    tops = [header + row * step_y for row in range(num_rows)]
+    return [[sheet.crop((x, y, x + side_x, y + side_y)) for x in lefts] for y in tops]
+
+
+def _header(columns: Sequence[str]) -> int:
+    """Height above the first row of a grid in pixels."""
+    return 36 + 20 * max(name.count("\n") for name in columns)
 
 
 def image_sheet(
@@ -79,7 +120,7 @@ def image_sheet(
             f"a sheet needs images, a label for each and at least one column, got {len(images)} images, "
             f"{len(labels)} labels, num_columns={num_columns}"
         )
-    scaled = [_enlarged(image) for image in images]
+    scaled = [enlarged(image) for image in images]
     side_x, side_y = scaled[0].size
     font = ImageFont.load_default(13)
     height = side_y + _LINE * _LABEL_LINES + _GAP
@@ -118,7 +159,7 @@ def cut_row(sheet: Image.Image, num_images: int) -> list[Image.Image]:
     return [sheet.crop((left, _GAP, left + side_x, _GAP + side_y)) for left in lefts]
 
 
-def _enlarged(image: Tensor) -> Image.Image:
+def enlarged(image: Float[Tensor, " 3 height width"]) -> Image.Image:
     """By a whole factor up to ``_CELL``; large images shrink to twice that."""
     picture = to_picture(image)
     factor = -(-_CELL // min(picture.size))

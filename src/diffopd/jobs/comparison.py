@@ -259,6 +259,8 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
                 for benchmark in benchmarks
             },
             images=run.scores_at(benchmarks[0], scale) / "images",
+            trained=run.command is not None,
+            taught_by=run.teachers,
             metrics=[path for note in _notes(run) if (path := note.with_name(METRICS)).is_file()],
         )
         for run in rows

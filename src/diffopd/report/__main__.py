@@ -30,6 +30,7 @@ def run(cfg: DictConfig) -> None:
     from diffopd.report.methods.claims import read_claims
     from diffopd.report.methods.find import find_runs
     from diffopd.report.methods.page import PageSettings, write_page
+    from diffopd.report.run.page import shown_path
 
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     if not isinstance(cfg.running_mean, int) or cfg.running_mean < 1 or cfg.running_mean % 2 == 0:
@@ -38,7 +39,7 @@ def run(cfg: DictConfig) -> None:
         raise ValueError(f"num_images={cfg.num_images} must be a whole number of at least 1")
     claims = read_claims(plain["claims"] or {})
     runs = find_runs([plain["runs"]] if isinstance(plain["runs"], str) else plain["runs"])
-    page, verdicts = write_page(
+    page, verdicts, seeds = write_page(
         runs,
         claims,
         Path(cfg.out),
@@ -53,6 +54,8 @@ def run(cfg: DictConfig) -> None:
             keep_data=cfg.keep_data,
         ),
     )
+    for table in seeds:
+        print(table.to_markdown())
     for verdict in (verdict for verdict in verdicts if not verdict.no_runs):
         at = "" if verdict.guidance is None else f", guidance {verdict.guidance:g}"
         p = "" if verdict.p is None else f"Holm p {verdict.shown_p}; "
@@ -62,7 +65,7 @@ def run(cfg: DictConfig) -> None:
         print(f"{what} that these runs do not have (claims=none leaves claims out)")
     for unfinished in (run for run in runs if not run.finished):
         print(f"not finished: {unfinished.folder}")
-    print(f"page: {page}")
+    print(f"open {shown_path(page)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Frozen teachers, the rules that give each prompt its own, and the anchor beside them."""
 
 from diffopd.teacher.anchor import Anchor, NoAnchor, Regulariser
-from diffopd.teacher.card import CARD, Estimate, Recipe, Score, TeacherCard
+from diffopd.teacher.card import CARD, MOST_SINGLE, Estimate, Recipe, Score, TeacherCard
 from diffopd.teacher.frozen import AdaptedModel, check_frozen, load_frozen
 from diffopd.teacher.routing import Automatic, ByTask, Mixture, Routing
 from diffopd.teacher.target import Learner, Target
@@ -9,6 +9,7 @@ from diffopd.teacher.teacher_set import RoutedTeachers, TeacherSet
 
 __all__ = [
     "CARD",
+    "MOST_SINGLE",
     "AdaptedModel",
     "Anchor",
     "Automatic",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -13,6 +13,8 @@ from diffopd.adapter import CARD_FILE, find_card
 from diffopd.files.sealed import read_sealed_json, write_sealed_json
 
 CARD = CARD_FILE
+MOST_SINGLE = 64
+"""Scores of single images that a card keeps of a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,12 @@ class Score(Estimate):
     Attributes:
         conditions: What it was measured with (``diffopd.evaluation.conditions_of``): it stands beside a score
             of the same conditions only. Empty on cards of before these were kept.
+        single: Scores of the first images in their order, at most ``MOST_SINGLE``. A report chooses the
+            prompts that it shows by them. Empty on cards of before they were kept.
     """
 
     conditions: Mapping[str, str | int | float] = field(default_factory=dict)
+    single: Sequence[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

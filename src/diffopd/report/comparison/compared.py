@@ -43,6 +43,8 @@ class ComparedRow:
         scores: benchmark -> task -> score.
         images: Folder of the scored images of the first benchmark, ``<task>/<index>.png``.
         metrics: ``metrics.csv`` of its runs, in order; empty if nothing was trained.
+        trained: Whether anything was trained: a base model's row is not.
+        taught_by: Task -> name of the row that is its teacher.
     """
 
     name: str
@@ -54,6 +56,8 @@ class ComparedRow:
     scores: Mapping[str, Mapping[str, Estimate]]
     images: Path
     metrics: Sequence[Path]
+    trained: bool
+    taught_by: Mapping[str, str]
 
     @property
     def minutes(self) -> float:

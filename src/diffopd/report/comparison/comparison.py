@@ -36,7 +36,7 @@ def write_comparison(rows: Sequence[ComparedRow], folder: Path, *, num_shown: in
     Args:
         rows: Every row, seed and guidance scale.
         folder: Gets the files.
-        num_shown: Prompts of each task in the grid of images.
+        num_shown: Prompts of each task in the grid of images; 0 = no grid.
     """
     summaries = summarise(rows)
     means = normalised_means(summaries)
@@ -45,16 +45,19 @@ def write_comparison(rows: Sequence[ComparedRow], folder: Path, *, num_shown: in
         temporary.write_text(markdown, encoding="utf-8")
     _write_csv(rows, folder / "table.csv")
     print(markdown)
+    sheet = compared_images(rows, folder / "images.png", num_shown=num_shown) if num_shown else None
     files = {
         "table": folder / "table.md",
         "every seed": folder / "table.csv",
         "radar": radar(summaries, folder / "radar.png"),
         "reward": reward_by_minutes(rows, folder / "reward_by_minutes.png"),
-        "images": compared_images(rows, folder / "images.png", num_shown=num_shown),
+        "images": folder / "images.png" if sheet else None,
     }
     for label, path in files.items():
         if path is not None:
             print(f"{label + ':':<14} {path}", flush=True)
+    if sheet:
+        print(f"the images: {sheet.rule}", flush=True)
 
 
 def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:

@@ -11,13 +11,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffopd.evaluation import EvaluationResult
-from diffopd.files.grid import sample_grid
-from diffopd.files.png import read_png, save_png
+from diffopd.files.sample_sheet import SampleSheet
 from diffopd.report.comparison.compared import ComparedRow, Summary, normalised
 from diffopd.report.methods.bands import running_mean
 from diffopd.report.methods.figures import Style, styles_of
+from diffopd.report.run.chosen import choose_scored
 from diffopd.report.run.curve import REWARD, SECONDS
 from diffopd.report.run.figure import save_figure
+from diffopd.report.run.saved import sheet_of_saved
 from diffopd.run.metrics_csv import read_rows
 
 _RUNNING_MEAN = 9
@@ -163,8 +164,10 @@ def _history(row: ComparedRow) -> dict[str, tuple[list[float], list[float]]]:
     return found
 
 
-def compared_images(rows: Sequence[ComparedRow], path: Path, *, num_shown: int) -> Path:
-    """The first prompts of each task, the same noise for every row, at the guidance it was trained for.
+def compared_images(rows: Sequence[ComparedRow], path: Path, *, num_shown: int) -> SampleSheet:
+    """Prompts of each task by the rule of :mod:`diffopd.report.run.chosen`, the same noise for every row.
+
+    Each row is at the guidance it was trained for; a base model, which was trained for none, at its best.
 
     Args:
         rows: Every row; seed 0 is drawn.
@@ -172,27 +175,29 @@ def compared_images(rows: Sequence[ComparedRow], path: Path, *, num_shown: int) 
         num_shown: Prompts of each task.
 
     Returns:
-        ``path``.
+        What the picture shows.
     """
     shown: dict[str, ComparedRow] = {}
     for row in rows:
-        if row.seed == 0:
-            shown.setdefault(row.name, row)
-    prompts = _prompts(next(iter(shown.values())), num_shown)
-    images = [
-        [read_png(row.images / task / f"{index:05d}.png") for row in shown.values()]
-        for task, index in prompts
-    ]
-    columns = [name.replace("_", "\n") for name in shown]
-    labels = [(task, text) for (task, _), text in prompts.items()]
-    return save_png(sample_grid(images, columns=columns, rows=labels), path)
+        if row.seed == 0 and (
+            row.name not in shown or (not row.trained and _mean(row) > _mean(shown[row.name]))
+        ):
+            shown[row.name] = row
+    results = {name: EvaluationResult.load(row.images.parent / "results.json") for name, row in shown.items()}
+    base = next((results[name] for name, row in shown.items() if not row.trained), None)
+    teachers = {
+        task: results[teacher]
+        for row in reversed(shown.values())
+        for task, teacher in row.taught_by.items()
+        if teacher in results
+    }
+    choices = choose_scored(next(iter(results.values())), base, teachers, number=num_shown)
+    columns = {name.replace("_", "\n"): (row.images, results[name]) for name, row in shown.items()}
+    sheet = sheet_of_saved(columns, choices)
+    sheet.save(path)
+    return sheet
 
 
-def _prompts(row: ComparedRow, num_shown: int) -> Mapping[tuple[str, int], str]:
-    """Task and index -> text of the first prompts of each task."""
-    result = EvaluationResult.load(row.images.parent / "results.json")
-    found: dict[tuple[str, int], str] = {}
-    for task, scored in result.tasks.items():
-        for number in range(min(num_shown, len(scored.texts))):
-            found[task, scored.groups.index(number)] = scored.texts[number]
-    return found
+def _mean(row: ComparedRow) -> float:
+    """Mean score over the tasks of the first benchmark."""
+    return float(np.mean([score.mean for score in next(iter(row.scores.values())).values()]))

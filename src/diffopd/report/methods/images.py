@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
-
 from diffopd.evaluation import EvaluationResult
-from diffopd.files.grid import sample_grid
-from diffopd.files.png import read_png, save_png
+from diffopd.files.sample_sheet import SHEET, SampleSheet, read_sheet
 from diffopd.report.methods.methods import Method
 from diffopd.report.methods.runs import Run
+from diffopd.report.run.chosen import choose_scored
+from diffopd.report.run.saved import sheet_of_saved
 
-SHEET = "samples.png"
-"""What a distillation leaves in ``report/``: base, teacher and student side by side, by ``sample_grid``."""
-_SHEET_COLUMNS = 3
-_LABELS, _HEADER, _GAP = 240, 36, 8
-"""Geometry of ``sample_grid`` for headers of one line; the tests compare."""
+log = logging.getLogger(__name__)
+
+_READING = (
+    "In a row all images start from the same noise. Under each image its score on the row's task. The base "
+    "is at its best guidance, the others are at the guidance they were trained for."
+)
+
+Saved = tuple[Run, Path, EvaluationResult]
+"""A run, the folder of its single images, and their scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +38,6 @@ class ImageGrid:
 
     path: Path
     caption: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sheet:
-    """The parts of a ``samples.png``.
-
-    Attributes:
-        labels: Tasks and prompts.
-        columns: Base, teacher and student.
-    """
-
-    labels: Image.Image
-    columns: Sequence[Image.Image]
 
 
 def method_grids(
@@ -66,7 +59,7 @@ def method_grids(
         method.label: found for method in methods if method.label not in single and (found := _sheet(method))
     }
     grids = []
-    for number, alike in enumerate(_same_prompts(single, num_per_task), 1):
+    for number, alike in enumerate(_same_prompts(single), 1):
         path = folder / f"images_{number}.png"
         grids.append(_grid_of_images(alike, path, benchmark=benchmark, num_per_task=num_per_task))
     for number, names in enumerate(_same_start(sheets), len(grids) + 1):
@@ -75,114 +68,102 @@ def method_grids(
     return grids, [method.label for method in methods if method.label not in single.keys() | sheets.keys()]
 
 
-def split_sheet(picture: Image.Image) -> Sheet:
-    """Take a ``samples.png`` apart.
+def _saved(method: Method, benchmark: str) -> Saved | None:
+    """The first seed's single images, at the guidance it was trained for if those are there.
 
-    Raises:
-        ValueError: If the picture has not the shape of one.
+    Of a base model, which was trained for none, those that score best.
     """
-    width, height = picture.size
-    side, left = divmod(width - _LABELS - _GAP, _SHEET_COLUMNS)
-    if left or side <= _GAP or height <= _HEADER:
-        raise ValueError(f"a picture of {width} x {height} pixels is not a grid of base, teacher and student")
-    return Sheet(
-        labels=picture.crop((0, _HEADER, _LABELS, height)),
-        columns=[
-            picture.crop((start, _HEADER, start + side - _GAP, height))
-            for start in range(_LABELS, _LABELS + _SHEET_COLUMNS * side, side)
-        ],
-    )
-
-
-def _saved(method: Method, benchmark: str) -> tuple[Run, Path, EvaluationResult] | None:
-    """The first seed's single images, at the guidance it was trained for if those are there."""
     for run in method.runs.values():
         found = [
             (run, path.parent / "images", result)
             for path, result in run.results
             if result.benchmark == benchmark and (path.parent / "images").is_dir()
         ]
+        if found and all(result.adapter is None for _, _, result in found):
+            return max(found, key=lambda entry: statistics.fmean(entry[2].means.values()))
         own = [entry for entry in found if entry[2].guidance_scale == run.guidance_scale]
         if found:
             return (own or found)[0]
     return None
 
 
-def _same_prompts(
-    found: Mapping[str, tuple[Run, Path, EvaluationResult]], num_per_task: int
-) -> list[dict[str, tuple[Run, Path, EvaluationResult]]]:
+def _same_prompts(found: Mapping[str, Saved]) -> list[dict[str, Saved]]:
     """Put together what was drawn from the same prompts and seed."""
-    alike: dict[str, dict[str, tuple[Run, Path, EvaluationResult]]] = {}
+    alike: dict[str, dict[str, Saved]] = {}
     for label, entry in found.items():
         result = entry[2]
-        texts = {task: scored.texts[:num_per_task] for task, scored in result.tasks.items()}
+        texts = {task: scored.texts for task, scored in result.tasks.items()}
         alike.setdefault(f"{result.seed} {texts}", {})[label] = entry
     return list(alike.values())
 
 
 def _grid_of_images(
-    shown: Mapping[str, tuple[Run, Path, EvaluationResult]], path: Path, *, benchmark: str, num_per_task: int
+    shown: Mapping[str, Saved], path: Path, *, benchmark: str, num_per_task: int
 ) -> ImageGrid:
-    result = next(iter(shown.values()))[2]
-    prompts = [
-        (task, scored.groups.index(number), scored.texts[number])
-        for task, scored in result.tasks.items()
-        for number in range(min(num_per_task, len(scored.texts)))
-    ]
-    images = [
-        [read_png(folder / task / f"{index:05d}.png") for _, folder, _ in shown.values()]
-        for task, index, _ in prompts
-    ]
-    headers = [_header(label) for label in shown]
-    sheet = sample_grid(images, columns=headers, rows=[(task, text) for task, _, text in prompts])
+    results = [result for _, _, result in shown.values()]
+    base = next((result for result in results if result.adapter is None), None)
+    choices = choose_scored(results[0], base, _teachers(shown), number=num_per_task)
+    columns = {_header(label): (folder, result) for label, (_, folder, result) in shown.items()}
+    sheet = sheet_of_saved(columns, choices)
     return ImageGrid(
-        path=save_png(sheet, path),
-        caption=f"The first prompts of each task of the benchmark {benchmark}; {_shown_seeds(shown)}. "
-        "In a row all methods start from the same noise.",
+        path=sheet.save(path),
+        caption=f"Benchmark {benchmark}; {_shown_seeds(shown)}. {sheet.rule} {_READING}",
     )
 
 
-def _sheet(method: Method) -> tuple[Run, Sheet] | None:
+def _teachers(shown: Mapping[str, Saved]) -> dict[str, EvaluationResult]:
+    """Task -> scores of its teacher, where a run shown here is the teacher of another."""
+    adapters = {(run.folder / "adapter").resolve(): result for run, _, result in shown.values()}
+    found: dict[str, EvaluationResult] = {}
+    for run, _, _ in shown.values():
+        taught = (run.settings.get("teacher") or {}).get("teachers") or {}
+        for task, entry in taught.items():
+            place = Path(str(entry.get("path"))).resolve()
+            if place in adapters and task in adapters[place].tasks:
+                found.setdefault(task, adapters[place])
+    return found
+
+
+def _sheet(method: Method) -> tuple[Run, SampleSheet] | None:
+    """The first seed's samples; not those of an earlier version, which do not say what they show."""
     for run in method.runs.values():
         path = run.folder / "report" / SHEET
         if path.is_file():
-            with Image.open(path) as picture:
-                return run, split_sheet(picture.convert("RGB"))
+            try:
+                return run, read_sheet(path)
+            except ValueError as error:
+                log.warning("samples are left out: %s", error)
     return None
 
 
-def _same_start(sheets: Mapping[str, tuple[Run, Sheet]]) -> list[list[str]]:
+def _same_start(sheets: Mapping[str, tuple[Run, SampleSheet]]) -> list[list[str]]:
     """Put together sheets whose prompts and whose images of the base are the same, pixel for pixel."""
-    alike: dict[tuple[bytes, bytes], list[str]] = {}
+    alike: dict[tuple[object, ...], list[str]] = {}
     for label, (_, sheet) in sheets.items():
-        alike.setdefault((sheet.labels.tobytes(), sheet.columns[0].tobytes()), []).append(label)
+        base = tuple(row[0].tobytes() for row in sheet.images)
+        alike.setdefault((tuple(sheet.prompts), base), []).append(label)
     return list(alike.values())
 
 
-def _grid_of_sheets(shown: Mapping[str, tuple[Run, Sheet]], path: Path) -> ImageGrid:
-    first = next(iter(shown.values()))[1]
-    students = [sheet.columns[-1] for _, sheet in shown.values()]
-    headers = ["base", "teacher", *(_header(label) for label in shown)]
-    columns = [*first.columns[:-1], *students]
-    header = 16 + 20 * max(text.count("\n") + 1 for text in headers)
-    width, height = first.columns[0].size
-    picture = Image.new(
-        "RGB", (_LABELS + len(columns) * (width + _GAP) + _GAP, header + height), (255, 255, 255)
+def _grid_of_sheets(shown: Mapping[str, tuple[Run, SampleSheet]], path: Path) -> ImageGrid:
+    label, (_, first) = next(iter(shown.items()))
+    sheets = [sheet for _, sheet in shown.values()]
+    sheet = dataclasses.replace(
+        first,
+        columns=[*first.columns[:-1], *(_header(label) for label in shown)],
+        images=[
+            [*row[:-1], *(other.images[number][-1] for other in sheets)]
+            for number, row in enumerate(first.images)
+        ],
+        scores=[
+            [*row[:-1], *(other.scores[number][-1] for other in sheets)]
+            for number, row in enumerate(first.scores)
+        ],
     )
-    picture.paste(first.labels, (0, header))
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
-    for number, (text, column) in enumerate(zip(headers, columns, strict=True)):
-        left = _LABELS + number * (width + _GAP)
-        picture.paste(column, (left, header))
-        pen.text(
-            (left + width / 2, header / 2), text, font=font, fill=(32, 32, 36), anchor="mm", align="center"
-        )
-    label = next(iter(shown))
+    teachers = f" The teachers are those of {label}." if len(first.columns) > 2 else ""
     return ImageGrid(
-        path=save_png(picture, path),
-        caption=f"The first prompts of each task of the runs' benchmark; {_shown_seeds(shown)}. In a row all "
-        "images start from the same noise. The base is at its best guidance, the others at the guidance they "
-        f"were trained for; a row's teacher is that of its task in {label}.",
+        path=sheet.save(path),
+        caption=f"{_shown_seeds(shown).capitalize()}. {sheet.rule} {_READING}{teachers}",
     )
 
 

@@ -23,6 +23,7 @@ from diffopd.report.methods.measured import QUANTITIES, Measuring, SeedValues
 from diffopd.report.methods.methods import Method, differing_settings, group_runs
 from diffopd.report.methods.pairing import SeedEffect
 from diffopd.report.methods.runs import Run
+from diffopd.report.methods.seeds import SeedTable, seed_tables, write_seed_tables
 from diffopd.report.methods.seeds_needed import POWER
 from diffopd.report.methods.strips import run_strips
 from diffopd.report.methods.tables import CostTable, ScoreTable, cost_bars, cost_table, score_tables
@@ -110,7 +111,7 @@ class ClaimLine:
 
 def write_page(
     runs: Sequence[Run], claims: Sequence[Claim], folder: Path, settings: PageSettings
-) -> tuple[Path, Sequence[Verdict]]:
+) -> tuple[Path, Sequence[Verdict], Sequence[SeedTable]]:
     """Draw every figure, test every claim, write the page, its figures and what they were made from.
 
     Args:
@@ -120,7 +121,7 @@ def write_page(
         settings: What the page shows.
 
     Returns:
-        The page, and the verdicts.
+        The page, the verdicts, and the table of the seeds of each method that has several.
     """
     methods = group_runs(runs, settings.labels, include_unfinished=settings.include_unfinished)
     styles = styles_of([method.label for method in methods])
@@ -139,6 +140,9 @@ def write_page(
     )
     strips = run_strips(methods, figures)
     bars = cost_bars(methods)
+    seeds = seed_tables(methods)
+    if seeds:
+        write_seed_tables(seeds, folder)
     text = _render(
         settings=settings,
         methods=methods,
@@ -146,6 +150,7 @@ def write_page(
         claims=[_claim_line(verdict, methods) for verdict in verdicts if not verdict.no_runs],
         confidence=f"{CONFIDENCE:.0%}",
         scores=score_tables(methods, verdicts),
+        seeds=seeds,
         curves=curves,
         grids=[Figure.read(grid.path, grid.caption, pixels_each=1) for grid in grids],
         without_images=without_images,
@@ -163,7 +168,7 @@ def write_page(
         archive_runs(runs, folder / DATA)
     with replacing(folder / PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return folder / PAGE, verdicts
+    return folder / PAGE, verdicts, seeds
 
 
 _BARS = (
@@ -180,6 +185,7 @@ def _render(
     claims: Sequence[ClaimLine],
     confidence: str,
     scores: Sequence[ScoreTable],
+    seeds: Sequence[SeedTable],
     curves: Mapping[Family, Sequence[Figure]],
     grids: Sequence[Figure],
     without_images: Sequence[str],
@@ -206,6 +212,7 @@ def _render(
         level=f"{LEVEL:.2g}",
         num_tests=sum(line.verdict.p is not None for line in claims),
         scores=scores,
+        seeds=seeds,
         curves=curves,
         grids=grids,
         without_images=without_images,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -11,12 +11,16 @@ from typing import Any, ClassVar, cast
 from diffopd.callbacks import Samples, exported_adapter
 from diffopd.evaluation import Benchmark, evaluate
 from diffopd.files.names import CONFIG
+from diffopd.files.sample_sheet import SHEET, SampleSheet
 from diffopd.phase import DistillPhase, RewardPhase
-from diffopd.report.run.curve import reward_curve
-from diffopd.report.run.distillation import report_distillation
+from diffopd.report.run.curve import reward_curve, reward_panels
+from diffopd.report.run.distillation import PICTURES, SCORING, report_distillation
+from diffopd.report.run.examples import Painter, draw_examples
 from diffopd.report.run.known_scores import base_scores, unlike
-from diffopd.report.run.strip import SAMPLES, STRIP, save_strip
+from diffopd.report.run.page import PageTable, Pictures, Plot, RunPage, print_end
+from diffopd.report.run.strip import SAMPLES, STRIP, quarters, save_strip
 from diffopd.report.run.table import FinalTable, Row
+from diffopd.report.run.timed import Timed
 from diffopd.reward.failed_sample import failures_saved
 from diffopd.run.metrics_csv import METRICS, read_rows
 from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
@@ -28,13 +32,18 @@ class RunFiles:
 
     Attributes:
         folder: The run's folder.
+        name: The ``name`` of its config.
         command: The command that made it.
         seed: Its seed.
+        fit_minutes: Wall-clock minutes of this process's part of the training, with all that is done between
+            its rounds.
     """
 
     folder: Path
+    name: str
     command: str
     seed: int
+    fit_minutes: float = 0.0
 
     @property
     def others(self) -> Mapping[str, Path]:
@@ -42,7 +51,10 @@ class RunFiles:
         return {"config": self.folder / CONFIG, "LoRA": self.folder / "lora"}
 
     def recipe(self) -> Recipe:
-        """How the run was made and what training cost, including what was done before a resume."""
+        """How the run was made and what training cost, including what was done before a resume.
+
+        Its minutes are those of the rounds alone.
+        """
         lines = read_rows(self.folder / METRICS)
 
         def total(metric: str) -> float:
@@ -54,16 +66,52 @@ class RunFiles:
             minutes=round(total("train/time/seconds_per_round") / 60, 1),
             images=round(total("train/cost/images")),
             reward_calls=round(total("train/cost/reward_calls")),
-            commit=_commit(),
+            commit=commit(),
         )
+
+    def minutes(self, timed: Timed) -> dict[str, float]:
+        """Minutes of training and of each part of the report.
+
+        Training is this process's, or the sum of all rounds where a resume makes that the larger.
+        """
+        return {"training": max(self.fit_minutes, self.recipe().minutes), **timed.minutes}
+
+    def write_page(
+        self,
+        timed: Timed,
+        *,
+        lead: Sequence[str],
+        tables: Sequence[PageTable],
+        plots: Sequence[Plot],
+        plots_heading: str,
+        plots_note: str,
+        pictures: Sequence[Pictures] = (),
+    ) -> None:
+        """Write the run's page and print its last lines; arguments as for :class:`RunPage`."""
+        minutes = self.minutes(timed)
+        page = RunPage(
+            title=f"{self.name}, seed {self.seed}",
+            lead=[sentence for sentence in lead if sentence],
+            tables=tables,
+            plots=plots,
+            plots_heading=plots_heading,
+            plots_note=plots_note,
+            pictures=pictures,
+            minutes=minutes,
+            command=self.command,
+            commit=commit(),
+            seed=self.seed,
+        ).write(self.folder / "report")
+        print_end(page, minutes)
 
 
 class DistillationReport:
-    """Table of base, teachers and student; samples side by side and over rounds; reward curve.
+    """Table of base, teachers and student; samples side by side and over rounds; reward curve; a page.
 
     Args:
         batch_size: Images made together.
         rows_per_task: Rows of the sample grid for each task.
+        prompts_searched: Prompts of each task among which these are chosen, from the start of its file.
 
     Attributes:
         groups: Config groups that its phase must be built from.
@@ -73,8 +121,9 @@ class DistillationReport:
     groups: ClassVar[tuple[str, ...]] = ("model", "sampler", "teacher")
     compares_teachers: ClassVar[bool] = True
 
-    def __init__(self, *, batch_size: int, rows_per_task: int) -> None:
+    def __init__(self, *, batch_size: int, rows_per_task: int, prompts_searched: int) -> None:
         self.batch_size, self.rows_per_task = batch_size, rows_per_task
+        self.prompts_searched = prompts_searched
 
     def check(self, parts: Mapping[str, Any]) -> None:
         """Check what the phase will be built from, before anything is trained.
@@ -92,21 +141,36 @@ class DistillationReport:
             )
 
     def __call__(self, phase: DistillPhase, benchmark: Benchmark, run: RunFiles) -> None:
-        """Score the student's exported adapter and write the report."""
+        """Score the student's exported adapter, write the report and its page."""
         assert isinstance(phase.teacher, TeacherSet)
+        timed, tasks = Timed(), phase.teacher.tasks
+        scale = float(phase.sampler.guidance_scale)
         with failures_saved(run.folder, "report"):
-            report_distillation(
+            files = report_distillation(
                 model=phase.model,
                 teachers=phase.teacher,
                 student=exported_adapter(phase),
-                student_guidance=float(phase.sampler.guidance_scale),
+                student_guidance=scale,
                 benchmark=benchmark,
                 folder=run.folder / "report",
                 metrics_csv=run.folder / METRICS,
                 batch_size=self.batch_size,
                 rows_per_task=self.rows_per_task,
+                prompts_searched=self.prompts_searched,
+                timed=timed,
                 other_files=_others(phase, run),
             )
+        with timed(PICTURES):
+            shown = [_side_by_side(files.sheet, "Base, teachers, student")] if files.sheet else []
+            shown += _over_rounds(phase, run)
+            plots = [
+                Plot.of_svg(svg, f"Reward of {task} against rounds") for task, svg in files.panels.items()
+            ]
+        lead = [
+            f"One student learned from {_teachers(tasks)}. {_READ_FIRST}",
+            _gains(files.final.gain_kept.get(scale, {}), tasks),
+        ]
+        _write_page(run, timed, table=files.final, lead=lead, plots=plots, pictures=shown, own="student")
 
 
 class TeacherReport:
@@ -115,6 +179,8 @@ class TeacherReport:
     Args:
         batch_size: Images made together.
         name: The teacher's name.
+        rows_per_task: Rows of the page's samples for each task it was trained on.
+        prompts_searched: Prompts of each task among which these are chosen, from the start of its file.
 
     Attributes:
         groups: Config groups that its phase must be built from.
@@ -122,13 +188,15 @@ class TeacherReport:
 
     groups: ClassVar[tuple[str, ...]] = ("model", "sampler", "adapter")
 
-    def __init__(self, *, batch_size: int, name: str) -> None:
+    def __init__(self, *, batch_size: int, name: str, rows_per_task: int, prompts_searched: int) -> None:
         self.batch_size, self.name = batch_size, name
+        self.rows_per_task, self.prompts_searched = rows_per_task, prompts_searched
 
     def __call__(self, phase: RewardPhase, benchmark: Benchmark, run: RunFiles) -> None:
-        """Score the exported adapter at its own guidance, print beside the base, write ``card.json``."""
-        scale = float(phase.sampler.guidance_scale)
-        with failures_saved(run.folder, "report"):
+        """Score the exported adapter at its own guidance, print beside the base, write card and page."""
+        scale, timed = float(phase.sampler.guidance_scale), Timed()
+        best = float(phase.model.guidance_scale)
+        with failures_saved(run.folder, "report"), timed(SCORING):
             result = evaluate(
                 phase.model,
                 benchmark,
@@ -138,9 +206,10 @@ class TeacherReport:
                 label=f"scoring {self.name}",
             )
         result.save(run.folder / "report" / f"{benchmark.name}.json")
+        trained = tuple(cast(Any, phase.trainer).datamodule.tasks)
         card = TeacherCard(
             name=self.name,
-            task="+".join(cast(Any, phase.trainer).datamodule.tasks),  # the tasks it was trained on
+            task="+".join(trained),
             guidance_scale=scale,
             base=phase.model.identity,
             rank=getattr(phase.adapter, "rank", None),  # whole weights have none
@@ -150,42 +219,136 @@ class TeacherReport:
         )
         path = card.save(run.folder / "adapter")
         bases: dict[float, Mapping[str, Score]] = {}
-        for base_scale in dict.fromkeys((scale, float(phase.model.guidance_scale))):
+        for base_scale in dict.fromkeys((scale, best)):
             known = base_scores(phase.model.path, benchmark.name, base_scale)
             if known and (why := unlike(known, result.conditions)):
                 print(f"the base's card does not fit, so it is not shown (here and there): {'; '.join(why)}")
                 known = {}
             bases[base_scale] = known
         levels = {
-            task: ({"base": bases[scale][task].mean} if task in bases[scale] else {})
-            | {"teacher": estimate.mean}
-            for task, estimate in result.estimates.items()
+            task: {"base": bases[scale][task].mean} for task in result.estimates if task in bases[scale]
         }
-        curve = reward_curve(
-            run.folder / METRICS,
-            levels,
-            run.folder / "adapter" / "reward_curve.png",
-            levels_note=f"dashed: scores on the unseen prompts of {benchmark.name} at guidance {scale:g}",
-        )
+        final = {task: (self.name, estimate.mean) for task, estimate in result.estimates.items()}
+        with timed(PICTURES):
+            curve = reward_curve(
+                run.folder / METRICS,
+                levels,
+                run.folder / "adapter" / "reward_curve.png",
+                final=final,
+                levels_note=f"dotted, mark: scores on {benchmark.name}'s unseen prompts, guidance {scale:g}",
+            )
+            panels = reward_panels(run.folder / METRICS, levels, final=final)
+            base = Painter("base", None, best)
+            teacher = Painter(self.name, result.adapter, scale)
+            with failures_saved(run.folder, "report"):
+                sheet = draw_examples(
+                    phase.model,
+                    benchmark,
+                    base=base,
+                    teachers=dict.fromkeys(trained, teacher),
+                    students=[],
+                    known={base: bases[best], teacher: result.scores},
+                    per_task=self.rows_per_task,
+                    searched=self.prompts_searched,
+                    batch_size=self.batch_size,
+                )
+            samples = {} if sheet is None else {"samples": sheet.save(run.folder / "report" / SHEET)}
         rows = [Row("base", base_scale, known) for base_scale, known in bases.items() if known]
         rows.append(Row(self.name, scale, result.scores))
-        print(FinalTable(f"{benchmark.name}: reward by task", rows, {}).to_markdown())
+        table = FinalTable(f"{benchmark.name}: reward by task", rows, {})
+        print(table.to_markdown())
         for label, file in {
             "card": path,
             "reward curve": curve,
+            **samples,
             **_others(phase, run),
         }.items():
             print(f"{label + ':':<14} {file}", flush=True)
+        with timed(PICTURES):
+            shown = [_side_by_side(sheet, "Base and teacher")] if sheet else []
+            shown += _over_rounds(phase, run)
+            plots = [Plot.of_svg(svg, f"Reward of {task} against rounds") for task, svg in panels.items()]
+        lead = [f"One model learned {_several(trained)} by its rewards. {_READ_FIRST}"]
+        _write_page(run, timed, table=table, lead=lead, plots=plots, pictures=shown, own=self.name)
+
+
+_READ_FIRST = (
+    "Scores are on prompts that training does not use; pictures of one row start from the same noise."
+)
+
+
+def _several(names: Sequence[str]) -> str:
+    """Names in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _teachers(tasks: Sequence[str]) -> str:
+    return f"the {_several(tasks)} teacher{'s' if len(tasks) > 1 else ''}"
+
+
+def _gains(kept: Mapping[str, float], tasks: Sequence[str]) -> str:
+    """What the student has of each teacher's gain, in a sentence."""
+    told = [f"{kept[task]:.0%} of the {task} teacher's" for task in tasks if task in kept]
+    silent = [task for task in tasks if task not in kept]
+    parts = [f"Gain over the base that the student keeps: {', '.join(told)}."] if told else []
+    if silent:
+        parts.append(f"Not told of {_several(silent)}, whose teacher is not clearly better than the base.")
+    return " ".join(parts)
+
+
+def _side_by_side(sheet: SampleSheet, heading: str) -> Pictures:
+    caption = (
+        f"Under each picture its score on the row's task. {sheet.rule} The base is at its best guidance, the "
+        "others are at the guidance they were trained for."
+    )
+    return Pictures.of(sheet, heading=heading, caption=caption)
+
+
+def _over_rounds(phase: Any, run: RunFiles) -> list[Pictures]:
+    """The strip of samples over rounds, if the run drew some."""
+    sheet = quarters(_samples_folder(phase, run))
+    if sheet is None:
+        return []
+    return [Pictures.of(sheet, heading="Pictures while it trained", caption=sheet.rule)]
+
+
+def _write_page(
+    run: RunFiles,
+    timed: Timed,
+    *,
+    table: FinalTable,
+    lead: Sequence[str],
+    plots: Sequence[Plot],
+    pictures: Sequence[Pictures],
+    own: str,
+) -> None:
+    """The page of a run that was scored; rows named ``own`` are those of what was trained."""
+    run.write_page(
+        timed,
+        lead=lead,
+        tables=[PageTable.of(table, own=own)],
+        plots=plots,
+        plots_heading="Rewards while it trained",
+        plots_note="Points: mean reward of a round's images of training prompts. Blue line: their running "
+        "mean. Other lines: scores in the table above. Diamond: final score there of the trained model. "
+        "Points and scores are of different prompts, so small differences mean little.",
+        pictures=pictures,
+    )
+
+
+def _samples_folder(phase: Any, run: RunFiles) -> Path:
+    """Where the run's samples over rounds are."""
+    folders = [callback.folder for callback in phase.trainer.callbacks if isinstance(callback, Samples)]
+    return folders[0] if folders else run.folder / SAMPLES
 
 
 def _others(phase: Any, run: RunFiles) -> dict[str, Path]:
     """Files to list: the samples over rounds, drawn now if there are any, and the run's."""
-    folders = [callback.folder for callback in phase.trainer.callbacks if isinstance(callback, Samples)]
-    strip = save_strip(folders[0] if folders else run.folder / SAMPLES, run.folder / "report" / STRIP)
+    strip = save_strip(_samples_folder(phase, run), run.folder / "report" / STRIP)
     return ({} if strip is None else {"over rounds": strip}) | dict(run.others)
 
 
-def _commit() -> str:
+def commit() -> str:
     """Commit of the checkout the code runs from, or ``unknown``."""
     folder = Path(__file__).parent
     try:

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from diffopd.files.atomic import atomic_produce, replacing
 from diffopd.report.run.figure import save_figure
 from diffopd.report.run.known_scores import base_scores, unlike
+from diffopd.report.run.page import PageTable, Plot, RunPage, print_end
 from diffopd.report.run.table import FinalTable, Row
 from diffopd.teacher import CARD, Recipe, TeacherCard
 
 
 def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model_path: str) -> None:
-    """Copy the last stage's adapter to ``adapter`` and ``lora``; table and figure of the scores by stage.
+    """Copy the last stage's adapter to ``adapter`` and ``lora``; scores by stage as table, figure, page.
 
     The card of the copy names all tasks, and adds up what all stages cost.
 
@@ -41,6 +42,8 @@ def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model
         task="+".join(dict.fromkeys(card.task for card in cards.values())),
         recipe=_total([card.recipe for card in cards.values()]),
     ).save(folder / "adapter")
+    tables: list[PageTable] = []
+    plots: list[Plot] = []
     for benchmark in list(cards.values())[-1].scores:
         conditions = {
             task: score.conditions for task, score in list(cards.values())[-1].scores[benchmark].items()
@@ -56,12 +59,32 @@ def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model
                 print(f"{label}: not shown, because it was scored with other settings: {'; '.join(why)}")
             elif scores:
                 rows.append(Row(label, at, scores))
-        table = FinalTable(f"{benchmark}: reward by task, stage after stage", rows, {}).to_markdown()
+        final = FinalTable(f"{benchmark}: reward by task, stage after stage", rows, {})
+        table = final.to_markdown()
         with replacing(folder / f"{benchmark}.md") as temporary:
             temporary.write_text(table, encoding="utf-8")
         print(table)
-        print(f"{'figure:':<14} {stage_figure(rows, folder / f'{benchmark}.png', benchmark)}")
+        figure = stage_figure(rows, folder / f"{benchmark}.png", benchmark)
+        print(f"{'figure:':<14} {figure}")
+        tables.append(PageTable.of(final, own=list(known)[-1], heading=f"Scores on {benchmark}"))
+        plots.append(Plot.of_png(figure, f"Scores on {benchmark} stage after stage"))
     print(f"{'card:':<14} {card}", flush=True)
+    recipe = TeacherCard.load(folder / "adapter").recipe
+    minutes = {"training of all stages": recipe.minutes}
+    page = RunPage(
+        title=f"{name}, seed {recipe.seed}",
+        lead=[f"One model, trained in stages, each with a page of its own: {', '.join(stages)}."],
+        tables=tables,
+        plots=plots,
+        plots_heading="Stage after stage",
+        plots_note="Bars: 95 % CI over prompts.",
+        pictures=[],
+        minutes=minutes,
+        command=recipe.command,
+        commit=recipe.commit,
+        seed=recipe.seed,
+    ).write(folder / "report")
+    print_end(page, minutes)
 
 
 def stage_figure(rows: Sequence[Row], path: Path, benchmark: str) -> Path:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,7 +24,11 @@ REWARD = "train/reward/"
 SECONDS = "train/time/seconds_per_round"
 _COLOUR, _GREY = "#1f6fb4", "#8a8a90"
 _LEVELS = (("#8a8a90", ":"), ("#c2571a", "--"), ("#117733", "-."))
-"""Color and dashes of the levels to compare with: base, teacher, student."""
+"""Color and dashes of the levels to compare with: base, teacher."""
+_FINAL = "#117733"
+"""Color of the mark at the last round."""
+_INK = "#1c1e21"
+"""Color of text and axes in curves of a page, which replaces it by the page's own."""
 _FEW = 9
 """Rounds up to which the points are joined instead of averaged."""
 
@@ -70,14 +77,16 @@ def reward_curve(
     levels: Mapping[str, Mapping[str, float]],
     path: str | PathLike[str],
     *,
+    final: Mapping[str, tuple[str, float]],
     levels_note: str = "",
 ) -> Path:
     """Draw one panel per task: reward against rounds and minutes, with dashed levels to compare with.
 
     Args:
         metrics_csv: The run's metrics.
-        levels: task -> name (``base``, ``teacher``) -> score.
+        levels: task -> name (``base``, ``teacher``) -> score, drawn as a line.
         path: The PNG to write.
+        final: task -> name and score of what the run has made, marked at the last round.
         levels_note: What the levels were measured on, for the caption.
 
     Returns:
@@ -89,7 +98,7 @@ def reward_curve(
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axis, task in zip(axes, tasks, strict=True):
-        _panel(axis, task, history, levels.get(task, {}))
+        _panel(axis, task, history, levels.get(task, {}), final.get(task))
     break_or_space = "\n" if len(tasks) == 1 else " "  # one panel is too narrow for the whole line
     notes = [
         f"points: mean reward of a round's rollouts on training prompts;{break_or_space}"
@@ -100,24 +109,93 @@ def reward_curve(
     return save_figure(figure, path)
 
 
-def _panel(axis: Axes, task: str, history: RewardHistory, levels: Mapping[str, float]) -> None:
+def reward_panels(
+    metrics_csv: str | PathLike[str],
+    levels: Mapping[str, Mapping[str, float]],
+    *,
+    final: Mapping[str, tuple[str, float]],
+) -> dict[str, str]:
+    """The panels of :func:`reward_curve` one by one, for a page; arguments as there.
+
+    Returns:
+        task -> SVG whose background is clear, and whose text and axes follow the reader's light or dark mode.
+    """
+    history = RewardHistory.read(metrics_csv)
+    panels: dict[str, str] = {}
+    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "diffopd", **dict.fromkeys(ink, _INK)}
+    with rc_context(settings):
+        for task in history.rewards:
+            figure = Figure(figsize=(4.2, 3.5), layout="constrained")
+            axis = figure.subplots()
+            _panel(axis, task, history, levels.get(task, {}), final.get(task))
+            buffer = io.StringIO()
+            figure.savefig(
+                buffer,
+                format="svg",
+                transparent=True,
+                bbox_inches="tight",
+                pad_inches=0.06,
+                metadata={"Date": None},
+            )
+            panels[task] = _follow_mode(buffer.getvalue())
+    return panels
+
+
+def _follow_mode(svg: str) -> str:
+    """An SVG whose ink is light where the reader prefers dark pages."""
+    style = (
+        f"<style>:root {{ --ink: {_INK}; }} "
+        "@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; } } "
+        "text { font-family: system-ui, sans-serif !important; }</style>"
+    )
+    head, start, body = svg.partition("<defs>")
+    return head + style + start + body.replace(_INK, "var(--ink)")
+
+
+def _panel(
+    axis: Axes,
+    task: str,
+    history: RewardHistory,
+    levels: Mapping[str, float],
+    final: tuple[str, float] | None,
+) -> None:
     rounds, rewards = np.array(history.rounds[task]), np.array(history.rewards[task])
     few = len(rounds) <= _FEW
-    axis.plot(rounds, rewards, ".", color=_COLOUR, alpha=0.9 if few else 0.35, markersize=8 if few else 5)
+    axis.plot(rounds, rewards, ".", color=_COLOUR, alpha=0.9 if few else 0.5, markersize=8 if few else 5)
     axis.plot(rounds, _running_mean(rewards), color=_COLOUR, linewidth=2, label="training")
     for (name, value), (colour, dashes) in zip(levels.items(), _LEVELS, strict=False):
         axis.axhline(value, linestyle=dashes, linewidth=1.5, color=colour, label=f"{name} {value:.3f}")
+    if final is not None:
+        name, value = final
+        axis.plot(
+            [max(rounds[-1], len(history.minutes))],  # rewards may be logged less often than every round
+            [value],
+            "D",
+            color=_FINAL,
+            markersize=8,
+            markeredgecolor="white",
+            clip_on=False,
+            zorder=5,
+            label=f"{name} {value:.3f}",
+        )
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    if len(rounds) == 1:
+    if len(rounds) == 1 and len(history.minutes) < 2:
         axis.set_xlim(rounds[0] - 1, rounds[0] + 1)
-    axis.set_title(task, fontsize=11, pad=4)
     axis.set_xlabel("round")
     axis.set_ylabel("reward" if _is_first(axis) else "")
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.25)
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.28 * (high - low))  # room for the legend
-    axis.legend(fontsize=8, framealpha=0.85, edgecolor="none", loc="upper left")
+    axis.legend(  # above the panel, where it covers no line
+        fontsize=9,
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=2,
+        title=task,
+        alignment="left",
+        title_fontproperties={"size": 11},
+    )
     _minutes_axis(axis, history.minutes)
 
 

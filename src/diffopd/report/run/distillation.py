@@ -7,27 +7,22 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from torch import Tensor
 
-from diffopd.evaluation import (
-    Benchmark,
-    EvaluationResult,
-    conditions_of,
-    evaluate,
-    generate,
-)
+from diffopd.evaluation import Benchmark, EvaluationResult, conditions_of, evaluate
 from diffopd.files.atomic import replacing
-from diffopd.files.grid import sample_grid
-from diffopd.files.png import save_png
+from diffopd.files.sample_sheet import SHEET, SampleSheet
 from diffopd.files.sealed import write_sealed_json
-from diffopd.model import BASE, PipelineModel
-from diffopd.report.run.curve import reward_curve
+from diffopd.model import PipelineModel
+from diffopd.report.run.curve import reward_curve, reward_panels
+from diffopd.report.run.examples import Painter, draw_examples
 from diffopd.report.run.known_scores import Scores, scores_of_base, scores_of_teachers
 from diffopd.report.run.table import FinalTable, Row, gain_kept
+from diffopd.report.run.timed import Timed
 from diffopd.teacher import TeacherSet
-from diffopd.types import Prompts
+
+SCORING, PICTURES = "scoring", "pictures and page"
+"""What a report does, as its minutes are told."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +32,20 @@ class ReportFiles:
     Attributes:
         table: The table in Markdown.
         scores: The table in JSON.
-        grid: Samples of base, teacher and student, PNG.
+        grid: Samples of base, teachers and student, PNG; None if the benchmark has none of the taught tasks.
         curve: Rewards during training, PNG; None if the run logged none.
+        final: The table itself.
+        sheet: What the samples show.
+        panels: task -> SVG of its rewards during training; empty if the run logged none.
     """
 
     table: Path
     scores: Path
-    grid: Path
+    grid: Path | None
     curve: Path | None
+    final: FinalTable
+    sheet: SampleSheet | None
+    panels: Mapping[str, str]
 
 
 def report_distillation(
@@ -58,6 +59,8 @@ def report_distillation(
     metrics_csv: str | PathLike[str],
     batch_size: int,
     rows_per_task: int = 3,
+    prompts_searched: int = 64,
+    timed: Timed | None = None,
     other_files: Mapping[str, str | PathLike[str]] | None = None,
     console: Console | None = None,
 ) -> ReportFiles:
@@ -78,22 +81,25 @@ def report_distillation(
         metrics_csv: The run's metrics, for the curve.
         batch_size: Images made together.
         rows_per_task: Rows of the grid for each task.
+        prompts_searched: Prompts of each task among which these are chosen, from the start of its file.
+        timed: Notes how long scoring and pictures took.
         other_files: More to list at the end, e.g. the exported LoRA.
         console: Where to write; standard output when None.
     """
-    folder, console = Path(folder), console or Console()
+    folder, console, timed = Path(folder), console or Console(), timed or Timed()
     scales = list(dict.fromkeys((student_guidance, model.guidance_scale, 1.0)))
 
     def score(adapter: str | None, guidance_scale: float, label: str) -> EvaluationResult:
-        return evaluate(
-            model,
-            benchmark,
-            batch_size=batch_size,
-            adapter=adapter,
-            guidance_scale=guidance_scale,
-            label=label,
-            console=console,
-        )
+        with timed(SCORING):
+            return evaluate(
+                model,
+                benchmark,
+                batch_size=batch_size,
+                adapter=adapter,
+                guidance_scale=guidance_scale,
+                label=label,
+                console=console,
+            )
 
     results = [score(student, scale, f"scoring the student, guidance {scale:g}") for scale in scales]
     conditions = conditions_of(benchmark, model)
@@ -114,26 +120,32 @@ def report_distillation(
     write_sealed_json(scores, table.to_json())  # a report reads it back
     for result in results:
         result.save(folder / f"student_guidance_{result.guidance_scale:g}.json")
-    grid = _grid(
-        model,
-        teachers,
-        student,
-        student_guidance,
-        benchmark,
-        rows_per_task,
-        batch_size,
-        folder / "samples.png",
-    )
-    curve = _curve(
-        metrics_csv,
-        bases[student_guidance],
-        taught,
-        results[0],
-        benchmark.name,
-        folder / "reward_curve.png",
-    )
+    base, painters = Painter("base", None, model.guidance_scale), _teachers(teachers)
+    with timed(PICTURES):
+        sheet = draw_examples(
+            model,
+            benchmark,
+            base=base,
+            teachers=painters,
+            students=[Painter("student", student, student_guidance)],
+            known={base: bases[model.guidance_scale]}
+            | {painters[task]: scores for task, scores in taught.items()},
+            per_task=rows_per_task,
+            searched=prompts_searched,
+            batch_size=batch_size,
+            console=console,
+        )
+        grid = None if sheet is None else sheet.save(folder / SHEET)
+        curve, panels = _curves(
+            metrics_csv,
+            bases[student_guidance],
+            taught,
+            results[0],
+            benchmark.name,
+            folder / "reward_curve.png",
+        )
 
-    files = ReportFiles(markdown, scores, grid, curve)
+    files = ReportFiles(markdown, scores, grid, curve, table, sheet, panels)
     console.print(table.to_rich())
     named = {"samples": grid, "reward curve": curve, "table": markdown, **(other_files or {})}
     for name, path in named.items():
@@ -167,74 +179,36 @@ def _table(
     return FinalTable(f"{name}: reward by task", rows, kept)
 
 
-def _grid(
-    model: PipelineModel,
-    teachers: TeacherSet,
-    student: str,
-    student_guidance: float,
-    benchmark: Benchmark,
-    rows_per_task: int,
-    batch_size: int,
-    path: Path,
-) -> Path:
-    """The first prompts of each taught task, the same noise for base, teacher and student.
-
-    Each at its own guidance: the base at its best, teacher and student as they were trained.
-    """
-    chosen = {task: prompts for task, prompts in benchmark.prompts().items() if task in teachers.tasks}
-    prompts = Prompts.concat([rows.select(range(min(rows_per_task, len(rows)))) for rows in chosen.values()])
-    count = len(prompts)
-    columns: dict[str, tuple[list[str], list[float]]] = {
-        "base": ([BASE] * count, [model.guidance_scale] * count),
-        "teacher": (
-            [teachers.adapter(task) for task in prompts.tasks],
-            [teachers.guidance_scales[task] for task in prompts.tasks],
-        ),
-        "student": ([student] * count, [student_guidance] * count),
+def _teachers(teachers: TeacherSet) -> dict[str, Painter]:
+    """Task -> its teacher."""
+    return {
+        task: Painter(f"{task}\nteacher", teachers.adapter(task), teachers.guidance_scales[task])
+        for task in teachers.tasks
     }
-    images: list[Tensor] = [
-        generate(
-            model,
-            prompts,
-            sampler=benchmark.sampler,
-            guidance_scale=scales,
-            adapters=adapters,
-            seed=benchmark.seed,
-            batch_size=batch_size,
-        )
-        for adapters, scales in columns.values()
-    ]
-    sheet = sample_grid(
-        [list(row) for row in torch.stack(images, 1)],
-        columns=list(columns),
-        rows=list(zip(prompts.tasks, prompts.texts, strict=True)),
-    )
-    return save_png(sheet, path)
 
 
-def _curve(
+def _curves(
     metrics_csv: str | PathLike[str],
     base: Scores,
     taught: Mapping[str, Scores],
     student: EvaluationResult,
     benchmark: str,
     path: Path,
-) -> Path | None:
-    levels = {
-        task: {
-            "base": base[task].mean,
-            "teacher": scores[task].mean,
-            "student": student.tasks[task].value.mean,
-        }
+) -> tuple[Path | None, Mapping[str, str]]:
+    shown = {
+        task: scores
         for task, scores in taught.items()
         if task in base and task in scores and task in student.tasks
     }
-    note = f"dashed: scores on the unseen prompts of {benchmark}, each at its own guidance"
+    levels = {task: {"base": base[task].mean, "teacher": scores[task].mean} for task, scores in shown.items()}
+    final = {task: ("student", student.tasks[task].value.mean) for task in shown}
+    note = f"dashed lines, mark: scores on the unseen prompts of {benchmark}, each at its own guidance"
     try:
-        return reward_curve(metrics_csv, levels, path, levels_note=note)
+        curve = reward_curve(metrics_csv, levels, path, final=final, levels_note=note)
+        return curve, reward_panels(metrics_csv, levels, final=final)
     except ValueError as error:
         print(f"no reward curve: {error}")
-        return None
+        return None, {}
 
 
 def _write(path: Path, text: str) -> Path:

@@ -16,7 +16,10 @@ from diffopd.files.markdown import markdown_table
 from diffopd.phase.gradient_variance import GradientVariancePhase
 from diffopd.phase.variance_entry import ALL_STEPS
 from diffopd.report.run.at_end import RunFiles
+from diffopd.report.run.distillation import PICTURES
 from diffopd.report.run.figure import save_figure
+from diffopd.report.run.page import PageTable, Plot
+from diffopd.report.run.timed import Timed
 
 Level = Mapping[str, Any]
 _GREY = "#8a8a90"
@@ -41,7 +44,8 @@ class GradientVarianceReport:
         self.noise_level = noise_level
 
     def __call__(self, phase: GradientVariancePhase, benchmark: Benchmark | None, run: RunFiles) -> None:
-        """Write the files and print the table."""
+        """Write the files and the page, print the table."""
+        timed = Timed()
         path = run.folder / "gradient_variance.json"
         atomic_write_json(
             path,
@@ -57,10 +61,24 @@ class GradientVarianceReport:
         table = variance_table(phase.levels)
         with replacing(path.with_suffix(".md")) as temporary:
             temporary.write_text(table, encoding="utf-8")
-        figure = draw_variance(phase.levels, path.with_suffix(".png"), noise_level=self.noise_level)
+        with timed(PICTURES):
+            figure = draw_variance(phase.levels, path.with_suffix(".png"), noise_level=self.noise_level)
         print(table)
         for label, file in {"numbers": path, "table": path.with_suffix(".md"), "figure": figure}.items():
             print(f"{label + ':':<14} {file}", flush=True)
+        columns, lines = variance_lines(phase.levels)
+        run.write_page(
+            timed,
+            lead=[
+                "How much the student's gradient varies over the drawn action, by noise level and estimator."
+            ],
+            tables=[
+                PageTable(heading="Variance", header=columns, lines=lines, note=_reading(phase.levels[0]))
+            ],
+            plots=[Plot.of_png(figure, "Relative variance against noise level and against averaged draws")],
+            plots_heading="Figure",
+            plots_note="",
+        )
 
 
 def variance_table(levels: Sequence[Level]) -> str:
@@ -69,6 +87,15 @@ def variance_table(levels: Sequence[Level]) -> str:
     Args:
         levels: ``GradientVariancePhase.levels``.
     """
+    columns, lines = variance_lines(levels)
+    body = markdown_table(columns, lines, texts=(2,))
+    return (
+        f"**Variance of the student's gradient over the drawn action**\n\n{body}\n\n{_reading(levels[0])}\n"
+    )
+
+
+def variance_lines(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of :func:`variance_table`."""
     sizes = sorted(_entries(levels[0], ALL_STEPS)["variance"], key=int)  # a JSON file sorts them as text
     columns = ["noise level", "KL (nats)", "estimator", *(f"variance, n={size}" for size in sizes)]
     columns += ["relative, n=1" if sizes[0] == "1" else f"relative, n={sizes[0]}"]
@@ -95,15 +122,17 @@ def variance_table(levels: Sequence[Level]) -> str:
                     _signed(entry["distance_z"]),
                 ]
             )
-    body = markdown_table(columns, lines, texts=(2,))
-    first = levels[0]
-    note = (
+    return columns, lines
+
+
+def _reading(first: Level) -> str:
+    """What the numbers are."""
+    return (
         f"Variance: trace of the covariance of the average of n draws, from {first['num_draws']} draws of "
         f"the action at each of {first['num_rows']} fixed states a step; relative: over the squared norm of "
         "the closed form's gradient at the estimator's own scale; z: distance from the expected mean "
         f"gradient in Monte-Carlo standard errors, beyond {_CLEAR:g} a disagreement."
     )
-    return f"**Variance of the student's gradient over the drawn action**\n\n{body}\n\n{note}\n"
 
 
 def draw_variance(levels: Sequence[Level], path: Path, *, noise_level: int | float) -> Path:

@@ -11,6 +11,7 @@ from PIL import Image
 from diffopd.files.grid import sample_grid
 from diffopd.files.png import from_picture, save_png
 from diffopd.files.sample_row import SampleRow, list_rows, read_row
+from diffopd.files.sample_sheet import SampleSheet
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,8 @@ SAMPLES = "samples"
 """Folder of a run's samples."""
 STRIP = "samples_over_rounds.png"
 """Name of the picture in a run's report."""
+QUARTERS = (0.0, 0.25, 0.5, 1.0)
+"""Shares of a run at which its page shows samples."""
 MAX_COLUMNS = 8
 """Rounds shown at most."""
 
@@ -35,8 +38,7 @@ def save_strip(folder: Path, path: Path, *, side: int | None = None) -> Path | N
     Returns:
         ``path``, or None if there are no samples.
     """
-    rows = _readable(list_rows(folder))
-    rows = [entry for entry in rows if entry[0].prompts == rows[-1][0].prompts]
+    rows = _rows(folder)
     if not rows:
         return None
     shown = [rows[place] for place in evenly(len(rows), MAX_COLUMNS)]
@@ -53,6 +55,45 @@ def save_strip(folder: Path, path: Path, *, side: int | None = None) -> Path | N
     return save_png(sheet, path)
 
 
+def quarters(folder: Path) -> SampleSheet | None:
+    """One prompt per task, or each of one's own, at the start, a quarter, a half and the end of a run.
+
+    Args:
+        folder: Of the run's rows of samples; it may be absent.
+
+    Returns:
+        A column for each of the rows nearest to those rounds; None if there are no samples.
+    """
+    rows = _rows(folder)
+    if not rows:
+        return None
+    last = rows[-1][0]
+    shown = [rows[place] for place in nearest([row.round for row, _ in rows], QUARTERS)]
+    own = not any(last.tasks)  # prompts that the config lists are of no task
+    of_task = {task: number for number, task in reversed(list(enumerate(last.tasks)))}
+    numbers = range(len(last.prompts)) if own else sorted(of_task.values())
+    prompts = "The run's own prompts" if own else "The first prompt of each task's test file"
+    return SampleSheet(
+        columns=[f"round {row.round}" for row, _ in shown],
+        prompts=[(last.tasks[number], last.prompts[number]) for number in numbers],
+        scores=[[None] * len(shown)] * len(numbers),
+        rule=f"{prompts}, drawn from the same noise while the model trained.",
+        images=[[pictures[number] for _, pictures in shown] for number in numbers],
+    )
+
+
+def nearest(rounds: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """Places of the rounds nearest to shares of the last one, each once.
+
+    Examples:
+        >>> nearest([0, 20, 40, 60, 80, 100], [0, 0.25, 0.5, 1]), nearest([0, 12], [0, 0.25, 0.5, 1])
+        ([0, 1, 2, 5], [0, 1])
+    """
+    wanted = [share * rounds[-1] for share in shares]
+    places = [min(range(len(rounds)), key=lambda place: abs(rounds[place] - goal)) for goal in wanted]
+    return sorted(set(places))
+
+
 def evenly(number: int, most: int) -> list[int]:
     """At most so many of the places 0, 1, ..., ``number - 1``, evenly apart, with the first and the last.
 
@@ -65,12 +106,12 @@ def evenly(number: int, most: int) -> list[int]:
     return [round(step * (number - 1) / (most - 1)) for step in range(most)]
 
 
-def _readable(paths: Sequence[Path]) -> list[tuple[SampleRow, list[Image.Image]]]:
-    """The rows that are intact, in order; of others a warning says so."""
+def _rows(folder: Path) -> list[tuple[SampleRow, list[Image.Image]]]:
+    """The intact rows with the last one's prompts, in order; of damaged ones a warning says so."""
     found = []
-    for path in paths:
+    for path in list_rows(folder):
         try:
             found.append(read_row(path))
         except (OSError, ValueError) as error:
             log.warning("samples are left out: %s (%s)", path, error)
-    return found
+    return [entry for entry in found if entry[0].prompts == found[-1][0].prompts]

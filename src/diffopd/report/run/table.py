@@ -69,7 +69,8 @@ class FinalTable:
         return sorted({row.scores[task].n for row in self.rows if task in row.scores})
 
     @property
-    def _reading(self) -> str:
+    def reading(self) -> str:
+        """What a cell is."""
         unknown = any(score.half is None for row in self.rows for score in row.scores.values())
         return READING + (UNKNOWN if unknown else "")
 
@@ -86,7 +87,7 @@ class FinalTable:
         table = Table(
             title=self.full_title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left"
         )
-        table.caption = self._reading
+        table.caption = self.reading
         narrow = len(self.tasks) > _WIDE  # .500 for 0.500, so that four tasks fit
         table.padding = (0, 0) if narrow else (0, 1)
         for place, name in enumerate(("", "CFG" if narrow else "guidance", *self.tasks)):
@@ -101,12 +102,19 @@ class FinalTable:
     def to_markdown(self) -> str:
         """The table for a README."""
         header = ["", "guidance", *self.tasks]
-        body = markdown_table(header, [*self._score_lines(), *self._gain_lines()])
-        return f"**{self.full_title}** ({self._reading})\n\n{body}\n"
+        body = markdown_table(header, self.lines())
+        return f"**{self.full_title}** ({self.reading})\n\n{body}\n"
 
     def to_json(self) -> dict[str, Any]:
         """Every number in full, as what JSON holds."""
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(self)
+        for score in (score for row in plain["rows"] for score in row["scores"].values()):
+            score.pop("single", None)  # a card's, and no part of the table
+        return plain
+
+    def lines(self) -> list[list[str]]:
+        """The cells of every row, the first its name."""
+        return [*self._score_lines(), *self._gain_lines()]
 
     def _score_lines(self) -> list[list[str]]:
         return [

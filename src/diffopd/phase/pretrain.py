@@ -41,6 +41,7 @@ class PretrainPhase(lightning.LightningModule):
         gradient_clip: Largest gradient norm.
         ema_decay: Decay of the weight average that is saved.
         dtype: Precision of the networks' forward and backward; weights, averages and the loss are fp32.
+        compile: Compile the transformer's blocks at the first step: minutes, then a fifth faster on a CPU.
     """
 
     names_parameters: ClassVar[bool] = True  # to the optimizer, which may sort them
@@ -62,6 +63,7 @@ class PretrainPhase(lightning.LightningModule):
         gradient_clip: float,
         ema_decay: float,
         dtype: str,
+        compile: bool,
     ) -> None:
         super().__init__()
         self.pipeline = pipeline
@@ -80,6 +82,7 @@ class PretrainPhase(lightning.LightningModule):
         self.output, self.dtype_of_networks = output, parse_dtype(dtype, "phase.dtype")
         self.text_length, self.caption_dropout, self.sigma_shift = text_length, caption_dropout, sigma_shift
         self.warmup_steps, self.gradient_clip = warmup_steps, gradient_clip
+        self.compiles = compile
         self.latents = torch.empty(0)
         self.texts: list[str] = []
 
@@ -98,6 +101,9 @@ class PretrainPhase(lightning.LightningModule):
     @torch.no_grad()
     def on_fit_start(self) -> None:
         """Draw and encode every drawing once; the autoencoder is not needed after."""
+        if self.compiles:
+            for block in self.pipeline.transformer.transformer_blocks:
+                block.compile()
         vae, chunks = self.pipeline.vae.to(self.device).eval(), []
         shift = vae.config.shift_factor or 0.0
         self.texts = []

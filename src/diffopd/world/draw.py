@@ -94,8 +94,13 @@ def _paint_sign(canvas: NDArray[np.float32], sign: Sign, detail: int) -> None:
     rows = canvas[SIGN_TOP * detail : (SIGN_TOP + SIGN_HEIGHT) * detail]
     rows[:] = board
     rows[:detail] = rows[-detail:] = 0.5 * np.asarray(board) + 0.5 * np.asarray(ink)
+    write(rows, sign.word, ink, detail)
+
+
+def write(board: NDArray[Any], word: str, ink: Any, detail: int) -> None:
+    """Write a word's letters on a board of ``SIGN_HEIGHT * detail`` rows, each in its slot."""
     top = (SIGN_HEIGHT - GLYPH_HEIGHT) // 2 * detail
-    for slot, letter in enumerate(sign.word):
+    for slot, letter in enumerate(word):
         glyph = glyph_mask(letter, detail)
         left = slot * SLOT_WIDTH * detail + (SLOT_WIDTH * detail - glyph.shape[1]) // 2
-        rows[top : top + GLYPH_HEIGHT * detail, left : left + glyph.shape[1]][glyph] = ink
+        board[top : top + GLYPH_HEIGHT * detail, left : left + glyph.shape[1]][glyph] = ink

@@ -8,13 +8,14 @@ from functools import cache
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
 from diffopd.types import KnownPair, Prompts, Scores
 from diffopd.world.colours import COLOURS, SIGN_COLOURS
-from diffopd.world.draw import SIGN_HEIGHT, SIGN_TOP
-from diffopd.world.glyphs import GLYPH_HEIGHT, NUM_SLOTS, SLOT_WIDTH, glyph_mask
+from diffopd.world.draw import SIDES, SIGN_HEIGHT, SIGN_TOP, write
+from diffopd.world.glyphs import NUM_SLOTS, SLOT_WIDTH
 from diffopd.world.known_pairs import right_and_wrong_shapes
 from diffopd.world.request import Request, parse
 from diffopd.world.scene import IMAGE_SIZE
@@ -64,8 +65,8 @@ def alignment(
 ) -> Float[Tensor, " batch"]:
     """Likeness of each picture to what was asked of it, in [0, 1]; differentiable almost everywhere.
 
-    Seen at ``IMAGE_SIZE`` pixels. For a thing: the square of the largest correlation, over sizes and places, of
-    the drawer's mask with the map of its color, ``exp(-|pixel - color|^2 / (2 colour_width^2))``; what was
+    Seen at ``IMAGE_SIZE`` pixels. For a thing: the square of the largest correlation, over sizes and places,
+    of the drawer's mask with the map of its color, ``exp(-|pixel - color|^2 / (2 colour_width^2))``; what was
     found is taken away before the next is looked for, and the mean is over all things asked. For a sign: the
     mean over its places of letters, empty ones too, of (likeness to the ink where there is ink) times (to the
     board where there is none), with the best of the world's pairs of colors.
@@ -97,7 +98,9 @@ def _things(request: Request) -> list[tuple[int, int | None]]:
 
 def _shown(seen: Tensor, things: list[list[tuple[int, int | None]]], colour_width: float) -> Tensor:
     palette = seen.new_tensor(list(COLOURS.values())) / 255
-    maps = _likeness(seen[:, None], palette[None, :, :, None, None], colour_width)  # row, color, height, width
+    maps = _likeness(
+        seen[:, None], palette[None, :, :, None, None], colour_width
+    )  # row, color, height, width
     any_colour = 1 - (1 - maps).prod(1, keepdim=True)
     maps = torch.cat([maps, any_colour], 1)
     total = seen.new_zeros(len(seen))
@@ -163,11 +166,12 @@ def _kernels(size: int) -> tuple[Tensor, Tensor]:
 def _sign(seen: Tensor, words: list[str], colour_width: float) -> Tensor:
     """Likeness of each picture to a sign with its word, with the best pair of colors."""
     board = seen[:, :, SIGN_TOP + 1 : SIGN_TOP + SIGN_HEIGHT - 1]
-    ink = torch.from_numpy(np.stack([_ink(word) for word in words])).to(seen.device)
+    share = torch.from_numpy(np.stack([_ink(word) for word in words])).to(seen.device)
+    ink, plain_cells = share == 1, share == 0  # between them lie corners, which differ with detail
     values = []
     for colours in SIGN_COLOURS:
         plain, written = (seen.new_tensor(colour)[:, None, None] / 255 for colour in colours)
-        on_board = _slots(_likeness(board, plain, colour_width) * ~ink) / _slots((~ink).float())
+        on_board = _slots(_likeness(board, plain, colour_width) * plain_cells) / _slots(plain_cells.float())
         letters = _slots(ink.float())
         on_ink = _slots(_likeness(board, written, colour_width) * ink) / letters.clamp_min(1)
         values.append((on_board * torch.where(letters > 0, on_ink, torch.ones_like(on_ink))).mean(1))
@@ -180,12 +184,13 @@ def _slots(values: Tensor) -> Tensor:
 
 
 @cache
-def _ink(word: str) -> np.ndarray:
-    """Where a sign's inner rows have ink."""
-    cells = np.zeros((SIGN_HEIGHT - 2, IMAGE_SIZE), bool)
-    top = (SIGN_HEIGHT - GLYPH_HEIGHT) // 2 - 1
-    for slot, letter in enumerate(word[:NUM_SLOTS]):
-        glyph = glyph_mask(letter, 1)
-        left = slot * SLOT_WIDTH + (SLOT_WIDTH - glyph.shape[1]) // 2
-        cells[top : top + GLYPH_HEIGHT, left : left + glyph.shape[1]] = glyph
-    return cells
+def _ink(word: str) -> NDArray[np.float32]:
+    """Share of ink in each cell of a sign's inner rows."""
+    return np.mean([_inked(word, side // IMAGE_SIZE) for side in SIDES], axis=0, dtype=np.float32)
+
+
+def _inked(word: str, detail: int) -> NDArray[np.float32]:
+    ink = np.zeros((SIGN_HEIGHT * detail, IMAGE_SIZE * detail), bool)
+    write(ink, word, True, detail)
+    cells = ink.reshape(SIGN_HEIGHT, detail, IMAGE_SIZE, detail).mean((1, 3), dtype=np.float32)
+    return cells[1:-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from diffopd.check.annotation import allowed_by
 from diffopd.check.limit import rules_of
 from diffopd.check.setting import HYDRA_KEYS
 from diffopd.check.source import read_target
+from diffopd.config.aliases import FILE, GLOBAL
 from diffopd.config.folder import config_folder
 
 OTHER_PAGES = ("experiment", "hydra")
@@ -59,7 +60,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Choice:
-    """A file of ``conf/``.
+    """A file of ``conf/``, or an entry of its ``aliases.yaml``.
 
     Attributes:
         name: Its name on the command line.
@@ -77,13 +78,31 @@ class Choice:
 
 
 def groups() -> Mapping[str, tuple[Choice, ...]]:
-    """Group -> its choices, both in alphabetical order."""
+    """Group -> its choices, files and aliases, both in alphabetical order."""
     folders = sorted(folder for folder in Path(config_folder()).iterdir() if folder.is_dir())
-    return {
-        folder.name: tuple(read(file, folder.name) for file in sorted(folder.glob("*.yaml")))
+    named = {
+        folder.name: [*(read(file, folder.name) for file in folder.glob("*.yaml")), *_aliases(folder.name)]
         for folder in folders
         if folder.name not in OTHER_PAGES
     }
+    return {group: tuple(sorted(choices, key=lambda choice: choice.name)) for group, choices in named.items()}
+
+
+def _aliases(group: str) -> Iterator[Choice]:
+    """The choices of a group in ``conf/aliases.yaml``: the comment above, or what changes, is the purpose."""
+    text = (Path(config_folder()) / FILE).read_text(encoding="utf-8")
+    root, lines = yaml.compose(text), _Lines(text.splitlines())
+    assert isinstance(root, yaml.MappingNode)
+    for key, node in root.value:
+        of, _, name = key.value.rpartition("/")
+        if of == group:
+            above = lines.lines[key.start_mark.line - 1]
+            purpose = above.removeprefix("# ") if above.startswith("# ") else ""
+            place = "" if group in GLOBAL else group
+            choice = _choice(name, purpose, place, node, lines, Path(config_folder()) / group)
+            brought = ", ".join(f"{s.path.rpartition('.')[2]}={s.default}" for s in choice.settings)
+            told = f"{' and '.join(choice.starts_as)} with {brought}" if brought and choice.starts_as else ""
+            yield replace(choice, purpose=purpose or told or "see there")
 
 
 def commands() -> tuple[Choice, ...]:
@@ -101,9 +120,22 @@ def read(file: Path, group: str) -> Choice:
     """
     text = file.read_text(encoding="utf-8")
     header, package = _header(text)
-    root = yaml.compose(text)
     place = group if package is None else ""
-    lines = _Lines(text.splitlines())
+    return _choice(
+        file.stem,
+        header,
+        place,
+        yaml.compose(text),
+        _Lines(text.splitlines()),
+        file.parent if group else None,
+    )
+
+
+def _choice(
+    name: str, purpose: str, place: str, root: yaml.Node | None, lines: _Lines, folder: Path | None
+) -> Choice:
+    """One choice from the node that makes it; ``folder`` is its group's, if it has one."""
+    group = folder.name if folder else ""
     settings: list[Setting] = []
     target, starts = None, []
     if isinstance(root, yaml.MappingNode):
@@ -115,10 +147,10 @@ def read(file: Path, group: str) -> Choice:
             plain = [entry.value for entry in entries.value if isinstance(entry, yaml.ScalarNode)]
             starts = [name for name in plain if name != "_self_" and not {"/", "@"} & set(name)]
             settings += _brought(entries, place, group, lines)
-            base = file.with_name(f"{starts[0]}.yaml") if starts and group else None
-            target = target or (read(base, group).target if base else None)
+            base = folder / f"{starts[0]}.yaml" if folder and starts else None
+            target = target or (read(base, group).target if base and base.is_file() else None)
         settings += _walk(root, place, target, lines, top=True)
-    return Choice(file.stem, header, tuple(starts), None if target == "???" else target, tuple(settings))
+    return Choice(name, purpose, tuple(starts), None if target == "???" else target, tuple(settings))
 
 
 def _header(text: str) -> tuple[str, str | None]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from conf_files import CONTENT, Choice, Setting, commands, groups
 
+from diffopd.files.markdown import markdown_table
+
 ROOT = Path(__file__).parents[1]
 
 HEAD = """# Settings
@@ -122,8 +124,8 @@ def _settings(choices: Sequence[Choice]) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; what would end a cell or a tag is written so that it does not."""
-    lines = [list(columns), ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+    header, *lines = ([_cell(cell) for cell in line] for line in (columns, *rows))
+    return markdown_table(header, lines, texts=range(len(header)))
 
 
 def _cell(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from support import cpu_seconds
 from support.composition import RememberedChoices
+from support.tower_beartype import check_tensors_alone
 
 if TYPE_CHECKING:
     from diffopd.model import SD3Model
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from support.tiny_runs import TinyWorld
 
 torch.set_num_threads(1)
+check_tensors_alone()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,6 +59,14 @@ def remembered_choices() -> Iterator[RememberedChoices]:
     with pytest.MonkeyPatch.context() as patch:
         remembered.install(patch)
         yield remembered
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """What tests write need not outlive a loss of power; a training waits thirty times for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from inspect import ismodule
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from omegaconf import OmegaConf
 
 import diffopd
 from diffopd import api
+from diffopd.api import evaluation, export, sampling, training
+from diffopd.command import called
 from diffopd.command.called import call_command, equivalent_arguments
 from diffopd.command.ending import EndedFromOutsideError
 from diffopd.config.folder import config_folder
@@ -23,17 +26,12 @@ from diffopd.evaluation import EvaluationResult
 from diffopd.host.signals import INTERRUPTED, Ended
 from diffopd.run.finished import read_finished
 from diffopd.run.lock import locked
-from support.tiny_runs import TASKS, make_world
+from support.tiny_runs import TASKS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "from_python.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 FEW = [f"benchmark.tasks.{task}.num_prompts=2" for task in TASKS] + ["benchmark.sampler.num_steps=2"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
@@ -58,8 +56,9 @@ def small(world, monkeypatch):
         mine = [given for given in overrides if not given.startswith("model.path=")]
         return whole(name, [*mine, *more[name]], **settings)
 
-    whole = api.compose_command
-    monkeypatch.setattr(api, "compose_command", composed)
+    whole = called.compose_command
+    for module in (evaluation, export, sampling, training):
+        monkeypatch.setattr(module, "compose_command", composed)
     return world
 
 
@@ -77,17 +76,24 @@ def test_the_import_brings_nothing_along():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_names_are_the_same_in_all_three_places():
-    assert set(diffopd.__all__) == set(api.__all__)
+def test_the_public_names_are_what_the_package_of_functions_brings_together():
+    brought = {name for name, value in vars(api).items() if not name.startswith("_") and not ismodule(value)}
+    assert set(diffopd.__all__) == brought
     tree = ast.parse(Path(diffopd.__file__).read_text())
-    (stubs,) = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0
-                and node.module == "diffopd.api")  # fmt: skip
-    assert [alias.name for alias in stubs.names] == diffopd.__all__
+    (typed,) = (
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "diffopd.api"
+    )
+    assert [alias.name for alias in typed.names] == diffopd.__all__
     for name in diffopd.__all__:
         assert getattr(diffopd, name) is getattr(api, name)
         assert name in dir(diffopd)
-    members = re.search(r"members: \[(.*)\]", PAGE)[1].split(", ")
-    assert set(diffopd.__all__) - set(members) == {"ConfigError"}  # docs/check.md has it
+    shown = {named.rpartition(".")[2] for named in re.findall(r"^::: (diffopd\S+)", PAGE, re.MULTILINE)}
+    defined = {getattr(api, name).__module__.rpartition(".")[2] for name in diffopd.__all__}
+    assert defined - shown == {
+        "called",
+        "error",
+    }  # StoppedError is shown alone, and ConfigError in docs/check.md
+    assert "StoppedError" in shown
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = diffopd.nothing
 
@@ -140,7 +146,13 @@ def test_a_config_folder_of_ones_own(user):
         ("mopd_odd", [], r"experiment=mopd_odd: there is no such choice; did you mean experiment=mopd_ode\?"),
         ("mopd_ode", ["sampler=cpss"], r"sampler=cpss: there is no such choice; did you mean sampler=cps\?"),
         ("mopd_ode", ["sampler.num_step=8"], r"sampler\.num_step is not a setting of sampler; did you mean"),
-        ("mopd_ode", ["seed=0,1"], "multirun"),
+        (
+            "mopd_ode",
+            ["seed=0,1"],
+            r"seed=0,1: several values are a sweep, .* a list is written seed=\[0,1\]",
+        ),
+        ("mopd_ode", "seed=1", r"overrides='seed=1' must be a list of texts"),
+        ("+experiment=mopd_ode", [], r"must be the name alone, as in compose\('mopd_ode'\)"),
     ],
 )
 def test_what_cannot_be_composed(experiment, overrides, message):
@@ -186,6 +198,22 @@ def test_a_config_that_cannot_work_is_an_error_of_the_call(user):
         diffopd.evaluate_model("nowhere", overrides=["device=cpu"])
     with pytest.raises(diffopd.ConfigError, match="nowhere"):
         diffopd.load_model(adapter="nowhere", device="cpu")
+    with pytest.raises(
+        diffopd.ConfigError, match=r"^model=runs/x: there is no such choice; a folder of weights"
+    ):
+        diffopd.load_model("runs/x", device="cpu")
+    with pytest.raises(diffopd.ConfigError, match=r"^device=cuda:99: this machine has .*; take auto or cpu"):
+        diffopd.load_model(device="cuda:99")
+
+
+def test_a_config_that_is_none_of_composes(user):
+    for call in (diffopd.train_model, diffopd.build_experiment):
+        with pytest.raises(
+            diffopd.ConfigError, match=r"^config must be what diffopd\.compose\(\.\.\.\) returns"
+        ):
+            call(OmegaConf.create({"trainer": {"max_epochs": 3}}))
+        with pytest.raises(diffopd.ConfigError, match=r"^name is required; start from an experiment"):
+            call(diffopd.compose())
 
 
 # Runs.
@@ -221,6 +249,8 @@ def test_a_folder_in_use(small, user, monkeypatch):
 def test_a_run_without_an_adapter(user):
     with pytest.raises(ValueError, match="holds no adapter: the run is not finished, or it trained a whole"):
         _ = diffopd.Run(user).adapter
+    with pytest.raises(ValueError, match=r"holds no config\.yaml; give the folder of a run"):
+        _ = diffopd.Run(str(user)).config  # type: ignore[arg-type]
 
 
 # Images.
@@ -247,9 +277,13 @@ def test_images_of_several_adapters(small, user):
         ({"adapter": "three"}, "adapter=three: the model has one, two; load it with"),
         ({"adapter": "one", "num_images": 0}, "num_images=0 must be at least 1"),
         ({"adapter": "one", "batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"adapter": "one", "guidance_scale": -1.0}, r"guidance_scale=-1\.0 must be a number from 0"),
+        ({"adapter": "one", "seed": -1}, "seed=-1 must be a whole number from 0 to 4294967295"),
     ):
         with pytest.raises(ValueError, match=message):
             diffopd.sample_images(model, prompts, **settings)
+    with pytest.raises(ValueError, match="got 4 images, 2 labels"):
+        diffopd.image_sheet(drawn["one"], ["a", "b"])
     with pytest.raises(ValueError, match="no prompt is given"):
         diffopd.sample_images(model, [], adapter="one")
 

@@ -26,10 +26,7 @@ def test_there_are_experiments():
 
 
 TRAINED = [name for name in EXPERIMENTS if name not in (*MINI_MODEL, *MEASUREMENTS, *OF_ANY_TASK)]
-OF_EACH_KIND = (
-    "mopd_ode", "mopd_ppo", "mopd_sft", "mopd_tdm", "flow_opd", "absorb_composition",
-    "teacher_ocr", "guard_ocr", "multi_guard",
-)  # fmt: skip
+OF_EACH_KIND = ("mopd_ode", "flow_opd", "absorb_composition", "teacher_ocr", "multi_guard")
 """Every experiment is composed and checked in tests/check/test_config.py, each time."""
 
 

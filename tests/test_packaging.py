@@ -1,5 +1,6 @@
 """The package as users get it: pinned, documented, and runnable from a wheel in any folder."""
 
+import contextlib
 import importlib
 import os
 import re
@@ -97,6 +98,9 @@ def test_one_program_for_all_commands(monkeypatch, capsys):
             config = yaml.safe_load((ROOT / "conf" / f"{command}.yaml").read_text())
             header = config["hydra"]["help"]["header"].splitlines()[0]
             assert f"\n  {command:<14} {header}\n" in shown
+    with contextlib.suppress(SystemExit):  # Hydra ends its own help so
+        run("help", "export")
+    assert capsys.readouterr().out.startswith("Export a trained adapter")
     assert set(COMMANDS) == {file.stem for file in (ROOT / "conf").glob("*.yaml")} - {"aliases"}
     monkeypatch.setattr(sys, "argv", ["diffopd", "trian"])
     with pytest.raises(SystemExit) as end:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 from diffopd.host.start import begin
 begin()
@@ -34,3 +36,16 @@ def test_lines_of_a_further_process():
         "[process 1] [diffopd.phase][WARNING] - a task of this process's samples\n"
         "[process 1] [transformers][ERROR] - an error\n"
     )
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import diffopd; diffopd.compose('mopd_ode')",
+        "import sys; sys.argv = ['x', '--cfg', 'job', 'prompt=x']; from diffopd.sample import main; main()",
+    ],
+)
+def test_noise_is_off_before_a_config_brings_the_libraries(start):
+    """A folder's name may need the identity of the weights while the config is composed."""
+    look = "import logging; assert logging.getLogger('transformers.utils.import_utils').filters"
+    subprocess.run([sys.executable, "-c", f"{start}\n{look}"], check=True, stdout=subprocess.DEVNULL)

@@ -33,23 +33,27 @@ def test_a_run_is_finished_once_it_is_trained_and_reported(world, tmp_path):
     assert noted.recipe["minutes"] >= 0
 
 
-def test_more_rounds_or_a_fresh_start_are_not_finished(world, tmp_path):
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    """The folder of a run that is done; nothing may write into it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
     world.build("teacher_aesthetic", folder, "~report").run()
+    return folder
+
+
+def test_more_rounds_or_a_fresh_start_are_not_finished(world, trained):
     for change in ("trainer.max_epochs=3", "resume=never"):
-        assert not is_finished(world.config("teacher_aesthetic", folder, "~report", change), folder)
+        assert not is_finished(world.config("teacher_aesthetic", trained, "~report", change), trained)
 
 
-def test_another_run_in_the_folder_is_told(world, tmp_path):
-    folder = tmp_path / "run"
-    world.build("teacher_aesthetic", folder, "~report").run()
+def test_another_run_in_the_folder_is_told(world, trained):
     with pytest.raises(ValueError, match=r"holds a run with other settings:\n  optimizer.lr: 0.002 -> 0.1"):
-        is_finished(world.config("teacher_aesthetic", folder, "optimizer.lr=0.1"), folder)
+        is_finished(world.config("teacher_aesthetic", trained, "optimizer.lr=0.1"), trained)
 
 
-def test_a_run_from_before_a_setting_existed_counts_as_if_it_had_the_neutral_one(world, tmp_path):
+def test_a_run_from_before_a_setting_existed_counts_as_if_it_had_the_neutral_one(world, trained, tmp_path):
     folder = tmp_path / "run"
-    world.build("teacher_aesthetic", folder, "~report").run()
+    shutil.copytree(trained, folder)
     saved = OmegaConf.load(folder / CONFIG)
     for key in ("compile", "attention_backend", "step_distilled", "lora_modules"):
         del saved.model[key]

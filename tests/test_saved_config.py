@@ -12,13 +12,11 @@ from safetensors.torch import load_file
 
 from diffopd import train
 from diffopd.config.saved import from_arguments
-from support.tiny_runs import make_world
 
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 
 
-def test_a_run_is_repeated_from_its_saved_config(tmp_path, monkeypatch, capfd):
-    world = make_world(tmp_path / "world")
+def test_a_run_is_repeated_from_its_saved_config(world, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -27,13 +25,14 @@ def test_a_run_is_repeated_from_its_saved_config(tmp_path, monkeypatch, capfd):
         GlobalHydra.instance().clear()
 
     settings = [*world.overrides("mopd_ode"), "optimizer.lr=7e-3", "sampler.num_steps=4", "~report", "seed=3"]
+    settings.append("trainer.max_epochs=1")
     run("+experiment=mopd_ode", *settings)
     first = tmp_path / "runs" / "mopd_ode" / "seed3"
     before = {file: file.stat().st_mtime_ns for file in first.rglob("*") if file.is_file()}
     run(f"from={first.relative_to(tmp_path)}", "run_id=again")
     again = tmp_path / "runs" / "mopd_ode" / "again"
     assert before == {file: file.stat().st_mtime_ns for file in first.rglob("*") if file.is_file()}
-    for name in ("adapter/adapter_model.safetensors", "checkpoints/round_000002/tensors.safetensors"):
+    for name in ("adapter/adapter_model.safetensors", "checkpoints/round_000001/tensors.safetensors"):
         one, two = load_file(first / name), load_file(again / name)
         assert one.keys() == two.keys()
         assert all(torch.equal(one[key], two[key]) for key in one)

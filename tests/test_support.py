@@ -28,7 +28,7 @@ def test_a_config_of_remembered_choices_is_the_one_composed_anew(remembered_choi
     found = [composed(overrides) for _ in range(2)]
     found[0].name = "another"  # a copy: what a test does to its config reaches no other
     with monkeypatch.context() as patch:
-        patch.setattr("hydra._internal.config_loader_impl.create_defaults_list", remembered_choices.create)
+        remembered_choices.uninstall(patch)
         expected = composed(overrides)
     assert OmegaConf.to_yaml(found[1]) == OmegaConf.to_yaml(expected)
     assert OmegaConf.is_struct(found[1])

@@ -33,7 +33,7 @@ def sweep(monkeypatch, tmp_path):
         def main(cfg):
             folders.append(str(Path(HydraConfig.get().runtime.output_dir).relative_to(tmp_path / "runs")))
 
-        monkeypatch.setattr("diffopd.command.program.check_config", lambda cfg, name: None)
+        monkeypatch.setattr("diffopd.command.program.check_config", lambda *_: None)
         monkeypatch.setattr(sys, "argv", ["train", *arguments])
         main()
         return folders

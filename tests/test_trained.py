@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 
@@ -13,20 +14,22 @@ from hydra import compose, initialize_config_dir
 from peft import PeftModel
 
 from diffopd import sample
-from diffopd.adapter.location import CONFIG, WEIGHTS
+from diffopd.adapter.location import WEIGHTS
 from diffopd.callbacks import AdapterExport
 from diffopd.checkpoint import latest_valid_checkpoint, write_checkpoint
 from diffopd.checkpoint.folder import STATE
 from diffopd.config.folder import config_folder
-from diffopd.evaluate.settings import evaluation_id, register_evaluation_id
+from diffopd.evaluate.settings import evaluation_id, register_evaluation_id, taken_adapter
+from diffopd.files.names import ADAPTER_CONFIG
+from diffopd.run import trained
 from diffopd.run.trained import adapter_of, run_of
-from support.tiny_runs import make_world
+from support.slow import slow_but
 
 
 def save_checkpoint(folder, *, adapter=True):
     def write(part):
         part.mkdir()
-        (part / CONFIG).write_text("{}")
+        (part / ADAPTER_CONFIG).write_text("{}")
         (part / WEIGHTS).write_bytes(b"weights")
 
     return write_checkpoint({"w": torch.ones(1)}, folder, {"adapter": write} if adapter else {})
@@ -54,18 +57,23 @@ def run(tmp_path):
 
 def export(run, *, finished):
     (run / "adapter").mkdir()
-    (run / "adapter" / CONFIG).write_text("{}")
+    (run / "adapter" / ADAPTER_CONFIG).write_text("{}")
     if finished:
         (run / "finished.json").write_text(json.dumps({"max_rounds": 30, "recipe": {}}))
 
 
 def test_anything_else_is_returned_as_it_is(tmp_path):
     (tmp_path / "adapter").mkdir()
-    for name in (CONFIG, "config.yaml"):  # an adapter with a config beside it is no run
+    for name in (ADAPTER_CONFIG, "config.yaml"):  # an adapter with a config beside it is no run
         (tmp_path / "adapter" / name).write_text("{}")
     paths = [str(tmp_path / "adapter"), str(tmp_path / "absent"), "someone/adapter@v1"]
     paths.append("package://assets/teachers/ocr")
     assert [adapter_of(path, setting="adapter") for path in paths] == paths
+
+
+def test_a_folder_of_runs_names_them(run):
+    with pytest.raises(ValueError, match=rf"holds runs; name one of them: .*/{run.name}$"):
+        adapter_of(run.parent, setting="adapter")
 
 
 def test_a_checkpoint_stands_for_its_adapter(run):
@@ -141,12 +149,26 @@ def test_an_evaluation_of_a_run_is_named_after_the_adapter_that_is_taken(run):
     assert name(run) != first
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
+def test_a_checkpoint_is_verified_once_for_its_name_and_its_evaluation(run, monkeypatch):
+    """An evaluation is of what its folder is named after, and a large checkpoint is read once."""
+    verified = []
+    monkeypatch.setattr(trained, "verify_checkpoint", verified.append)
+    register_evaluation_id()
+    checkpoint = run / "states" / "round_000010"
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        cfg = compose("evaluate", overrides=[f"adapter_path={checkpoint}"])
+    name = cfg.run_id
+    copied = copy.deepcopy(cfg)  # as Hydra hands it on
+    taken = taken_adapter(copied, copied.adapter_path)
+    copied.adapter_path = taken
+    assert (taken, copied.run_id) == (str(checkpoint / "adapter"), name)
+    assert verified == [checkpoint]
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        assert compose("evaluate", overrides=[f"adapter_path={checkpoint}"]).run_id == name
+    assert verified == [checkpoint, checkpoint]  # another config looks again
 
 
-@pytest.mark.parametrize("adapter", ["average", "student"])
+@pytest.mark.parametrize("adapter", slow_but(["average", "student"], "average"))
 def test_each_checkpoint_has_the_adapter_that_the_run_would_export(world, tmp_path, adapter):
     settings = ("~report", "phase.ema.decay=0.5", "phase.ema.update_interval=1")
     choice = f"callbacks.adapter_export.adapter={adapter}"
@@ -155,7 +177,7 @@ def test_each_checkpoint_has_the_adapter_that_the_run_would_export(world, tmp_pa
     run = tmp_path / "run"
     last = latest_valid_checkpoint(run / "checkpoints")
     assert last.name == "round_000002"
-    for name in (CONFIG, WEIGHTS):
+    for name in (ADAPTER_CONFIG, WEIGHTS):
         assert (last / "adapter" / name).read_bytes() == (run / "adapter" / name).read_bytes()
     first = run / "checkpoints" / "round_000001" / "adapter" / WEIGHTS
     assert first.read_bytes() != (run / "adapter" / WEIGHTS).read_bytes()

@@ -84,8 +84,8 @@ def test_a_shard_that_lacks_a_tensor_or_repeats_one(sharded, layout):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{", "is not JSON"),
-        ("[]", "must have a weight_map"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "must hold settings by name"),
         ('{"weight_map": {}}', "must have a weight_map"),
         ('{"weight_map": {"a": 3}}', "must have a weight_map"),
         ('{"weight_map": {"a": "../other/a.safetensors"}}', "is in another folder"),

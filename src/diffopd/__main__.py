@@ -34,6 +34,8 @@ def main() -> None:
     """Run the command that the first argument names, on the others."""
     begin()
     name, *arguments = sys.argv[1:] or [HELP[0]]
+    if name == "help" and arguments:
+        name, arguments = arguments[0], [HELP[0]]
     name = name.replace("-", "_") if not name.startswith("-") else name
     if name in HELP:
         print(_help())

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before the imports below take their time
 
     begin()
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from diffopd.model import PipelineModel
     from diffopd.types import Sampler
+
+SEEDS = 2**32 - 1
+"""Largest seed, as on the command line."""
 
 
 @command("sample", arguments=hydra_arguments, short=ADAPTER)
@@ -98,6 +102,12 @@ def draw(
     _check_count(num_images)
     if not texts:
         raise ValueError("no prompt is given; give at least one")
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"prompts must be texts, got {wrong[0]!r}")
+    if not 0 <= guidance_scale < math.inf:
+        raise ValueError(f"guidance_scale={guidance_scale} must be a number from 0; 1 = no guidance")
+    if not 0 <= seed <= SEEDS:
+        raise ValueError(f"seed={seed} must be a whole number from 0 to {SEEDS}")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     count = len(texts) * num_images

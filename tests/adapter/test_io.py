@@ -22,6 +22,7 @@ from diffopd.adapter import (
     trainable_adapters,
 )
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
+from support.slow import slow_but
 from support.tiny_pipelines import PROJECTIONS
 
 LEFT = {"peft": "adapter_model.safetensors", "diffusers": "pytorch_lora_weights.safetensors"}
@@ -96,7 +97,10 @@ def test_a_reader_of_the_factors_alone_has_the_strength_of_the_run(model, tmp_pa
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("alpha", "exact"), [(4, True), (8, True), (1, True), (6, False), (10.5, False)])
+@pytest.mark.parametrize(
+    ("alpha", "exact"),
+    slow_but([(4, True), (8, True), (1, True), (6, False), (10.5, False)], (8, True), (10.5, False)),
+)
 def test_every_reader_of_what_a_run_leaves_has_one_and_the_same_model(tiny, model, tmp_path, alpha, exact):
     """PEFT, diffusers and this package agree bit for bit; with the run itself if its strength is 2^n."""
     add_student(model, alpha)

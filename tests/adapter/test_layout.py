@@ -326,8 +326,8 @@ def test_a_folder_of_several_files_asks_which(base_config, comfy, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"peft_type": "LORA", "r": 4', "adapter_config.json is not JSON"),
-        ("[]", "adapter_config.json holds a list instead of settings"),
+        ('{"peft_type": "LORA", "r": 4', "adapter_config.json cannot be read as JSON"),
+        ("[]", "adapter_config.json must hold settings by name"),
         ('{"peft_type": "LORA", "r": null, "target_modules": ["a"]}', "has r=None and target_modules=['a']"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -35,21 +36,30 @@ def folder(tiny, tmp_path):
     """What PEFT itself saves of an adapter that trained with ``settings``."""
 
     def write(**settings):
-        config = LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": list(PROJECTIONS), **settings})
-        theirs = get_peft_model(copy.deepcopy(tiny.load_stock().transformer), config)
-        randomise(theirs)
-        theirs.save_pretrained(tmp_path / "theirs")
-        return tmp_path / "theirs"
+        return saved_by_peft(tiny, tmp_path / "theirs", **settings)
 
     return write
 
 
+def saved_by_peft(tiny, place, **settings):
+    config = LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": list(PROJECTIONS), **settings})
+    theirs = get_peft_model(copy.deepcopy(tiny.load_stock().transformer), config)
+    randomise(theirs)
+    theirs.save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def plain(tiny, tmp_path_factory):
+    return saved_by_peft(tiny, tmp_path_factory.mktemp("plain") / "theirs")
+
+
 @pytest.fixture
-def changed(folder):
+def changed(plain, tmp_path):
     """A plain adapter of rank 4 and alpha 6 whose ``adapter_config.json`` was changed; None removes a key."""
 
     def write(**changes):
-        path = folder() / "adapter_config.json"
+        path = shutil.copytree(plain, tmp_path / "theirs", dirs_exist_ok=True) / "adapter_config.json"
         settings = json.loads(path.read_text()) | changes
         path.write_text(json.dumps({key: value for key, value in settings.items() if value is not ABSENT}))
         return path.parent

@@ -109,6 +109,7 @@ def test_a_damaged_record_of_a_walk_is_named_and_not_believed(tmp_path):
         walk(short_steps(tmp_path), tmp_path)
 
 
+@pytest.mark.slow
 def test_commands_are_noted_as_they_are_typed(tmp_path):
     program = steps.HERE / "rehearsal_stock.py"
     helped = steps.Step(name="a", title="a", command=[steps.PYTHON, str(program), "--help"])

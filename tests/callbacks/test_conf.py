@@ -1,7 +1,5 @@
 """Every choice of the groups around training composes and builds."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -12,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from diffopd.callbacks import RoundCheckpoint
+from diffopd.config.aliases import choices
 
 
 @pytest.fixture
@@ -22,10 +21,6 @@ def composed(conf_dir, tmp_path):
             return compose(overrides=[*(f"+{choice}" for choice in overrides), *paths])
 
     return compose_with
-
-
-def choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / group).glob("*.yaml"))
 
 
 @pytest.mark.parametrize("choice", choices("callbacks"))

@@ -46,6 +46,12 @@ def test_plain_lines_show_rate_time_left_and_metrics_in_order(fit, tiny_phase):
     assert lines[-1] == "3 rounds in 0:08"  # four readings of the clock after the first
 
 
+def test_one_round_is_not_told_as_several(fit, tiny_phase):
+    stream = io.StringIO()
+    fit(tiny_phase(), [progress(stream)], 1)
+    assert stream.getvalue().splitlines()[-1].startswith("1 round in ")
+
+
 def test_plain_lines_keep_their_distance_but_show_the_first_and_last_round(fit, tiny_phase):
     stream = io.StringIO()
     fit(tiny_phase(), [progress(stream, seconds_per_line=6.0)], 8)

@@ -20,15 +20,11 @@ from diffopd.callbacks import Samples, samples
 from diffopd.checkpoint.folder import STATE, TENSORS
 from diffopd.evaluation import generate
 from diffopd.files.sample_row import list_rows, read_row
-from support.tiny_runs import FORKED, make_world
+from support.slow import slow_but
+from support.tiny_runs import FORKED
 
 FEW_STEPS = ("~report", "sampler.num_steps=5", "benchmark.sampler.num_steps=2")
 DRAWN = (*FEW_STEPS, "callbacks.samples.every_n_rounds=2")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +254,7 @@ def test_nothing_is_drawn_without_a_benchmark_or_prompts(world, tmp_path):
 @pytest.mark.skipif(
     torch.cuda.is_available(), reason="autograd keeps threads per GPU, which no fork survives"
 )
-@pytest.mark.parametrize("trainer", ["ddp", "sharded"])
+@pytest.mark.parametrize("trainer", slow_but(["ddp", "sharded"], "sharded"))
 def test_two_processes_draw_each_row_once(whole, world, tmp_path, trainer):
     settings = (*DRAWN, "trainer.max_epochs=2", f"trainer={trainer}", *FORKED[1:])
     for attempt in range(2):

@@ -136,7 +136,7 @@ def test_the_papers_noise_sweep_passes(composed, noise_level):
         (["adapter.target_modules=attn.to_q"], "adapter.target_modules=attn.to_q must be a list"),
         (["callbacks.adapter_export.adapter=averag"], "one of average, student; did you mean average?"),
         (["~loss"], "DistillPhase needs a loss and none is chosen; choose one with +loss=... (clean_l2"),
-        (["~data"], "no data is chosen; start from an experiment"),
+        (["~data"], "no data is chosen; start from an experiment, +experiment=... (`diffopd experiments`"),
     ],
 )  # fmt: skip
 def test_settings_that_are_refused(composed, overrides, message):
@@ -187,6 +187,13 @@ def test_settings_that_are_refused(composed, overrides, message):
          "phase.num_timesteps=6 must be a multiple of phase.updates_per_round=4"),
         (["+experiment=teacher_ocr", "phase.num_timesteps=null"],
          "phase.num_timesteps=null, that is sampler.num_steps - 1 = 9, must be a multiple"),
+        (["+experiment=teacher_ocr", "report=distillation"],
+         "report=distillation cannot report a run of phase=nft, which takes no teacher; leave "
+         "the report out with ~report, or choose another (distillation, gradient_variance, teacher)"),
+        ([ODE, "report=gradient_variance"],
+         "report=gradient_variance cannot report a run of phase=distill, which is no measurement"),
+        (["+experiment=mini_pretrain", "+report=teacher"],
+         "report=teacher cannot report a run of phase=pretrain, which takes no model"),
         ([ODE, "trainer=ddp", "trainer.devices=3"],
          "data.tasks.composition.prompts_per_round=4 must be a multiple of the number of processes, "
          "trainer.devices=3 times 1 node"),
@@ -209,6 +216,40 @@ def test_combinations_that_are_refused(composed, overrides, message):
 )
 def test_sound_combinations_pass(composed, overrides):
     assert problems(composed(ODE, *overrides)) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["+experiment=teacher_ocr", "teacher=mopd"],
+            "teacher=mopd has no effect: phase=nft takes no teacher; leave it out, or choose an experiment "
+            "of a phase that does (distill, dmd, gradient_variance, sft, tdm)",
+        ),
+        (["+experiment=mini_pretrain", "sampler=cps"], "sampler=cps has no effect: phase=pretrain takes no"),
+        (["+experiment=mopd_dmd", "+routing=mixture"], "+routing=mixture has no effect: phase=dmd takes no"),
+    ],
+)
+def test_a_choice_that_was_typed_and_is_not_used_is_an_error(composed, overrides, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_config(composed(*overrides), "train", overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+experiment=teacher_ocr"],  # whose task brings a teacher that it leaves out
+        ["+experiment=mopd_ode", "teacher=mopd", "sampler=cps", "model=mini_sd3", "hardware=none"],
+        ["+experiment=teacher", "task=ocr", "sampler.num_steps=10", "~report", "domain=drawn"],
+    ],
+)
+def test_what_is_used_may_be_typed(composed, overrides):
+    check_config(composed(*overrides), "train", overrides)
+
+
+def test_a_choice_that_another_part_refers_to_is_used(composed):
+    overrides = ["+experiment=mini_pretrain", "sampler=cps", "++data.seed=${sampler.num_steps}"]
+    check_config(composed(*overrides), "train", overrides)
 
 
 def test_a_samplers_own_refusal_is_a_config_error(composed):

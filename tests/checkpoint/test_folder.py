@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from diffopd.checkpoint import (
     CheckpointError,
@@ -49,6 +50,34 @@ def with_part(folder, content=b"weights"):
         (part / "weights").write_bytes(content)
 
     return write_checkpoint(state(1.0), folder, {"adapter": write})
+
+
+def test_a_tensor_that_a_part_holds_is_stored_there_alone(tmp_path):
+    """Bit for bit under the end of its name; one that differs in a bit, a type or a shape is stored, too."""
+    nan = torch.tensor([float("nan"), -0.0])
+    kept = {"same.w": nan, "bits.w": torch.zeros(2), "b": torch.ones(2, dtype=torch.bfloat16), "lone": nan}
+    held = {"w": nan, "b": torch.ones(2)}
+
+    def write(part):
+        part.mkdir()
+        save_file(held, part / "weights.safetensors")
+
+    checkpoint = write_checkpoint({"state": kept}, tmp_path / "round_000001", {"adapter": write})
+    assert load_file(checkpoint / TENSORS).keys() == {"state.bits.w", "state.b", "state.lone"}
+    assert json.loads((checkpoint / MANIFEST).read_text())["version"] == 2
+    back = read_checkpoint(checkpoint)["state"]
+    assert list(back) == list(kept)
+    for name, value in kept.items():
+        assert back[name].dtype == value.dtype
+        assert torch.equal(back[name].view(torch.uint8), value.view(torch.uint8))
+
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    del manifest["files"]["adapter/weights.safetensors"]
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(
+        DamagedCheckpointError, match=r"refers to adapter/weights\.safetensors, which manifest"
+    ):
+        read_checkpoint(checkpoint)
 
 
 def test_a_part_is_written_with_the_rest_and_verified(tmp_path):
@@ -188,7 +217,7 @@ def test_remove(tmp_path):
 def test_a_full_disk_leaves_no_part_of_what_it_could_not_hold(tmp_path, monkeypatch):
     target = write_checkpoint(state(1.0), tmp_path / "round_000001")
 
-    def fail(tensors, path):
+    def fail(tensors, path, header):
         path.write_bytes(b"as much as there was room for")
         raise OSError(errno.ENOSPC, "No space left on device")
 

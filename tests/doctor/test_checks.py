@@ -219,6 +219,18 @@ def test_devices_that_are_not_there(monkeypatch):
     assert num_processes(CPU | {"devices": "auto"}) == 1
 
 
+def test_apples_gpu_has_no_float64(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for name in ("mps", "auto", "gpu"):
+        (found,) = device_findings({"trainer": CPU | {"accelerator": name}})
+        assert found.level == Level.FAILURE
+        assert found.text.startswith(f"trainer.accelerator={name} ")
+        assert "set trainer.accelerator=cpu" in found.text
+    (found,) = device_findings({"trainer": CPU})
+    assert found.level == Level.FINE
+
+
 @pytest.mark.parametrize(
     ("dtype", "accelerator", "bf16", "level"),
     [

@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from diffopd.doctor.cost import Cost
+from support.slow import slow_but
 
 DISTILL = ("trainer.max_epochs=7", "phase.score_every_n_rounds=3", "reward=picture_quality")
 
@@ -50,7 +51,7 @@ def test_automatic_routing_scores_every_teacher_first(plan):
     assert cost.reward_calls == 18 + 5 * 3 * 3  # prompts, tasks, teachers
 
 
-@pytest.mark.parametrize("experiment", ["mopd_sde", "teacher_aesthetic"])
+@pytest.mark.parametrize("experiment", slow_but(["mopd_sde", "teacher_aesthetic"], "mopd_sde"))
 def test_what_is_planned_is_what_is_logged(plan, world, tmp_path, experiment):
     overrides = ("reward=picture_quality", "trainer.max_epochs=2")
     planned = plan(experiment, *overrides)

@@ -11,9 +11,9 @@ from support.fuzz.outcome import outcome_of
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("unchecked_shapes")
-@pytest.mark.parametrize("count", [12, pytest.param(50, marks=pytest.mark.slow)])
-def test_every_mutated_config_runs_or_is_refused(world, tmp_path, count):
-    outcomes = run(count, 0, world, tmp_path)
+@pytest.mark.parametrize(("count", "seed"), [(7, 1), pytest.param(50, 0, marks=pytest.mark.slow)])
+def test_every_mutated_config_runs_or_is_refused(world, tmp_path, count, seed):
+    outcomes = run(count, seed, world, tmp_path)
     assert len(outcomes) == count
     others = [
         f"{o.case.experiment} {' '.join(o.case.changes)}\n{o.text}" for o in outcomes if o.kind == "other"

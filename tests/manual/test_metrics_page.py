@@ -10,9 +10,10 @@ import metrics_page
 import pytest
 from omegaconf import OmegaConf
 
+from diffopd.config.aliases import aliases
 from diffopd.report.methods.measured import QUANTITIES
 from support.slow import slow_but
-from support.tiny_runs import make_world, run_rounds
+from support.tiny_runs import run_rounds
 
 ROOT = Path(__file__).parents[2]
 OFTEN = ("phase.conflict_every_n_rounds=1",)
@@ -51,16 +52,11 @@ ELSEWHERE = ("train/memory/peak_cuda_gib", "train/communication/", "train/skippe
 """What needs a GPU, several processes or a number that is not finite."""
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("metrics"))
-
-
 def of_phase(phase):
     return [entry for entry in metrics_page.logged() if phase in entry.phases]
 
 
-@pytest.mark.parametrize("phase", slow_but(metrics_page.ALL_PHASES, "distill", "nft"))
+@pytest.mark.parametrize("phase", slow_but(metrics_page.ALL_PHASES, "distill"))
 def test_a_phase_logs_what_the_page_says(phase, world, tmp_path):
     names = set()
     for number, (experiment, overrides) in enumerate(RUNS[phase]):
@@ -120,8 +116,9 @@ def test_a_name_stands_for_one_part():
 def test_scores_are_those_of_the_metrics():
     named = {entry["name"] for entry in metrics_page.read()["score"]}
     wanted = {"value", "num_images", "frechet_distance"}
-    for file in (ROOT / "conf" / "metric").glob("*.yaml"):
-        wanted |= set(OmegaConf.load(file).get("parts") or ())
+    nodes = [OmegaConf.load(file) for file in (ROOT / "conf" / "metric").glob("*.yaml")]
+    nodes += [node for alias, node in aliases().items() if alias.startswith("metric/")]
+    wanted |= {part for node in nodes for part in node.get("parts") or ()}
     assert named == wanted
 
 

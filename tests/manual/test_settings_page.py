@@ -15,6 +15,7 @@ from mkdocs.structure.files import Files
 from omegaconf import DictConfig, OmegaConf
 
 from diffopd.check.setting import HYDRA_KEYS
+from diffopd.config.aliases import GLOBAL, aliases, choices
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,12 +38,20 @@ def leaves(node, place=()):
 def test_every_value_of_a_group_is_read(group):
     for choice in conf_files.groups()[group]:
         file = ROOT / "conf" / group / f"{choice.name}.yaml"
-        node = OmegaConf.load(file)
-        place = () if "# @package _global_" in file.read_text() else (group,)
+        node = (
+            OmegaConf.load(file) if file.is_file() else OmegaConf.create(aliases()[f"{group}/{choice.name}"])
+        )
+        of_all = group in GLOBAL or (file.is_file() and "# @package _global_" in file.read_text())
+        place = () if of_all else (group,)
         assert isinstance(node, DictConfig)
         node.pop("defaults", None)
         assert set(leaves(node, place)) <= {setting.path for setting in choice.settings}
-        assert choice.purpose, f"{group}/{choice.name}.yaml opens with no comment"
+        assert choice.purpose, f"nothing says what {group}/{choice.name} is"
+
+
+def test_every_choice_is_there_once():
+    for group, listed in conf_files.groups().items():
+        assert [choice.name for choice in listed] == choices(group)
 
 
 def test_every_command_and_group_is_on_the_page(page):
@@ -77,6 +86,8 @@ def test_rows_say_default_limit_and_comment(page):
         ("`regulariser.loss`", "[`opd`](#loss)", "a choice of `loss`", anchor, "`anchor`"),
         ("`opd`", opd, "`diffopd.loss.OPD`"),
         ("`lora_small`", "Half the rank, for the embedded model.", "`lora`", ""),
+        ("`clipscore`", "mean with reward=clipscore, scale=table", "`mean`", ""),
+        ("`minimal`", "Only the guard against non-finite values: for timing and tests.", "`finite_loss`"),
     }
 
 

@@ -118,12 +118,12 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
     folder, saved = tmp_path / "full", []
     save = checkpoint_folder.save_file
 
-    def save_where_there_is_room(tensors, path):
+    def save_where_there_is_room(tensors, path, header):
         if len(saved) == 2:
             path.write_bytes(b"as much as there was room for")
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         saved.append(path)
-        save(tensors, path)
+        save(tensors, path, header)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_folder, "save_file", save_where_there_is_room)

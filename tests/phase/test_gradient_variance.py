@@ -70,6 +70,13 @@ def test_numbers_are_those_of_all_draws_at_once(measured, name, step):
         assert entry["share_error"] == pytest.approx(float(share.std()) / math.sqrt(8), rel=1e-3)
 
 
+def test_estimators_that_hydra_wraps_are_refused(world, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"phase\.estimators\.\w+ is no estimator; phase\._convert_=all keeps"
+    ):
+        world.build("gradient_variance", tmp_path / "run", *SMALL, "~phase._convert_")
+
+
 def test_closed_form_does_not_vary(measured):
     for level in measured[0].phase.levels:
         for entry in level["estimators"]["closed_form"].values():

@@ -11,6 +11,8 @@ import torch
 from hydra.utils import get_class
 
 from diffopd.build.experiment import build as build_experiment
+from diffopd.check import ConfigError, check_config
+from diffopd.report.run.at_end import DistillationReport
 from support.tiny_runs import relative_distance, run_rounds
 
 PAGE = (Path(__file__).parents[2] / "docs" / "teacher.md").read_text(encoding="utf-8")
@@ -56,6 +58,17 @@ def test_the_student_learns_from_its_average_that_is_told_more(build):
     assert rounds.flat_gradient().norm() > 0
 
 
+def test_a_report_that_compares_teachers_is_an_error_before_anything_is_trained(world, build, tmp_path):
+    reported = [setting for setting in SETTINGS if setting not in ("~report", "~benchmark")]
+    message = "report=distillation compares a student with its teachers, and .*SelfTeacher is no set of"
+    with pytest.raises(ConfigError, match=message):
+        check_config(world.config("mopd_ode", tmp_path / "run", *reported, *FEW))
+    report = DistillationReport(batch_size=1, rows_per_task=1)
+    with pytest.raises(ValueError, match="and SelfTeacher is no set of teachers; leave the report out"):
+        report.check({"teacher": get_class("my_teacher.SelfTeacher")(template="{}", guidance_scale=1.0)})
+
+
+@pytest.mark.slow
 def test_the_average_follows_and_a_resumed_run_is_the_same(build):
     settings = ("callbacks.round_checkpoint.every_n_rounds=1",)
     whole = build("whole", "trainer.max_epochs=3", *settings)

@@ -7,7 +7,8 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 
-from diffopd.checkpoint import latest_valid_checkpoint
+from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
+from diffopd.checkpoint.folder import TENSORS
 from diffopd.policy import LowRank, Whole
 from diffopd.run.trained import adapter_of
 from support.interruption import ROUNDS, Interrupt, final_state
@@ -70,6 +71,12 @@ def test_stock_diffusers_and_a_teacher_read_what_is_exported(build, world, tmp_p
     assert equal({key: value.detach() for key, value in found.items()}, values(average))
     assert not equal(values(average), values(run.phase.student))
     newest = latest_valid_checkpoint(run.folder / "checkpoints")
+    stored = load_file(newest / TENSORS)
+    prefix = f"state_dict.model.{run.phase.model.backbones.prefix(average.name)}"
+    assert not any(key.startswith(prefix) for key in stored)  # the file of the adapter holds them
+    restored = read_checkpoint(newest)["state_dict"]
+    for key, value in average.transformer.state_dict().items():
+        assert torch.equal(restored[f"{prefix}{key}".removeprefix("state_dict.")], value)
     of_checkpoint = SD3Transformer2DModel.from_pretrained(adapter_of(newest, setting="adapter"))
     assert equal({key: value.detach() for key, value in of_checkpoint.named_parameters()}, values(average))
 

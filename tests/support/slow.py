@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,3 +27,18 @@ def slow_but(values: Iterable[Any], *quick: Any) -> list[Any]:
         return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
 
     return [value if value in quick else slow(value) for value in values]
+
+
+def mark_slow_but(items: Iterable[pytest.Item], folder: Path, quick: Mapping[str, Collection[str]]) -> None:
+    """The same for tests whose parameters are shared with others, such as those of a fixture.
+
+    Args:
+        items: All tests.
+        folder: Where the tests lie that are meant.
+        quick: Test -> the ids of its parameters that stay in the default suite.
+    """
+    for item in items:
+        kept = quick.get(getattr(item, "originalname", ""))
+        if kept is not None and item.path.parent == folder and hasattr(item, "callspec"):
+            if item.callspec.id not in kept:
+                item.add_marker(pytest.mark.slow)

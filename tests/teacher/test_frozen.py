@@ -238,7 +238,7 @@ def test_whole_transformers_that_do_not_fit(tiny, tuned, tmp_path):
     assert "tensors are missing (first: proj_out.bias)" in refusal(folder, base_config)
     fresh()
     (folder / "config.json").write_text("{")
-    assert "config.json is not JSON" in refusal(folder, base_config)
+    assert "config.json cannot be read as JSON" in refusal(folder, base_config)
     fresh()
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "is not a whole safetensors file" in refusal(folder, base_config)

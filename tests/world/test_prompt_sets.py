@@ -21,7 +21,8 @@ def sets():
     return prompt_sets()
 
 
-def test_committed_files_are_those_the_generator_writes(tmp_path):
+def test_committed_files_are_those_the_generator_writes(sets, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffopd.world.prompt_sets.prompt_sets", lambda: sets)  # made once, for seconds
     for path in write_prompt_sets(tmp_path):
         committed = Path(resolve_path(FOLDER)) / path.relative_to(tmp_path)
         assert committed.read_bytes() == path.read_bytes(), path.name

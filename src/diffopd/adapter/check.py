@@ -57,7 +57,8 @@ def read_fitting(path: str | Path, base_config: Mapping[str, Any], *, setting: s
     if place.kind == "transformer":
         raise ValueError(
             f"{where} is a whole transformer, and a LoRA is needed here; a whole transformer can be a "
-            "teacher, an anchor, or the adapter=... of evaluate and sample"
+            "teacher, an anchor, or the adapter=... of evaluate and sample, and diffusers loads its folder "
+            f"without an export: {base_config['_class_name']}.from_pretrained(...)"
         )
     check_stated(place)
     linear = linear_layers(base_config)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from diffopd.adapter.check import check_layers, check_merge, check_start, read_fitting
 from diffopd.adapter.layout import PREFIX
-from diffopd.adapter.location import CONFIG, LORA_FILE, WEIGHTS
+from diffopd.adapter.location import LORA_FILE, WEIGHTS
 from diffopd.adapter.lora import LoRA, adapter_parameters, adapter_strength, inject, strength_of
 from diffopd.adapter.merge import A, B, MergeError, MergePart, merge_adapters
 from diffopd.files.atomic import atomic_produce, atomic_save_safetensors, atomic_write_json
+from diffopd.files.names import ADAPTER_CONFIG
 
 
 def self_contained(transformer: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -59,7 +60,7 @@ def save_adapter(transformer: Any, name: str, folder: str | PathLike[str]) -> Pa
     folder = Path(folder)
     factors, settings = self_contained(transformer, name)
     atomic_save_safetensors(folder / WEIGHTS, {PREFIX + key: value for key, value in factors.items()})
-    atomic_write_json(folder / CONFIG, settings)
+    atomic_write_json(folder / ADAPTER_CONFIG, settings)
     return folder
 
 

@@ -28,9 +28,11 @@ from torch import Tensor
 from diffopd.adapter.layout_keys import Pair, read_pairs
 from diffopd.adapter.layout_names import LayerNames
 from diffopd.adapter.layout_shape import by_layer, one_shape
-from diffopd.adapter.location import CONFIG, Place
+from diffopd.adapter.location import Place
 from diffopd.adapter.peft_settings import plain_settings
 from diffopd.adapter.safe_file import read_tensors
+from diffopd.files.names import ADAPTER_CONFIG
+from diffopd.weights.files import read_json
 
 PREFIX = "base_model.model."
 """What PEFT puts before every key."""
@@ -77,7 +79,7 @@ def read_lora(place: Place, family: str, layers: Mapping[str, tuple[int, int]]) 
     where = place.where if place.where.endswith(file.name) else f"{place.where}: {file.name}"
     pairs = read_pairs(tensors, LayerNames(family, layers), family, where)
     if place.kind == "peft":
-        stated, source = read_peft_config(place), CONFIG
+        stated, source = read_peft_config(place), ADAPTER_CONFIG
     elif METADATA in header:
         stated, source = _read_header(header[METADATA], place.where), "the file's header"
     else:
@@ -154,13 +156,8 @@ def read_peft_config(place: Place) -> LoraConfig:
     Raises:
         ValueError: If it is not that of a plain LoRA.
     """
-    try:
-        raw = json.loads((place.path / CONFIG).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{place.where}: {CONFIG} is not JSON ({error}); fetch or copy it again") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{place.where}: {CONFIG} holds a {type(raw).__name__} instead of settings")
-    return _plain_lora(raw, f"{place.where}: ", CONFIG)
+    raw = read_json(place.path / ADAPTER_CONFIG, f"{place.where}: {ADAPTER_CONFIG}")
+    return _plain_lora(raw, f"{place.where}: ", ADAPTER_CONFIG)
 
 
 def _plain_lora(raw: Mapping[str, Any], where: str, source: str) -> LoraConfig:

@@ -13,15 +13,14 @@ from huggingface_hub.errors import (
 )
 
 from diffopd.adapter.safe_file import PICKLES, check_safe
-from diffopd.files.names import CARD_FILE
+from diffopd.files.names import ADAPTER_CONFIG, CARD_FILE, MODEL_CONFIG
 from diffopd.files.paths import resolve_path
 from diffopd.weights.files import DIFFUSERS, weight_files
 from diffopd.weights.hub import HUB_ERRORS
 from diffopd.weights.hub_path import misplaced_revision, why_no_place
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 LORA_FILE = "pytorch_lora_weights.safetensors"
-MODEL_CONFIG = "config.json"
 TRANSFORMER = "transformer"
 
 Kind = Literal["peft", "lora", "transformer"]
@@ -94,7 +93,7 @@ def find_card(path: str | Path) -> Path | None:
 
 def _from_file(file: Path, where: str) -> Place:
     check_safe(file, where)
-    if file.name == WEIGHTS and (file.parent / CONFIG).is_file():
+    if file.name == WEIGHTS and (file.parent / ADAPTER_CONFIG).is_file():
         return Place("peft", file.parent, where)
     if file.name.startswith(_WHOLE_WEIGHTS):
         raise ValueError(
@@ -104,7 +103,7 @@ def _from_file(file: Path, where: str) -> Place:
 
 
 def _from_folder(folder: Path, where: str) -> Place:
-    if (folder / CONFIG).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         if not (folder / WEIGHTS).is_file():
             raise ValueError(
                 f"{where}: there is no {WEIGHTS}{_pickled(folder)}; give a folder in PEFT's format"
@@ -118,7 +117,7 @@ def _from_folder(folder: Path, where: str) -> Place:
     files = sorted(folder.glob("*.safetensors"))
     if [file.name for file in files] == [WEIGHTS]:
         raise ValueError(
-            f"{where}: there is no {CONFIG}, which states rank and alpha; give PEFT's whole folder"
+            f"{where}: there is no {ADAPTER_CONFIG}, which states rank and alpha; give PEFT's whole folder"
         )
     if len(files) == 1:
         return Place("lora", files[0], where)
@@ -126,9 +125,9 @@ def _from_folder(folder: Path, where: str) -> Place:
         names = ", ".join(file.name for file in files)
         raise ValueError(f"{where} holds {len(files)} safetensors files ({names}); give the path of one")
     raise ValueError(
-        f"{where}: {folder.absolute()} holds no adapter{_pickled(folder)}; give a PEFT folder ({CONFIG} and "
-        f"{WEIGHTS}), a .safetensors file of LoRA weights or its folder, or the folder of a whole fine-tuned "
-        f"transformer ({TRANSFORMER}/{MODEL_CONFIG}, or {MODEL_CONFIG} and weights)"
+        f"{where}: {folder.absolute()} holds no adapter{_pickled(folder)}; give a PEFT folder "
+        f"({ADAPTER_CONFIG} and {WEIGHTS}), a .safetensors file of LoRA weights or its folder, or the folder "
+        f"of a whole fine-tuned transformer ({TRANSFORMER}/{MODEL_CONFIG}, or {MODEL_CONFIG} and weights)"
     )
 
 
@@ -219,10 +218,10 @@ def _found_on_hub(hub: HubFolder, where: str) -> Place | None:
         found = hub.fetch(hub.file)
         if found is None:
             return None
-        if hub.file == WEIGHTS and (config := hub.fetch(CONFIG)) is not None:
+        if hub.file == WEIGHTS and (config := hub.fetch(ADAPTER_CONFIG)) is not None:
             return Place("peft", config.parent, where)  # rank and alpha are in the config beside the weights
         return _from_file(found, where)
-    config = hub.fetch(CONFIG)
+    config = hub.fetch(ADAPTER_CONFIG)
     if config is not None:
         return hub.fetch(WEIGHTS) and Place("peft", config.parent, where)
     if (found := hub.fetch(LORA_FILE)) is not None:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from diffopd.adapter.layout import METADATA, PREFIX
-from diffopd.adapter.location import CONFIG, WEIGHTS, Place
+from diffopd.adapter.location import WEIGHTS, Place
 from diffopd.adapter.safe_file import read_header
+from diffopd.files.names import ADAPTER_CONFIG
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ def check_stated(place: Place) -> None:
     unstated = _unstated(header.dtypes)
     if peft := [stem for stem in unstated if PREFIX in stem]:
         raise ValueError(
-            f"{place.where} holds weights in PEFT's keys (first: {peft[0]}) without their {CONFIG}, so their "
-            "scale (lora_alpha / r) is unknown; give PEFT's whole folder, which holds the weights as "
-            f"{WEIGHTS} with their {CONFIG} beside them"
+            f"{place.where} holds weights in PEFT's keys (first: {peft[0]}) without their {ADAPTER_CONFIG}, "
+            "so their scale (lora_alpha / r) is unknown; give PEFT's whole folder, which holds the weights "
+            f"as {WEIGHTS} with their {ADAPTER_CONFIG} beside them"
         )
     if unstated:
         log_once(

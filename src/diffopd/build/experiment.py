@@ -30,6 +30,7 @@ from diffopd.check import (
 from diffopd.check.trial import check_optimizers
 from diffopd.checkpoint import SafetensorsCheckpointIO, round_of
 from diffopd.evaluation import Benchmark
+from diffopd.host.device import check_accelerator
 from diffopd.host.quiet import silence_known_noise
 from diffopd.host.rank import is_first_process
 from diffopd.host.threads import choose_num_threads
@@ -177,6 +178,7 @@ def build(cfg: DictConfig) -> Experiment:
     silence_known_noise()
     tell_at_once()
     check_config(cfg)
+    check_accelerator(str(cfg.trainer.accelerator))
     folder = Path(cfg.paths.run)
     phase_class = get_class(cfg.phase._target_)
     wanted = inspect.signature(phase_class).parameters
@@ -186,6 +188,9 @@ def build(cfg: DictConfig) -> Experiment:
     parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
     check_optimizers(_optimizers(cfg, parts), named=getattr(phase_class, "names_parameters", False))
     check_fit(cfg, parts)
+    report = instantiate(cfg.report) if cfg.get("report") else None
+    if report is not None and hasattr(report, "check"):
+        report.check(parts)
     data = instantiate(cfg.data)
     asked = parts.get("reward") if reward_is_asked(cfg) else None
     check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), asked)
@@ -218,7 +223,7 @@ def build(cfg: DictConfig) -> Experiment:
         checkpoint=checkpoint,
         inputs=inputs,
         num_threads=cfg.trainer.num_threads,
-        report=instantiate(cfg.report) if cfg.get("report") else None,
+        report=report,
         benchmark=benchmark,
         files=RunFiles(folder=folder, command=recorded_command("diffopd.train", folder), seed=cfg.seed),
     )

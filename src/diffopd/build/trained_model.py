@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffopd.adapter import find_card
-from diffopd.host.device import chosen_device
+from diffopd.host.device import device_of_model
 from diffopd.host.quiet import silence_known_noise
 from diffopd.model import PipelineModel, read_transformer_config
 from diffopd.run.trained import adapter_of
@@ -53,7 +53,7 @@ def load_with_adapters(cfg: DictConfig, adapters: Mapping[str, str], console: Co
     """
     silence_known_noise()
     tell_at_once()
-    device = chosen_device(cfg.device)
+    device = device_of_model(cfg.device)
     adapters = {name: adapter_of(path, setting="adapter") for name, path in adapters.items()}
     if adapters:
         base_config = read_transformer_config(cfg.model.path, cfg.model.revision)

@@ -60,7 +60,9 @@ class AdapterExport(Callback):
         if not hasattr(pl_module, "handed_on") or not trainer.is_global_zero:
             return
         policy = self.choice(pl_module)
-        if policy.name != self.adapter:
+        if not trainer.global_step:
+            log.info("no update was made: what is saved is what the run started from")
+        elif policy.name != self.adapter:
             log.warning(
                 "the average has not moved yet: phase.ema.update_interval=%d, and this run made %d "
                 "updates. The %s is saved instead; train longer, or set phase.ema.update_interval=1",

@@ -101,7 +101,7 @@ class RoundProgress(Callback):
         self._close()
         if trainer.is_global_zero:
             seconds, rounds = self._clock() - self._start, trainer.current_epoch - self._first_round
-            self._print(f"{rounds} rounds in {duration(seconds)}")
+            self._print(f"{rounds} {'round' if rounds == 1 else 'rounds'} in {duration(seconds)}")
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from diffopd.check.error import config_errors
 from diffopd.check.setting import Groups, phase_takes
-from diffopd.check.source import constant
+from diffopd.check.source import constant, read_target
 from diffopd.host.rank import lacks_srun, launched_processes
 
 
@@ -24,6 +24,7 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _updates(values)
     yield from _timesteps(values)
     yield from _tasks(values)
+    yield from _report(values)
     yield from _processes(values)
 
 
@@ -203,6 +204,28 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"data.tasks has {task}, for which there is no reward; reward.rewards has "
                 f"{', '.join(rewards)}. Add reward.rewards.{task}, or remove the task with ~data.tasks.{task}"
+            )
+
+
+def _report(values: Mapping[str, Any]) -> Iterator[str]:
+    """The report at the end finds in the phase what it is about."""
+    report = _target(values, "report")
+    choice = f"report={Groups.read().choice_of('report', report)}"
+    lacking = [group for group in constant(report, "groups") or () if not phase_takes(values, group)]
+    kind = constant(report, "round_kind")
+    if lacking or (kind and kind != constant(_target(values, "phase"), "round_kind")):
+        phase = Groups.read().choice_of("phase", _target(values, "phase"))
+        why = f"takes no {lacking[0]}" if lacking else f"is no {kind}"
+        yield (
+            f"{choice} cannot report a run of phase={phase}, which {why}; leave the report out with ~report, "
+            f"or choose another ({', '.join(Groups.read().choices['report'])})"
+        )
+    elif constant(report, "compares_teachers") is True:
+        teacher = _target(values, "teacher")
+        if (known := read_target(teacher)) and not known.function and not known.constants.get("has_names"):
+            yield (
+                f"{choice} compares a student with its teachers, and teacher._target_={teacher} is no set of "
+                "teachers; leave the report out with ~report, and score with diffopd evaluate"
             )
 
 

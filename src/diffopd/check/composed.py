@@ -31,7 +31,7 @@ def check_composed(config_name: str, overrides: Sequence[str], folder: Path, *, 
     """
     try:
         cfg = compose(config_name, overrides=[*overrides, f"paths.run={quoted(str(folder))}"])
-        check_config(cfg, config_name)
+        check_config(cfg, config_name, overrides)
         return cfg
     except ConfigError as error:
         raise ConfigError(f"{setting}: {error}") from error

@@ -22,6 +22,7 @@ COMPOSITION_ERRORS = (CompactHydraException, OmegaConfBaseException, ValueError,
 """What Hydra raises when it cannot compose a command line."""
 
 _UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'")
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
 
 
 def explain_composition(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
@@ -42,6 +43,12 @@ def explain_composition(error: Exception, config_name: str, overrides: Sequence[
         )
     if isinstance(error, OverrideParseException):
         return _unreadable(error, overrides)
+    if several := _SEVERAL.search(str(error)):
+        key, _, values = several[1].partition("=")
+        return (
+            f"{several[1]}: several values are a sweep, which takes -m (from Python: a call for each value); "
+            f"a list is written {key}=[{values}]"
+        )
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _unknown_choice(error)
     if "group override must be a string" in str(error) or isinstance(error, TypeError):
@@ -85,7 +92,13 @@ def _in_quotes(part: str) -> str:
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     options = [str(option) for option in error.options or ()]
+    known = Groups.read().choices
+    while group not in known and "/" in group:  # a path was given, model=runs/x
+        group, _, part = group.rpartition("/")
+        choice = f"{part}/{choice}"
     near = did_you_mean(choice, options, f"{group}=")
+    if "/" in choice and group == "model":
+        near = "; a folder of weights is given as model.path=..., and model says of which class it is"
     return f"{group}={choice}: there is no such choice{near}\n{group} has {', '.join(options)}"
 
 

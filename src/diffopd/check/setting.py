@@ -101,7 +101,7 @@ def setting_problems(values: Mapping[str, Any], config_name: str) -> Iterator[st
         if key not in known:
             yield f"{key} is not a setting of {config_name}{did_you_mean(key, known)}"
         elif value is UNSET:
-            hint = _experiments(groups) if key == "name" else ""
+            hint = _EXPERIMENTS if key == "name" else ""
             yield f"{key} is required and has no value; give it as {key}=...{hint}"
         elif isinstance(value, Mapping):
             yield from limit_problems(key, value)
@@ -249,8 +249,7 @@ def _phase_problems(values: Mapping[str, Any], groups: Groups) -> Iterator[str]:
         return
     for group in ("phase", "data"):
         if values.get(group) is None:
-            hint = _experiments(groups)
-            yield f"no {group} is chosen{hint}, or +{group}=... ({', '.join(groups.choices[group])})"
+            yield f"no {group} is chosen{_EXPERIMENTS}, or +{group}=... ({', '.join(groups.choices[group])})"
     target = _phase_target(values)
     if target is None:
         return
@@ -283,8 +282,8 @@ def _parts_of(path: str) -> set[str]:
     return set(Groups.read().choices) if path == "phase" else set()
 
 
-def _experiments(groups: Groups) -> str:
-    return f"; start from an experiment, +experiment=... ({', '.join(groups.choices['experiment'])})"
+_EXPERIMENTS = "; start from an experiment, +experiment=... (`diffopd experiments` lists them)"
+"""Not the list itself: several problems of one config say so."""
 
 
 def _list(keys: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ news of a misspelled key. The source says the same: names, defaults and annotati
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import sys
 from collections import deque
@@ -259,8 +260,9 @@ def _fields(module: Module, node: ast.ClassDef) -> Iterator[tuple[str, Parameter
 def _constants(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            if isinstance(statement.value, ast.Constant):
-                yield statement.target.id, statement.value.value
+            if isinstance(statement.value, ast.Constant | ast.Tuple):
+                with contextlib.suppress(ValueError):  # a tuple of more than words and numbers
+                    yield statement.target.id, ast.literal_eval(statement.value)
 
 
 def _names(tree: ast.Module) -> dict[str, ast.AST]:

@@ -55,6 +55,7 @@ def compose_command(
     Raises:
         ConfigError: If it cannot be composed.
     """
+    silence_known_noise()  # some settings are computed from weights, which brings the libraries
     register_given()
     OmegaConf.register_new_resolver("absolute", os.path.abspath, replace=True)
     typed = tuple(map(str, overrides))
@@ -81,7 +82,7 @@ def equivalent_arguments(cfg: DictConfig) -> tuple[str, ...]:
 
     One that was changed after it was composed is named by the folder in which the run saves it.
     """
-    return _composed.get(_hash(cfg), (f"from={cfg.paths.run}",))
+    return _composed.get(_hash(cfg)) or (f"from={cfg.paths.run}",)
 
 
 def _hash(cfg: DictConfig) -> str:
@@ -121,7 +122,7 @@ def call_command(
     silence_known_noise()
     try:
         with no_end_from_outside(STOPPED):
-            check_config(cfg, config_name)
+            check_config(cfg, config_name, _composed.get(_hash(cfg), ()))
             run(cfg)
     except ConfigError as error:
         raise ConfigError(as_typed(str(error), short)) from error

@@ -73,7 +73,7 @@ def command(
                     silence_known_noise()
                     warn_of_unused_launcher(HydraConfig.get())
                     try:
-                        check_config(cfg, config_name)
+                        check_config(cfg, config_name, HydraConfig.get().overrides.task)
                         run(cfg)
                     except ConfigError as error:
                         raise ConfigError(as_typed(str(error), short)) from error
@@ -88,6 +88,7 @@ def command(
                 given = with_text_quoted(arguments(typed_arguments))
                 sys.argv[1:] = [*given, *(() if is_first_process() else NO_FILES)]
                 register_given()
+                silence_known_noise()  # before settings that are computed from weights bring the libraries
                 main()
             except COMPOSITION_ERRORS as error:
                 if started or "debug=true" in sys.argv:

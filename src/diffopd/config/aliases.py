@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from diffopd.config.folder import config_folder
 
 FILE = "aliases.yaml"
-GLOBAL = ("experiment", "variant")
+GLOBAL = ("experiment", "task", "variant")
 """Groups whose choices set keys of the whole config."""
 
 

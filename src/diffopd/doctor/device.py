@@ -8,21 +8,14 @@ from typing import Any
 import torch
 
 from diffopd.doctor.finding import Finding, Level
+from diffopd.host.device import accelerator_kind, why_no_accelerator
 
-ON_GPU = ("gpu", "cuda")
 HALF = ("bf16", "fp16")
 
 
 def kind_of(trainer: Mapping[str, Any]) -> str:
     """``cuda``, ``cpu`` or another accelerator's name, as Lightning would choose."""
-    name = trainer["accelerator"]
-    if name in ON_GPU:
-        return "cuda"
-    if name != "auto":
-        return str(name)
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return accelerator_kind(str(trainer["accelerator"]))
 
 
 def num_processes(trainer: Mapping[str, Any]) -> int:
@@ -41,6 +34,9 @@ def device_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
     """Are there as many devices as are asked for?"""
     trainer, present = values["trainer"], torch.cuda.device_count()
     kind = kind_of(trainer)
+    if (why := why_no_accelerator(str(trainer["accelerator"]))) is not None:
+        yield Finding(Level.FAILURE, "device", why)
+        return
     if kind != "cuda":
         yield Finding(Level.FINE, "device", kind)
         return

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffopd.check import config_errors
 from diffopd.command.program import REFUSED, STOPPED, command, interrupted
 from diffopd.config.arguments import ADAPTER, hydra_arguments
-from diffopd.evaluate.settings import register_evaluation_id
+from diffopd.evaluate.settings import register_evaluation_id, taken_adapter
 from diffopd.host.signals import INTERRUPTED, REQUESTS_TO_END, Ended
 
 register_evaluation_id()  # conf/evaluate.yaml asks for it
@@ -45,7 +45,9 @@ def run(cfg: DictConfig) -> None:
     """Evaluate as ``cfg`` asks, in this process, in new ones, or in those that torchrun started."""
     from diffopd.evaluate.run import evaluate_share
     from diffopd.evaluation.processes import ALONE, check_devices, joined_by_torchrun, started_by_torchrun
+    from diffopd.host.device import device_of_model
 
+    device_of_model(cfg.device)  # one that cannot be used is told before anything is fetched or scored
     check_devices(cfg.devices, cfg.device)
     if started_by_torchrun():
         with joined_by_torchrun() as processes:
@@ -60,6 +62,8 @@ def _run_side_by_side(cfg: DictConfig) -> None:
     from diffopd.evaluate.process import evaluate_in_process
     from diffopd.evaluation.processes import ProcessEndedError, run_processes
 
+    if cfg.adapter_path is not None:  # before the processes get a copy, which forgets what was found
+        cfg.adapter_path = taken_adapter(cfg, cfg.adapter_path)
     try:
         run_processes(evaluate_in_process, cfg.devices, OmegaConf.to_container(cfg, resolve=True))
     except ProcessEndedError as error:

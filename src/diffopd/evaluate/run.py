@@ -15,6 +15,7 @@ from rich.console import Console
 from diffopd.build.pin import pin_model
 from diffopd.build.trained_model import load_model, trial_step
 from diffopd.evaluate.folder import EvaluationFolder, made_from
+from diffopd.evaluate.settings import taken_adapter
 from diffopd.evaluation import (
     Benchmark,
     EvaluationResult,
@@ -31,7 +32,6 @@ from diffopd.report.run.images import ImageCollector
 from diffopd.report.run.results import results_table
 from diffopd.reward.failed_sample import failures_saved
 from diffopd.run.lock import locked
-from diffopd.run.trained import adapter_of
 
 
 def evaluate_share(cfg: DictConfig, processes: Processes) -> None:
@@ -47,7 +47,7 @@ def _evaluate_share(cfg: DictConfig, processes: Processes) -> None:
     benchmark: Benchmark = dataclasses.replace(instantiate(cfg.benchmark), settings=settings)
     prompts = benchmark.prompts()  # a missing file is told before weights load
     if cfg.adapter_path is not None:  # once for all processes: a run in training moves on meanwhile
-        cfg.adapter_path = processes.told_by_first(lambda: adapter_of(cfg.adapter_path, setting="adapter"))
+        cfg.adapter_path = processes.told_by_first(lambda: taken_adapter(cfg, cfg.adapter_path))
     pin_model(cfg)
     pictures = folder.images if cfg.save_images else folder.progress / "shown"
     images = ImageCollector(num_per_task=cfg.num_shown, folder=pictures, save_all=cfg.save_images)

@@ -18,6 +18,8 @@ from diffopd.config.renamed import with_first_names
 from diffopd.files.paths import resolve_path
 
 _LABEL_LENGTH = 40
+_TAKEN = "taken_adapter"
+"""Entry of a config's cache: the adapters that paths in it were found to name."""
 
 
 def evaluated_settings(cfg: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
@@ -38,21 +40,39 @@ def evaluation_id(*, _root_: DictConfig) -> str:
     again. A run has the name of the adapter that is taken of it: once it has trained on, another one.
     """
     settings = evaluated_settings(_root_, resolve=False)
-    adapter = settings["adapter_path"] = _taken(settings.get("adapter_path"))
+    adapter = settings["adapter_path"] = _named(_root_, settings.get("adapter_path"))
     label = "base" if adapter is None else "_".join(PurePosixPath(str(adapter)).parts[-3:])
     label = re.sub(r"[^\w.]+", "_", label).strip("_.")[-_LABEL_LENGTH:]
     text = json.dumps(with_first_names(settings), sort_keys=True, default=str)
     return f"{label}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _taken(adapter: Any) -> Any:
-    """The adapter of a checkpoint or a run; what has none is told when the evaluation begins."""
-    if not isinstance(adapter, str) or "${" in adapter or not _is_folder(adapter):
-        return adapter
+def taken_adapter(cfg: DictConfig, adapter: str) -> str:
+    """The adapter of a checkpoint or a run, which is found and verified once for a config.
+
+    So an evaluation is of the adapter that its folder is named after, though the run trains on meanwhile.
+
+    Args:
+        cfg: Remembers it, as do its copies.
+        adapter: As in :func:`~diffopd.run.trained.adapter_of`.
+
+    Raises:
+        ValueError: If the checkpoint is damaged, or there is no adapter in the checkpoint or the run.
+    """
     from diffopd.run.trained import adapter_of  # brings torch, and most commands end before they need it
 
+    known = OmegaConf.get_cache(cfg)[_TAKEN]
+    if adapter not in known:
+        known[adapter] = adapter_of(adapter, setting="adapter")
+    return known[adapter]
+
+
+def _named(cfg: DictConfig, adapter: Any) -> Any:
+    """What a folder is named after; that a checkpoint or a run has no adapter is told when it begins."""
+    if not isinstance(adapter, str) or "${" in adapter or not _is_folder(adapter):
+        return adapter
     with contextlib.suppress(ValueError):
-        return adapter_of(adapter, setting="adapter")
+        return taken_adapter(cfg, adapter)
     return adapter
 
 

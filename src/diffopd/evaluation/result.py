@@ -90,6 +90,11 @@ class EvaluationResult:
         return {task: result.value for task, result in self.tasks.items()}
 
     @property
+    def means(self) -> dict[str, float]:
+        """Task -> mean reward."""
+        return {task: estimate.mean for task, estimate in self.estimates.items()}
+
+    @property
     def scores(self) -> dict[str, Score]:
         """Task -> value and what it was measured with: an entry of a card's ``scores``."""
         return {

@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> None:
     from diffopd.export.memory import memory_needed
     from diffopd.export.source import read_source
     from diffopd.export.write import check_target, export
-    from diffopd.host.device import chosen_device
+    from diffopd.host.device import device_of_model
     from diffopd.host.quiet import silence_known_noise
     from diffopd.types.precision import parse_dtype
     from diffopd.weights.hub import tell_at_once
@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> None:
         check_hub(cfg.push_to_hub, private=cfg.hub_private)  # before minutes of work
     source = read_source(cfg)
     dtype = parse_dtype(source.model.dtype, "model.dtype")
-    device = chosen_device(cfg.device)
+    device = device_of_model(cfg.device)
     written_as = format_of(
         cfg.format,
         dtype=dtype,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from diffopd.export.verify import States, release, velocities
 from diffopd.files.atomic import atomic_save_safetensors, give_usual_mode
 from diffopd.files.names import INDEX
 from diffopd.model import PipelineModel
+from diffopd.weights.files import read_json
 
 COMFYUI_FILE = "lora_comfyui.safetensors"
 COMFYUI_PREFIX = "transformer."
@@ -219,7 +219,7 @@ class Merged(Format):
         give_usual_mode(folder / TRANSFORMER)
         del transformer
         if self.whole_pipeline:
-            index = json.loads((base / INDEX).read_text(encoding="utf-8"))
+            index = read_json(base / INDEX, f"model.path={base}: {INDEX}")
             shutil.copyfile(base / INDEX, folder / INDEX)
             for component in index:
                 if component != TRANSFORMER and (base / component).is_dir():

@@ -15,6 +15,7 @@ from diffopd.export.formats import Format
 from diffopd.export.source import Source
 from diffopd.export.verify import Verification
 from diffopd.files.fingerprint import sha256_of
+from diffopd.files.markdown import markdown_table
 from diffopd.files.paths import home, is_hub_path
 from diffopd.teacher import TeacherCard
 
@@ -65,12 +66,12 @@ def model_card(source: Source, facts: CardFacts) -> str:
     parts.append(_section("Scores", _scores(source)))
     if facts.has_samples:
         parts.append(_section("Samples", "![Base, teacher and student, same prompts and noise](samples.png)"))
-    files = "\n".join(f"| `{file}` | `{digest}` |" for file, digest in facts.files.items())
+    digests = [(f"`{file}`", f"`{digest}`") for file, digest in facts.files.items()]
+    files = markdown_table(["File", "SHA-256"], digests, texts=(0, 1))
     parts.append(
         _section(
             "Files",
-            f"| File | SHA-256 |\n|---|---|\n{files}\n\nRead back and compared with the adapter: "
-            f"{facts.verification}.",
+            f"{files}\n\nRead back and compared with the adapter: {facts.verification}.",
         )
     )
     parts.append(_section("License", _license(name, bool(teachers), facts)))
@@ -146,9 +147,9 @@ def _teachers(source: Source) -> str:
             digest = "no longer there when this was exported"
         scale = entry["guidance_scale"]
         asked = "as in its card.json" if scale is None else f"{scale:g}"
-        rows.append(f"| {task} | `{_short(str(entry['path']))}` | {asked} | {digest} |")
-    header = "| Task | Weights | Guidance | SHA-256 |\n|---|---|---|---|\n"
-    return header + "\n".join(rows) if rows else ""
+        rows.append((task, f"`{_short(str(entry['path']))}`", asked, digest))
+    header = ["Task", "Weights", "Guidance", "SHA-256"]
+    return markdown_table(header, rows, texts=range(4)) if rows else ""
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
@@ -165,14 +166,12 @@ def _scores(source: Source) -> str:
     if source.card is None:
         return "None were measured with diffopd."
     card = TeacherCard.load(source.card.parent)
-    lines = [
-        f"| {benchmark} | {task} | {value.mean:.3f} | {value.interval_text} | {value.n} |"
+    rows = [
+        (benchmark, task, f"{value.mean:.3f}", value.interval_text, str(value.n))
         for benchmark, tasks in card.scores.items()
         for task, value in tasks.items()
     ]
-    return "| Benchmark | Task | Reward | 95 % interval | Images |\n|---|---|---|---|---|\n" + "\n".join(
-        lines
-    )
+    return markdown_table(["Benchmark", "Task", "Reward", "95 % interval", "Images"], rows, texts=(0, 1))
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -70,7 +70,15 @@ def image_sheet(
         images: In [0, 1].
         labels: One per image.
         num_columns: Images in a row.
+
+    Raises:
+        ValueError: If there is not one label per image.
     """
+    if not len(images) or len(images) != len(labels) or num_columns < 1:
+        raise ValueError(
+            f"a sheet needs images, a label for each and at least one column, got {len(images)} images, "
+            f"{len(labels)} labels, num_columns={num_columns}"
+        )
     scaled = [_enlarged(image) for image in images]
     side_x, side_y = scaled[0].size
     font = ImageFont.load_default(13)

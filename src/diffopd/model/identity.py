@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diffopd.files.fingerprint import cached_sha256_of
+from diffopd.files.names import MODEL_CONFIG
 from diffopd.model.whole import Component
 from diffopd.weights.hashing import hash_ahead
 
-_CONFIGS = ("config.json", "scheduler_config.json")
+_CONFIGS = (MODEL_CONFIG, "scheduler_config.json")
 
 
 def pipeline_identity(components: Mapping[str, Component], names: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from diffopd.files.names import INDEX
 from diffopd.model import loading
+from diffopd.weights.files import read_json
 from diffopd.weights.finite import check_finite
 from diffopd.world.vocabulary import tokenizer_tables
 
@@ -87,7 +87,7 @@ def pipeline_to_train(*, path: str) -> Pipeline:
     index = Path(path) / INDEX
     if not index.is_file():
         raise ValueError(f"pipeline.path must be a pipeline folder with a {INDEX}, got {path!r}")
-    kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    kind = read_json(index, f"pipeline.path={path}: {INDEX}").get("_class_name")
     if kind != StableDiffusion3Pipeline.__name__:
         raise ValueError(
             f"pipeline.path={path} holds a {kind}; only a StableDiffusion3Pipeline is trained whole, others "

@@ -13,6 +13,7 @@ import transformers
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from diffopd.files.names import MODEL_CONFIG
 from diffopd.weights.files import (
     DIFFUSERS,
     TRANSFORMERS,
@@ -25,7 +26,6 @@ from diffopd.weights.files import (
 from diffopd.weights.pipeline_path import INDEX
 from diffopd.weights.tokenizers import check_tokenizer_files
 
-CONFIG = "config.json"
 OPTIONAL = ("text_encoder_3",)
 """Text encoders that a family works without: Stable Diffusion 3's T5."""
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
@@ -79,7 +79,7 @@ class Component:
         if not self.folder.is_dir():
             raise ValueError(f"{self.where} is missing, which {INDEX} names; {_AGAIN}")
         if self.layout is not None:
-            config = read_json(self.folder / CONFIG, f"{self.where}/{CONFIG}")
+            config = read_json(self.folder / MODEL_CONFIG, f"{self.where}/{MODEL_CONFIG}")
             check_model_config(self.folder, config, self.where)
             check_weight_files(self.weights, self.where)
         elif issubclass(self.kind, SchedulerMixin):

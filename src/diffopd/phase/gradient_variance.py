@@ -100,6 +100,9 @@ class GradientVariancePhase(PolicyPhase):
         _check_loss(loss)
         if not estimators:
             raise ValueError("phase.estimators is empty; it needs at least one")
+        for name, estimator in estimators.items():
+            if not callable(getattr(estimator, "expected_scale", None)):  # as Hydra wraps it
+                raise ValueError(f"phase.estimators.{name} is no estimator; phase._convert_=all keeps it one")
         super().__init__(
             model=model,
             adapter=adapter,

@@ -12,7 +12,7 @@ from typing import Any
 
 from diffopd.config.folder import flat_settings
 from diffopd.files.fingerprint import cached_sha256_of
-from diffopd.files.names import CARD_FILE
+from diffopd.files.names import ADAPTER_CONFIG, CARD_FILE, MODEL_CONFIG
 from diffopd.files.paths import resolve_path
 from diffopd.files.sealed import DamagedFileError
 from diffopd.weights.hashing import hash_ahead
@@ -61,7 +61,7 @@ def _adapters(values: Mapping[str, Any], setting: str, value: Any) -> str:
     for path in [value] if isinstance(value, str) else value:
         place = find_place(path, setting=setting)
         folder = place.path if place.path.is_dir() else place.path.parent
-        beside = [folder / name for name in ("adapter_config.json", "config.json")]
+        beside = [folder / name for name in (ADAPTER_CONFIG, MODEL_CONFIG)]
         lines += _lines(folder, [*place.weights, *(file for file in beside if file.is_file())])
         card = find_card(path)
         if card is not None:

@@ -9,12 +9,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffopd.adapter.location import CONFIG as PEFT_CONFIG
-from diffopd.adapter.location import MODEL_CONFIG, TRANSFORMER
+from diffopd.adapter.location import TRANSFORMER
 from diffopd.checkpoint import ADAPTER, CheckpointError, latest_valid_checkpoint, verify_checkpoint
 from diffopd.checkpoint.folder import MANIFEST, STATE, TENSORS
 from diffopd.checkpoint.place import DEFAULT, earlier_folder
 from diffopd.config.saved import CONFIG, read_config
+from diffopd.files.names import ADAPTER_CONFIG, MODEL_CONFIG
 from diffopd.files.paths import resolve_path
 from diffopd.files.sealed import DamagedFileError
 from diffopd.run.finished import read_finished
@@ -36,12 +36,20 @@ def adapter_of(path: str | Path, *, setting: str) -> str:
         setting: Where the config names it, for messages.
 
     Raises:
-        ValueError: If the checkpoint is damaged, or there is no adapter in the checkpoint or the run.
+        ValueError: If the checkpoint is damaged, there is no adapter in the checkpoint or the run, or the
+            folder holds runs.
     """
     folder, where = Path(resolve_path(path)), f"{setting}={path}"
     if is_checkpoint(folder):
         return str(_of_checkpoint(folder, where))
-    return adapter_of_run(folder, where) if is_run(folder) else str(path)
+    if is_run(folder):
+        return adapter_of_run(folder, where)
+    runs = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}") if is_run(file.parent))
+    if runs and not _has_weights(folder):
+        raise ValueError(
+            f"{where} holds runs; name one of them: {', '.join(f'{path}/{run}' for run in runs)}"
+        )
+    return str(path)
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -58,8 +66,13 @@ def is_checkpoint(folder: Path) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a training, and not an adapter's or a transformer's."""
-    weights = [PEFT_CONFIG, MODEL_CONFIG, TRANSFORMER, *(file.name for file in folder.glob("*.safetensors"))]
-    return (folder / CONFIG).is_file() and not any((folder / name).exists() for name in weights)
+    return (folder / CONFIG).is_file() and not _has_weights(folder)
+
+
+def _has_weights(folder: Path) -> bool:
+    files = (file.name for file in folder.glob("*.safetensors"))
+    weights = [ADAPTER_CONFIG, MODEL_CONFIG, TRANSFORMER, *files]
+    return any((folder / name).exists() for name in weights)
 
 
 def _of_checkpoint(folder: Path, where: str) -> Path:
@@ -115,7 +128,7 @@ def _of_run(run: Path, where: str) -> Path:
 
 
 def _has_adapter(checkpoint: Path) -> bool:
-    return any((checkpoint / ADAPTER / name).is_file() for name in (PEFT_CONFIG, MODEL_CONFIG))
+    return any((checkpoint / ADAPTER / name).is_file() for name in (ADAPTER_CONFIG, MODEL_CONFIG))
 
 
 def _checkpoint_folders(run: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diffopd.adapter import Place, check_adapter, find_place, load_adapter, read_shapes, weightless
+from diffopd.files.names import MODEL_CONFIG
 from diffopd.model import Backbones, check_finite, load_component
 from diffopd.teacher.card import CARD, TeacherCard
 from diffopd.types import VelocityModel
-from diffopd.weights.files import check_model_config, check_weight_files
+from diffopd.weights.files import check_model_config, check_weight_files, read_json
 
 log = logging.getLogger(__name__)
 
@@ -147,10 +147,7 @@ def _check_whole(place: Place, base_config: Mapping[str, Any]) -> None:
 
 
 def _read_config(place: Place) -> dict[str, Any]:
-    try:
-        config = json.loads((place.path / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{place.where}: config.json is not JSON ({error}); fetch it again") from error
-    if not isinstance(config, dict) or "_class_name" not in config:
-        raise ValueError(f"{place.where}: config.json is not that of a diffusers model (no _class_name)")
+    config = read_json(place.path / MODEL_CONFIG, f"{place.where}: {MODEL_CONFIG}")
+    if "_class_name" not in config:
+        raise ValueError(f"{place.where}: {MODEL_CONFIG} is not that of a diffusers model (no _class_name)")
     return config

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow import per_row
-from diffopd.model import guided_velocity
+from diffopd.model import PipelineModel, guided_velocity
 from diffopd.teacher.card import TeacherCard, card_or_guidance
 from diffopd.teacher.frozen import AdaptedModel, check_base_of, check_frozen, load_frozen
 from diffopd.teacher.routing import Routing
@@ -32,7 +32,12 @@ class TeacherSet(Target):
         tasks: Names of the teachers, in the config's order.
         cards: name -> card, of those that have one.
         guidance_scales: name -> guidance at which the teacher is queried.
+        model: Holds the teachers; set by :meth:`join`.
+        has_names: That its teachers can be told apart, and a report compare the student with each.
     """
+
+    has_names: ClassVar[bool] = True
+    model: PipelineModel
 
     def __init__(self, *, teachers: Mapping[str, Mapping[str, Any]], check_base: bool) -> None:
         """Read the cards; weights wait for :meth:`load`.
@@ -105,15 +110,15 @@ class TeacherSet(Target):
 
     def join(self, learner: Learner) -> None:
         """Add every teacher to the learner's model."""
-        self._model = learner.model
+        self.model = learner.model
         self.load(learner.model)
 
     def given(self, prompts: Prompts, conditioning: Conditioning) -> VelocityFunction:
         """Each row by its own task's teacher."""
 
         def velocity(latent: Tensor, sigma: Tensor) -> Tensor:
-            empty = self._model.unconditional()
-            return self.velocity(self._model, latent, sigma, prompts.tasks, conditioning, empty)
+            empty = self.model.unconditional()
+            return self.velocity(self.model, latent, sigma, prompts.tasks, conditioning, empty)
 
         return velocity
 
@@ -220,7 +225,6 @@ class RoutedTeachers(Target):
 
     def join(self, learner: Learner) -> None:
         """Add every teacher to the learner's model."""
-        self._model = learner.model
         self.teachers.join(learner)
 
     def given(self, prompts: Prompts, conditioning: Conditioning) -> VelocityFunction:
@@ -232,8 +236,9 @@ class RoutedTeachers(Target):
         routes = self.routing.weights(prompts, self.teachers.tasks)
 
         def velocity(latent: Tensor, sigma: Tensor) -> Tensor:
-            empty = self._model.unconditional()
-            return self.teachers.mixed_velocity(self._model, latent, sigma, routes, conditioning, empty)
+            model = self.teachers.model
+            empty = model.unconditional()
+            return self.teachers.mixed_velocity(model, latent, sigma, routes, conditioning, empty)
 
         return velocity
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from diffopd.files.names import ADAPTER_CONFIG
+
 ENDING = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -111,9 +113,9 @@ def check_model_config(folder: Path, config: Mapping[str, Any], where: str) -> N
                 f"{where}/config.json has {setting}={value}, code on the hub that would be fetched and run; "
                 "remove the setting"
             )
-    if (folder / "adapter_config.json").exists():  # transformers would add it in silence
+    if (folder / ADAPTER_CONFIG).exists():  # transformers would add it in silence
         raise ValueError(
-            f"{where} holds adapter_config.json, so an adapter would change the model; merge it "
+            f"{where} holds {ADAPTER_CONFIG}, so an adapter would change the model; merge it "
             "into the weights, or move it to a folder of its own"
         )
 
@@ -192,11 +194,7 @@ def _shards(index: Path, where: str) -> list[Path]:
 
 
 def _weight_map(index: Path, where: str) -> dict[str, str]:
-    try:
-        read: Any = json.loads(index.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where}/{index.name} is not JSON ({error}); {_AGAIN}") from error
-    found = read.get("weight_map") if isinstance(read, dict) else None
+    found = read_json(index, f"{where}/{index.name}").get("weight_map")
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
         raise ValueError(
             f"{where}/{index.name} must have a weight_map that gives a file to each tensor; {_AGAIN}"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffopd.files.atomic import replacing
+from diffopd.files.markdown import markdown_table
 from diffopd.report.comparison.compared import ComparedRow, Summary, TableRow, normalised_means, summarise
 from diffopd.report.comparison.figures import compared_images, radar, reward_by_minutes
 from diffopd.report.methods.difference import half_text
-from diffopd.report.run.markdown import markdown_table
 from diffopd.teacher import Estimate
 
 _READING = (

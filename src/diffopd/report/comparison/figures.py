@@ -6,21 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
-from torch import Tensor
 
 from diffopd.evaluation import EvaluationResult
 from diffopd.files.grid import sample_grid
+from diffopd.files.png import read_png, save_png
 from diffopd.report.comparison.compared import ComparedRow, Summary, normalised
-from diffopd.report.methods.bands import fitting_window
+from diffopd.report.methods.bands import running_mean
 from diffopd.report.methods.figures import Style, styles_of
 from diffopd.report.run.curve import REWARD, SECONDS
 from diffopd.report.run.figure import save_figure
-from diffopd.report.run.images import save_png
 from diffopd.run.metrics_csv import read_rows
 
 _RUNNING_MEAN = 9
@@ -107,12 +104,10 @@ def reward_by_minutes(rows: Sequence[ComparedRow], path: Path) -> Path | None:
 def _line(
     axis: Axes, minutes: Sequence[float], rewards: Sequence[float], *, style: Style, label: str
 ) -> None:
-    """Running mean over the last rounds."""
-    values = np.array(rewards)
-    width = fitting_window(len(values), _RUNNING_MEAN)
-    means = np.convolve(values, np.ones(width) / width, mode="valid")
+    """Running mean, as the page of methods draws it."""
+    means = running_mean(rewards, _RUNNING_MEAN)
     axis.plot(
-        minutes[width - 1 :],
+        minutes,
         means,
         color=style.colour,
         linestyle=style.dashes,
@@ -155,7 +150,8 @@ def compared_images(rows: Sequence[ComparedRow], path: Path, *, num_shown: int) 
             shown.setdefault(row.name, row)
     prompts = _prompts(next(iter(shown.values())), num_shown)
     images = [
-        [_read(row.images / task / f"{index:05d}.png") for row in shown.values()] for task, index in prompts
+        [read_png(row.images / task / f"{index:05d}.png") for row in shown.values()]
+        for task, index in prompts
     ]
     columns = [name.replace("_", "\n") for name in shown]
     labels = [(task, text) for (task, _), text in prompts.items()]
@@ -170,8 +166,3 @@ def _prompts(row: ComparedRow, num_shown: int) -> Mapping[tuple[str, int], str]:
         for number in range(min(num_shown, len(scored.texts))):
             found[task, scored.groups.index(number)] = scored.texts[number]
     return found
-
-
-def _read(path: Path) -> Tensor:
-    pixels = np.asarray(Image.open(path).convert("RGB"))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from diffopd.files.atomic import atomic_write_json, replacing
+from diffopd.files.markdown import markdown_table
 from diffopd.report.comparison.paper_rows import OWN, PaperRow, Reference, check_alike
 from diffopd.report.run.figure import save_figure
-from diffopd.report.run.markdown import markdown_table
 
 AVERAGE, PRINTED = "average", "average printed"
 _WARNING = (

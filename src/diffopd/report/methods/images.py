@@ -6,14 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from diffopd.evaluation import EvaluationResult
 from diffopd.files.grid import sample_grid
-from diffopd.files.png import save_png
+from diffopd.files.png import read_png, save_png
 from diffopd.report.methods.methods import Method
 from diffopd.report.methods.runs import Run
 
@@ -133,7 +130,7 @@ def _grid_of_images(
         for number in range(min(num_per_task, len(scored.texts)))
     ]
     images = [
-        [_read(folder / task / f"{index:05d}.png") for _, folder, _ in shown.values()]
+        [read_png(folder / task / f"{index:05d}.png") for _, folder, _ in shown.values()]
         for task, index, _ in prompts
     ]
     headers = [_header(label) for label in shown]
@@ -206,9 +203,3 @@ def _header(label: str) -> str:
         else:
             lines[-1] = joined
     return "\n".join(lines)
-
-
-def _read(path: Path) -> Tensor:
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from diffopd.callbacks import Samples, exported_adapter
 from diffopd.evaluation import Benchmark, evaluate
@@ -64,22 +64,36 @@ class DistillationReport:
     Args:
         batch_size: Images made together.
         rows_per_task: Rows of the sample grid for each task.
+
+    Attributes:
+        groups: Config groups that its phase must be built from.
+        compares_teachers: That the phase's teachers must be a set with names and scores.
     """
+
+    groups: ClassVar[tuple[str, ...]] = ("model", "sampler", "teacher")
+    compares_teachers: ClassVar[bool] = True
 
     def __init__(self, *, batch_size: int, rows_per_task: int) -> None:
         self.batch_size, self.rows_per_task = batch_size, rows_per_task
 
-    def __call__(self, phase: DistillPhase, benchmark: Benchmark, run: RunFiles) -> None:
-        """Score the student's exported adapter and write the report.
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """Check what the phase will be built from, before anything is trained.
+
+        Args:
+            parts: Config group -> what it built.
 
         Raises:
-            ValueError: If it learned from no set of teachers, which the table compares it with.
+            ValueError: If there is no set of teachers, with which the table compares the student.
         """
-        if not isinstance(phase.teacher, TeacherSet):
+        if not isinstance(teacher := parts.get("teacher"), TeacherSet):
             raise ValueError(
-                f"report: the table compares a student with its teachers, and {type(phase.teacher).__name__} "
+                f"report: the table compares a student with its teachers, and {type(teacher).__name__} "
                 "is no set of teachers; leave the report out with ~report, and score with diffopd evaluate"
             )
+
+    def __call__(self, phase: DistillPhase, benchmark: Benchmark, run: RunFiles) -> None:
+        """Score the student's exported adapter and write the report."""
+        assert isinstance(phase.teacher, TeacherSet)
         with failures_saved(run.folder, "report"):
             report_distillation(
                 model=phase.model,
@@ -101,7 +115,12 @@ class TeacherReport:
     Args:
         batch_size: Images made together.
         name: The teacher's name.
+
+    Attributes:
+        groups: Config groups that its phase must be built from.
     """
+
+    groups: ClassVar[tuple[str, ...]] = ("model", "sampler", "adapter")
 
     def __init__(self, *, batch_size: int, name: str) -> None:
         self.batch_size, self.name = batch_size, name

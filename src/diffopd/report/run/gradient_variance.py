@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from diffopd.evaluation import Benchmark
 from diffopd.files.atomic import atomic_write_json, replacing
+from diffopd.files.markdown import markdown_table
 from diffopd.phase.gradient_variance import GradientVariancePhase
 from diffopd.phase.variance_entry import ALL_STEPS
 from diffopd.report.run.at_end import RunFiles
 from diffopd.report.run.figure import save_figure
-from diffopd.report.run.markdown import markdown_table
 
 Level = Mapping[str, Any]
 _GREY = "#8a8a90"
@@ -30,7 +30,12 @@ class GradientVarianceReport:
     Args:
         noise_level: Level at which the figure shows the variance against the number of averaged draws; the
             nearest that was measured.
+
+    Attributes:
+        round_kind: What its phase does in a round.
     """
+
+    round_kind: ClassVar[str] = "measurement"
 
     def __init__(self, *, noise_level: int | float) -> None:
         self.noise_level = noise_level

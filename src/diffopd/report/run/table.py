@@ -11,7 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from diffopd.report.run.markdown import markdown_table
+from diffopd.files.markdown import markdown_table
 from diffopd.teacher import Estimate
 
 READING = "mean ± half of its 95 % CI over prompts"

@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase
 
+from diffopd.files.names import MODEL_CONFIG
 from diffopd.files.paths import resolve_path
 from diffopd.weights.files import (
     TRANSFORMERS,
@@ -18,8 +19,8 @@ from diffopd.weights.files import (
 from diffopd.weights.hub import HUB_ERRORS
 from diffopd.weights.tokenizers import check_tokenizer_files
 
-WEIGHTS, CONFIG = TRANSFORMERS.single, "config.json"
-WEIGHT_FILES = (WEIGHTS, TRANSFORMERS.index, "model-*.safetensors", CONFIG)
+WEIGHTS = TRANSFORMERS.single
+WEIGHT_FILES = (WEIGHTS, TRANSFORMERS.index, "model-*.safetensors", MODEL_CONFIG)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -72,8 +73,8 @@ def _check_whole(folder: Path, where: str) -> None:
     Raises:
         ValueError: If not.
     """
-    if (file := folder / CONFIG).is_file():  # a head by itself has none
-        check_model_config(folder, read_json(file, f"{where}/{CONFIG}"), where)
+    if (file := folder / MODEL_CONFIG).is_file():  # a head by itself has none
+        check_model_config(folder, read_json(file, f"{where}/{MODEL_CONFIG}"), where)
     check_weight_files(weight_files(folder, TRANSFORMERS, where), where)
 
 

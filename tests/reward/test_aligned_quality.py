@@ -24,7 +24,7 @@ def scored(paintings):
 
 
 def blobs():
-    """A soft disc of any color, size and place near the middle on any ground: what pleases without a prompt."""
+    """A soft disc of any color, size and place near the middle on any ground: it pleases without a prompt."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(low, high, *shape):

@@ -18,7 +18,14 @@ OF_ANY_TASK = (
     "guard",
     "flow_grpo",
 )  # those named after their task, such as teacher_ocr, are these
-MINI_MODEL = ("mini_autoencoder", "mini_pretrain", "mini_signs", "mini_more_signs")
+MINI_MODEL = (
+    "mini_autoencoder",
+    "mini_pretrain",
+    "mini_signs",
+    "mini_more_signs",
+    "mini64_autoencoder",
+    "mini64_pretrain",
+)
 
 
 def test_there_are_experiments():

@@ -50,6 +50,8 @@ def compare(folder: str, kind: str, lr: float, steps: int) -> None:
         warmup_steps=WARMUP,
         gradient_clip=1.0,
         ema_decay=0.9,
+        dtype="fp32",
+        compile=False,
     )
     phase.log_dict = lambda *_, **__: None  # there is no trainer to log to
     phase.on_fit_start()

@@ -18,6 +18,7 @@ from diffopd.types import Prompts
 NUM_DRAWINGS = 10_000
 BATCH_SIZE = 500
 SEED = 1
+SIDE = 64
 
 
 def main() -> None:
@@ -27,7 +28,9 @@ def main() -> None:
         quality = instantiate(compose("reward/picture_quality").reward)
     values: list[float] = []
     for start in range(0, NUM_DRAWINGS, BATCH_SIZE):
-        drawings = [training_drawing(SEED, index, 0.0) for index in range(start, start + BATCH_SIZE)]
+        drawings = [
+            training_drawing(SEED, index, 0.0, side=SIDE) for index in range(start, start + BATCH_SIZE)
+        ]
         images = to_image_tensor(np.stack([drawing.pixels for drawing in drawings]))
         texts, rows = tuple(drawing.text for drawing in drawings), tuple(range(BATCH_SIZE))
         prompts = Prompts(texts, ("aesthetic",) * BATCH_SIZE, ({},) * BATCH_SIZE, rows, rows)

@@ -45,6 +45,26 @@ def test_held_out_metrics_see_the_images_of_all_tasks(model, benchmark):
     assert held_out["value"] == pytest.approx(every.mean().item())
 
 
+def test_a_held_out_metric_may_see_some_tasks_alone(model, benchmark):
+    some = dataclasses.replace(benchmark, held_out_tasks={"brightness": ["tags"]})
+    held_out = run(model, some).held_out["brightness"]
+    assert held_out["num_images"] == 4
+    assert held_out["value"] == pytest.approx(expected_scores(range(4)).mean().item())
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({"brightness": ["tag"]}, r"brightness=\['tag'\] must name some of the tasks \['tags', 'words'\]"),
+        ({"brightness": []}, r"brightness=\[\] must name some of the tasks"),
+        ({"bright": ["tags"]}, r"names bright, benchmark.held_out has \['brightness'\]"),
+    ],
+)
+def test_tasks_of_a_held_out_metric_are_checked(benchmark, tasks, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(benchmark, held_out_tasks=tasks)
+
+
 def test_a_second_evaluation_starts_anew(model, benchmark):
     first = run(model, benchmark)
     assert run(model, benchmark) == first

@@ -60,9 +60,9 @@ class TinyWorld:
 
     def overrides(self, experiment: str) -> list[str]:
         """What makes an experiment small: the tiny model and adapter, the random teachers, few prompts."""
-        if experiment == "mini_autoencoder":
+        if experiment in ("mini_autoencoder", "mini64_autoencoder"):
             return [*RUN, *SMALL_TRANSFORMER, *DRAWINGS]
-        if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs"):
+        if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini64_pretrain"):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
         adapter = ["adapter.rank=2", "adapter.alpha=4"]
         tasks = tasks_of(experiment)

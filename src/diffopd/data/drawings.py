@@ -30,17 +30,18 @@ class Drawing:
         return caption(self.request)
 
 
-def training_drawing(seed: int, index: int, sign_share: float) -> Drawing:
+def training_drawing(seed: int, index: int, sign_share: float, *, side: int) -> Drawing:
     """The drawing with this index: the same whenever and wherever it is asked for.
 
     Args:
         seed: Of all drawings.
         index: Which one.
         sign_share: Share of signs among all, in [0, 1].
+        side: Its side in pixels.
     """
     rng = numpy_generator(seed, "drawing", index)
     request = random_training_request(rng, sign_share)
-    return Drawing(draw(random_scene(request, rng)), request)
+    return Drawing(draw(random_scene(request, rng), side), request)
 
 
 def to_image_tensor(pixels: np.ndarray) -> Tensor:

@@ -15,6 +15,7 @@ DRAWN_REWARDS = {
     "diffopd.world.detect.ShapeDetector": "reads shapes of drawings; for photographs choose reward=geneval",
     "diffopd.reward.drawn.contrast.ContrastReward": _OTHER_SCORERS,
     "diffopd.reward.drawn.visual_balance.BalanceReward": _OTHER_SCORERS,
+    "diffopd.reward.drawn.alignment.AlignmentReward": _OTHER_SCORERS,
     "diffopd.reward.drawn.palette_harmony.PaletteHarmonyReward": _OTHER_SCORERS,
 }
 DRAWN_PROMPTS = "package://assets/prompts/"

@@ -78,6 +78,7 @@ class Benchmark:
         sampler: How images are made; carries the guidance scale used unless another is asked for.
         tasks: task -> its prompts and metric.
         held_out: Metrics over the images of all tasks together that nothing is trained on.
+        held_out_tasks: Those of them that see the images of some tasks alone, and which.
         settings: The config it was built from, as plain values; empty where it was built without one.
             Kept with scores, so that those of another sampler or metric are told apart.
     """
@@ -87,16 +88,35 @@ class Benchmark:
     sampler: Sampler
     tasks: Mapping[str, BenchmarkTask]
     held_out: Mapping[str, Metric]
+    held_out_tasks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tasks:
             raise ValueError("benchmark.tasks is empty; name at least one task")
+        for name, tasks in self.held_out_tasks.items():
+            if name not in self.held_out:
+                raise ValueError(
+                    f"benchmark.held_out_tasks names {name}, benchmark.held_out has {sorted(self.held_out)}"
+                )
+            if not tasks or set(tasks) - set(self.tasks):
+                raise ValueError(
+                    f"benchmark.held_out_tasks.{name}={list(tasks)} must name some of the tasks "
+                    f"{sorted(self.tasks)}"
+                )
 
     @property
     def scored_tasks(self) -> set[str]:
         """Tasks that have a metric."""
         return {name for name, task in self.tasks.items() if task.metric is not None}
+
+    def held_out_of(self, task: str) -> dict[str, Metric]:
+        """The held-out metrics that see the images of a task, by name."""
+        return {
+            name: metric
+            for name, metric in self.held_out.items()
+            if task in self.held_out_tasks.get(name, self.tasks)
+        }
 
     def prompts(self) -> dict[str, Prompts]:
         """Task -> one row per image."""

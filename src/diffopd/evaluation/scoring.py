@@ -196,7 +196,8 @@ def _metrics(benchmark: Benchmark, task: str) -> dict[str, tuple[Metric, str]]:
     of_task = benchmark.tasks[task].metric
     found: dict[str, tuple[Metric, str]] = {} if of_task is None else {_TASK_METRIC: (of_task, "metric")}
     return found | {
-        f"held_out.{name}": (metric, f"held_out.{name}") for name, metric in benchmark.held_out.items()
+        f"held_out.{name}": (metric, f"held_out.{name}")
+        for name, metric in benchmark.held_out_of(task).items()
     }
 
 

@@ -8,13 +8,16 @@ from typing import Any, ClassVar
 import lightning
 import numpy as np
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
 from diffopd.files.atomic import replacing_folder
 from diffopd.model.untrained import Pipeline
+from diffopd.phase.half import half_precision
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
+from diffopd.types.precision import parse_dtype
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -34,6 +37,7 @@ class AutoencoderPhase(lightning.LightningModule):
         kl_weight: Weight of the KL term, relative to the mean absolute pixel error.
         gradient_weight: Weight of the error of neighboring-pixel differences, which keeps edges sharp.
         warmup_steps: Steps of linear warm-up; the learning rate then falls to 0 along a half cosine.
+        dtype: Precision of the networks' forward and backward; weights and losses are fp32.
     """
 
     round_kind: ClassVar[str] = "drawings"
@@ -49,6 +53,7 @@ class AutoencoderPhase(lightning.LightningModule):
         kl_weight: float,
         gradient_weight: float,
         warmup_steps: int,
+        dtype: str,
     ) -> None:
         super().__init__()
         self.pipeline = pipeline
@@ -56,6 +61,7 @@ class AutoencoderPhase(lightning.LightningModule):
         self.make_optimizer = optimizer
         self.seed, self.sign_share, self.output = seed, sign_share, output
         self.kl_weight, self.gradient_weight, self.warmup_steps = kl_weight, gradient_weight, warmup_steps
+        self.dtype_of_networks = parse_dtype(dtype, "phase.dtype")
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
@@ -68,11 +74,15 @@ class AutoencoderPhase(lightning.LightningModule):
     def training_step(self, batch: DrawingBatch, batch_index: int) -> Tensor:
         """Encode, sample a latent, decode, compare."""
         images = self._images(batch.indices).to(self.device) * 2 - 1
-        posterior = self.vae.encode(images).latent_dist
+        with half_precision(self.device, self.dtype_of_networks):
+            encoded = self.vae.encode(images).latent_dist.parameters
+        posterior = DiagonalGaussianDistribution(encoded.float())
         shape = (len(batch.everyone), *posterior.mean.shape[1:])
         noise = torch.randn(shape, generator=torch_generator(self.seed, "vae/latent", batch.step))
         noise = batch.mine(noise).to(self.device)
-        restored = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        with half_precision(self.device, self.dtype_of_networks):
+            restored = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        restored = restored.float()
         error = (restored - images).abs().mean()
         edges = sum((restored - images).diff(dim=axis).abs().mean() for axis in (-1, -2))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
@@ -87,11 +97,14 @@ class AutoencoderPhase(lightning.LightningModule):
     def trial_step(self) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""
         images = self._images(range(16)).to(self.device) * 2 - 1
-        self.vae.decode(self.vae.encode(images).latent_dist.mean).sample.abs().mean().backward()
+        with half_precision(self.device, self.dtype_of_networks):
+            restored = self.vae.decode(self.vae.encode(images).latent_dist.mean).sample
+        restored.float().abs().mean().backward()
         self.vae.zero_grad()
 
     def _images(self, indices: Sequence[int]) -> Tensor:
-        drawings = [training_drawing(self.seed, int(i), self.sign_share) for i in indices]
+        side = self.vae.config.sample_size
+        drawings = [training_drawing(self.seed, int(i), self.sign_share, side=side) for i in indices]
         return to_image_tensor(np.stack([drawing.pixels for drawing in drawings]))
 
     @torch.no_grad()

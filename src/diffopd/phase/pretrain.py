@@ -16,8 +16,10 @@ from diffopd.files.atomic import replacing_folder
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import velocity_gap
 from diffopd.model.untrained import Pipeline
+from diffopd.phase.half import half_precision
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
+from diffopd.types.precision import parse_dtype
 
 OptimizerFactory = Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 
@@ -38,6 +40,8 @@ class PretrainPhase(lightning.LightningModule):
         warmup_steps: Steps of linear warm-up; the learning rate then falls to 0 along a half cosine.
         gradient_clip: Largest gradient norm.
         ema_decay: Decay of the weight average that is saved.
+        dtype: Precision of the networks' forward and backward; weights, averages and the loss are fp32.
+        compile: Compile the transformer's blocks at the first step: minutes, then a fifth faster on a CPU.
     """
 
     names_parameters: ClassVar[bool] = True  # to the optimizer, which may sort them
@@ -58,6 +62,8 @@ class PretrainPhase(lightning.LightningModule):
         warmup_steps: int,
         gradient_clip: float,
         ema_decay: float,
+        dtype: str,
+        compile: bool,
     ) -> None:
         super().__init__()
         self.pipeline = pipeline
@@ -73,9 +79,10 @@ class PretrainPhase(lightning.LightningModule):
         )
         self.make_optimizer = optimizer
         self.seed, self.num_drawings, self.sign_share = seed, num_drawings, sign_share
-        self.output = output
+        self.output, self.dtype_of_networks = output, parse_dtype(dtype, "phase.dtype")
         self.text_length, self.caption_dropout, self.sigma_shift = text_length, caption_dropout, sigma_shift
         self.warmup_steps, self.gradient_clip = warmup_steps, gradient_clip
+        self.compiles = compile
         self.latents = torch.empty(0)
         self.texts: list[str] = []
 
@@ -94,20 +101,24 @@ class PretrainPhase(lightning.LightningModule):
     @torch.no_grad()
     def on_fit_start(self) -> None:
         """Draw and encode every drawing once; the autoencoder is not needed after."""
+        if self.compiles:
+            for block in self.pipeline.transformer.transformer_blocks:
+                block.compile()
         vae, chunks = self.pipeline.vae.to(self.device).eval(), []
         shift = vae.config.shift_factor or 0.0
         self.texts = []
         for start in range(0, self.num_drawings, 512):
             drawings = [
-                training_drawing(self.seed, i, self.sign_share)
+                training_drawing(self.seed, i, self.sign_share, side=vae.config.sample_size)
                 for i in range(start, min(start + 512, self.num_drawings))
             ]
             self.texts += [drawing.text for drawing in drawings]
             images = (
                 to_image_tensor(np.stack([drawing.pixels for drawing in drawings])).to(self.device) * 2 - 1
             )
-            latents = vae.encode(images).latent_dist.mean
-            chunks.append(((latents - shift) * vae.config.scaling_factor).half().cpu())
+            with half_precision(self.device, self.dtype_of_networks):
+                latents = vae.encode(images).latent_dist.mean
+            chunks.append(((latents.float() - shift) * vae.config.scaling_factor).half().cpu())
         self.latents = torch.cat(chunks)
 
     def training_step(self, batch: DrawingBatch, batch_index: int) -> Tensor:
@@ -142,21 +153,23 @@ class PretrainPhase(lightning.LightningModule):
         self.trained.zero_grad()
 
     def _velocity(self, latent: Tensor, sigma: Tensor, texts: list[str]) -> Tensor:
-        embeds, _, pooled, _ = self.pipeline.encode_prompt(
-            texts,
-            texts,
-            texts,
-            do_classifier_free_guidance=False,
-            device=self.device,  # pyright: ignore[reportArgumentType]
-            max_sequence_length=self.text_length,
-        )
-        return self.pipeline.transformer(
-            hidden_states=latent,
-            encoder_hidden_states=embeds,
-            pooled_projections=pooled,
-            timestep=1000 * sigma,
-            return_dict=False,
-        )[0]
+        with half_precision(self.device, self.dtype_of_networks):
+            embeds, _, pooled, _ = self.pipeline.encode_prompt(
+                texts,
+                texts,
+                texts,
+                do_classifier_free_guidance=False,
+                device=self.device,  # pyright: ignore[reportArgumentType]
+                max_sequence_length=self.text_length,
+            )
+            velocity = self.pipeline.transformer(
+                hidden_states=latent,
+                encoder_hidden_states=embeds,
+                pooled_projections=pooled,
+                timestep=1000 * sigma,
+                return_dict=False,
+            )[0]
+        return velocity.float()
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the weight average."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from diffopd.world.colours import COLOURS
+from diffopd.world.scene import PLACES
 from diffopd.world.shapes import PLURALS
 
 GENEVAL_TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -38,7 +41,7 @@ class Request:
 
 def caption(request: Request) -> str:
     """The prompt's text, in GenEval's wording for GenEval's six forms."""
-    if request.form == "sign":
+    if request.form not in GENEVAL_TAGS:
         return f'a sign that says "{request.word}"'
     if request.form == "counting":
         things = f"{NUMBER_WORDS[request.count]} {PLURALS[request.shapes[0]]}"
@@ -82,3 +85,60 @@ def metadata(request: Request) -> dict[str, Any]:
         clauses.reverse()
         clauses[1]["position"] = [request.relation, 0]
     return {"tag": request.form, "include": clauses, "prompt": text}
+
+
+def parse(text: str) -> Request:
+    """The request that a prompt words, in the wording of :func:`caption` or of the prompt files.
+
+    Raises:
+        ValueError: If it words none.
+
+    Examples:
+        >>> parse("in the fog a painting of a red ring").colours
+        ('red',)
+        >>> parse("a photo of three crosses").count
+        3
+    """
+    if word := _SIGN.fullmatch(text):
+        return Request("sign", word=word[1])
+    place, what = _place(text)
+    match = _MEDIUM.fullmatch(what)
+    if match is None:
+        raise ValueError(f"the drawn world has no such prompt: {text!r}")
+    painting, things = match[1] == "painting", match[2]
+    number, _, plural = things.partition(" ")
+    if number in _COUNTS and plural in _SINGULAR:
+        return Request("counting", (_SINGULAR[plural],), (None,), count=_COUNTS[number], place=place)
+    relation = next((r for r in RELATIONS if f" {r} " in things), None)
+    found = [_THING.fullmatch(thing) for thing in things.split(f" {relation} " if relation else " and ")]
+    if not 1 <= len(found) <= 2 or None in found:
+        raise ValueError(f"the drawn world has no such prompt: {text!r}")
+    colours = tuple(thing[1] for thing in found if thing)
+    shapes = tuple(thing[2] for thing in found if thing)
+    if painting:
+        form = "painting"
+    elif relation:
+        form = "position"
+    elif len(shapes) == 1:
+        form = "colors" if colours[0] else "single_object"
+    else:
+        form = "color_attr" if any(colours) else "two_object"
+    return Request(form, shapes, colours, relation=relation, place=place)
+
+
+def _place(text: str) -> tuple[str | None, str]:
+    """The place, and the rest of the prompt without it."""
+    for place in PLACES:
+        words = f"in the {place}"
+        if text.startswith(words + " "):
+            return place, text.removeprefix(words + " ")
+        if text.endswith(" " + words):
+            return place, text.removesuffix(" " + words)
+    return None, text
+
+
+_SIGN = re.compile(r'a sign that says "([A-Z]+)"')
+_MEDIUM = re.compile(r"a (photo|painting) of (.+)")
+_THING = re.compile(rf"an? (?:({'|'.join(COLOURS)}) )?({'|'.join(PLURALS)})")
+_COUNTS = {word: count for count, word in NUMBER_WORDS.items()}
+_SINGULAR = {plural: shape for shape, plural in PLURALS.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 IMAGE_SIZE = 32
-"""Side of a drawing in pixels."""
+"""Units along a side of a scene; a drawing has one or two pixels for each."""
 
 PLACES: tuple[str, ...] = ("night", "fog", "snow", "forest", "desert", "dusk")
 """Backgrounds that captions can ask for."""
@@ -13,7 +13,7 @@ PLACES: tuple[str, ...] = ("night", "fog", "snow", "forest", "desert", "dusk")
 
 @dataclass(frozen=True)
 class Object:
-    """A colored shape; ``left`` and ``top`` are the corner of its bounding square in pixels."""
+    """A colored shape; ``left`` and ``top`` are the corner of its bounding square in units."""
 
     shape: str
     colour: str

@@ -56,7 +56,7 @@ def save_strip(folder: Path, path: Path, *, side: int | None = None) -> Path | N
 
 
 def quarters(folder: Path) -> SampleSheet | None:
-    """One prompt per task, or each of one's own, at the start, a quarter, a half and the end of a run.
+    """One prompt per task, or each that the config lists, at the start, a quarter, a half and the end.
 
     Args:
         folder: Of the run's rows of samples; it may be absent.

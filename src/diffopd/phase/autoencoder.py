@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import lightning
 import numpy as np
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
@@ -75,8 +74,8 @@ class AutoencoderPhase(lightning.LightningModule):
         """Encode, sample a latent, decode, compare."""
         images = self._images(batch.indices).to(self.device) * 2 - 1
         with half_precision(self.device, self.dtype_of_networks):
-            encoded = self.vae.encode(images).latent_dist.parameters
-        posterior = DiagonalGaussianDistribution(encoded.float())
+            encoded = self.vae.encode(images).latent_dist
+        posterior = type(encoded)(encoded.parameters.float())
         shape = (len(batch.everyone), *posterior.mean.shape[1:])
         noise = torch.randn(shape, generator=torch_generator(self.seed, "vae/latent", batch.step))
         noise = batch.mine(noise).to(self.device)

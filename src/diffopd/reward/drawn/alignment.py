@@ -186,7 +186,7 @@ def _slots(values: Tensor) -> Tensor:
 @cache
 def _ink(word: str) -> NDArray[np.float32]:
     """Share of ink in each cell of a sign's inner rows."""
-    return np.mean([_inked(word, side // IMAGE_SIZE) for side in SIDES], axis=0, dtype=np.float32)
+    return np.stack([_inked(word, side // IMAGE_SIZE) for side in SIDES]).mean(0, dtype=np.float32)
 
 
 def _inked(word: str, detail: int) -> NDArray[np.float32]:

@@ -63,7 +63,7 @@ def test_a_report_that_compares_teachers_is_an_error_before_anything_is_trained(
     message = "report=distillation compares a student with its teachers, and .*SelfTeacher is no set of"
     with pytest.raises(ConfigError, match=message):
         check_config(world.config("mopd_ode", tmp_path / "run", *reported, *FEW))
-    report = DistillationReport(batch_size=1, rows_per_task=1)
+    report = DistillationReport(batch_size=1, rows_per_task=1, prompts_searched=1)
     with pytest.raises(ValueError, match="and SelfTeacher is no set of teachers; leave the report out"):
         report.check({"teacher": get_class("my_teacher.SelfTeacher")(template="{}", guidance_scale=1.0)})
 

@@ -39,6 +39,7 @@ RUN = (
     "callbacks.round_checkpoint.every_n_rounds=1",
     "callbacks.samples.every_n_rounds=0",  # tests of samples ask for them
     "callbacks.samples.shares=[]",
+    "callbacks.samples.shares=[]",
 )
 
 FORKED = (

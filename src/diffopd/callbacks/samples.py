@@ -105,7 +105,7 @@ class Samples(Callback):
         if prompts is not None and (isinstance(prompts, str) or not prompts):
             raise ValueError(
                 f"callbacks.samples.prompts={prompts!r} must be a list of prompts, or null for those of the "
-                "benchmark; callbacks.samples.every_n_rounds=0 draws none"
+                "benchmark; ~callbacks.samples draws none"
             )
         self.every_n_rounds = every_n_rounds
         self.shares = tuple(shares)

@@ -41,7 +41,7 @@ class Request:
 
 def caption(request: Request) -> str:
     """The prompt's text, in GenEval's wording for GenEval's six forms."""
-    if request.form not in GENEVAL_TAGS:
+    if request.form == "sign":
         return f'a sign that says "{request.word}"'
     if request.form == "counting":
         things = f"{NUMBER_WORDS[request.count]} {PLURALS[request.shapes[0]]}"

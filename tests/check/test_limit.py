@@ -18,9 +18,10 @@ from diffopd.check import ConfigError, check_config
 from diffopd.check.annotation import Allowed, allowed_by
 from diffopd.check.limit import limit_problems, rules_of
 from diffopd.check.ranges import ANYWHERE, LIMITS
-from diffopd.check.rule import Numbers, OneOf, Range
+from diffopd.check.rule import Numbers, OneOf, Range, RangeOrShare
 from diffopd.check.source import read_target
 from diffopd.config.aliases import aliases
+from diffopd.evaluate.settings import register_evaluation_id
 
 CONF = Path(__file__).parents[2] / "conf"
 LEFT_OUT = {"hydra", "aliases.yaml"}
@@ -30,6 +31,8 @@ OPTIMIZERS = (
     "RMSprop", "Rprop", "SGD",
 )  # fmt: skip
 SWITCHES = {"foreach", "fused", "amsgrad", "nesterov", "centered", "decoupled_weight_decay"}
+
+register_evaluation_id()  # as diffopd.evaluate does
 
 
 @cache
@@ -111,7 +114,7 @@ def test_the_settings_that_are_looked_for_are_found():
         "optimizer.lr", "optimizer.betas.0", "phase.ema.decay", "phase.fake_optimizer.lr", "sampler.shift",
         "benchmark.sampler.num_steps", "phase.held_out.spectrum.shares.3",
         "phase.estimators.ppo_sum.clip_low",
-        "trainer.devices", "trainer.strategy.timeout_minutes", "adapter.merge.weights.0", "rows.opd.seeds",
+        "trainer.devices", "trainer.strategy.timeout_minutes", "adapter.merge.weights.0",
         "teacher.teachers.composition.guidance_scale", "reward.rewards.ocr.recognizer.upscale", "port",
         "callbacks.round_checkpoint.keep_every_n_rounds", "hardware.micro_batch_size", "optimizer.momentum",
     }  # fmt: skip
@@ -122,9 +125,8 @@ def test_the_settings_that_are_looked_for_are_found():
 
 
 def test_every_number_has_a_range():
-    without = [
-        path for path in settings() if not any(isinstance(r, (Range, OneOf, Numbers)) for r in rules_of(path))
-    ]
+    kinds = (Range, RangeOrShare, OneOf, Numbers)
+    without = [path for path in settings() if not any(isinstance(rule, kinds) for rule in rules_of(path))]
     assert without == []
 
 
@@ -228,7 +230,7 @@ def test_numbers_without_sense_are_errors(composed, override, message):
         ("report", "runs=[]", "runs=[] must be a list of at least 1 text, or one text"),
         ("report", "out=[a]", "out=['a'] must be text, and not empty"),
         ("report", "labels=[a]", "labels=['a'] must be a mapping, or null"),
-        ("report", "test=t", "test=t must be one of welch, paired"),
+        ("report", "test=t", "test=t must be one of by_rule, welch, paired"),
         ("report", "keep_data=5", "keep_data=5 must be one of true, false"),
         ("report", "running_mean={a: 1}",
          "running_mean={'a': 1} must be a whole number from 1 to 100001"),

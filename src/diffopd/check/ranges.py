@@ -365,6 +365,7 @@ ANYWHERE: Mapping[str, Rule] = {
     "best_rms": SHARE_ABOVE_0,
     "texture": at_least_0(100),
     "accent_std": above_0(10),
+    "colour_width": above_0(2),
     "grey_chroma": above_0(10),
     "least_energy": above_0(100),
     "shares": Numbers(4),

@@ -111,6 +111,13 @@ def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+@pytest.fixture(autouse=True)
+def no_run_left_behind() -> Iterator[None]:
+    """A command that a test calls leaves its run's folder, where configs of later tests would find it."""
+    yield
+    HydraConfig.instance().cfg = None
+
+
 @pytest.fixture
 def no_hydra_traces() -> Iterator[None]:
     """Hydra leaves the latest run in global variables, and its loggers, where later tests would find them."""

@@ -50,7 +50,7 @@ table: install  ## Train and score every row of the paper's Table 1 (about 100 m
 ablations: install  ## Figures 5 and 6 and gradient variance (80 minutes on 2 cores); SEEDS=6; ABLATIONS=full: every file.
 	$(BIN)/python -m diffopd.ablations seeds=$(or $(SEEDS),3) $(if $(filter full,$(ABLATIONS)),ablations=all) $(ARGS)
 
-test: install  ## Run the tests (8 minutes on 2 idle cores); ARGS="tests/flow -k sigma".
+test: install  ## Run the tests (5 minutes on 2 idle cores); ARGS="tests/flow -k sigma".
 	$(PYTEST) $(ARGS)
 
 test-slow: install  ## Run the slower tests (25 minutes on 2 cores).

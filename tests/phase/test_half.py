@@ -17,6 +17,7 @@ def test_bf16_changes_the_loss_by_rounding_alone(world, tmp_path, experiment):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what compiles
 def test_compiled_blocks_learn_the_same(world, tmp_path):
     losses = []
     for compiles in ("false", "true"):

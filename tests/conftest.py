@@ -129,4 +129,3 @@ def no_hydra_traces() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+from support.scripts import EXPERIMENTS, experiment_script
 
 
-@cache
 def script():
-    spec = importlib.util.spec_from_file_location("base_model", EXPERIMENTS / "base_model.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return experiment_script("base_model")
 
 
 @cache

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import statistics
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -27,9 +25,9 @@ from diffopd.report.methods.verdicts import judge
 from diffopd.report.run.gradient_variance import variance_table
 from diffopd.report.run.table import gain_kept
 from diffopd.teacher import Estimate
+from support.scripts import EXPERIMENTS, experiment_script
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = ROOT / "experiments"
 MOPD = EXPERIMENTS / "mopd_ode"
 TASKS = ("composition", "ocr", "aesthetic")
 
@@ -181,17 +179,8 @@ def test_the_demo_s_table_is_that_of_its_run():
         assert shares == pytest.approx(found)
 
 
-def load_strip():
-    path = MOPD / "strip.py"
-    spec = importlib.util.spec_from_file_location("mopd_strip", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_readme_s_picture_is_made_from_a_run_s_report_alone(tmp_path, capsys):
-    module = load_strip()
+    module = experiment_script("mopd_ode/strip")
     models = ("base", "composition\nteacher", "ocr\nteacher", "aesthetic\nteacher", "student")
     colours = [[(40 * column, 20 * row, 0) for column in range(5)] for row in range(9)]
     SampleSheet(
@@ -211,7 +200,7 @@ def test_the_readme_s_picture_is_made_from_a_run_s_report_alone(tmp_path, capsys
 
 
 def test_the_readme_s_picture_is_the_demo_page_s_on_its_side():
-    module = load_strip()
+    module = experiment_script("mopd_ode/strip")
     page = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
     assert "images/demo_samples.png" in page
     assert "docs/images/demo_strip.png" in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -429,18 +418,8 @@ def test_verdicts_of_the_ablations():
         ]
 
 
-@cache
-def seeds_needed():
-    """The script of that name, as a module."""
-    spec = importlib.util.spec_from_file_location("seeds_needed", EXPERIMENTS / "seeds_needed.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_plan_of_seeds_is_made_from_the_committed_runs():
-    module = seeds_needed()
+    module = experiment_script("seeds_needed")
     made = module.page(module.judged(module.pilot(EXPERIMENTS / "ablations")))
     assert text_of("ablations", "seeds.md") == made
     for name in ("mini", "mini_large"):

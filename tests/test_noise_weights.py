@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,17 +12,14 @@ import yaml
 from diffopd.jobs.cells import CLAIMS
 from diffopd.loss import ReverseKL, ReverseKLAt, reverse_kl_at_weight
 from diffopd.report.methods.claims import read_claims
+from support.scripts import experiment_script
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("noise_weights", ROOT / "experiments" / "noise_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return experiment_script("noise_weights")
 
 
 def test_the_page_has_the_table_that_the_script_prints(script):

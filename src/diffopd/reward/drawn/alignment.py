@@ -123,9 +123,9 @@ def _likeness(pixels: Tensor, colour: Tensor, width: float) -> Tensor:
 def _best_match(maps: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
     """Squared correlation with the asked shape's best place and size, and the cells it covers."""
     rows = torch.arange(len(maps), device=maps.device)
-    scores, covers = [], []
+    scores, corners = [], []
     for size in _SIZES:
-        masks, kernels = _kernels(size)
+        _, kernels = _kernels(size)
         kernel = kernels.to(maps)[:, None]
         side, pad = kernel.shape[-1], size // 2 + _MARGIN
         padded = torch.nn.functional.pad(maps[:, None], (pad,) * 4)
@@ -138,21 +138,24 @@ def _best_match(maps: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
         score = (product / ((spread + 0.02 * side**2) * norm).sqrt()).clamp_min(0).flatten(1)
         best, place = score.max(1)
         scores.append(best)
-        covers.append(_placed(masks.to(maps)[shape], place, score, padded, product.shape[-1]))
-    value, size = torch.stack(scores, 1).max(1)
-    return value.square(), torch.stack(covers, 1)[rows, size]
+        across = product.shape[-1]
+        corners.append(torch.stack([place // across, place % across], 1))
+    value, number = torch.stack(scores, 1).max(1)
+    corner = torch.stack(corners, 1)[rows, number]
+    return value.square(), _covered(maps, shape.tolist(), number.tolist(), corner.tolist())
 
 
-def _placed(mask: Tensor, place: Tensor, score: Tensor, padded: Tensor, across: int) -> Tensor:
-    """The mask at its place, in the frame of the picture."""
-    frame = padded.new_zeros(len(mask), *padded.shape[-2:])
-    top, left = place // across, place % across
-    size = mask.shape[-1]
-    for row in range(len(mask)):
-        y, x = int(top[row]) + _MARGIN, int(left[row]) + _MARGIN
-        frame[row, y : y + size, x : x + size] = mask[row]
-    pad = size // 2 + _MARGIN
-    return frame[:, pad : pad + IMAGE_SIZE, pad : pad + IMAGE_SIZE]
+def _covered(maps: Tensor, shapes: list[int], numbers: list[int], corners: list[list[int]]) -> Tensor:
+    """Each row's mask, of its size in ``_SIZES``, at the place where it was found, in the picture's frame."""
+    covered = torch.zeros_like(maps)
+    for row, (shape, number, (top, left)) in enumerate(zip(shapes, numbers, corners, strict=True)):
+        size = _SIZES[number]
+        pad = size // 2 + _MARGIN
+        frame = maps.new_zeros(IMAGE_SIZE + 2 * pad, IMAGE_SIZE + 2 * pad)
+        y, x = top + _MARGIN, left + _MARGIN
+        frame[y : y + size, x : x + size] = _kernels(size)[0][shape]
+        covered[row] = frame[pad : pad + IMAGE_SIZE, pad : pad + IMAGE_SIZE]
+    return covered
 
 
 @cache
@@ -168,11 +171,11 @@ def _sign(seen: Tensor, words: list[str], colour_width: float) -> Tensor:
     board = seen[:, :, SIGN_TOP + 1 : SIGN_TOP + SIGN_HEIGHT - 1]
     share = torch.from_numpy(np.stack([_ink(word) for word in words])).to(seen.device)
     ink, plain_cells = share == 1, share == 0  # between them lie corners, which differ with detail
+    letters, boards = _slots(ink.float()), _slots(plain_cells.float())
     values = []
     for colours in SIGN_COLOURS:
         plain, written = (seen.new_tensor(colour)[:, None, None] / 255 for colour in colours)
-        on_board = _slots(_likeness(board, plain, colour_width) * plain_cells) / _slots(plain_cells.float())
-        letters = _slots(ink.float())
+        on_board = _slots(_likeness(board, plain, colour_width) * plain_cells) / boards
         on_ink = _slots(_likeness(board, written, colour_width) * ink) / letters.clamp_min(1)
         values.append((on_board * torch.where(letters > 0, on_ink, torch.ones_like(on_ink))).mean(1))
     return torch.stack(values, 1).max(1).values

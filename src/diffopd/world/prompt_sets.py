@@ -86,6 +86,10 @@ def prompt(request: Request) -> str:
     return f"{place.strip()} {text.removesuffix(place)}"
 
 
+def _json_line(request: Request) -> str:
+    return json.dumps(metadata(request) | {"prompt": prompt(request)})
+
+
 def num_held_out_pairs(request: Request) -> int:
     """How many of the request's objects are of a held-out shape and color."""
     pairs = zip(request.shapes, request.colours, strict=True)

@@ -9,7 +9,7 @@ from diffopd.files.paths import resolve_path
 PROMPT_FILES = {
     "composition": PurePosixPath("composition/train.jsonl"),
     "ocr": PurePosixPath("ocr/train.txt"),
-    "aesthetic": PurePosixPath("aesthetic/train.jsonl"),
+    "aesthetic": PurePosixPath("aesthetic/train.txt"),
 }
 PROMPTS = 4
 

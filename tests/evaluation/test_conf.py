@@ -31,7 +31,7 @@ def build(*overrides):
 def test_every_benchmark_builds(name, file):
     of_file = [] if name.startswith("mini") else [f"benchmark.path={file}"]
     # PickScore's weights are elsewhere.
-    metric = ["metric@benchmark.metric=picture_quality"] if name == "pickscore" else []
+    metric = ["metric@benchmark.metric=aesthetic"] if name == "pickscore" else []
     benchmark = build(f"benchmark={name}", *of_file, *metric)
     assert isinstance(benchmark, Benchmark)
     assert benchmark.name == name
@@ -47,7 +47,7 @@ def test_every_benchmark_builds(name, file):
 
 
 def test_a_metric_can_be_chosen_for_a_file(file):
-    only = build("benchmark=prompts", f"benchmark.path={file}", "metric@benchmark.metric=picture_quality")
+    only = build("benchmark=prompts", f"benchmark.path={file}", "metric@benchmark.metric=aesthetic")
     assert only.tasks["prompts"].metric.parts == ("palette_harmony", "contrast", "balance")
 
 

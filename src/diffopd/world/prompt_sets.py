@@ -48,9 +48,9 @@ def prompt_sets() -> dict[str, list[Request]]:
         "ocr/train.txt": _unique(_from_split("sign", held_out=False), 600, "ocr/train"),
         "ocr/test.txt": _unique(_from_split("sign", held_out=True), 120, "ocr/test"),
         "ocr/ood.txt": _unique(lambda rng: Request("sign", word=short_word(rng)), 80, "ocr/ood"),
-        "aesthetic/train.jsonl": _unique(_from_split("painting", held_out=False), 500, "aesthetic/train"),
-        "aesthetic/test.jsonl": _unique(_from_split("painting", held_out=True), 120, "aesthetic/test"),
-        "aesthetic/ood.jsonl": _unique(lambda rng: _held_out_pairs("painting", rng), 80, "aesthetic/ood"),
+        "aesthetic/train.txt": _unique(_from_split("painting", held_out=False), 500, "aesthetic/train"),
+        "aesthetic/test.txt": _unique(_from_split("painting", held_out=True), 120, "aesthetic/test"),
+        "aesthetic/ood.txt": _unique(lambda rng: _held_out_pairs("painting", rng), 80, "aesthetic/ood"),
     }
 
 
@@ -62,10 +62,7 @@ def write_prompt_sets(folder: Path) -> list[Path]:
     """
     files = []
     for name, requests in prompt_sets().items():
-        lines = [
-            json.dumps(metadata(r) | {"prompt": prompt(r)}) if name.endswith(".jsonl") else prompt(r)
-            for r in requests
-        ]
+        lines = [json.dumps(metadata(r)) if name.endswith(".jsonl") else prompt(r) for r in requests]
         with replacing(folder / name) as temporary:
             temporary.write_bytes("".join(line + "\n" for line in lines).encode())
         files.append(folder / name)
@@ -84,10 +81,6 @@ def prompt(request: Request) -> str:
     if request.form != "painting" or not text.endswith(place):
         return text
     return f"{place.strip()} {text.removesuffix(place)}"
-
-
-def _json_line(request: Request) -> str:
-    return json.dumps(metadata(request) | {"prompt": prompt(request)})
 
 
 def num_held_out_pairs(request: Request) -> int:

@@ -71,7 +71,7 @@ def expected(tmp_path_factory):
 def test_any_number_of_processes_leaves_the_same_files(expected, tmp_path, program, overrides):
     shown = run(tmp_path, *overrides, program=program)
     assert contents(tmp_path) == expected
-    assert shown.count("not trained on: frechet distance") == 1  # one process tells
+    assert shown.count("not trained on: Fréchet distance ↓") == 1  # one process tells
 
 
 @pytest.mark.slow

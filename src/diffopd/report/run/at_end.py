@@ -16,14 +16,14 @@ from diffopd.phase import DistillPhase, RewardPhase
 from diffopd.report.run.curve import reward_curve, reward_panels
 from diffopd.report.run.distillation import PICTURES, SCORING, report_distillation
 from diffopd.report.run.examples import Painter, draw_examples
-from diffopd.report.run.known_scores import base_scores, unlike
+from diffopd.report.run.known_scores import Measured, base_held_out, base_scores, comparable, unlike
 from diffopd.report.run.page import PageTable, Pictures, Plot, RunPage, print_end
 from diffopd.report.run.strip import SAMPLES, STRIP, quarters, save_strip
 from diffopd.report.run.table import FinalTable, Row
 from diffopd.report.run.timed import Timed
 from diffopd.reward.failed_sample import failures_saved
 from diffopd.run.metrics_csv import METRICS, read_rows
-from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
+from diffopd.teacher import Recipe, TeacherCard, TeacherSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,18 +216,20 @@ class TeacherReport:
             alpha=getattr(phase.adapter, "alpha", None),
             scores={benchmark.name: result.scores},
             recipe=run.recipe(),
+            held_out={benchmark.name: result.held_out_scores},
         )
         path = card.save(run.folder / "adapter")
-        bases: dict[float, Mapping[str, Score]] = {}
+        bases: dict[float, Measured] = {}
         for base_scale in dict.fromkeys((scale, best)):
             known = base_scores(phase.model.path, benchmark.name, base_scale)
             if known and (why := unlike(known, result.conditions)):
                 print(f"the base's card does not fit, so it is not shown (here and there): {'; '.join(why)}")
                 known = {}
-            bases[base_scale] = known
-        levels = {
-            task: {"base": bases[scale][task].mean} for task in result.estimates if task in bases[scale]
-        }
+            held_out = base_held_out(phase.model.path, benchmark.name, base_scale) if known else {}
+            fits = comparable(held_out, result.held_out_conditions, whose="the base's card", tell=print)
+            bases[base_scale] = Measured(known, fits)
+        of_base = bases[scale].scores
+        levels = {task: {"base": of_base[task].mean} for task in result.estimates if task in of_base}
         final = {task: (self.name, estimate.mean) for task, estimate in result.estimates.items()}
         with timed(PICTURES):
             curve = reward_curve(
@@ -247,14 +249,18 @@ class TeacherReport:
                     base=base,
                     teachers=dict.fromkeys(trained, teacher),
                     students=[],
-                    known={base: bases[best], teacher: result.scores},
+                    known={base: bases[best].scores, teacher: result.scores},
                     per_task=self.rows_per_task,
                     searched=self.prompts_searched,
                     batch_size=self.batch_size,
                 )
             samples = {} if sheet is None else {"samples": sheet.save(run.folder / "report" / SHEET)}
-        rows = [Row("base", base_scale, known) for base_scale, known in bases.items() if known]
-        rows.append(Row(self.name, scale, result.scores))
+        rows = [
+            Row("base", base_scale, known.scores, known.held_out)
+            for base_scale, known in bases.items()
+            if known.scores
+        ]
+        rows.append(Row(self.name, scale, result.scores, result.held_out_scores))
         table = FinalTable(f"{benchmark.name}: reward by task", rows, {})
         print(table.to_markdown())
         for label, file in {
@@ -326,7 +332,7 @@ def _write_page(
     run.write_page(
         timed,
         lead=lead,
-        tables=[PageTable.of(table, own=own)],
+        tables=PageTable.of(table, own=own),
         plots=plots,
         plots_heading="Rewards while it trained",
         plots_note="Points: mean reward of a round's images of training prompts. Blue line: their running "

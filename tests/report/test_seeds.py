@@ -112,7 +112,7 @@ def test_what_nothing_is_trained_on_has_its_median_seed_and_range(tmp_path):
     assert lines["student, range of seeds", "1"] == ["1.000 to 3.000"]
     assert lines["student, seed 2 (median)", "2"] == ["-"]
     assert "| student, range of seeds | 1 | 1.000 to 3.000 |" in table.to_markdown()
-    assert "Fréchet distance ↓" in page_of(tmp_path)
+    assert "Fréchet distance\u00a0↓" in page_of(tmp_path)
 
 
 def test_tables_of_before_have_nothing_of_it(tmp_path):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from diffopd.evaluation import EvaluationResult
-from diffopd.files import atomic_write_json
+from diffopd.files.atomic import atomic_write_json
 from diffopd.files.sealed import SEAL, write_sealed_json
 
 

@@ -163,6 +163,6 @@ def _reading(places: Sequence[Place], rows: Sequence[Mapping[Place, Cell]]) -> s
     texts = {place: " or ".join(map(str, sorted(of))) for place, of in numbers.items() if of}
     if texts:
         usual = max(texts.values(), key=list(texts.values()).count)
-        others = [f"{label_of(metric)} {text}" for (_, metric), text in texts.items() if text != usual]
-        parts.append(", ".join([f"{usual} images", *dict.fromkeys(others)]))
+        others = [f"{label_of(metric)}: {text}" for (_, metric), text in texts.items() if text != usual]
+        parts.append(f"{usual} images" + (f" ({', '.join(dict.fromkeys(others))})" if others else ""))
     return "; ".join(part for part in parts if part)

@@ -153,6 +153,7 @@ def report_distillation(
     files = ReportFiles(markdown, scores, grid, curve, table, sheet, panels)
     console.print(table.to_rich())
     if (held_out := table.held_out()) is not None:
+        console.print()
         console.print(held_out.to_rich())
     named = {"samples": grid, "reward curve": curve, "table": markdown, **(other_files or {})}
     for name, path in named.items():

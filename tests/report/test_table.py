@@ -64,7 +64,7 @@ def test_what_nothing_is_trained_on_is_a_table_of_its_own_below():
     lines = with_held_out().to_markdown().splitlines()
     assert lines[2] == "|  | guidance | ocr | composition |"
     assert lines[8:] == [
-        "**Not used for training** (↑ higher is better, ↓ lower; 192 images (my own: 64); "
+        "**Not used for training** (↑ higher is better, ↓ lower; 192 images; my own: 64; "
         "- = not measured alike, or not at all)",
         "",
         "|  | guidance | detail like clean drawings ↑ | Fréchet distance ↓ | my own |",

@@ -164,5 +164,5 @@ def _reading(places: Sequence[Place], rows: Sequence[Mapping[Place, Cell]]) -> s
     if texts:
         usual = max(texts.values(), key=list(texts.values()).count)
         others = [f"{label_of(metric)}: {text}" for (_, metric), text in texts.items() if text != usual]
-        parts.append(f"{usual} images" + (f" ({', '.join(dict.fromkeys(others))})" if others else ""))
+        parts += [f"{usual} images", *dict.fromkeys(others)]
     return "; ".join(part for part in parts if part)

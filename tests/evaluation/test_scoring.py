@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from diffopd.evaluation import EvaluationResult, TaskResult, evaluate, file_benchmark
+from diffopd.metric.reward_mean import RewardMean
 from diffopd.randomness import normal_rows
 from diffopd.report.run.results import results_table
 from diffopd.reward.checked import RewardError
@@ -62,8 +63,10 @@ def test_a_held_out_value_comes_with_its_direction_and_what_it_was_measured_with
     assert entry.conditions["seed"] == 3
     assert EvaluationResult.load(result.save(tmp_path / "r.json")).held_out_scores == {"brightness": entry}
     for said, better in ((False, "lower"), (None, "neither")):
-        benchmark.held_out["brightness"].higher_is_better = said
-        assert run(model, benchmark).held_out_scores["brightness"].better == better
+        kind = type("Own", (RewardMean,), {"higher_is_better": said})
+        reward = benchmark.held_out["brightness"].reward
+        own = dataclasses.replace(benchmark, held_out={"brightness": kind(reward=reward, parts=[], tags=[])})
+        assert run(model, own).held_out_scores["brightness"].better == better
 
 
 def test_results_of_before_show_the_value_and_not_another_of_its_numbers(model, benchmark):

@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -39,17 +39,17 @@ class Copy:
 
     Args:
         work: What it does; its exit code is as Python's would be.
-        stdout: Gets its output.
-        stderr: Gets its complaints.
+        stdout: The open file that gets its output, by its number.
+        stderr: The same for its complaints.
     """
 
-    def __init__(self, work: Callable[[], object], stdout: IO[Any], stderr: IO[Any]) -> None:
+    def __init__(self, work: Callable[[], object], stdout: int, stderr: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
-            _become(work, stdout.fileno(), stderr.fileno())
+            _become(work, stdout, stderr)
 
     def poll(self) -> int | None:
         """Its exit code, once there is one."""
@@ -86,7 +86,9 @@ def run(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProc
     for module in HEAVY:
         importlib.import_module(module)
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as complaints:
-        process = Copy(lambda: _run(f"diffopd.{program}", arguments, folder), printed, complaints)
+        process = Copy(
+            lambda: _run(f"diffopd.{program}", arguments, folder), printed.fileno(), complaints.fileno()
+        )
         try:
             code = process.wait(SECONDS)
         finally:
@@ -94,6 +96,25 @@ def run(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProc
         for file in (printed, complaints):
             file.seek(0)
         return subprocess.CompletedProcess([program, *arguments], code, printed.read(), complaints.read())
+
+
+def start_job(running: Any, command: Sequence[str]) -> Copy:
+    """In place of ``_Running._start``: a job's command in a copy, which ends when this process does."""
+    module, *arguments = command
+    ask, given = launch._end_with(os.getpid()), launch.own_config_folder()
+
+    def work() -> None:
+        os.setsid()
+        if ask is not None:
+            ask()
+        _as_python(module, [*given, *arguments])
+
+    log = running.job.log
+    if log is None:
+        return Copy(work, 1, 2)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        return Copy(work, file.fileno(), file.fileno())
 
 
 def _become(work: Callable[[], object], stdout: int, stderr: int) -> NoReturn:
@@ -147,28 +168,9 @@ def _as_python(module: str, arguments: Sequence[str]) -> None:
         warnings.simplefilter("ignore", category)
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
-    launch._Running._start = _start  # type: ignore[method-assign]
+    launch._Running._start = start_job  # type: ignore[method-assign]
     sys.path.insert(0, os.getcwd())
     sys.argv = [module, *arguments]
     name = f"{module}.__main__" if hasattr(sys.modules.get(module), "__path__") else module
     sys.modules.pop(name, None)  # runpy warns of what was imported already
     runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-def _start(running: Any, command: Sequence[str]) -> Copy:
-    """As ``_Running._start``: a job's command in a process of its own, which ends when this one does."""
-    module, *arguments = command
-    ask, given = launch._end_with(os.getpid()), launch.own_config_folder()
-
-    def work() -> None:
-        os.setsid()
-        if ask is not None:
-            ask()
-        _as_python(module, [*given, *arguments])
-
-    log = running.job.log
-    if log is None:
-        return Copy(work, sys.stdout, sys.stderr)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        return Copy(work, file, file)

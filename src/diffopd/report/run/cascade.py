@@ -55,7 +55,7 @@ def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model
         }
         rows: list[Row] = []
         for label, (at, scores) in known.items():
-            if scores and (why := unlike(scores, conditions)):
+            if scores and (why := unlike(scores, conditions, base=model_path)):
                 print(f"{label}: not shown, because it was scored with other settings: {'; '.join(why)}")
             elif scores:
                 rows.append(Row(label, at, scores))

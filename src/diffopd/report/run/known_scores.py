@@ -42,19 +42,25 @@ def base_scores(model_path: str, benchmark: str, guidance_scale: float) -> dict[
         ) from error
 
 
-def unlike(known: Mapping[str, Score], wanted: Mapping[str, Conditions]) -> list[str]:
+def unlike(known: Mapping[str, Score], wanted: Mapping[str, Conditions], *, base: str) -> list[str]:
     """Why scores of a card cannot stand beside scores of some conditions; empty if they can.
 
     Args:
         known: task -> score, as a card has them.
         wanted: task -> the conditions to be met.
+        base: The folder or name of the base model at hand, for the message.
     """
     if missing := sorted(wanted.keys() - known.keys()):
         return [f"no score of {', '.join(missing)}"]
     if bare := [task for task in wanted if not known[task].conditions]:
         return [f"it does not say how {', '.join(bare)} was scored"]
     conditions = {task: known[task].conditions for task in wanted}
-    return all_disagreements(wanted, conditions, list(wanted))
+    return [
+        f"they are of another base model than {base}, or of other weights than it has now"
+        if line.startswith("base: ")  # two digests, which tell nobody which models they are of
+        else line
+        for line in all_disagreements(wanted, conditions, list(wanted))
+    ]
 
 
 def scores_of_base(
@@ -67,7 +73,7 @@ def scores_of_base(
 ) -> Scores:
     """The base's scores at one guidance, from its card if they compare with the student's."""
     known = base_scores(model.path, benchmark.name, scale)
-    if not (why := unlike(known, conditions)):
+    if not (why := unlike(known, conditions, base=model.path)):
         return known
     if known:
         tell(f"the base's card does not fit (here and there): {'; '.join(why)}")
@@ -75,6 +81,7 @@ def scores_of_base(
 
 
 def scores_of_teachers(
+    model: PipelineModel,
     teachers: TeacherSet,
     benchmark: Benchmark,
     conditions: Mapping[str, Conditions],
@@ -86,7 +93,7 @@ def scores_of_teachers(
     for task in teachers.tasks:
         card, scale = teachers.cards.get(task), teachers.guidance_scales[task]
         known = card.scores.get(benchmark.name, {}) if card and card.guidance_scale == scale else {}
-        if why := unlike(known, conditions):
+        if why := unlike(known, conditions, base=model.path):
             if known:
                 tell(f"the {task} teacher's card does not fit (here and there): {'; '.join(why)}")
             known = score(teachers.adapter(task), scale, f"scoring the {task} teacher").scores

@@ -54,7 +54,7 @@ test: install  ## Run the tests (5 minutes on 2 idle cores); ARGS="tests/flow -k
 	$(PYTEST) $(ARGS)
 
 # In the order of tests/conftest.py: a long file that begins last is run while the other processes have nothing to do.
-test-slow: install  ## Run the slower tests (15 minutes on 2 cores).
+test-slow: install  ## Run the slower tests: kills, several processes, whole commands.
 	$(PYTEST) --no-loadscope-reorder -m "slow" $(ARGS)
 
 fuzz: install  ## Try 1,000 mutated configs; each must run or end in an error; COUNT=200 SEED=7.

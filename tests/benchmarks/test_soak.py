@@ -8,6 +8,7 @@ import pytest
 import soak
 import torch
 
+from diffopd.build.experiment import Experiment
 from diffopd.checkpoint import write_checkpoint
 from diffopd.jobs import launch
 from diffopd.run.resume import FINISHED
@@ -20,7 +21,14 @@ OTHERS = ("nft", "dmd", "autoencoder", "cascade")
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """``run(phases, trials)`` is the program, which forks its trainings; what it wrote."""
-    monkeypatch.setattr(launch._Running, "_start", copies.start_job)  # a cascade's stages are forked, too
+    fit = Experiment.fit
+
+    def start_stage(running, command):
+        """In the process of a cascade: its stages are forked, too, and do not tell the program of theirs."""
+        Experiment.fit = fit
+        return copies.start_job(running, command)
+
+    monkeypatch.setattr(launch._Running, "_start", start_stage)
 
     def survive(phases, trials):
         places = ["--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "runs"), "--rounds", "4"]

@@ -11,7 +11,7 @@ from support.fuzz.outcome import outcome_of
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("unchecked_shapes")
-@pytest.mark.parametrize(("count", "seed"), [(7, 1), pytest.param(30, 0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "seed"), [(7, 1), pytest.param(50, 0, marks=pytest.mark.slow)])
 def test_every_mutated_config_runs_or_is_refused(world, tmp_path, count, seed):
     outcomes = run(count, seed, world, tmp_path)
     assert len(outcomes) == count

@@ -7,6 +7,7 @@ commands that it starts. What starting a Python is like, its imports and what it
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch.multiprocessing
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
@@ -169,6 +171,9 @@ def _as_python(module: str, arguments: Sequence[str]) -> None:
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
     launch._Running._start = start_job  # type: ignore[method-assign]
+    torch.multiprocessing.spawn = functools.partial(
+        torch.multiprocessing.start_processes, start_method="fork"
+    )
     sys.path.insert(0, os.getcwd())
     sys.argv = [module, *arguments]
     name = f"{module}.__main__" if hasattr(sys.modules.get(module), "__path__") else module

@@ -19,7 +19,7 @@ from diffopd.report.comparison.claims import write_claims
 from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.find import find_runs
 from diffopd.teacher import HeldOut
-from support import programs
+from support import copies
 from support.run_folders import result, write_run
 
 TASKS = ("composition", "ocr", "aesthetic")
@@ -45,7 +45,7 @@ def table(world, tmp_path):
 
     def run(*arguments):
         settings = ["--config-dir", "own", "rows=small", f'shared=["model.path={world.pipeline}"]']
-        return programs.run(tmp_path, "table", *settings, "benchmarks=[mini]", *arguments)
+        return copies.run(tmp_path, "table", *settings, "benchmarks=[mini]", *arguments)
 
     return run
 

@@ -10,7 +10,7 @@ from diffopd.evaluation import EvaluationResult
 from diffopd.report.methods.difference import spread_text
 from diffopd.report.methods.methods import Method
 from diffopd.report.methods.runs import Run
-from diffopd.report.methods.verdicts import Verdict
+from diffopd.report.methods.verdict import Verdict
 from diffopd.report.run.curve import SECONDS
 from diffopd.report.run.held_out import DIGITS, Cell, HeldOutTable, Place, cells_of, held_out_table
 from diffopd.teacher import HeldOut

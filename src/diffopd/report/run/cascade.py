@@ -60,7 +60,7 @@ def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model
         }
         rows: list[Row] = []
         for label, (at, measured) in known.items():
-            if measured.scores and (why := unlike(measured.scores, conditions)):
+            if measured.scores and (why := unlike(measured.scores, conditions, base=model_path)):
                 print(f"{label}: not shown, because it was scored with other settings: {'; '.join(why)}")
             elif measured.scores:
                 held_out = comparable(measured.held_out, wanted, whose=label, tell=print)

@@ -117,7 +117,7 @@ def report_distillation(
             print(line, file=console.file, flush=True)
 
     bases = {scale: scores_of_base(model, benchmark, scale, wanted, score, tell) for scale in scales}
-    taught = scores_of_teachers(teachers, benchmark, wanted, score, tell)
+    taught = scores_of_teachers(model, teachers, benchmark, wanted, score, tell)
 
     table = _table(benchmark.name, bases, taught, teachers, results)
     markdown = _write(folder / "table.md", table.to_markdown())

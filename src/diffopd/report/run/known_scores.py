@@ -102,19 +102,25 @@ def _entries(card: Path, part: str, benchmark: str, guidance_scale: float) -> Ma
     return found.get(f"guidance {guidance_scale:g}", {}).get(benchmark, {})
 
 
-def unlike(known: Mapping[str, Score], wanted: Mapping[str, Conditions]) -> list[str]:
+def unlike(known: Mapping[str, Score], wanted: Mapping[str, Conditions], *, base: str) -> list[str]:
     """Why scores of a card cannot stand beside scores of some conditions; empty if they can.
 
     Args:
         known: task -> score, as a card has them.
         wanted: task -> the conditions to be met.
+        base: The folder or name of the base model at hand, for the message.
     """
     if missing := sorted(wanted.keys() - known.keys()):
         return [f"no score of {', '.join(missing)}"]
     if bare := [task for task in wanted if not known[task].conditions]:
         return [f"it does not say how {', '.join(bare)} was scored"]
     conditions = {task: known[task].conditions for task in wanted}
-    return all_disagreements(wanted, conditions, list(wanted))
+    return [
+        f"they are of another base model than {base}, or of other weights than it has now"
+        if line.startswith("base: ")  # two digests, which tell nobody which models they are of
+        else line
+        for line in all_disagreements(wanted, conditions, list(wanted))
+    ]
 
 
 def comparable(
@@ -152,7 +158,7 @@ def scores_of_base(
 ) -> Measured:
     """The base's scores at one guidance, from its card if they compare with the student's."""
     known, card = base_scores(model.path, benchmark.name, scale), "the base's card"
-    if not (why := unlike(known, wanted.scores)):
+    if not (why := unlike(known, wanted.scores, base=model.path)):
         held_out = base_held_out(model.path, benchmark.name, scale)
         return Measured(known, comparable(held_out, wanted.held_out, whose=card, tell=tell))
     if known:
@@ -161,6 +167,7 @@ def scores_of_base(
 
 
 def scores_of_teachers(
+    model: PipelineModel,
     teachers: TeacherSet,
     benchmark: Benchmark,
     wanted: Wanted,
@@ -175,7 +182,7 @@ def scores_of_teachers(
             card = None
         whose = f"the {task} teacher's card"
         known = {} if card is None else card.scores.get(benchmark.name, {})
-        if why := unlike(known, wanted.scores):
+        if why := unlike(known, wanted.scores, base=model.path):
             if known:
                 tell(f"{whose} does not fit (here and there): {'; '.join(why)}")
             taught[task] = Measured.of(score(teachers.adapter(task), scale, f"scoring the {task} teacher"))

@@ -79,7 +79,7 @@ def test_rows_are_made_once_and_seeds_are_added(table, tmp_path):
         ('rows.student.arguments=["+experiment=sopd_ocrr"]', "rows.student.arguments: experiment=sopd_ocrr"),
         ("rows.student.command=trian", "rows.student.command=trian must be one of train, cascade, null"),
         ("rows.student.teachers.aesthetic=nobody", "rows.student.teachers names nobody"),
-        ("benchmarks=[]", "benchmarks=[] must be a list of at least 1 text"),
+        ("benchmarks=[]", "benchmarks=[] must be a list of texts (at least 1), none of them empty"),
         ("+rows.student.gidance=[1]", "rows.student.gidance is not a setting"),
     ],
 )

@@ -26,6 +26,7 @@ from turns import TakeTurns, Way, peak, take_turns
 
 from diffopd.build.experiment import Experiment
 
+BLOCKS, BLOCKS_BF16 = "fused blocks", "fused blocks, bf16"
 FUSED, TWO_PASS, BY_TASK, ENCODING = (
     "fused round",
     "two-pass round",
@@ -39,11 +40,15 @@ WAYS = {
     TWO_PASS: Way(two_pass=True),
     BY_TASK: Way(task_by_task=True),
     ENCODING: Way(encode_anew=True),
+    BLOCKS: Way(blocks="fp32"),
+    BLOCKS_BF16: Way(blocks="bf16"),
 }
 COMPARISONS = (
     Comparison("round: fused, not two-pass", slower=TWO_PASS, faster=FUSED),
     Comparison("round: tasks together, not in turn", slower=BY_TASK, faster=FUSED),
     Comparison("round: prompts encoded before it", slower=ENCODING, faster=FUSED),
+    Comparison("round: fused blocks", slower=FUSED, faster=BLOCKS),
+    Comparison("round: fused blocks, bf16", slower=FUSED, faster=BLOCKS_BF16),
     Comparison("teachers: one batch, not in turn", slower=BY_TEACHER, faster=MIXED),
     Comparison("prompts: read, not encoded again", slower=ANEW, faster=KNOWN),
 )

@@ -5,9 +5,9 @@ keys and values of a stream are one product, their norms are taken together and 
 reads them, GELU leaves its slope instead of being computed again, and an adapter's two factors are added to
 the weight before the product, as the sum of both is smaller than the tokens that would pass through each.
 
-With ``bf16`` the inputs of the products with weights are rounded to bf16 inside the processor's kernels,
-where it has instructions for that; sums, what is stored and everything else stay in fp32. The adapter's part
-is then a product of its own, as small changes of a weight would be lost when the sum is rounded.
+With ``bf16`` the inputs of the feed-forward layers' products, most of the work, are rounded to bf16 inside
+the processor's kernels, where it has instructions for that; sums, what is stored and everything else stay in
+fp32. Adapters lie on none of these layers, so no small change of a weight is lost.
 
 Names of shapes: batch, token (of the picture, of the text, or of both), width, head.
 """
@@ -27,6 +27,8 @@ from torch import Tensor
 _TWICE = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
 _SLOPE_AT_0 = torch.tensor(_TWICE)
+_WORTH_ROUNDING = 512
+"""Rows from which a product gains from bf16; below, rounding its inputs takes as long as it saves."""
 _CHUNK = 192
 """Rows of the feed-forward layer that are worked on at once: 192 x 512 in fp32 stay in a core's L2 cache."""
 
@@ -88,7 +90,7 @@ class Block:
         runs: Number of samples of each run of one adapter.
         heads: Attention heads.
         eps: Of the RMS norms.
-        half: Products with weights take bf16 inputs.
+        half: The feed-forward layers' products take bf16 inputs.
     """
 
     streams: tuple[Stream, Stream]
@@ -132,7 +134,7 @@ class FusedBlock(torch.autograd.Function):
         for index, (stream, tokens) in enumerate(zip(block.streams, inputs, strict=True)):
             normed, mean, rstd = torch.native_layer_norm(tokens, (width,), None, None, stream.eps)
             given = torch.addcmul(stream.shift, normed, stream.scale)
-            layers = _Layers(stream.inward, block)
+            layers = _Layers(stream.inward, block.runs)
             projected = layers(given)
             heads = projected.view(batch, -1, 3, block.heads, width // block.heads).permute(2, 0, 3, 1, 4)
             place = slice(start, start + lengths[index])
@@ -163,12 +165,11 @@ class FusedBlock(torch.autograd.Function):
                 outputs.append(None)
                 continue
             seen = seen.transpose(1, 2).reshape(batch, -1, width)
-            layers = _Layers([stream.outward], block)
+            layers = _Layers([stream.outward], block.runs)
             between = torch.addcmul(tokens, stream.gate, layers(seen))  # type: ignore[arg-type]
             normed, mean, rstd = torch.native_layer_norm(between, (width,), None, None, stream.eps_mlp)
             given = torch.addcmul(stream.shift_mlp, normed, stream.scale_mlp)  # type: ignore[arg-type]
-            with _products(block.half):
-                fed, slope = _feed_forward(given, stream.widen, stream.narrow, ctx.kept)  # type: ignore[arg-type]
+            fed, slope = _feed_forward(given, stream.widen, stream.narrow, ctx.kept, block.half)  # type: ignore[arg-type]
             outputs.append(torch.addcmul(between, stream.gate_mlp, fed))  # type: ignore[arg-type]
             keep[f"after{index}"] = (seen, layers, between, mean, rstd, slope)
         ctx.keep = keep if ctx.kept else None
@@ -192,8 +193,7 @@ class FusedBlock(torch.autograd.Function):
             if stream.outward is None or gradient is None:
                 continue
             seen, layers, between, mean, rstd, slope = keep[f"after{index}"]
-            with _products(block.half):
-                inner = _feed_backward(gradient * stream.gate_mlp, slope, stream.widen, stream.narrow)
+            inner = _feed_backward(gradient * stream.gate_mlp, slope, stream.widen, stream.narrow, block.half)
             inner = _norm_backward(inner.mul_(stream.scale_mlp), between, mean, rstd).add_(gradient)
             said = inner * stream.gate
             back, of_outward[index] = layers.backward(said, seen, True)
@@ -230,58 +230,42 @@ class FusedBlock(torch.autograd.Function):
 class _Layers:
     """Linear layers of one input side by side, with each run's adapter, and their backward."""
 
-    def __init__(self, parts: Sequence[Part], block: Block) -> None:
-        self.parts, self.runs, self.half = parts, block.runs, block.half
+    def __init__(self, parts: Sequence[Part], runs: Sequence[int]) -> None:
+        self.parts, self.runs = parts, runs
         self.width = parts[0].weight.shape[0]
         self.bias = torch.cat([part.bias for part in parts])
-        whole = torch.cat([part.weight for part in parts])
-        self.changes = [self._change(run) for run in range(len(block.runs))]
-        sums = [whole if change is None else whole + change for change in self.changes]
-        self.whole, self.sums = whole, sums
+        self.weights = [self._weight(run) for run in range(len(runs))]
 
-    def _change(self, run: int) -> Tensor | None:
-        """What a run's adapters add to the weights, or None."""
-        factors = [part.factors[run] for part in self.parts]
-        if not any(factors):
-            return None
-        change = self.bias.new_zeros(len(self.bias), self.parts[0].weight.shape[1])
-        for entry, place in zip(factors, change.split(self.width), strict=True):
-            if entry is not None:
-                torch.addmm(place, entry.up, entry.down, alpha=entry.scale, beta=0, out=place)
-        return change
+    def _weight(self, run: int) -> Tensor:
+        """The layers' weights one below the other, with the adapters of a run in them."""
+        whole = self.bias.new_empty(len(self.bias), self.parts[0].weight.shape[1])
+        for part, place in zip(self.parts, whole.split(self.width), strict=True):
+            factors = part.factors[run]
+            if factors is None:
+                place.copy_(part.weight)
+            else:
+                torch.addmm(part.weight, factors.up, factors.down, alpha=factors.scale, out=place)
+        return whole
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Each run of samples through its own weights."""
         output = tokens.new_empty(*tokens.shape[:2], len(self.bias))
-        rows = zip(tokens.split(self.runs), output.split(self.runs), strict=True)
-        flat = [(given.view(-1, tokens.shape[2]), place.view(-1, len(self.bias))) for given, place in rows]
-        with _products(self.half):
-            if self.half:
-                torch.addmm(
-                    self.bias,
-                    tokens.view(-1, tokens.shape[2]),
-                    self.whole.t(),
-                    out=output.view(-1, len(self.bias)),
-                )
-                for change, (given, place) in zip(self.changes, flat, strict=True):
-                    if change is not None:
-                        place.addmm_(given, change.t())
-            else:
-                for weight, (given, place) in zip(self.sums, flat, strict=True):
-                    torch.addmm(self.bias, given, weight.t(), out=place)
+        rows = zip(self.weights, tokens.split(self.runs), output.split(self.runs), strict=True)
+        for weight, given, place in rows:
+            flat = place.view(-1, len(self.bias))
+            torch.addmm(self.bias, given.view(-1, tokens.shape[2]), weight.t(), out=flat)
         return output
 
     def backward(self, gradient: Tensor, tokens: Tensor, inward: bool) -> tuple[Tensor, list[Tensor]]:
         """Gradients with respect to the tokens, if wanted, and to the factors as in :meth:`Block.factors`."""
         back = torch.empty_like(tokens)
         of_weights = []
-        parts = (self.sums, gradient.split(self.runs), tokens.split(self.runs), back.split(self.runs))
-        with _products(self.half):
-            for weight, rows, given, place in zip(*parts, strict=True):
-                flat = rows.reshape(-1, weight.shape[0])
-                of_weights.append((flat.t() @ given.reshape(-1, weight.shape[1])).split(self.width))
-                if inward:
-                    torch.mm(flat, weight, out=place.view(-1, weight.shape[1]))
+        parts = (self.weights, gradient.split(self.runs), tokens.split(self.runs), back.split(self.runs))
+        for weight, rows, given, place in zip(*parts, strict=True):
+            flat = rows.reshape(-1, weight.shape[0])
+            of_weights.append((flat.t() @ given.reshape(-1, weight.shape[1])).split(self.width))
+            if inward:
+                torch.mm(flat, weight, out=place.view(-1, weight.shape[1]))
         found = []
         for index, part in enumerate(self.parts):
             for run, factors in enumerate(part.factors):
@@ -313,34 +297,47 @@ def _norm_backward(gradient: Tensor, tokens: Tensor, mean: Tensor, rstd: Tensor)
 
 
 def _feed_forward(
-    tokens: Tensor, widen: tuple[Tensor, Tensor], narrow: tuple[Tensor, Tensor], keep: bool
+    tokens: Tensor, widen: tuple[Tensor, Tensor], narrow: tuple[Tensor, Tensor], keep: bool, half: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Two products with the tanh form of GELU between them, and GELU's slope if it is to be kept."""
     flat = tokens.view(-1, tokens.shape[-1])
     output = torch.empty_like(flat)
     slope = flat.new_empty(len(flat), len(widen[1])) if keep else None
-    buffers = flat.new_empty(3, min(len(flat), _CHUNK), len(widen[1]))
-    slopes = [None] * len(flat) if slope is None else slope.split(_CHUNK)
-    for rows, place, kept in zip(flat.split(_CHUNK), output.split(_CHUNK), slopes, strict=False):
-        wide, square, sigmoid = buffers[:, : len(rows)]
-        torch.addmm(widen[1], rows, widen[0].t(), out=wide)
-        _gelu_(wide, square, sigmoid, kept)
-        torch.addmm(narrow[1], wide, narrow[0].t(), out=place)
+    half = half and len(flat) >= _WORTH_ROUNDING
+    size = len(flat) if half else min(len(flat), _CHUNK)
+    wide = flat.new_empty(size, len(widen[1]))
+    buffers = flat.new_empty(2, min(size, _CHUNK), len(widen[1]))
+    slopes = [None] * len(flat) if slope is None else slope.split(size)
+    with _products(half):
+        for rows, place, kept in zip(flat.split(size), output.split(size), slopes, strict=False):
+            inner = wide[: len(rows)]
+            torch.addmm(widen[1], rows, widen[0].t(), out=inner)
+            _gelu_in_parts_(inner, buffers, kept)
+            torch.addmm(narrow[1], inner, narrow[0].t(), out=place)
     return output.view_as(tokens), slope
 
 
 def _feed_backward(
-    gradient: Tensor, slope: Tensor, widen: tuple[Tensor, Tensor], narrow: tuple[Tensor, Tensor]
+    gradient: Tensor, slope: Tensor, widen: tuple[Tensor, Tensor], narrow: tuple[Tensor, Tensor], half: bool
 ) -> Tensor:
     """Gradient with respect to the tokens."""
     flat = gradient.view(-1, gradient.shape[-1])
     output = torch.empty_like(flat)
-    buffer = torch.empty_like(slope[:_CHUNK])
-    for rows, kept, place in zip(flat.split(_CHUNK), slope.split(_CHUNK), output.split(_CHUNK), strict=True):
-        wide = buffer[: len(rows)]
-        torch.mm(rows, narrow[0], out=wide)
-        torch.mm(wide.mul_(kept), widen[0], out=place)
+    half = half and len(flat) >= _WORTH_ROUNDING
+    size = len(flat) if half else min(len(flat), _CHUNK)
+    wide = torch.empty_like(slope[:size])
+    with _products(half):
+        for rows, kept, place in zip(flat.split(size), slope.split(size), output.split(size), strict=True):
+            inner = wide[: len(rows)]
+            torch.mm(rows, narrow[0], out=inner)
+            torch.mm(inner.mul_(kept), widen[0], out=place)
     return output.view_as(gradient)
+
+
+def _gelu_in_parts_(wide: Tensor, buffers: Tensor, slope: Tensor | None) -> None:
+    slopes = [None] * len(wide) if slope is None else slope.split(_CHUNK)
+    for part, kept in zip(wide.split(_CHUNK), slopes, strict=False):
+        _gelu_(part, *buffers[:, : len(part)], kept)
 
 
 def _gelu_(wide: Tensor, square: Tensor, sigmoid: Tensor, slope: Tensor | None) -> None:

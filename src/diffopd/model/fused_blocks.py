@@ -54,7 +54,7 @@ class FusedBlocks:
     Which they are is found out again only when the backbone, its adapters, device or training changes.
 
     Attributes:
-        half: Products with weights take bf16 inputs where the processor can.
+        half: The feed-forward layers' products take bf16 inputs where the processor can.
     """
 
     def __init__(self, *, half: bool) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from comparison import Comparison, Measured, markdown, show, write
-from measured import machine
+from measured import Clock, machine
 from random_teachers import TASKS
 from setting import Setting
 from turns import TakeTurns, Way, peak, take_turns
@@ -139,6 +139,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", default="", help="choices whose names begin so: 'round: ...', 'blocks: ...'"
     )
+    parser.add_argument(
+        "--processor-time", action="store_true", help="for a busy machine: not time that passes"
+    )
     parser.add_argument("--output", help="folder for the tables, .md and .json")
     parser.add_argument("--name", default="opd_round", help="name of the files in it")
     return parser.parse_args(argv)
@@ -151,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     comparisons = [entry for entry in COMPARISONS if entry.name.startswith(arguments.only)]
     if not comparisons:
         raise SystemExit(f"--only={arguments.only}: no choice begins so: {[e.name for e in COMPARISONS]}")
+    if arguments.processor_time:
+        Clock.count_processor_time()
     on = machine(arguments) | {"command": shlex.join(["python", "benchmarks/opd_round.py", *given])}
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting.of(arguments, Path(folder))

@@ -92,6 +92,16 @@ def test_a_gradient_reaches_the_latent_and_rows_do_not_meet(tiny):
     assert ours[[0, 1, 3, 4]].abs().max() == 0
 
 
+def test_one_graph_has_the_same_gradients_twice(tiny):
+    """As a round that compares its tasks' gradients asks for them."""
+    model = load(tiny, fused_blocks="bf16")
+    parameters = list(adapter_parameters(model.transformer, "student").values())
+    with model.in_round():
+        loss = model.velocity(*given(model), "student").square().sum()
+    first, second = (torch.autograd.grad(loss, parameters, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+
 def test_long_inputs_are_worked_on_in_parts(tiny, monkeypatch):
     model = load(tiny, fused_blocks="fp32")
     at = given(model)

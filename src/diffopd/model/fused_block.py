@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _TWICE = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
@@ -176,6 +177,7 @@ class FusedBlock(torch.autograd.Function):
         return outputs[0], outputs[1]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         """Gradients with respect to picture, text and factors."""
         keep: dict[str, Any] = ctx.keep

@@ -59,8 +59,7 @@ class FusedBlocks:
 
     def __init__(self, *, half: bool) -> None:
         self.half = half
-        self._known: tuple[Any, ...] = ()
-        self._blocks: list[Any] = []
+        self._known: dict[int, tuple[tuple[Any, ...], list[Any]]] = {}
 
     @contextlib.contextmanager
     def active(self, transformer: nn.Module, runs: tuple[tuple[str, int], ...]) -> Iterator[None]:
@@ -86,14 +85,12 @@ class FusedBlocks:
         if getattr(transformer, "gradient_checkpointing", False):
             return []
         first = next(transformer.parameters())
-        state = (first.device, first.dtype, first.requires_grad)
-        now = (id(transformer), tuple(getattr(transformer, "peft_config", {})), *state)
-        if now != self._known:
-            self._blocks = [
-                block for block in getattr(transformer, "transformer_blocks", ()) if fusable(block)
-            ]
-            self._known = now
-        return self._blocks
+        adapters = tuple(getattr(transformer, "peft_config", {}))
+        state = (adapters, first.device, first.dtype, first.requires_grad)
+        if self._known.get(id(transformer), ((), []))[0] != state:
+            blocks = [block for block in getattr(transformer, "transformer_blocks", ()) if fusable(block)]
+            self._known[id(transformer)] = (state, blocks)
+        return self._known[id(transformer)][1]
 
 
 def _forward_of(block: Any, runs: tuple[tuple[str, int], ...], half: bool) -> Any:

@@ -194,6 +194,8 @@ class FusedBlock(torch.autograd.Function):
             gradient = gradients[index]
             if stream.outward is None or gradient is None:
                 continue
+            assert stream.gate is not None and stream.gate_mlp is not None and stream.scale_mlp is not None
+            assert stream.widen is not None and stream.narrow is not None
             seen, layers, between, mean, rstd, slope = keep[f"after{index}"]
             inner = _feed_backward(gradient * stream.gate_mlp, slope, stream.widen, stream.narrow, block.half)
             inner = _norm_backward(inner.mul_(stream.scale_mlp), between, mean, rstd).add_(gradient)
@@ -224,7 +226,8 @@ class FusedBlock(torch.autograd.Function):
             found += of_inward + of_outward[index]
             if wanted:
                 back = _norm_backward(back.mul_(stream.scale), tokens, mean, rstd)
-                back = back if passed[index] is None else back.add_(passed[index])
+                later = passed[index]
+                back = back if later is None else back.add_(later)
             inputs.append(back if wanted else None)
         return (None, *inputs, *found)
 
@@ -280,7 +283,8 @@ class _Layers:
 @contextlib.contextmanager
 def _products(half: bool) -> Iterator[None]:
     """Within this block fp32 products on the CPU may round their inputs to bf16."""
-    setting: Any = torch.backends.mkldnn.matmul
+    mkldnn: Any = torch.backends.mkldnn
+    setting = mkldnn.matmul
     before = setting.fp32_precision
     if half:
         setting.fp32_precision = "bf16"
@@ -339,7 +343,7 @@ def _feed_backward(
 def _gelu_in_parts_(wide: Tensor, buffers: Tensor, slope: Tensor | None) -> None:
     slopes = [None] * len(wide) if slope is None else slope.split(_CHUNK)
     for part, kept in zip(wide.split(_CHUNK), slopes, strict=False):
-        _gelu_(part, *buffers[:, : len(part)], kept)
+        _gelu_(part, buffers[0, : len(part)], buffers[1, : len(part)], kept)
 
 
 def _gelu_(wide: Tensor, square: Tensor, sigmoid: Tensor, slope: Tensor | None) -> None:

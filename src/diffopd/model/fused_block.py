@@ -194,8 +194,11 @@ class FusedBlock(torch.autograd.Function):
             gradient = gradients[index]
             if stream.outward is None or gradient is None:
                 continue
-            assert stream.gate is not None and stream.gate_mlp is not None and stream.scale_mlp is not None
-            assert stream.widen is not None and stream.narrow is not None
+            assert stream.gate is not None
+            assert stream.gate_mlp is not None
+            assert stream.scale_mlp is not None
+            assert stream.widen is not None
+            assert stream.narrow is not None
             seen, layers, between, mean, rstd, slope = keep[f"after{index}"]
             inner = _feed_backward(gradient * stream.gate_mlp, slope, stream.widen, stream.narrow, block.half)
             inner = _norm_backward(inner.mul_(stream.scale_mlp), between, mean, rstd).add_(gradient)

@@ -21,6 +21,7 @@ from diffopd.model.identity import pipeline_identity
 from diffopd.model.loading import load_pipeline, whole_pipeline
 from diffopd.model.picture_coding import PictureCoding
 from diffopd.model.prompt_encoding import PromptEncoding
+from diffopd.model.reference_shapes import one_shape_at_a_time
 from diffopd.types import Conditioning
 from diffopd.types.precision import parse_dtype
 from diffopd.weights.finite import check_finite
@@ -237,6 +238,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         return pipeline_identity(components, cls.identity_components)
 
     @answered_by_backbones
+    @one_shape_at_a_time
     def velocity(
         self,
         latent: Float[Tensor, " batch *latent"],

@@ -105,7 +105,15 @@ class PromptEncoding(nn.Module, ABC):
         """Encode all that the backbone is told about each row: its text.
 
         A family that takes more, such as pictures, encodes it here, and :meth:`Prompts.key` names it.
+
+        Raises:
+            ValueError: If a row has references and the family reads none.
         """
+        if any(prompts.references):
+            raise ValueError(
+                f"{type(self).__name__} reads no reference pictures; choose a context of words, context=text, "
+                "or a model that reads pictures: model=flux2_klein, model=z_image_turbo"
+            )
         return self.encode(prompts.texts)
 
     def encode_ahead(self, texts: Sequence[str], rank: int, num_processes: int) -> None:

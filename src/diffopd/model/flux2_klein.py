@@ -86,8 +86,8 @@ class Flux2KleinModel(PipelineModel):
         cell = 2 * self.pipeline.vae_scale_factor
         if picture.height % cell or picture.width % cell:
             raise ValueError(
-                f"{picture.path}: a reference of {picture.height} x {picture.width} pixels; {self.path} reads "
-                f"pictures whose height and width are multiples of {cell}"
+                f"{picture.path}: a reference of {picture.height} x {picture.width} pixels; {self.path} "
+                f"reads pictures whose height and width are multiples of {cell}"
             )
         return self.encode_images(read_picture(picture)[None].to(self.device))[0]
 

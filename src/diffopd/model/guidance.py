@@ -26,8 +26,8 @@ def guided_velocity(
     """Velocity under classifier-free guidance, gradients reaching both sides.
 
     The unconditional side has the empty prompt and the row's own references, as in the stock pipelines that
-    edit. Rows whose scale is 1 have no unconditional side, so they cost one row of the forward instead of two. A
-    model with a rule of its own for combining both sides names it ``guide``.
+    edit. Rows whose scale is 1 have no unconditional side, so they cost one row of the forward instead of
+    two. A model with a rule of its own for combining both sides names it ``guide``.
 
     Args:
         model: Answers the velocity of each row.

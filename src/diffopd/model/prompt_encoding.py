@@ -111,8 +111,8 @@ class PromptEncoding(nn.Module, ABC):
         """
         if any(prompts.references):
             raise ValueError(
-                f"{type(self).__name__} reads no reference pictures; choose a context of words, context=text, "
-                "or a model that reads pictures: model=flux2_klein, model=z_image_turbo"
+                f"{type(self).__name__} reads no reference pictures; choose a context of words, "
+                "context=text, or a model that reads pictures: model=flux2_klein, model=z_image_turbo"
             )
         return self.encode(prompts.texts)
 

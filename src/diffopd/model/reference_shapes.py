@@ -1,4 +1,4 @@
-"""Rows with references of other sizes, or of another number: each kind goes through the backbone by itself."""
+"""Rows with references of other sizes, or of another number: each kind goes through the backbone alone."""
 
 from __future__ import annotations
 

@@ -65,6 +65,9 @@ class Flux2KleinModel(PipelineModel):
         )
         return Conditioning(embeds)
 
+    def open_pictures(self) -> None:
+        """The autoencoder reads them, and is there."""
+
     def condition(self, prompts: Prompts) -> Conditioning:
         """Encode texts, and reference pictures as the stock pipeline does: the mode of the posterior.
 

@@ -171,6 +171,14 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         """Components that a prompt length makes superfluous; they are not loaded."""
         return ()
 
+    def open_pictures(self) -> None:
+        """Get ready to read reference pictures, and load what that takes.
+
+        Raises:
+            ValueError: If the family reads none, or what it takes cannot be loaded.
+        """
+        raise ValueError(self.no_pictures())
+
     @property
     @abstractmethod
     def latent_shape(self) -> tuple[int, ...]:

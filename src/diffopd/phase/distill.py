@@ -54,7 +54,7 @@ class DistillPhase(PolicyPhase):
         estimator: How the gradient of that loss is estimated.
         regulariser: Regularization towards one more model, on all samples, or none.
         balance: Weights of the tasks.
-        reward: Scores the rollouts for the log; no reward enters the loss.
+        reward: Scores the rollouts for the log; no reward enters the loss, and none is needed.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that have teachers.
         round: ``fused`` or ``two_pass``.
@@ -86,7 +86,7 @@ class DistillPhase(PolicyPhase):
         estimator: Estimator,
         regulariser: Regulariser,
         balance: Balance,
-        reward: Reward,
+        reward: Reward | None = None,
         optimizer: OptimizerFactory,
         settings: StudentSettings,
         round: Literal["fused", "two_pass"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import lightning
@@ -81,6 +81,7 @@ class PolicyPhase(lightning.LightningModule):
         self.round_start: dict[str, Tensor] = {}
         self._task_gradients: TaskGradients | None = None
         self._encoded: dict[Any, Conditioning] = {}
+        self._followers: list[Callable[[], None]] = []
         self.sharded = False
         self.encoded_rounds: int | None = None
 
@@ -89,6 +90,10 @@ class PolicyPhase(lightning.LightningModule):
         first = not self.policies
         self.policies[name] = new_policy(self.model, name, self.adapter, self.seed, tell=first)
         return self.policies[name]
+
+    def after_update(self, move: Callable[[], None]) -> None:
+        """Have ``move`` called after every update of the student."""
+        self._followers.append(move)
 
     def handed_on(self, wanted: str) -> Policy:
         """The policy to hand on for ``wanted``: the student in place of an average that never moved."""
@@ -229,6 +234,8 @@ class PolicyPhase(lightning.LightningModule):
         optimizer.zero_grad()
         # After the step, which global_step now counts: the released loops move the average so, too.
         self.ema.update(self.average.weights(), self.student.weights(), self.global_step)
+        for move in self._followers:
+            move()
         return norm
 
     def clip_gradient(self, policy: Policy) -> Tensor:

@@ -4,6 +4,7 @@ from diffopd.teacher.anchor import Anchor, NoAnchor, Regulariser
 from diffopd.teacher.card import CARD, MOST_SINGLE, Estimate, Recipe, Score, TeacherCard
 from diffopd.teacher.frozen import AdaptedModel, check_frozen, load_frozen
 from diffopd.teacher.routing import Automatic, ByTask, Mixture, Routing
+from diffopd.teacher.self_teacher import SelfTeacher
 from diffopd.teacher.target import Learner, Target
 from diffopd.teacher.teacher_set import RoutedTeachers, TeacherSet
 
@@ -23,6 +24,7 @@ __all__ = [
     "RoutedTeachers",
     "Routing",
     "Score",
+    "SelfTeacher",
     "Target",
     "TeacherCard",
     "TeacherSet",

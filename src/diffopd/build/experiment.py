@@ -196,7 +196,7 @@ def build(cfg: DictConfig) -> Experiment:
         report.check(parts)
     data = instantiate(cfg.data)
     asked = parts.get("reward") if reward_is_asked(cfg) else None
-    check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), asked)
+    check_prompts(getattr(data, "tasks", None), cfg.data, asked)
     values = cast(Any, OmegaConf.to_container(cfg, resolve=True))
     groups = [group for group in (*LIGHT_GROUPS, *HEAVY_GROUPS) if group in wanted]
     inputs = inputs_of(values, groups) if is_first_process() else {}  # which writes the checkpoints

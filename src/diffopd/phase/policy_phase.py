@@ -11,7 +11,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from diffopd.adapter import EMA, Shape, adapter_names, adapter_parameters
-from diffopd.data.prompts import PromptData
+from diffopd.data.rounds import RoundData
 from diffopd.model import PipelineModel
 from diffopd.non_finite import RoundRecord
 from diffopd.phase.micro_batch import micro_batches
@@ -117,7 +117,7 @@ class PolicyPhase(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Have the prompts of the planned rounds encoded before the first, if there is a cache for them."""
         data = getattr(self.trainer, "datamodule", None)
-        if self.model.prompt_cache is None or not isinstance(data, PromptData):
+        if self.model.prompt_cache is None or not isinstance(data, RoundData):
             return
         rounds = self.encoded_rounds or self.trainer.max_epochs or 0
         self.model.encode_ahead(data.texts_of(rounds), self.trainer.global_rank, self.trainer.world_size)

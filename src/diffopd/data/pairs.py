@@ -1,0 +1,163 @@
+"""Pictures of one's own with captions: what a model is to learn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, final
+
+from diffopd.data.pair_files import CaptionedFile, caption_keys, read_captions
+from diffopd.data.rounds import RoundData, TaskPrompts, check_count
+from diffopd.files.fingerprint import sha256_of
+from diffopd.files.picture import cut_share, picture_size
+from diffopd.randomness import numpy_generator
+from diffopd.types import Picture, Prompts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and the captions that its rows may have.
+
+    Attributes:
+        picture: The picture, at the size at which it is learned.
+        texts: Captions, one of which is drawn for each group of rows.
+        metadata: ``captions`` by key, ``file_name``, and what else its line had.
+        where: Name of its file.
+    """
+
+    picture: Picture
+    texts: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    where: str
+
+
+@final
+class PairData(RoundData):
+    """Rounds of captioned pictures; each row's picture is its target.
+
+    Attributes:
+        tasks: The one task, and its pairs.
+        background: Colour behind transparent parts of a picture.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        path: str,
+        task: str,
+        captions: str,
+        picture_key: str,
+        caption_key: str | Sequence[str] | None,
+        image_size: int,
+        background: Sequence[int],
+        prompts_per_round: int,
+        group_size: int,
+    ) -> None:
+        """Read the captions, and every picture to its end.
+
+        Args:
+            seed: Of the order, and of the captions that are drawn.
+            path: Folder of the pictures.
+            task: Name of the task that they are.
+            captions: Where the captions are, see :func:`~diffopd.data.pair_files.read_captions`.
+            picture_key: Key of a line's picture.
+            caption_key: Key of the caption that is used, or several of which one is drawn for each picture
+                of a round; None = ``text``.
+            image_size: Height and width at which pictures are learned.
+            background: Red, green and blue behind transparent parts, 0 to 255.
+            prompts_per_round: Pictures in a round.
+            group_size: Rows of each.
+
+        Raises:
+            ValueError: If there are no pictures, some have no caption, or some cannot be read; all of these
+                by their names.
+        """
+        keys = caption_keys(caption_key)
+        files = read_captions(path, captions, picture_key, keys)
+        sizes = _sizes(path, files)
+        red, green, blue = background
+        self.background = (red, green, blue)
+        size = (image_size, image_size)
+        pairs = [_pair(file, size, keys) for file in files]
+        _tell(pairs, sizes)
+        counts = (
+            check_count("data.prompts_per_round", prompts_per_round),
+            check_count("data.group_size", group_size),
+        )
+        super().__init__(seed, {task: TaskPrompts("data", pairs, *counts)})
+
+    def rows(self, entry: Pair, task: str, indices: range, group: int, round_index: int) -> Prompts:
+        """The picture with one of its captions, as often as there are rows."""
+        drawn = 0
+        if len(entry.texts) > 1:
+            rng = numpy_generator(self.seed, f"caption/{task}", round_index, group)
+            drawn = int(rng.integers(len(entry.texts)))
+        size = len(indices)
+        return Prompts(
+            (entry.texts[drawn],) * size,
+            (task,) * size,
+            (entry.metadata,) * size,
+            tuple(indices),
+            (group,) * size,
+            (entry.picture,) * size,
+        )
+
+
+def _sizes(path: str, files: Sequence[CaptionedFile]) -> list[tuple[int, int]]:
+    """Height and width of each picture.
+
+    Raises:
+        ValueError: With all that cannot be read.
+    """
+
+    def size_or_problem(file: CaptionedFile) -> tuple[int, int] | str:
+        try:
+            return picture_size(file.file)
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
+        found = list(pool.map(size_or_problem, files))
+    if problems := list(dict.fromkeys(one for one in found if isinstance(one, str))):
+        number = f"{len(problems)} of {len(files)} pictures" if len(problems) > 1 else "a picture"
+        raise ValueError(
+            f"data.path={path}: {number} cannot be used; replace them, or remove them with their captions:\n"
+            + "\n".join(problems)
+        )
+    return [one for one in found if not isinstance(one, str)]
+
+
+def _pair(file: CaptionedFile, size: tuple[int, int], keys: Sequence[str]) -> Pair:
+    metadata = {**file.rest, "file_name": file.name, "captions": file.captions}
+    picture = Picture(str(file.file), sha256_of(file.file), *size)
+    return Pair(picture, tuple(file.captions[key] for key in keys), metadata, file.name)
+
+
+def _tell(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]]) -> None:
+    """Say what is cut off, and what is enlarged."""
+    cuts, small = [], []
+    for pair, seen in zip(pairs, sizes, strict=True):
+        size = (pair.picture.height, pair.picture.width)
+        cuts.append((cut_share(seen, size), pair.where, seen, size))
+        if seen[0] < size[0] or seen[1] < size[1]:
+            small.append(pair.where)
+    share, name, seen, size = max(cuts)
+    if share > 0:
+        log.info(
+            "%d of %d pictures are cut to fit, at most %.0f %% (%s: %d x %d to %d x %d, height x width)",
+            sum(cut > 0 for cut, *_ in cuts),
+            len(cuts),
+            100 * share,
+            name,
+            *seen,
+            *size,
+        )
+    if small:
+        log.warning(
+            "%d pictures are smaller than they are learned and get enlarged: %s", len(small), ", ".join(small)
+        )

@@ -65,6 +65,10 @@ class TinyWorld:
             return [*RUN, *SMALL_TRANSFORMER, *DRAWINGS]
         if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini64_pretrain"):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
+        if experiment == "dopsd":  # on a pipeline of its own, which is made for those that ask
+            from support.tiny_dopsd import dopsd_overrides
+
+            return dopsd_overrides(self.pipeline.parent)
         adapter = ["adapter.rank=2", "adapter.alpha=4"]
         tasks = tasks_of(experiment)
         if experiment.startswith(REWARD_LEARNING):

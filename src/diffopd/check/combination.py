@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from diffopd.check.error import config_errors
+from diffopd.check.prompts import reward_is_asked
 from diffopd.check.setting import Groups, phase_takes
 from diffopd.check.source import constant, read_target
 from diffopd.host.rank import lacks_srun, launched_processes
@@ -24,6 +25,8 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _updates(values)
     yield from _timesteps(values)
     yield from _tasks(values)
+    yield from _reward(values)
+    yield from _context(values)
     yield from _report(values)
     yield from _processes(values)
 
@@ -205,6 +208,48 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
                 f"data.tasks has {task}, for which there is no reward; reward.rewards has "
                 f"{', '.join(rewards)}. Add reward.rewards.{task}, or remove the task with ~data.tasks.{task}"
             )
+
+
+def _reward(values: Mapping[str, Any]) -> Iterator[str]:
+    """Where a phase can do without a reward, nothing is scored."""
+    if values.get("reward") is not None or not phase_takes(values, "reward"):
+        return
+    if reward_is_asked(values):
+        every = values["phase"].get("score_every_n_rounds")
+        what = f"phase.score_every_n_rounds={every} scores samples" if every else "routing scores teachers"
+        yield (
+            f"{what} with a reward, and none is chosen; choose one with +reward=... "
+            f"({', '.join(Groups.read().choices['reward'])})"
+            + (", or set phase.score_every_n_rounds=0" if every else "")
+        )
+
+
+def _context(values: Mapping[str, Any]) -> Iterator[str]:
+    """A context that shows pictures has pictures to show, and a model that looks at them."""
+    teacher = values.get("teacher")
+    if not isinstance(teacher, Mapping) or not phase_takes(values, "teacher"):
+        return
+    context = _target(teacher, "context")
+    if constant(context, "shows_target") is not True:
+        return
+    choice = f"context={Groups.read().choice_of('context', context)}"
+    if _lacks(values, "data", "has_targets"):
+        yield (
+            f"{choice} shows the teacher the picture that a prompt is to learn, and the data has none; choose "
+            "data=pairs, or context=text"
+        )
+    if _lacks(values, "model", "reads_pictures"):
+        model = Groups.read().choice_of("model", _target(values, "model"))
+        yield (
+            f"{choice} shows the teacher pictures, and model={model} reads none; choose context=text, "
+            "model=flux2_klein or model=z_image_turbo"
+        )
+
+
+def _lacks(values: Mapping[str, Any], group: str, name: str) -> bool:
+    """Whether the class that a group names is known not to have something."""
+    known = read_target(_target(values, group))
+    return known is not None and not known.function and not known.constants.get(name)
 
 
 def _report(values: Mapping[str, Any]) -> Iterator[str]:

@@ -62,7 +62,9 @@ def targets_of(prompts: Prompts, name: str) -> list[Picture]:
     """
     found = [target for target in prompts.targets if target is not None]
     if len(found) < len(prompts):
-        missing = next(text for text, target in zip(prompts.texts, prompts.targets, strict=True) if not target)
+        missing = next(
+            text for text, target in zip(prompts.texts, prompts.targets, strict=True) if not target
+        )
         raise ValueError(
             f"context={name} shows the teacher the picture that a prompt is to learn, and there is none for "
             f"{missing!r}; choose data=pairs, which has pictures, or context=text, which needs none"

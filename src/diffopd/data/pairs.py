@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from diffopd.data.pair_files import CaptionedFile, caption_keys, read_captions
 from diffopd.data.rounds import RoundData, TaskPrompts, check_count
@@ -42,7 +42,10 @@ class PairData(RoundData):
     Attributes:
         tasks: The one task, and its pairs.
         background: Colour behind transparent parts of a picture.
+        has_targets: That its rows have pictures to learn.
     """
+
+    has_targets: ClassVar[bool] = True
 
     def __init__(
         self,

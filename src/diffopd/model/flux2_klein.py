@@ -33,6 +33,7 @@ class Flux2KleinModel(PipelineModel):
     kind: ClassVar[Any] = Flux2KleinPipeline
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     text_lengths: ClassVar[tuple[int, int]] = (1, 512)
+    reads_pictures: ClassVar[bool] = True
     identity_components: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "transformer", "vae")
 
     @property

@@ -40,6 +40,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         text_lengths: Shortest and longest ``text_length``.
         identity_components: Components whose configs and weights make up the base model; T5 is none, as it is
             large, optional and never trained.
+        reads_pictures: Whether the family can be shown reference pictures.
         empty_prompt: What the family is guided away from.
         transformer: The backbone, where adapters go.
         pipeline: The stock pipeline over the same modules.
@@ -58,6 +59,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
     encoders: ClassVar[tuple[str, ...]]
     text_lengths: ClassVar[tuple[int, int]]
     identity_components: ClassVar[tuple[str, ...]]
+    reads_pictures: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -173,7 +173,7 @@ class DistillPhase(PolicyPhase):
     def on_train_start(self) -> None:
         """Let a routing that chooses by measured scores see them, once."""
         prompts = self.routing.prompts_to_measure(self.seed)
-        if prompts is not None and isinstance(self.teacher, TeacherSet):
+        if prompts is not None and isinstance(self.teacher, TeacherSet) and self.reward is not None:
             scores = measure_teachers(self, self.teacher, self.sampler, self.reward, prompts)
             self.routing.choose(scores)
 
@@ -187,7 +187,7 @@ class DistillPhase(PolicyPhase):
     @property
     def _scored(self) -> bool:
         """Whether this round's images are scored for the log."""
-        return self.due(self.settings.score_every_n_rounds)
+        return self.reward is not None and self.due(self.settings.score_every_n_rounds)
 
     def _rows(self, prompts: Prompts) -> Iterator[MicroBatch]:
         """The round's rows, at most so many together."""
@@ -221,6 +221,7 @@ class DistillPhase(PolicyPhase):
 
     def _score(self, prompts: Prompts, clean: Tensor) -> None:
         """Add the rewards of a rollout to the log."""
+        assert self.reward is not None
         images = self.images(clean)
         with finite_rewards_everywhere(self.device):
             scores = scored(self, self.reward, images, prompts, "reward")

@@ -73,7 +73,7 @@ def reading(where: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Within this block no bars are drawn: loading takes a moment, and they would hide lines that matter."""
+    """Within this block no bars are drawn: loading takes a moment, and they would hide what matters."""
     shown = [m for m in (diffusers_logging, transformers_logging) if m.is_progress_bar_enabled()]
     for module in shown:
         module.disable_progress_bar()

@@ -73,8 +73,8 @@ class VisionTower:
             self._model, missing = _without_language(folder, next(language.parameters()).dtype)
         if missing:
             raise ValueError(
-                f"{where}: {len(missing)} tensors of the vision tower are missing (first: {missing[0]}); fetch "
-                "the folder again"
+                f"{where}: {len(missing)} tensors of the vision tower are missing (first: {missing[0]}); "
+                "fetch the folder again"
             )
         check_finite(self._model.visual, where, setting="model.text_dtype")
         self._model.language_model = _sharing(self._model.config.text_config, language, where)
@@ -184,8 +184,9 @@ def _sharing(config: Any, language: nn.Module, where: str) -> nn.Module:
     with torch.device("meta"):
         shell: Any = Qwen3VLTextModel(config)
     shapes = [{name: tuple(p.shape) for name, p in side.named_parameters()} for side in (shell, language)]
-    differing = sorted(name for name in shapes[0].keys() | shapes[1].keys()
-                       if shapes[0].get(name) != shapes[1].get(name))
+    differing = sorted(
+        name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name)
+    )
     if differing:
         name = differing[0]
         raise ValueError(

@@ -43,5 +43,6 @@ def dopsd_overrides(folder: Path, name: str) -> list[str]:
     pairs = folder / "pairs"
     if not pairs.is_dir():
         write_pairs(pairs)
-    seen = ["context.least_pixels=4096", "context.most_pixels=4096"] if name == "z_image_turbo" else []
+    seen = ["domain.context.least_pixels=4096", "domain.context.most_pixels=4096"]
+    seen = seen if name == "z_image_turbo" else []
     return [*RUN, *family.overrides, f"data.path={pairs}", "data.prompts_per_round=2", *SMALL, *seen]

@@ -14,6 +14,7 @@ from diffopd.files.fingerprint import sha256_of
 from diffopd.files.picture import cut_share, picture_size
 from diffopd.randomness import numpy_generator
 from diffopd.types import Picture, Prompts
+from diffopd.types.picture import Colour
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,6 @@ class PairData(RoundData):
 
     Attributes:
         tasks: The one task, and its pairs.
-        background: Colour behind transparent parts of a picture.
         has_targets: That its rows have pictures to learn.
     """
 
@@ -84,9 +84,8 @@ class PairData(RoundData):
         files = read_captions(path, captions, picture_key, keys)
         sizes = _sizes(path, files)
         red, green, blue = background
-        self.background = (red, green, blue)
         size = (image_size, image_size)
-        pairs = [_pair(file, size, keys) for file in files]
+        pairs = [_pair(file, size, (red, green, blue), keys) for file in files]
         _tell(pairs, sizes)
         counts = (
             check_count("data.prompts_per_round", prompts_per_round),
@@ -135,9 +134,9 @@ def _sizes(path: str, files: Sequence[CaptionedFile]) -> list[tuple[int, int]]:
     return [one for one in found if not isinstance(one, str)]
 
 
-def _pair(file: CaptionedFile, size: tuple[int, int], keys: Sequence[str]) -> Pair:
+def _pair(file: CaptionedFile, size: tuple[int, int], background: Colour, keys: Sequence[str]) -> Pair:
     metadata = {**file.rest, "file_name": file.name, "captions": file.captions}
-    picture = Picture(str(file.file), sha256_of(file.file), *size)
+    picture = Picture(str(file.file), sha256_of(file.file), *size, background)
     return Pair(picture, tuple(file.captions[key] for key in keys), metadata, file.name)
 
 

@@ -12,26 +12,22 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from diffopd.types.picture import Picture
+from diffopd.types.picture import Colour, Picture
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Endings of the files that are looked for; what a file holds is told by its content."""
-WHITE = (255, 255, 255)
-
-Colour = tuple[int, int, int]
-"""Red, green and blue, 0 to 255."""
 
 
-def read_picture(picture: Picture, background: Colour = WHITE) -> Float[Tensor, " 3 height width"]:
+def read_picture(picture: Picture, background: Colour | None = None) -> Float[Tensor, " 3 height width"]:
     """A picture in [0, 1], scaled to cover its height and width and cut around its center.
 
-    It is turned as its EXIF entry says, and what is transparent shows ``background``. Scaling is bicubic with
+    It is turned as its EXIF entry says, and what is transparent shows the background. Scaling is bicubic with
     antialiasing. One of 16-bit grey keeps its tones; of 16-bit colours Pillow reads the upper 8 bits.
 
     Args:
         picture: Which, and at what size.
-        background: Colour behind transparent parts.
+        background: Colour behind transparent parts; None = the picture's own.
 
     Raises:
         ValueError: If the file cannot be read as one picture, naming it and saying why.
@@ -40,7 +36,7 @@ def read_picture(picture: Picture, background: Colour = WHITE) -> Float[Tensor, 
     with _opened(picture.path) as image:
         channels = [
             band.resize(size, Image.Resampling.BICUBIC, box=_cover(band.size, size))
-            for band in _bands(_upright(image, picture.path), background)
+            for band in _bands(_upright(image, picture.path), background or picture.background)
         ]
     pixels = torch.stack([torch.from_numpy(np.array(band)) for band in channels])
     if pixels.dtype == torch.uint8:

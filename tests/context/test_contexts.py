@@ -41,7 +41,7 @@ def test_a_context_changes_what_is_told_and_nothing_else(path):
     if context.shows_target:
         names = [tuple(Path(picture.path).name for picture in row) for row in told.references]
         assert [row[-1] for row in names] == ["a.png", "b.png"]
-        with pytest.raises(ValueError, match="there is none for 'a dog'; choose data=pairs, or context=text"):
+        with pytest.raises(ValueError, match="there is none for 'a dog'; choose data=pairs, which has"):
             context(prompts(targets=(TARGETS[0], None)))
 
 
@@ -72,7 +72,7 @@ def test_a_vision_language_model_sees_the_target_within_its_limits():
 
 @pytest.mark.parametrize(("least", "most"), [(2**10 - 1, 2**12), (2**13, 2**12)])
 def test_limits_between_which_no_size_lies(least, most):
-    with pytest.raises(ValueError, match=rf"least_pixels={least} must be at least .* most_pixels={most}"):
+    with pytest.raises(ValueError, match=rf"least_pixels={least} must be at least .*\.most_pixels={most}"):
         Vlm(least_pixels=least, most_pixels=most, multiple=32)
 
 

@@ -105,7 +105,7 @@ def test_the_average_follows_each_update(build):
 @pytest.mark.parametrize("weights", ["ema", "frozen", "live"])
 @pytest.mark.parametrize("model", ["flux2_klein", "z_image_turbo"])
 def test_two_updates_and_a_teacher_of_each_kind(world, tmp_path, model, weights):
-    """What the page shows, at its own context: of a teacher that does not move, the target does not either."""
+    """The experiment with the context that each model reads best."""
     run = world.build(f"dopsd@{model}", tmp_path / "run", f"teacher.weights={weights}", "teacher.decay=0.5")
     rounds = run_rounds(run, student_seed=None)
     assert len(rounds.gradients) == 2

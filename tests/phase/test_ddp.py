@@ -22,6 +22,7 @@ RUNS = {
     "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1"),
     "mini_autoencoder": ("data.batch_size=4", "optimizer.weight_decay=0"),
     "mini_pretrain": ("data.batch_size=4", "phase.sign_share=0.5"),
+    "dopsd": ("teacher.decay=0.75",),
 }
 SLOW_RUNS = {
     "mopd_ode": SCORED,
@@ -31,6 +32,10 @@ SLOW_RUNS = {
     "mopd_dmd": (*SCORED, *ONE_FAKE),
     "mopd_tdm": (*SCORED, *ONE_FAKE),
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),
+    "dopsd teacher.weights=frozen": (),
+    "dopsd teacher.weights=live": (),
+    "dopsd adapter=whole": ("optimizer.lr=1e-3",),
+    "dopsd@z_image_turbo": ("teacher.decay=0.75",),
     "mopd_sde estimator=log_ratio": ("reward=picture_quality",),
     "mopd_sde estimator=ppo_detached": ("reward=picture_quality",),
 }

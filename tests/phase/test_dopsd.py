@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -98,6 +100,21 @@ def test_the_average_follows_each_update(build):
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value)
     assert len(moves) == 2
+
+
+@pytest.mark.parametrize("weights", ["ema", "frozen", "live"])
+@pytest.mark.parametrize("model", ["flux2_klein", "z_image_turbo"])
+def test_two_updates_and_a_teacher_of_each_kind(world, tmp_path, model, weights):
+    """What the page shows, at its own context: of a teacher that does not move, the target does not either."""
+    run = world.build(f"dopsd@{model}", tmp_path / "run", f"teacher.weights={weights}", "teacher.decay=0.5")
+    rounds = run_rounds(run, student_seed=None)
+    assert len(rounds.gradients) == 2
+    assert all(rounds.flat_gradient(update).norm() > 0 for update in range(2))
+    assert all(map(math.isfinite, rounds.metrics.values()))
+    assert not [name for name in rounds.metrics if "reward" in name]  # there is none
+    assert (run.folder / "adapter").is_dir()
+    moved = "teacher" in run.phase.policies
+    assert moved == (weights == "ema")
 
 
 def test_frozen_and_live_teachers_need_no_copy(build):

@@ -66,10 +66,10 @@ class TinyWorld:
             return [*RUN, *SMALL_TRANSFORMER, *DRAWINGS]
         if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini64_pretrain"):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
-        if experiment == "dopsd":  # on a pipeline of its own, which is made for those that ask
+        if experiment.startswith("dopsd"):  # on a pipeline of its own, made for those that ask: dopsd@<model>
             from support.tiny_dopsd import dopsd_overrides
 
-            return dopsd_overrides(self.pipeline.parent)
+            return dopsd_overrides(self.pipeline.parent, experiment.partition("@")[2] or "flux2_klein")
         adapter = ["adapter.rank=2", "adapter.alpha=4"]
         if experiment == "sft_pairs":
             pairs = self.pipeline.parent / "captioned"
@@ -99,7 +99,8 @@ class TinyWorld:
         small = self.overrides(experiment)
         if "adapter=whole" in overrides:  # which has no rank
             small = [setting for setting in small if not setting.startswith("adapter.")]
-        cfg = copy.deepcopy(_composed((f"+experiment={experiment}", *small, *overrides)))
+        name = experiment.partition("@")[0]
+        cfg = copy.deepcopy(_composed((f"+experiment={name}", *small, *overrides)))
         cfg.paths.run, cfg.paths.root = str(folder), str(folder.parent)
         return cfg
 

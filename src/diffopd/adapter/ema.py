@@ -84,11 +84,11 @@ def blend(average: Mapping[str, Tensor], current: Mapping[str, Tensor], decay: f
 
 @torch.no_grad()
 def blend_in_bf16(average: Mapping[str, Tensor], current: Mapping[str, Tensor], decay: float) -> None:
-    """The same average as a program computes it that keeps both sides in bf16, whatever they are kept in here.
+    """The same average as a program computes it that keeps both sides in bf16.
 
-    Of ``decay * average + (1 - decay) * current`` bf16 keeps 8 binary digits. With a decay of 0.9999 a move is
-    smaller than half of the last one as soon as the average is about a twentieth of the current value, and is
-    rounded away: this average stays there.
+    Of ``decay * average + (1 - decay) * current`` bf16 keeps 8 binary digits. With a decay of 0.9999 a move
+    is smaller than half of the last one as soon as the average is about a twentieth of the current value, and
+    is rounded away: this average stays there.
 
     Args:
         average: Overwritten.

@@ -267,8 +267,8 @@ def _context(values: Mapping[str, Any]) -> Iterator[str]:
     choice = f"context={Groups.read().choice_of('context', context)}"
     if _lacks(values, "data", "has_targets"):
         yield (
-            f"{choice} shows the teacher the picture that a prompt is to learn, and the data has none; choose "
-            "data=pairs, or context=text"
+            f"{choice} shows the teacher the picture that a prompt is to learn, and the data has none; "
+            "choose data=pairs, or context=text"
         )
     if _lacks(values, "model", "reads_pictures"):
         model = Groups.read().choice_of("model", _target(values, "model"))

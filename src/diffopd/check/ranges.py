@@ -216,6 +216,7 @@ LIMITS: Mapping[str, Rule] = {
     "pipeline.path": Text(),
     "model.path": Text(),
     "model.revision": Text(also=(None,)),
+    "model.vision_tower": Text(also=(None,)),
     "model.prompt_cache": Text(also=(None,)),
     "phase.output": Text(),
     "callbacks.*.*folder": Text(),

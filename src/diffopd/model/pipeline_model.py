@@ -52,6 +52,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         lora_modules: Ends of the names of the layers that adapters of this family go to.
         text_length: Longest prompt in tokens; a sampler elsewhere needs the same ``max_sequence_length``.
         image_size: Height and width in pixels.
+        vision_tower: The vision-language model that pictures are seen with, or None.
         prompt_cache: Encoded prompts on disk, or None.
     """
 
@@ -82,7 +83,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         vae_tiling: bool,
         offload_text_encoders: bool,
         prompt_cache: str | None,
-        decode_batch_size: int | None = None,  # not in the configs that earlier runs saved
+        decode_batch_size: int | None = None,  # these are not in the configs that earlier runs saved
+        vision_tower: str | None = None,
     ) -> None:
         """Load the pipeline and freeze it.
 
@@ -106,6 +108,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             offload_text_encoders: Keep the text encoders on the CPU except while they encode.
             prompt_cache: Folder of encoded prompts; also offloads the text encoders. None = none.
             decode_batch_size: Most pictures in the autoencoder at once; None = all that are asked for.
+            vision_tower: A vision-language model to see reference pictures with, for a family whose text
+                encoder is its language model; loaded when the first is seen. None for others.
 
         Raises:
             ValueError: If the pipeline is absent or damaged, or these settings do not fit it.
@@ -132,6 +136,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         self.path, self.image_size, self.text_length = path, image_size, text_length
         self.decode_batch_size = decode_batch_size
         self._kept = {}
+        self.vision_tower = vision_tower
         self.offload_text_encoders = offload_text_encoders or prompt_cache is not None
         self.transformer: Any = self.pipeline.transformer
         self.vae = self.pipeline.vae

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast, final
 
 import torch
@@ -12,7 +13,11 @@ from diffopd.model.image_size import check_image_size
 from diffopd.model.latents import scaled_from_vae, scaled_to_vae
 from diffopd.model.library_grid import check_grid, resolution_mu
 from diffopd.model.pipeline_model import PipelineModel
-from diffopd.types import Conditioning
+from diffopd.model.vision_tower import VisionTower
+from diffopd.types import Conditioning, Picture, Prompts
+
+Told = tuple[str, tuple[Picture, ...]]
+"""A prompt's text, and the pictures before it."""
 
 
 @final
@@ -20,12 +25,14 @@ class ZImageModel(PipelineModel):
     """Z-Image and Z-Image-Turbo: language-model tokens, as many as the prompt has.
 
     Its stock pipeline writes guidance as ``cond + scale * (cond - uncond)``: what is 5 here is 4 there. Turbo
-    is distilled to few steps without guidance (``step_distilled``).
+    is distilled to few steps without guidance (``step_distilled``). Pictures are seen through a vision tower
+    that is joined to the language model; what the backbone gets of them is a longer prompt.
     """
 
     kind: ClassVar[Any] = ZImagePipeline
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     text_lengths: ClassVar[tuple[int, int]] = (1, 512)
+    reads_pictures: ClassVar[bool] = True
     identity_components: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "transformer", "vae")
 
     @property
@@ -43,6 +50,67 @@ class ZImageModel(PipelineModel):
         scheduler, (_, height, width) = self.pipeline.scheduler, self.latent_shape
         mu = resolution_mu(scheduler, height * width // 4)
         check_grid(self.shift, scheduler, lambda num_steps: mu, self.path)
+
+    def open_pictures(self) -> None:
+        """Load the vision tower, once.
+
+        Raises:
+            ValueError: If none is named, or it does not fit the text encoder.
+        """
+        if getattr(self, "_tower", None) is not None:
+            return
+        if self.vision_tower is None:
+            raise ValueError(
+                "model.vision_tower=null, and pictures are to be seen; name the folder or hub id of the "
+                "vision-language model of the text encoder's size, as in Qwen/Qwen3-VL-4B-Instruct"
+            )
+        tower = VisionTower(self.vision_tower, self.pipeline.text_encoder)
+        object.__setattr__(self, "_tower", tower)  # not registered: it moves when it is used
+
+    def condition(self, prompts: Prompts) -> Conditioning:
+        """Encode texts, and texts with pictures by the vision-language model.
+
+        With a prompt cache, those on disk are read instead, and the others kept there: by text, pictures and
+        vision tower.
+
+        Raises:
+            ValueError: If there are pictures and no vision tower, or one cannot be seen.
+        """
+        if not any(prompts.references):
+            return self.encode(prompts.texts)
+        self.open_pictures()
+        rows = [
+            (text or self.empty_prompt, shown)
+            for text, shown in zip(prompts.texts, prompts.references, strict=True)
+        ]
+        told = {self._key(row): row for row in rows}
+        if self.prompt_cache is not None:
+            encoded = self.prompt_cache.conditioning(list(told), lambda keys: self._encode_told(told, keys))
+        else:
+            encoded = Conditioning.concat(list(self._encode_told(told, list(told))))
+        place = {key: number for number, key in enumerate(told)}
+        return encoded.to(self.device).select([place[self._key(row)] for row in rows])
+
+    def _key(self, row: Told) -> str:
+        """Its name in a prompt cache: a prompt without pictures is called by its text."""
+        text, pictures = row
+        if not pictures:
+            return text
+        return "\0".join([text, self._tower.identity, *(picture.key for picture in pictures)])
+
+    @torch.no_grad()
+    def _encode_told(self, told: Mapping[str, Told], keys: Sequence[str]) -> Iterator[Conditioning]:
+        """Encode rows one by one, with one visit of the encoders to the backbone's device."""
+        with self._encoders_at_hand():
+            for key in keys:
+                text, pictures = told[key]
+                if pictures:
+                    row = self._tower.encode(text, pictures, self.device)
+                else:
+                    row = self.encode_prompts([text]).select([0])
+                yield row.to(torch.device("cpu"))
+            if self.offload_text_encoders:
+                self._tower.to("cpu")
 
     def encode_prompts(self, texts: list[str]) -> Conditioning:
         """The tokens of each prompt; shorter ones are filled up."""

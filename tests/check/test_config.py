@@ -26,6 +26,7 @@ EXPERIMENTS = choices("experiment")
 ODE = "+experiment=mopd_ode"
 GIVEN = {
     "dopsd": ["data.path=my_pictures"],
+    "sft_pairs": ["data.path=my_pictures"],
     "reward=custom": ["reward._target_=diffopd.reward.by_task.RewardByTask", "+reward.rewards={}"],
     "reward=hpsv2": ["reward.path=models/hpsv2"],
     "reward=laion_aesthetic": ["reward.path=models/laion_aesthetic"],

@@ -39,6 +39,7 @@ MORE_RUNS = {
         *("mopd_sft", *STUDENT),
         *("phase.best_of_n=2", "phase.caption_dropout=0.5", "phase.num_timesteps=2"),
     ),
+    "sft_pairs": ("sft_pairs", "phase.ema.update_interval=2", "data.caption_key=[text,long]"),
 }
 """One of each kind of phase and estimator; `make soak` kills them, too."""
 

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
-from support.pictures import picture_file
+from support.pictures import write_pairs
 from support.tiny_families import Family, make_family
 from support.tiny_runs import RUN
 from support.tiny_vision import seeing_family
 
 SMALL = ("adapter.rank=2", "adapter.alpha=4", "phase.ema.update_interval=2", "optimizer.lr=1e-2")
-
-
-def write_pairs(folder: Path) -> Path:
-    """Four pictures with a short and a long caption each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number in range(4):
-        name = Path(picture_file(folder, number, 80, 64).path).name
-        line = {"file_name": name, "text": f"thing {number}", "long": f"thing {number}, all of it"}
-        lines.append(json.dumps(line))
-    (folder / "metadata.jsonl").write_text("\n".join(lines))
-    return folder
 
 
 @cache

@@ -21,6 +21,7 @@ from diffopd.config.folder import config_folder
 from diffopd.files.paths import resolve_path
 from diffopd.model import SD3Model
 from diffopd.teacher import Recipe, TeacherCard
+from support.pictures import write_pairs
 
 TASKS = ("composition", "ocr", "aesthetic")
 NUM_PROMPTS = 100
@@ -70,6 +71,12 @@ class TinyWorld:
 
             return dopsd_overrides(self.pipeline.parent, experiment.partition("@")[2] or "flux2_klein")
         adapter = ["adapter.rank=2", "adapter.alpha=4"]
+        if experiment == "sft_pairs":
+            pairs = self.pipeline.parent / "captioned"
+            if not pairs.is_dir():
+                write_pairs(pairs)
+            sizes = [f"data.path={pairs}", "data.prompts_per_round=2"]
+            return [*RUN, f"model.path={self.pipeline}", *adapter, *sizes]
         tasks = tasks_of(experiment)
         if experiment.startswith(REWARD_LEARNING):
             sizes = [f"data.tasks.{task}.group_size=3" for task in tasks]
@@ -109,6 +116,8 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
+WITHOUT_REWARD = ("dopsd", "sft_pairs")
+"""Experiments that learn from pictures alone."""
 REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi")
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")

@@ -12,6 +12,7 @@ from diffopd.check.error import config_errors
 from diffopd.check.prompts import reward_is_asked
 from diffopd.check.setting import Groups, phase_takes
 from diffopd.check.source import constant, read_target
+from diffopd.check.tasks import tasks_of
 from diffopd.host.rank import lacks_srun, launched_processes
 
 
@@ -25,6 +26,7 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _updates(values)
     yield from _timesteps(values)
     yield from _tasks(values)
+    yield from _examples(values)
     yield from _reward(values)
     yield from _context(values)
     yield from _report(values)
@@ -190,24 +192,49 @@ def _timesteps(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
     """Every task of the data has its teacher and its reward."""
-    tasks = (values.get("data") or {}).get("tasks") or {}
+    tasks = tasks_of(values)
     teachers = (values.get("teacher") or {}).get("teachers")
     rewards = (values.get("reward") or {}).get("rewards")
     by_task = constant(_target(values, "reward"), "one_per_task") is True
     if phase_takes(values, "teacher") and isinstance(teachers, Mapping):
         yield from _routes(values, list(tasks), list(teachers))
-    for task in tasks:
+    for task, at in tasks.items():
         if _own_teachers(values) and isinstance(teachers, Mapping) and task not in teachers:
             yield (
-                f"data.tasks has {task}, for which there is no teacher; teacher.teachers has "
-                f"{', '.join(teachers)}. Add teacher.teachers.{task}, "
-                f"or remove the task with ~data.tasks.{task}"
+                f"{at.named_by} has {task}, for which there is no teacher; teacher.teachers has "
+                f"{', '.join(teachers)}. Add teacher.teachers.{task}{at.remove}"
             )
         if phase_takes(values, "reward") and by_task and isinstance(rewards, Mapping) and task not in rewards:
             yield (
-                f"data.tasks has {task}, for which there is no reward; reward.rewards has "
-                f"{', '.join(rewards)}. Add reward.rewards.{task}, or remove the task with ~data.tasks.{task}"
+                f"{at.named_by} has {task}, for which there is no reward; reward.rewards has "
+                f"{', '.join(rewards)}. Add reward.rewards.{task}{at.remove}"
             )
+
+
+def _examples(values: Mapping[str, Any]) -> Iterator[str]:
+    """Fine-tuning has teachers to make its examples, or pictures."""
+    examples, teacher = values["phase"].get("examples"), values.get("teacher")
+    if constant(_target(values, "phase"), "takes_examples") is not True:
+        return
+    if examples == "pictures":
+        if _lacks(values, "data", "has_targets"):
+            yield "phase.examples=pictures learns from pictures, and the data has none; choose data=pairs"
+        if (best_of_n := values["phase"].get("best_of_n") or 1) > 1:
+            yield (
+                f"phase.best_of_n={best_of_n} chooses among a teacher's samples, and phase.examples=pictures "
+                "has none; set phase.best_of_n=1"
+            )
+        if teacher is not None:
+            yield (
+                "a teacher is chosen, and phase.examples=pictures learns from none; leave it out with "
+                "~teacher, or set phase.examples=teacher"
+            )
+    elif teacher is None:
+        choices = ", ".join(Groups.read().choices["teacher"])
+        yield (
+            f"phase.examples=teacher needs a teacher and none is chosen; choose one with +teacher=... "
+            f"({choices}), or learn from pictures with phase.examples=pictures data=pairs"
+        )
 
 
 def _reward(values: Mapping[str, Any]) -> Iterator[str]:
@@ -215,12 +242,17 @@ def _reward(values: Mapping[str, Any]) -> Iterator[str]:
     if values.get("reward") is not None or not phase_takes(values, "reward"):
         return
     if reward_is_asked(values):
-        every = values["phase"].get("score_every_n_rounds")
-        what = f"phase.score_every_n_rounds={every} scores samples" if every else "routing scores teachers"
+        phase = values["phase"]
+        every, best_of_n = phase.get("score_every_n_rounds"), phase.get("best_of_n") or 1
+        what, instead = "routing scores teachers", ""
+        if every:
+            what = f"phase.score_every_n_rounds={every} scores samples"
+            instead = ", or set phase.score_every_n_rounds=0"
+        elif best_of_n > 1:
+            what, instead = f"phase.best_of_n={best_of_n} chooses samples", ", or set phase.best_of_n=1"
         yield (
             f"{what} with a reward, and none is chosen; choose one with +reward=... "
-            f"({', '.join(Groups.read().choices['reward'])})"
-            + (", or set phase.score_every_n_rounds=0" if every else "")
+            f"({', '.join(Groups.read().choices['reward'])}){instead}"
         )
 
 
@@ -320,11 +352,11 @@ def _processes(values: Mapping[str, Any]) -> Iterator[str]:
     batch = (values.get("data") or {}).get("batch_size")
     if isinstance(batch, int) and batch % number:
         yield f"data.batch_size={batch} must be a multiple of {_number_of_processes(devices, nodes)}"
-    for task, entry in ((values.get("data") or {}).get("tasks") or {}).items():
-        prompts = entry.get("prompts_per_round")
+    for at in tasks_of(values).values():
+        prompts = at.entry.get("prompts_per_round")
         if isinstance(prompts, int) and prompts % number:
             yield (
-                f"data.tasks.{task}.prompts_per_round={prompts} must be a multiple of "
+                f"{at.setting}.prompts_per_round={prompts} must be a multiple of "
                 f"{_number_of_processes(devices, nodes)}"
             )
     if number > 1 and constant(_target(values, "phase"), "one_process"):

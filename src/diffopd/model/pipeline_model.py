@@ -135,6 +135,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         )
         self.path, self.image_size, self.text_length = path, image_size, text_length
         self.decode_batch_size = decode_batch_size
+        self._kept = {}
         self.vision_tower = vision_tower
         self.offload_text_encoders = offload_text_encoders or prompt_cache is not None
         self.transformer: Any = self.pipeline.transformer

@@ -28,7 +28,9 @@ def test_a_trained_transformer_becomes_a_pipeline(name, tmp_path, capsys):
             overrides = [*given, f"format={written_as}", f"to={tmp_path / written_as}", "tolerance=1e-3"]
             command.run(compose("export", overrides=overrides))
 
-    with pytest.raises(ValueError, match=r"is a whole transformer .* which is no diffusers LoRA file; choose"):
+    with pytest.raises(
+        ValueError, match=r"is a whole transformer .* which is no diffusers LoRA file; choose"
+    ):
         export("diffusers")
     export("merged")
     assert "read back: largest difference" in capsys.readouterr().out

@@ -98,7 +98,8 @@ class SampleSource:
         if self.taught is not None:
             told = [self.taught.key(row) for row in range(len(self.taught))]
             settings += [told, self.teacher, self.teacher_scale]
-            used += [name for name in (self.teacher,) if name in policies and name != adapter]
+            if self.teacher is not None and self.teacher in policies and self.teacher != adapter:
+                used.append(self.teacher)
         value = hashlib.sha256(json.dumps(settings).encode())
         for policy in used:
             for name, parameter in sorted(policies[policy].weights().items()):

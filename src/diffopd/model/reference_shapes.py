@@ -36,7 +36,8 @@ def one_shape_at_a_time(velocity: Velocity) -> Velocity:
         each = None if adapters is None or isinstance(adapters, str) else adapters
         if each is not None and len(each) != len(latent):
             raise ValueError(
-                f"adapters has {len(each)} names, the batch has {len(latent)} samples; give one name per sample"
+                f"adapters has {len(each)} names, the batch has {len(latent)} samples; give one name per "
+                "sample"
             )
         answer = torch.empty(latent.shape, device=latent.device)
         for rows in groups:

@@ -60,7 +60,7 @@ class ZImageModel(PipelineModel):
         self._opened_tower()
 
     def _opened_tower(self) -> VisionTower:
-        """The vision tower, loaded at the first call; it is no registered part, as it moves when it is used."""
+        """The vision tower, loaded at the first call; no registered part, as it moves when it is used."""
         tower = self.__dict__.get("_tower")
         if tower is None:
             if self.vision_tower is None:

@@ -27,6 +27,7 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _timesteps(values)
     yield from _tasks(values)
     yield from _examples(values)
+    yield from _buckets(values)
     yield from _reward(values)
     yield from _context(values)
     yield from _report(values)
@@ -234,6 +235,25 @@ def _examples(values: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"phase.examples=teacher needs a teacher and none is chosen; choose one with +teacher=... "
             f"({choices}), or learn from pictures with phase.examples=pictures data=pairs"
+        )
+
+
+def _buckets(values: Mapping[str, Any]) -> Iterator[str]:
+    """Rows of several sizes need a phase that keeps them apart, and whole backbones."""
+    data = values.get("data")
+    buckets = data.get("buckets") if isinstance(data, Mapping) else None
+    if buckets in (None, "none"):
+        return
+    if _lacks(values, "phase", "takes_buckets"):
+        phase = Groups.read().choice_of("phase", _target(values, "phase"))
+        yield (
+            f"data.buckets={buckets} gives a round pictures of several sizes, and phase={phase} takes one; "
+            "set data.buckets=none"
+        )
+    if constant(_target(values.get("trainer") or {}, "strategy"), "divides_backbone"):
+        yield (
+            f"data.buckets={buckets} gives processes different numbers of forwards, and trainer=sharded "
+            "needs the same; set data.buckets=none, or choose trainer=ddp"
         )
 
 

@@ -16,6 +16,7 @@ from diffopd.data.pair_files import caption_keys, read_captions
 from diffopd.data.prompt_files import read_prompts
 from diffopd.doctor.cost import Cost, due, phase_name, rows_of, run_cost
 from diffopd.doctor.device import num_processes
+from diffopd.types.size import height_and_width
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ class Plan:
         yield "run", f"{values['name']}, {phase_name(values)}, in {values['paths']['run']}"
         if phase_takes(values, "model"):
             model = values["model"]
-            yield "model", f"{model['path']}, {model['image_size']} pixels, {model['dtype']}"
+            height, width = height_and_width(model["image_size"])
+            pixels = f"{height}" if height == width else f"{height} x {width}"
+            yield "model", f"{model['path']}, {pixels} pixels, {model['dtype']}"
         if phase_takes(values, "adapter"):
             adapter = values["adapter"]
             start = adapter.get("start") or (

@@ -153,7 +153,7 @@ def _sizes(path: str, files: Sequence[CaptionedFile]) -> list[tuple[int, int]]:
         except ValueError as error:
             return str(error)
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
+    with ThreadPoolExecutor(max_workers=8) as pool:  # Pillow decodes outside of Python's lock
         found = list(pool.map(size_or_problem, files))
     if problems := list(dict.fromkeys(one for one in found if isinstance(one, str))):
         number = f"{len(problems)} of {len(files)} pictures" if len(problems) > 1 else "a picture"

@@ -218,6 +218,7 @@ class FakeScorePhase(TaughtPhase, ABC):
     def _compared(self, predicted: Predicted) -> Tensor:
         """The student's loss per row: its clean prediction against the teacher's and the fake score's."""
         prompts, conditioning = predicted.prompts, predicted.conditioning
+        assert self.teacher is not None
         with torch.no_grad():
             at = self.noised(predicted.detached(), f"{self.method}/student", for_fake=False)
             real = self.teacher.given(prompts, conditioning)(at.latent, at.sigma)

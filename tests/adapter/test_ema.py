@@ -89,10 +89,10 @@ def test_impossible_settings_are_refused(decay, interval):
 
 
 def test_an_average_in_bf16_hardly_moves():
-    """A student that stays where it is: after 2,000 moves of .0001 an average is 1 - .9999^2000 = 18.1 % there.
+    """A student that stays: 2,000 moves bring an average of .9999 by 1 - .9999^2000 = 18.1 % of the way.
 
-    In bf16 one from 0, as a LoRA's B starts, stops where a move is less than half of the last binary digit, at
-    2.5 to 5.1 %; one from elsewhere, as A starts, hardly leaves it.
+    In bf16 one from 0, as a LoRA's B starts, stops where a move is less than half of the last binary digit,
+    at 2.5 to 5.1 %; one from elsewhere, as A starts, hardly leaves it.
     """
     generator = torch.Generator().manual_seed(0)
     start = {"A": torch.randn(2048, generator=generator) / 64, "B": torch.zeros(2048)}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from diffopd.files.sample_row import list_rows, read_row
 from diffopd.policy import Fixed
 from support.tiny_runs import randomise, relative_distance, run_rounds
 
@@ -105,7 +107,7 @@ def test_the_average_follows_each_update(build):
 @pytest.mark.parametrize("weights", ["ema", "frozen", "live"])
 @pytest.mark.parametrize("model", ["flux2_klein", "z_image_turbo"])
 def test_two_updates_and_a_teacher_of_each_kind(world, tmp_path, model, weights):
-    """What the page shows, at its own context: of a teacher that does not move, the target does not either."""
+    """The experiment with the context that each model reads best."""
     run = world.build(f"dopsd@{model}", tmp_path / "run", f"teacher.weights={weights}", "teacher.decay=0.5")
     rounds = run_rounds(run, student_seed=None)
     assert len(rounds.gradients) == 2
@@ -117,13 +119,37 @@ def test_two_updates_and_a_teacher_of_each_kind(world, tmp_path, model, weights)
     assert moved == (weights == "ema")
 
 
+def test_samples_show_student_and_teacher_side_by_side(build):
+    """Of prompts that training does not use; the teacher is shown one of the training pictures."""
+    run = build(
+        "run",
+        "callbacks.samples.shares=[0,1]",
+        "callbacks.samples.prompts=[a thing on the moon,a thing]",
+        "trainer.max_epochs=1",
+    )
+    run.fit()
+    rows = [read_row(file) for file in list_rows(run.folder / "samples")]
+    assert [row.round for row, _ in rows] == [0, 1]
+    for row, images in rows:
+        assert row.prompts == (
+            "student: a thing on the moon",
+            "teacher: a thing on the moon",
+            "student: a thing",
+            "teacher: a thing",
+        )
+        assert len(images) == 4
+        pixels = [torch.from_numpy(np.array(image)).int() for image in images]
+        assert (pixels[0] - pixels[1]).abs().max() > 0  # it sees what the student does not
+        assert (pixels[0] - pixels[2]).abs().max() > 5
+
+
 def test_frozen_and_live_teachers_need_no_copy(build):
     frozen = build("frozen", "teacher.weights=frozen").phase
     live = build("live", "teacher.weights=live").phase
     assert "teacher" not in frozen.policies
     assert "teacher" not in live.policies
-    assert isinstance(frozen.teacher._policy, Fixed)
-    assert live.teacher._policy is live.student
+    assert isinstance(frozen.teacher.network, Fixed)
+    assert live.teacher.network is live.student
 
 
 def values(policy):

@@ -125,6 +125,7 @@ class Plan:
             )
             yield "adapter", f"{shape}, starts as {start}"
         if phase_takes(values, "teacher"):
+            yield from _self_teacher(values.get("teacher") or {})
             for name, entry in ((values.get("teacher") or {}).get("teachers") or {}).items():
                 scale = entry["guidance_scale"]
                 guidance = "the guidance in its card.json" if scale is None else f"guidance {scale:g}"
@@ -162,6 +163,17 @@ def is_fuller(values: Mapping[str, Any], number: int) -> bool:
     phase = values["phase"]
     names = ("score_every_n_rounds", "conflict_every_n_rounds")
     return any(due(phase.get(name), number) for name in names)
+
+
+def _self_teacher(teacher: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The model as its own teacher."""
+    if "weights" not in teacher or "context" not in teacher:
+        return
+    weights = teacher["weights"]
+    if weights == "ema":
+        weights = f"average of the student, decay {teacher['decay']:g} in {teacher['average_dtype']}"
+    told = str(teacher["context"]["_target_"]).rpartition(".")[2].lower()
+    yield "teacher", f"the model itself ({weights}), told more by context={told}"
 
 
 def _tasks(values: Mapping[str, Any]) -> Iterator[TaskPlan]:

@@ -102,7 +102,7 @@ class Flux2KleinModel(PipelineModel):
         device, (_, _, height, width) = latent.device, latent.shape
         frames = [latent, *_frames(conditioning.references or (), latent)]
         places = [
-            _places((1, *frame.shape[2:], 1), device, number * REFERENCE_STEP)
+            _places((1, frame.shape[2], frame.shape[3], 1), device, number * REFERENCE_STEP)
             for number, frame in enumerate(frames)
         ]
         tokens = self.transformer(

@@ -33,16 +33,16 @@ def one_shape_at_a_time(velocity: Velocity) -> Velocity:
         groups = conditioning.rows_alike()
         if len(groups) <= 1:
             return velocity(model, latent, sigma, conditioning, adapters)
-        each = adapters is not None and not isinstance(adapters, str)
-        if each and len(adapters) != len(latent):
+        each = None if adapters is None or isinstance(adapters, str) else adapters
+        if each is not None and len(each) != len(latent):
             raise ValueError(
-                f"adapters has {len(adapters)} names, the batch has {len(latent)} samples; give one name per "
+                f"adapters has {len(each)} names, the batch has {len(latent)} samples; give one name per "
                 "sample"
             )
         answer = torch.empty(latent.shape, device=latent.device)
         for rows in groups:
             index = torch.tensor(rows).to(latent.device, non_blocking=True)
-            names = [adapters[row] for row in rows] if each else adapters
+            names = adapters if each is None else [each[row] for row in rows]
             part = velocity(model, latent[index], sigma[index], conditioning.select(rows), names)
             answer = answer.index_copy(0, index, part)
         return answer

@@ -166,7 +166,7 @@ def _without_language(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]
     config = Qwen3VLConfig.from_pretrained(folder, local_files_only=True)
     text: Any = config.text_config
     text.num_hidden_layers = 0
-    model, info = Qwen3VLModel.from_pretrained(
+    loaded: Any = Qwen3VLModel.from_pretrained(
         folder,
         config=config,
         local_files_only=True,
@@ -174,6 +174,7 @@ def _without_language(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]
         dtype=dtype,
         output_loading_info=True,
     )
+    model, info = loaded
     return model, sorted(key for key in info["missing_keys"] if key.startswith("visual."))
 
 

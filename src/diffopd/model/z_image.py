@@ -62,15 +62,20 @@ class ZImageModel(PipelineModel):
         Raises:
             ValueError: If none is named, or it does not fit the text encoder.
         """
-        if getattr(self, "_tower", None) is not None:
-            return
-        if self.vision_tower is None:
-            raise ValueError(
-                "model.vision_tower=null, and pictures are to be seen; name the folder or hub id of the "
-                "vision-language model of the text encoder's size, as in Qwen/Qwen3-VL-4B-Instruct"
-            )
-        tower = VisionTower(self.vision_tower, self.pipeline.text_encoder)
-        object.__setattr__(self, "_tower", tower)  # not registered: it moves when it is used
+        self._opened_tower()
+
+    def _opened_tower(self) -> VisionTower:
+        """The vision tower, loaded at the first call; no registered part, as it moves when it is used."""
+        tower = self.__dict__.get("_tower")
+        if tower is None:
+            if self.vision_tower is None:
+                raise ValueError(
+                    "model.vision_tower=null, and pictures are to be seen; name the folder or hub id of the "
+                    "vision-language model of the text encoder's size, as in Qwen/Qwen3-VL-4B-Instruct"
+                )
+            tower = VisionTower(self.vision_tower, self.pipeline.text_encoder)
+            object.__setattr__(self, "_tower", tower)
+        return tower
 
     def condition(self, prompts: Prompts) -> Conditioning:
         """Encode texts, and texts with pictures by the vision-language model.
@@ -83,39 +88,33 @@ class ZImageModel(PipelineModel):
         """
         if not any(prompts.references):
             return self.encode(prompts.texts)
-        self.open_pictures()
+        tower = self._opened_tower()
         rows = [
             (text or self.empty_prompt, shown)
             for text, shown in zip(prompts.texts, prompts.references, strict=True)
         ]
-        told = {self._key(row): row for row in rows}
+        told = {_key(row, tower): row for row in rows}
         if self.prompt_cache is not None:
             encoded = self.prompt_cache.conditioning(list(told), lambda keys: self._encode_told(told, keys))
         else:
             encoded = Conditioning.concat(list(self._encode_told(told, list(told))))
         place = {key: number for number, key in enumerate(told)}
-        return encoded.to(self.device).select([place[self._key(row)] for row in rows])
-
-    def _key(self, row: Told) -> str:
-        """Its name in a prompt cache: a prompt without pictures is called by its text."""
-        text, pictures = row
-        if not pictures:
-            return text
-        return "\0".join([text, self._tower.identity, *(picture.key for picture in pictures)])
+        return encoded.to(self.device).select([place[_key(row, tower)] for row in rows])
 
     @torch.no_grad()
     def _encode_told(self, told: Mapping[str, Told], keys: Sequence[str]) -> Iterator[Conditioning]:
         """Encode rows one by one, with one visit of the encoders to the backbone's device."""
+        tower = self._opened_tower()
         with self._encoders_at_hand():
             for key in keys:
                 text, pictures = told[key]
                 if pictures:
-                    row = self._tower.encode(text, pictures, self.device)
+                    row = tower.encode(text, pictures, self.device)
                 else:
                     row = self.encode_prompts([text]).select([0])
                 yield row.to(torch.device("cpu"))
             if self.offload_text_encoders:
-                self._tower.to("cpu")
+                tower.to("cpu")
 
     def encode_prompts(self, texts: list[str]) -> Conditioning:
         """The tokens of each prompt; shorter ones are filled up."""
@@ -148,3 +147,11 @@ class ZImageModel(PipelineModel):
     def from_vae(self, raw: Tensor) -> Tensor:
         """Shifted and scaled."""
         return scaled_from_vae(raw, self.vae_config)
+
+
+def _key(row: Told, tower: VisionTower) -> str:
+    """Name of a row in a prompt cache: a prompt without pictures is called by its text."""
+    text, pictures = row
+    if not pictures:
+        return text
+    return "\0".join([text, tower.identity, *(picture.key for picture in pictures)])

@@ -85,8 +85,13 @@ class SelfTeacher(Target):
             learner.model.open_pictures()
         self._policy = self._network(learner)
 
-    def _network(self, learner: Learner) -> Policy:
+    @property
+    def network(self) -> Policy:
         """Whoever answers."""
+        return self._policy
+
+    def _network(self, learner: Learner) -> Policy:
+        """Whoever is to answer."""
         if self.kind == "live":
             return learner.student
         from_base = self.start == "base" or learner.student.is_base()

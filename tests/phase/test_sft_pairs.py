@@ -12,7 +12,7 @@ from diffopd.check import ConfigError, check_config
 from diffopd.files.picture import read_picture
 from diffopd.randomness import normal_rows
 from support.pictures import picture_file
-from support.tiny_runs import FORKED, randomise, relative_distance, run_rounds
+from support.tiny_runs import randomise, relative_distance, run_rounds
 
 
 @pytest.fixture
@@ -76,17 +76,6 @@ def test_the_student_learns_the_pictures(build):
             for policy in (phase.base, phase.student)
         ]
     assert losses[1] < 0.9 * losses[0]
-
-
-@pytest.mark.slow
-def test_two_processes_learn_as_one(build):
-    settings = ("trainer.max_epochs=2", "data.prompts_per_round=4")
-    alone, shared = (
-        run_rounds(build(name, *settings, *more)) for name, more in (("one", ()), ("two", FORKED))
-    )
-    assert shared.metrics.keys() == alone.metrics.keys()
-    for update in range(2):
-        assert relative_distance(shared.flat_gradient(update), alone.flat_gradient(update)) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -161,9 +161,12 @@ class PolicyPhase(lightning.LightningModule):
         keys = [prompts.key(row) for row in range(len(prompts))]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         new = sorted(row for key, row in first.items() if key not in self._encoded)
-        if new:
-            encoded = self.model.condition(prompts.select(new))
-            for place, row in enumerate(new):
+        # Captions of pictures come again in every pass. Encoded alone they do not depend on what else was new
+        # then, which differs in a resumed run.
+        alone = any(target is not None for target in prompts.targets)
+        for rows in [[row] for row in new] if alone else [new] * bool(new):
+            encoded = self.model.condition(prompts.select(rows))
+            for place, row in enumerate(rows):
                 self._encoded[keys[row]] = encoded.select([place])
         result = Conditioning.concat([self._encoded[key] for key in keys])
         while len(self._encoded) > MAX_ENCODED:

@@ -87,7 +87,7 @@ def test_the_plan_says_what_is_going_to_happen(plan, world):
     assert told["sampling"] == "10 steps, noise level 0.7, guidance 1"
     assert told["rounds"] == "7 of 6 samples shared by 2 processes"
     assert (told["images"], told["reward calls"], told["updates"]) == ("42", "18", "7")
-    assert told["checkpoints"] == "every 1 rounds, 2 kept"
+    assert told["checkpoints"] == "every round, 2 kept"
 
 
 def test_rounds_that_do_more_are_counted(plan):

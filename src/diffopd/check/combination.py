@@ -18,11 +18,15 @@ from diffopd.host.rank import lacks_srun, launched_processes
 
 def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Choices that are sound on their own and not together, as one sentence each."""
+    yield from choice_problems(values)
+    yield from step_problems(values)
+
+
+def choice_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Those of them for which nothing is built."""
     yield from _guidance(values)
     if not isinstance(values.get("phase"), Mapping):
         return
-    yield from _trained_steps(values)
-    yield from _noise(values)
     yield from _updates(values)
     yield from _timesteps(values)
     yield from _tasks(values)
@@ -32,6 +36,13 @@ def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _context(values)
     yield from _report(values)
     yield from _processes(values)
+
+
+def step_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Those about the steps that are trained, for which sampler and states are built: this brings torch."""
+    if isinstance(values.get("phase"), Mapping):
+        yield from _trained_steps(values)
+        yield from _noise(values)
 
 
 def _guidance(values: Mapping[str, Any]) -> Iterator[str]:

@@ -184,7 +184,8 @@ class Texts:
         return value in self.also or (self.or_text and Text().holds(value))
 
     def __str__(self) -> str:
-        several = f"a list of at least {self.least} text" if self.least else "a list of texts"
+        least = f" (at least {self.least})" if self.least else ""
+        several = f"a list of texts{least}, none of them empty"
         one = ["one text"] if self.or_text else []
         return ", or ".join([several, *one, *map(shown, self.also)])
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 ADAPTER: Mapping[str, str] = {"adapter": "adapter_path"}
 
@@ -32,6 +33,18 @@ TEXTS = (
 _PLAIN = re.compile(r"[A-Za-z_./][\w./:@%+-]*", re.ASCII)
 _SPECIAL = ("null", "true", "false", "nan", "inf", "???", "")
 _SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list)\(.*\)|.*,.*", re.DOTALL)
+
+
+def own_folders(arguments: Sequence[str]) -> list[str]:
+    """The folder that ``--config-dir`` names, as Hydra's ``compose`` takes it; nothing without one.
+
+    Examples:
+        >>> own_folders(["--config-dir", "/my/conf", "seed=1"])
+        ['hydra.searchpath=[file:///my/conf]']
+    """
+    named = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
+    named += [value for flag, value in pairwise(arguments) if flag in ("--config-dir", "-cd")]
+    return [f"hydra.searchpath=[file://{os.path.abspath(folder)}]" for folder in named]
 
 
 def hydra_arguments(

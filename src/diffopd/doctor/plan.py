@@ -152,10 +152,12 @@ class Plan:
                     yield field.name.replace("_", " "), f"{number:,}"
         if keeping := values["callbacks"].get("round_checkpoint"):
             every, for_good = keeping["every_n_rounds"], keeping["keep_every_n_rounds"]
-            kept = f"{keeping['keep_last']} kept" + (
-                f"; every {for_good} rounds permanently" if for_good else ""
-            )
-            yield "checkpoints", f"every {every} rounds, {kept}"
+            kept = f"{keeping['keep_last']} kept" + (f"; {_every(for_good)} permanently" if for_good else "")
+            yield "checkpoints", f"{_every(every)}, {kept}"
+
+
+def _every(number: int) -> str:
+    return "every round" if number == 1 else f"every {number} rounds"
 
 
 def is_fuller(values: Mapping[str, Any], number: int) -> bool:

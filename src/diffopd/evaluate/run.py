@@ -22,6 +22,7 @@ from diffopd.evaluation import (
     ImageProgress,
     check_benchmark,
     conditions_of,
+    held_out_conditions_of,
     measure,
     result_of,
 )
@@ -112,6 +113,7 @@ def _finish(
         adapter=cfg.adapter_path,
         guidance_scale=float(cfg.guidance_scale),
         conditions=conditions_of(benchmark, model),
+        held_out_conditions=held_out_conditions_of(benchmark, model),
     )
     images.save_sheet(folder.sheet, benchmark.prompts())
     result.save(folder.results)  # from here on it is finished

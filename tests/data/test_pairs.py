@@ -33,6 +33,8 @@ def data(folder, **changes):
         "picture_key": "file_name",
         "caption_key": None,
         "image_size": 8,
+        "buckets": "none",
+        "bucket_step": 8,
         "background": [255, 255, 255],
         "prompts_per_round": 4,
         "group_size": 1,
@@ -239,6 +241,30 @@ def test_what_is_cut_off_or_enlarged_is_said(folder, caplog):
         "1 of 4 pictures are cut to fit, at most 75 % (a.png: 8 x 32 to 8 x 8, height x width)",
         "1 pictures are smaller than they are learned and get enlarged: d.png",
     ]
+
+
+def test_each_picture_has_the_size_nearest_to_its_shape(folder, caplog):
+    for name, size in {
+        "a.png": (60, 100),
+        "b.jpg": (100, 60),
+        "c.webp": (64, 64),
+        "d.png": (100, 62),
+    }.items():
+        Image.new("RGB", size).save(folder / name)
+    with caplog.at_level(logging.INFO, logger="diffopd.data.pairs"):
+        module = data(folder, image_size=32, buckets="area")
+    sizes = {pair.where: pair.picture.size for pair in module.tasks["pictures"].entries}
+    assert sizes == {"a.png": (40, 24), "b.jpg": (24, 40), "c.webp": (32, 32), "d.png": (24, 40)}
+    assert set(module.sizes) == set(sizes.values())
+    assert caplog.records[0].getMessage() == (
+        "pictures have 3 sizes, height x width: 24 x 40 (2), 40 x 24 (1), 32 x 32 (1)"
+    )
+    assert data(folder, image_size=[16, 24]).sizes == ((16, 24),)
+    released = {"a.png": (1280, 720), "b.jpg": (720, 1280), "c.webp": (1024, 1024), "d.png": (832, 1248)}
+    module = data(folder, image_size=1024, buckets="released")
+    assert {pair.where: pair.picture.size for pair in module.tasks["pictures"].entries} == released
+    with pytest.raises(ValueError, match=r"data\.buckets=released .* data\.image_size=\[16, 24\]; set model"):
+        data(folder, image_size=[16, 24], buckets="released")
 
 
 def test_the_choice_builds(folder, conf_dir):

@@ -19,7 +19,10 @@ ONE_FAKE = ("phase.fake_updates_per_round=1",)
 RUNS = {
     "mopd_sde": (*SCORED, "data.tasks.ocr.prompts_per_round=4"),
     "teacher_aesthetic": NFT,
-    "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1"),
+    "guard_aesthetic": (
+        *("phase.noise_window.size=3", "phase.updates_per_round=1"),
+        "phase.micro_batch_size=2",  # of a process's three rows
+    ),
     "mini_autoencoder": ("data.batch_size=4", "optimizer.weight_decay=0"),
     "mini_pretrain": ("data.batch_size=4", "phase.sign_share=0.5"),
     "dopsd": ("teacher.decay=0.75",),
@@ -29,6 +32,7 @@ SLOW_RUNS = {
     "mopd_ppo": ("reward=picture_quality", "phase.round=two_pass"),
     "flow_opd": ("reward=picture_quality", "data.schedule=alternate"),
     "mopd_sft": (*SCORED, "phase.best_of_n=2", "phase.kl_weight=1"),
+    "sft_pairs": ("data.prompts_per_round=4", "data.caption_key=[text,long]", "phase.num_timesteps=2"),
     "mopd_dmd": (*SCORED, *ONE_FAKE),
     "mopd_tdm": (*SCORED, *ONE_FAKE),
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -9,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from diffopd.check import ConfigError, check_config
 from diffopd.files.picture import read_picture
 from diffopd.randomness import normal_rows
-from support.tiny_runs import FORKED, randomise, relative_distance, run_rounds
+from support.pictures import picture_file
+from support.tiny_runs import randomise, relative_distance, run_rounds
 
 
 @pytest.fixture
@@ -75,17 +78,6 @@ def test_the_student_learns_the_pictures(build):
     assert losses[1] < 0.9 * losses[0]
 
 
-@pytest.mark.slow
-def test_two_processes_learn_as_one(build):
-    settings = ("trainer.max_epochs=2", "data.prompts_per_round=4")
-    alone, shared = (
-        run_rounds(build(name, *settings, *more)) for name, more in (("one", ()), ("two", FORKED))
-    )
-    assert shared.metrics.keys() == alone.metrics.keys()
-    for update in range(2):
-        assert relative_distance(shared.flat_gradient(update), alone.flat_gradient(update)) < 1e-5
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -108,6 +100,12 @@ def test_two_processes_learn_as_one(build):
         (["phase.examples=picture"], r"phase\.examples=picture must be one of teacher, pictures"),
         (["data.path=/absent"], r"data\.path=/absent: there is no such folder"),
         (["data.caption_key=short_en"], r"metadata\.jsonl: no caption 'short_en' in line 1"),
+        (
+            ["phase._target_=diffopd.phase.NFTPhase", "data.image_size=[8]"],
+            r"data\.image_size=\[8\] must be a whole number from 1 to 16384, or \[height, width\]",
+        ),
+        (["data.buckets=some"], r"data\.buckets=some must be one of none, area, released"),
+        (["trainer=sharded"], r"data\.buckets=area gives processes different numbers of forwards"),
         (["trainer.devices=3"], r"data\.prompts_per_round=2 must be a multiple of the number of processes"),
     ],
 )
@@ -118,6 +116,41 @@ def test_errors_come_before_weights_load(build, monkeypatch, overrides, message)
     monkeypatch.setattr("diffopd.model.SD3Model.__init__", load)
     with pytest.raises(ConfigError, match=message):
         build("run", *overrides)
+
+
+def test_pictures_of_several_shapes_in_one_round(world, build, tmp_path):
+    """A round's gradient is the mean of the rows' own, each from noise of its own shape."""
+    shapes = {0: (64, 64), 1: (60, 100), 2: (100, 60), 3: (60, 100)}
+    sizes = ("model.image_size=24", "data.bucket_step=8")  # 24 x 24, 16 x 32, 32 x 16
+    for number, (height, width) in shapes.items():
+        name = Path(picture_file(tmp_path / "pairs", number, height, width).path).stem
+        (tmp_path / "pairs" / f"{name}.txt").write_text(f"thing {number}")
+    settings = ("trainer.max_epochs=1", "data.prompts_per_round=4", f"data.path={tmp_path / 'pairs'}")
+    run = build("run", *settings, *sizes, "phase.micro_batch_size=3")
+    phase, prompts = run.phase, run.data.batch(0)
+    model = phase.model
+    randomise(model, "student", 7)
+    total, seen = torch.zeros((), dtype=torch.float64), set()
+    for row, picture in enumerate(prompts.targets):
+        clean = model.encode_images(read_picture(picture)[None]).double()
+        seen.add(tuple(clean.shape[2:]))
+        normal = normal_rows(0, "sft/sigma/0", 0, [row], (1,)).double()
+        level = normal.sigmoid()[:, :, None, None]
+        sigma = 3 * level / (1 + 2 * level)
+        noise = normal_rows(0, "sft/noise/0", 0, [row], clean.shape[1:]).double()
+        latent, given = (1 - sigma) * clean + sigma * noise, model.encode([prompts.texts[row]])
+        velocity = model.velocity(latent.float(), sigma.flatten().float(), given, "student").double()
+        total = total + (velocity - (noise - clean)).square().mean() / 4
+    assert len(seen) == 3
+    expected = torch.autograd.grad(total, list(phase.policies["student"].weights().values()))
+    rounds = run_rounds(run)
+    assert rounds.metrics["train/loss/sft"] == pytest.approx(float(total.detach()), rel=1e-4)
+    assert relative_distance(rounds.flat_gradient(), torch.cat([g.flatten() for g in expected])) < 1e-4
+
+
+def test_a_size_that_the_model_cannot_take_is_told_before_the_first_round(build):
+    with pytest.raises(ConfigError, match=r"data\.image_size, .*=\[36, 32\] does not fit .*multiples of"):
+        build("run", "data.image_size=[36,32]", "data.buckets=none").run()
 
 
 def test_the_student_may_be_scored_for_the_log(build):

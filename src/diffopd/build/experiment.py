@@ -35,7 +35,7 @@ from diffopd.host.device import check_accelerator
 from diffopd.host.quiet import silence_known_noise
 from diffopd.host.rank import is_first_process
 from diffopd.host.threads import choose_num_threads
-from diffopd.report.run.at_end import RunFiles
+from diffopd.report.run.run_files import RunFiles
 from diffopd.run.finished import Finished, outputs_of, remove_finished, write_finished
 from diffopd.run.inputs import inputs_of
 from diffopd.run.metrics_csv import METRICS
@@ -125,7 +125,7 @@ class Experiment:
         elif self.report is not None:
             self.report(self.phase, self.benchmark, files)
         known = (self.folder / METRICS).is_file()
-        recipe = dataclasses.asdict(files.recipe()) if known else {}
+        recipe = dataclasses.asdict(files.recipe) if known else {}
         note = Finished(
             rounds=self.trainer.current_epoch,
             max_rounds=cast(int, self.trainer.max_epochs),

@@ -18,19 +18,31 @@ from diffopd.host.rank import lacks_srun, launched_processes
 
 def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Choices that are sound on their own and not together, as one sentence each."""
+    yield from choice_problems(values)
+    yield from step_problems(values)
+
+
+def choice_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Those of them for which nothing is built."""
     yield from _guidance(values)
     if not isinstance(values.get("phase"), Mapping):
         return
-    yield from _trained_steps(values)
-    yield from _noise(values)
     yield from _updates(values)
     yield from _timesteps(values)
     yield from _tasks(values)
     yield from _examples(values)
+    yield from _buckets(values)
     yield from _reward(values)
     yield from _context(values)
     yield from _report(values)
     yield from _processes(values)
+
+
+def step_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Those about the steps that are trained, for which sampler and states are built: this brings torch."""
+    if isinstance(values.get("phase"), Mapping):
+        yield from _trained_steps(values)
+        yield from _noise(values)
 
 
 def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
@@ -236,6 +248,25 @@ def _examples(values: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"phase.examples=teacher needs a teacher and none is chosen; choose one with +teacher=... "
             f"({choices}), or learn from pictures with phase.examples=pictures data=pairs"
+        )
+
+
+def _buckets(values: Mapping[str, Any]) -> Iterator[str]:
+    """Rows of several sizes need a phase that keeps them apart, and whole backbones."""
+    data = values.get("data")
+    buckets = data.get("buckets") if isinstance(data, Mapping) else None
+    if buckets in (None, "none"):
+        return
+    if _lacks(values, "phase", "takes_buckets"):
+        phase = Groups.read().choice_of("phase", _target(values, "phase"))
+        yield (
+            f"data.buckets={buckets} gives a round pictures of several sizes, and phase={phase} takes one; "
+            "set data.buckets=none"
+        )
+    if constant(_target(values.get("trainer") or {}, "strategy"), "divides_backbone"):
+        yield (
+            f"data.buckets={buckets} gives processes different numbers of forwards, and trainer=sharded "
+            "needs the same; set data.buckets=none, or choose trainer=ddp"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diffopd.check.rule import Named, Numbers, OneOf, Range, RangeOrShare, Rule, Text, Texts
+from diffopd.check.rule import HeightAndWidth, Named, Numbers, OneOf, Range, RangeOrShare, Rule, Text, Texts
 
 
 def whole(low: int, high: int = 1_000_000, *also: object) -> Range:
@@ -31,6 +31,7 @@ COUNT = whole(1)
 SEED = whole(0, 2**32 - 1)
 THREADS = whole(1, 1024)
 PIXELS = whole(1, 16_384)
+SIZE = HeightAndWidth(PIXELS)
 SHARE = at_least_0(1)
 SHARE_ABOVE_0 = above_0(1)
 DECAY = Range(0, 1, open_high=True)
@@ -239,7 +240,12 @@ LIMITS: Mapping[str, Rule] = {
     "loss.huber_width": above_0(1e6),
     "loss.snr_clip": above_0(1e6),
     "model.*dtype": PRECISION,
-    "model.image_size": PIXELS,
+    "model.image_size": SIZE,
+    "model.image_size.*": PIXELS,
+    "data.image_size": SIZE,
+    "data.image_size.*": PIXELS,
+    "data.bucket_step": whole(1, 1024),
+    "domain.bucket_step": whole(1, 1024),
     "model.decode_batch_size": whole(1, 1_000_000, None),
     "model.text_length": whole(0, 65_536),
     "model.embedded_guidance": at_least_0(100, None),
@@ -348,7 +354,8 @@ ANYWHERE: Mapping[str, Rule] = {
     "retries": whole(0, 1000),
     "concurrency": whole(1, 1024),
     "images_per_request": COUNT,
-    "image_size": PIXELS,
+    "image_size": SIZE,
+    "image_size.*": PIXELS,
     "num_threads": THREADS,
     "num_prompts": whole(1, 100_000_000, None),
     "images_per_prompt": whole(1, 10_000),

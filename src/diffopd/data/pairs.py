@@ -1,13 +1,15 @@
-"""Pictures of one's own with captions: what a model is to learn."""
+"""Your own pictures with captions: what a model is to learn."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
+from diffopd.data.buckets import RELEASED, nearest_size, sizes_of_area
 from diffopd.data.pair_files import CaptionedFile, caption_keys, read_captions
 from diffopd.data.rounds import RoundData, TaskPrompts, check_count
 from diffopd.files.fingerprint import sha256_of
@@ -15,6 +17,7 @@ from diffopd.files.picture import cut_share, picture_size
 from diffopd.randomness import numpy_generator
 from diffopd.types import Picture, Prompts
 from diffopd.types.picture import Colour
+from diffopd.types.size import ImageSize, Size, height_and_width, shown_size
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ class PairData(RoundData):
     Attributes:
         tasks: The one task, and its pairs.
         has_targets: That its rows have pictures to learn.
+        sizes: Height and width of its pictures, each once.
     """
 
     has_targets: ClassVar[bool] = True
@@ -56,7 +60,9 @@ class PairData(RoundData):
         captions: str,
         picture_key: str,
         caption_key: str | Sequence[str] | None,
-        image_size: int,
+        image_size: ImageSize,
+        buckets: Literal["none", "area", "released"],
+        bucket_step: int,
         background: Sequence[int],
         prompts_per_round: int,
         group_size: int,
@@ -71,7 +77,11 @@ class PairData(RoundData):
             picture_key: Key of a line's picture.
             caption_key: Key of the caption that is used, or several of which one is drawn for each picture
                 of a round; None = ``text``.
-            image_size: Height and width at which pictures are learned.
+            image_size: Height and width at which pictures are learned; one number for squares.
+            buckets: Sizes at which pictures are learned: ``none``: ``image_size`` alone; ``area``: sizes of
+                its area, of which each picture has the one nearest to its shape; ``released``: D-OPSD's
+                eleven.
+            bucket_step: Pixels that the sides of ``area``'s sizes are multiples of.
             background: Red, green and blue behind transparent parts, 0 to 255.
             prompts_per_round: Pictures in a round.
             group_size: Rows of each.
@@ -84,8 +94,12 @@ class PairData(RoundData):
         files = read_captions(path, captions, picture_key, keys)
         sizes = _sizes(path, files)
         red, green, blue = background
-        size = (image_size, image_size)
-        pairs = [_pair(file, size, (red, green, blue), keys) for file in files]
+        among = _sizes_of(buckets, height_and_width(image_size), bucket_step)
+        pairs = [
+            _pair(file, nearest_size(seen, among), (red, green, blue), keys)
+            for file, seen in zip(files, sizes, strict=True)
+        ]
+        self.sizes = tuple(dict.fromkeys(pair.picture.size for pair in pairs))
         _tell(pairs, sizes)
         counts = (
             check_count("data.prompts_per_round", prompts_per_round),
@@ -110,6 +124,22 @@ class PairData(RoundData):
         )
 
 
+def _sizes_of(buckets: str, size: Size, step: int) -> tuple[Size, ...]:
+    """The sizes that pictures may have.
+
+    Raises:
+        ValueError: If the released ones are wanted, which are for another area.
+    """
+    if buckets == "released":
+        if size != RELEASED[0]:
+            raise ValueError(
+                "data.buckets=released are sizes of about 1024 x 1024 pixels, and data.image_size="
+                f"{shown_size(size)}; set model.image_size=1024, or data.buckets=area"
+            )
+        return RELEASED
+    return sizes_of_area(size, step) if buckets == "area" else (size,)
+
+
 def _sizes(path: str, files: Sequence[CaptionedFile]) -> list[tuple[int, int]]:
     """Height and width of each picture.
 
@@ -123,7 +153,7 @@ def _sizes(path: str, files: Sequence[CaptionedFile]) -> list[tuple[int, int]]:
         except ValueError as error:
             return str(error)
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
+    with ThreadPoolExecutor(max_workers=8) as pool:  # Pillow decodes outside of Python's lock
         found = list(pool.map(size_or_problem, files))
     if problems := list(dict.fromkeys(one for one in found if isinstance(one, str))):
         number = f"{len(problems)} of {len(files)} pictures" if len(problems) > 1 else "a picture"
@@ -141,7 +171,10 @@ def _pair(file: CaptionedFile, size: tuple[int, int], background: Colour, keys: 
 
 
 def _tell(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]]) -> None:
-    """Say what is cut off, and what is enlarged."""
+    """Say which sizes there are, what is cut off, and what is enlarged."""
+    if len(of_size := Counter(pair.picture.size for pair in pairs)) > 1:
+        shown = ", ".join(f"{size[0]} x {size[1]} ({count})" for size, count in of_size.most_common())
+        log.info("pictures have %d sizes, height x width: %s", len(of_size), shown)
     cuts, small = [], []
     for pair, seen in zip(pairs, sizes, strict=True):
         size = (pair.picture.height, pair.picture.width)

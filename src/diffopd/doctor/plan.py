@@ -16,6 +16,7 @@ from diffopd.data.pair_files import caption_keys, read_captions
 from diffopd.data.prompt_files import read_prompts
 from diffopd.doctor.cost import Cost, due, phase_name, rows_of, run_cost
 from diffopd.doctor.device import num_processes
+from diffopd.types.size import height_and_width
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ class Plan:
         yield "run", f"{values['name']}, {phase_name(values)}, in {values['paths']['run']}"
         if phase_takes(values, "model"):
             model = values["model"]
-            yield "model", f"{model['path']}, {model['image_size']} pixels, {model['dtype']}"
+            height, width = height_and_width(model["image_size"])
+            pixels = f"{height}" if height == width else f"{height} x {width}"
+            yield "model", f"{model['path']}, {pixels} pixels, {model['dtype']}"
         if phase_takes(values, "adapter"):
             adapter = values["adapter"]
             start = adapter.get("start") or (
@@ -149,10 +152,12 @@ class Plan:
                     yield field.name.replace("_", " "), f"{number:,}"
         if keeping := values["callbacks"].get("round_checkpoint"):
             every, for_good = keeping["every_n_rounds"], keeping["keep_every_n_rounds"]
-            kept = f"{keeping['keep_last']} kept" + (
-                f"; every {for_good} rounds permanently" if for_good else ""
-            )
-            yield "checkpoints", f"every {every} rounds, {kept}"
+            kept = f"{keeping['keep_last']} kept" + (f"; {_every(for_good)} permanently" if for_good else "")
+            yield "checkpoints", f"{_every(every)}, {kept}"
+
+
+def _every(number: int) -> str:
+    return "every round" if number == 1 else f"every {number} rounds"
 
 
 def is_fuller(values: Mapping[str, Any], number: int) -> bool:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow.sigmas import shift_sigma, sigma_grid
+from diffopd.types.size import ImageSize, height_and_width, shown_size
 
 
 class SigmaGrid(ABC):
@@ -111,7 +112,7 @@ class ResolutionShift(SigmaGrid):
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: ImageSize,
         pixels_per_token: int,
         least_tokens: int,
         most_tokens: int,
@@ -122,7 +123,7 @@ class ResolutionShift(SigmaGrid):
         """Work out the shift.
 
         Args:
-            image_size: Height and width of the pictures.
+            image_size: Height and width of the pictures; one number for squares.
             pixels_per_token: Side of the square of pixels that one token stands for.
             least_tokens: Number of tokens at which ``mu`` is ``least_mu``.
             most_tokens: Number of tokens at which ``mu`` is ``most_mu``.
@@ -162,11 +163,11 @@ class EmpiricalShift(SigmaGrid):
         black-forest-labs/flux2, ``compute_empirical_mu``; the same constants as in diffusers 0.42.1.
     """
 
-    def __init__(self, *, image_size: int, pixels_per_token: int) -> None:
+    def __init__(self, *, image_size: ImageSize, pixels_per_token: int) -> None:
         """Count the tokens.
 
         Args:
-            image_size: Height and width of the pictures.
+            image_size: Height and width of the pictures; one number for squares.
             pixels_per_token: Side of the square of pixels that one token stands for.
 
         Raises:
@@ -183,18 +184,19 @@ class EmpiricalShift(SigmaGrid):
         return math.exp(many_steps + (many_steps - ten_steps) * (num_steps - 200) / 190)
 
 
-def num_tokens(image_size: int, pixels_per_token: int) -> int:
-    """Image tokens of a square picture.
+def num_tokens(image_size: ImageSize, pixels_per_token: int) -> int:
+    """Image tokens of a picture.
 
     Raises:
-        ValueError: If the side is no multiple of a token's.
+        ValueError: If a side is no multiple of a token's.
     """
-    if pixels_per_token < 1 or image_size < 1 or image_size % pixels_per_token:
+    height, width = height_and_width(image_size)
+    if pixels_per_token < 1 or height % pixels_per_token or width % pixels_per_token:
         raise ValueError(
-            f"model.image_size={image_size} must be a multiple of "
+            f"model.image_size={shown_size((height, width))} must be a multiple of "
             f"model.shift.pixels_per_token={pixels_per_token}"
         )
-    return (image_size // pixels_per_token) ** 2
+    return (height // pixels_per_token) * (width // pixels_per_token)
 
 
 def _positive(name: str, value: int | float) -> float:

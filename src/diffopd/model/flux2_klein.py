@@ -12,10 +12,10 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
 from diffopd.files.picture import read_picture
-from diffopd.model.image_size import check_image_size
 from diffopd.model.library_grid import check_grid
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.types import Conditioning, Picture, Prompts
+from diffopd.types.size import Size
 
 REFERENCE_STEP = 10
 """Frames from one reference to the next in the position embedding; the picture itself is frame 0."""
@@ -36,11 +36,14 @@ class Flux2KleinModel(PipelineModel):
     reads_pictures: ClassVar[bool] = True
     identity_components: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "transformer", "vae")
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape_at(self, size: Size) -> tuple[int, int, int]:
         """Channels, height, width of one latent."""
-        side = self.image_size // (2 * self.pipeline.vae_scale_factor)
-        return (self.transformer.config.in_channels, side, side)
+        return (self.transformer.config.in_channels, size[0] // self.cell, size[1] // self.cell)
+
+    @property
+    def cell(self) -> int:
+        """A token is 2 x 2 cells of the autoencoder."""
+        return 2 * self.pipeline.vae_scale_factor
 
     def check_settings(self) -> None:
         """Is it distilled, as the config says? Does the grid move as it should?"""
@@ -51,8 +54,7 @@ class Flux2KleinModel(PipelineModel):
                 f"model.step_distilled={str(self.step_distilled).lower()}, but {self.path} says is_distilled="
                 f"{str(distilled).lower()}; set model.step_distilled={answer}"
             )
-        check_image_size(self.image_size, self.path, cell=2 * self.pipeline.vae_scale_factor, largest=None)
-        _, height, width = self.latent_shape
+        _, height, width = self.latent_shape_at(self.size)
 
         def mu(num_steps: int) -> float:
             return compute_empirical_mu(image_seq_len=height * width, num_steps=num_steps)

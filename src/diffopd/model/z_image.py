@@ -9,12 +9,12 @@ import torch
 from diffusers import ZImagePipeline
 from torch import Tensor, nn
 
-from diffopd.model.image_size import check_image_size
 from diffopd.model.latents import scaled_from_vae, scaled_to_vae
 from diffopd.model.library_grid import check_grid, resolution_mu
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.model.vision_tower import VisionTower
 from diffopd.types import Conditioning, Picture, Prompts
+from diffopd.types.size import Size
 
 Told = tuple[str, tuple[Picture, ...]]
 """A prompt's text, and the pictures before it."""
@@ -35,19 +35,24 @@ class ZImageModel(PipelineModel):
     reads_pictures: ClassVar[bool] = True
     identity_components: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "transformer", "vae")
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape_at(self, size: Size) -> tuple[int, int, int]:
         """Channels, height, width of one latent."""
-        side = self.image_size // self.pipeline.vae_scale_factor
-        return (self.transformer.config.in_channels, side, side)
+        factor = self.pipeline.vae_scale_factor
+        return (self.transformer.config.in_channels, size[0] // factor, size[1] // factor)
+
+    @property
+    def cell(self) -> int:
+        """A token is 2 x 2 cells of the autoencoder."""
+        return 2 * self.pipeline.vae_scale_factor
+
+    @property
+    def largest_side(self) -> int:
+        """As many tokens as the position embedding has room for."""
+        return self.cell * min(self.transformer.config.axes_lens[1:])
 
     def check_settings(self) -> None:
-        """A token is 2 x 2 cells, and the position embedding has room for so many."""
-        cell = 2 * self.pipeline.vae_scale_factor
-        check_image_size(
-            self.image_size, self.path, cell=cell, largest=cell * min(self.transformer.config.axes_lens[1:])
-        )
-        scheduler, (_, height, width) = self.pipeline.scheduler, self.latent_shape
+        """The grid moves as the scheduler says."""
+        scheduler, (_, height, width) = self.pipeline.scheduler, self.latent_shape_at(self.size)
         mu = resolution_mu(scheduler, height * width // 4)
         check_grid(self.shift, scheduler, lambda num_steps: mu, self.path)
 

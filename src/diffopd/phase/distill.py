@@ -70,6 +70,7 @@ class DistillPhase(PolicyPhase):
 
     settings_type: ClassVar[type[StudentSettings]] = StudentSettings
     supervision: ClassVar[str] = "teacher"
+    takes_buckets: ClassVar[bool] = True
     round_kind: ClassVar[str] = "distillation"
     settings: StudentSettings
 
@@ -193,7 +194,7 @@ class DistillPhase(PolicyPhase):
         """The round's rows, at most so many together."""
         balance = self.balance.weights(tuple(dict.fromkeys(prompts.tasks)))
         weights = row_weights(prompts.tasks, balance, sum_tasks=self.sum_tasks).to(self.device)
-        for rows in self.micro_batches(len(prompts)):
+        for rows in self.micro_batches(prompts):
             part = prompts.select(rows)
             given = self.conditioning(part)
             yield MicroBatch(

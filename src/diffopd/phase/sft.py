@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on examples: what teachers generate, or pictures of one's own."""
+"""Supervised fine-tuning on examples: what teachers generate, or your own pictures."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class SFTPhase(TaughtPhase):
     """
 
     supervision: ClassVar[str] = "data"
+    takes_buckets: ClassVar[bool] = True
     round_kind: ClassVar[str] = "fine_tuning"
     takes_examples: ClassVar[bool] = True
 
@@ -110,7 +111,7 @@ class SFTPhase(TaughtPhase):
         """One round: the examples, then one update on them."""
         self.score_student(prompts)
         weights = self.round_log.shares(prompts.tasks)
-        for rows in self.micro_batches(len(prompts)):
+        for rows in self.micro_batches(prompts):
             part = prompts.select(rows)
             conditioning = self.conditioning(part)
             clean = self.examples(part, conditioning)

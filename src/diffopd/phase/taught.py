@@ -62,7 +62,7 @@ class TaughtPhase(PolicyPhase):
         """
         if self.reward is None or not self.due(self.settings.score_every_n_rounds):
             return
-        for rows in self.micro_batches(len(prompts)):
+        for rows in self.micro_batches(prompts):
             part = prompts.select(rows)
             *_, last = self.rollout(self.sampler, part, self.conditioning(part), self.student)
             with finite_rewards_everywhere(self.device):

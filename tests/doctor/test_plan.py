@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from diffopd.doctor.checks import prompt_findings
 from diffopd.doctor.cost import Cost
 from support.slow import slow_but
 
@@ -94,3 +95,14 @@ def test_rounds_that_do_more_are_counted(plan):
     assert both.fuller_rounds == 5  # 0, 2, 3, 4, 6
     never = plan("mopd_ode", *DISTILL, "phase.score_every_n_rounds=0", "phase.conflict_every_n_rounds=0")
     assert never.fuller_rounds == 0
+
+
+def test_a_run_on_pictures_is_planned(plan):
+    found = plan("sft_pairs", "data.prompts_per_round=8", "data.group_size=2", "model.image_size=[32,16]")
+    lines = dict(found.lines())
+    assert lines["task pictures"] == "4 pictures, 8 per round, group size 2"
+    assert "32 x 16 pixels" in lines["model"]
+    assert not {"reward", "images"} & set(lines)
+    assert (found.rows_per_round, found.cost.updates, found.cost.images) == (16, 2, 0)
+    (said,) = prompt_findings(found)
+    assert said.text == "a round takes 8 pictures of pictures, there are 4, so some are used twice in a round"

@@ -188,7 +188,8 @@ def build(cfg: DictConfig) -> Experiment:
     if "model" in wanted:
         pin_model(cfg)  # before the config is saved
     checkpoint = find_checkpoint(cfg, folder) if is_first_process() else None
-    parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
+    chosen = [group for group in LIGHT_GROUPS if group in wanted and cfg.get(group) is not None]
+    parts = {group: instantiate(cfg[group]) for group in chosen}
     check_optimizers(_optimizers(cfg, parts), named=getattr(phase_class, "names_parameters", False))
     check_fit(cfg, parts)
     report = instantiate(cfg.report) if cfg.get("report") else None
@@ -196,7 +197,7 @@ def build(cfg: DictConfig) -> Experiment:
         report.check(parts)
     data = instantiate(cfg.data)
     asked = parts.get("reward") if reward_is_asked(cfg) else None
-    check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), asked)
+    check_prompts(getattr(data, "tasks", None), cfg.data, asked)
     values = cast(Any, OmegaConf.to_container(cfg, resolve=True))
     groups = [group for group in (*LIGHT_GROUPS, *HEAVY_GROUPS) if group in wanted]
     inputs = inputs_of(values, groups) if is_first_process() else {}  # which writes the checkpoints

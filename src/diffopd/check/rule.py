@@ -65,6 +65,25 @@ class Range:
 
 
 @dataclass(frozen=True)
+class HeightAndWidth:
+    """A number of pixels for a square, or a list of height and width.
+
+    Attributes:
+        side: What each of them must be.
+    """
+
+    side: Range
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is a side, or two."""
+        sides = value if isinstance(value, list) and len(value) == 2 else [value]
+        return all(self.side.holds(side) for side in sides)
+
+    def __str__(self) -> str:
+        return f"{self.side}, or [height, width]"
+
+
+@dataclass(frozen=True)
 class RangeOrShare:
     """A number of a range, or a share as text, such as ``10 %``.
 

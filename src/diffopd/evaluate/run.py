@@ -33,6 +33,7 @@ from diffopd.report.run.images import ImageCollector
 from diffopd.report.run.results import results_table
 from diffopd.reward.failed_sample import failures_saved
 from diffopd.run.lock import locked
+from diffopd.types.size import height_and_width
 
 
 def evaluate_share(cfg: DictConfig, processes: Processes) -> None:
@@ -59,7 +60,8 @@ def _evaluate_share(cfg: DictConfig, processes: Processes) -> None:
         if cfg.check_scorers:
             with failures_saved(folder.path, "check"):
                 pairs: Any = OmegaConf.to_container(cfg.scorer_pairs, resolve=True)
-                for line in check_benchmark(benchmark, pairs, side=cfg.model.image_size):
+                side = min(height_and_width(cfg.model.image_size))
+                for line in check_benchmark(benchmark, pairs, side=side):
                     print(f"scorer {line}")
         return False
 

@@ -128,7 +128,11 @@ def _read_off(sampler: Sampler) -> dict[str, Any]:
 
 def _of_model(model: VelocityModel) -> dict[str, str | int | float]:
     """The base's identity, size of pictures and length of prompts, as far as the model has them."""
-    found = {name: int(getattr(model, name)) for name in _OF_MODEL if hasattr(model, name)}
+    found: dict[str, str | int | float] = {
+        name: value if isinstance(value := getattr(model, name), int) else str(list(value))
+        for name in _OF_MODEL
+        if hasattr(model, name)
+    }
     identity = getattr(model, "identity", None)
     return {**found, **({"base": str(identity)[:_LETTERS]} if identity else {})}
 

@@ -20,11 +20,14 @@ from diffopd.model.fused_blocks import PRECISIONS_OF_PRODUCTS, FusedBlocks, fusa
 from diffopd.model.guidance import check_guidance
 from diffopd.model.half_gradient import HalfGradient
 from diffopd.model.identity import pipeline_identity
+from diffopd.model.image_size import check_image_size
 from diffopd.model.loading import load_pipeline, whole_pipeline
 from diffopd.model.picture_coding import PictureCoding
 from diffopd.model.prompt_encoding import PromptEncoding
+from diffopd.model.reference_shapes import one_shape_at_a_time
 from diffopd.types import Conditioning
 from diffopd.types.precision import parse_dtype
+from diffopd.types.size import ImageSize, Size, height_and_width
 from diffopd.weights.finite import check_finite
 
 
@@ -41,6 +44,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         text_lengths: Shortest and longest ``text_length``.
         identity_components: Components whose configs and weights make up the base model; T5 is none, as it is
             large, optional and never trained.
+        reads_pictures: Whether the family can be shown reference pictures.
         empty_prompt: What the family is guided away from.
         transformer: The backbone, where adapters go.
         pipeline: The stock pipeline over the same modules.
@@ -51,7 +55,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         embedded_guidance: Guidance scale that the backbone takes as an input, or None.
         lora_modules: Ends of the names of the layers that adapters of this family go to.
         text_length: Longest prompt in tokens; a sampler elsewhere needs the same ``max_sequence_length``.
-        image_size: Height and width in pixels.
+        size: Height and width in pixels of the pictures it draws, where nothing else is said.
+        vision_tower: The vision-language model that pictures are seen with, or None.
         prompt_cache: Encoded prompts on disk, or None.
     """
 
@@ -59,13 +64,14 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
     encoders: ClassVar[tuple[str, ...]]
     text_lengths: ClassVar[tuple[int, int]]
     identity_components: ClassVar[tuple[str, ...]]
+    reads_pictures: ClassVar[bool] = False
 
     def __init__(
         self,
         *,
         path: str,
         revision: str | None,
-        image_size: int,
+        image_size: ImageSize,
         text_length: int,
         shift: int | float | SigmaGrid,
         guidance_scale: int | float,
@@ -81,15 +87,16 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         vae_tiling: bool,
         offload_text_encoders: bool,
         prompt_cache: str | None,
-        decode_batch_size: int | None = None,  # not in the configs that earlier runs saved
-        fused_blocks: str | None = None,  # neither
+        decode_batch_size: int | None = None,  # these are not in the configs that earlier runs saved
+        fused_blocks: str | None = None,
+        vision_tower: str | None = None,
     ) -> None:
         """Load the pipeline and freeze it.
 
         Args:
             path: A folder, ``package://...`` or a hub id.
             revision: Branch, tag or commit on the hub.
-            image_size: Height and width in pixels.
+            image_size: Height and width in pixels; one number for a square.
             text_length: Longest prompt in tokens.
             shift: What samplers lay their sigma grid out by; checked against the pipeline's scheduler.
             guidance_scale: Guidance at which the base model is used; >= 1, 1 = CFG off.
@@ -106,6 +113,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             offload_text_encoders: Keep the text encoders on the CPU except while they encode.
             prompt_cache: Folder of encoded prompts; also offloads the text encoders. None = none.
             decode_batch_size: Most pictures in the autoencoder at once; None = all that are asked for.
+            vision_tower: A vision-language model to see reference pictures with, for a family whose text
+                encoder is its language model; loaded when the first is seen. None for others.
             fused_blocks: ``fp32`` or ``bf16``: rounds of distillation compute Stable Diffusion 3 blocks on a
                 CPU by :class:`~diffopd.model.fused_block.FusedBlock`; None = all is as in diffusers.
 
@@ -131,8 +140,10 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             dtypes=dtypes,
             without=self.left_out(text_length),
         )
-        self.path, self.image_size, self.text_length = path, image_size, text_length
+        self.path, self.size, self.text_length = path, height_and_width(image_size), text_length
         self.decode_batch_size = decode_batch_size
+        self._kept = {}
+        self.vision_tower = vision_tower
         self.offload_text_encoders = offload_text_encoders or prompt_cache is not None
         self.transformer: Any = self.pipeline.transformer
         self.vae = self.pipeline.vae
@@ -150,6 +161,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             embedded_guidance=embedded_guidance,
             step_distilled=step_distilled,
         )
+        self.check_size(self.size)
         self.check_settings()
         for name, setting in (("transformer", "model.dtype"), ("vae", "model.vae_dtype")):
             check_finite(getattr(self, name), self._components[name].where, setting=setting)
@@ -177,14 +189,31 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         """Components that a prompt length makes superfluous; they are not loaded."""
         return ()
 
+    def open_pictures(self) -> None:
+        """Get ready to read reference pictures, and load what that takes.
+
+        Raises:
+            ValueError: If the family reads none, or what it takes cannot be loaded.
+        """
+        raise ValueError(self.no_pictures())
+
+    @abstractmethod
+    def latent_shape_at(self, size: Size) -> tuple[int, ...]:
+        """Shape of one latent of a picture of some size: channels, then axes such as height and width."""
+
     @property
     @abstractmethod
-    def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one latent: channels, then its axes, such as height and width."""
+    def cell(self) -> int:
+        """Side of the smallest picture in pixels; heights and widths are multiples of it."""
+
+    @property
+    def largest_side(self) -> int | None:
+        """Longest height or width in pixels; None = no limit."""
+        return None
 
     @abstractmethod
     def check_settings(self) -> None:
-        """Compare picture size and sigma grid with the pipeline.
+        """Compare the sigma grid, and what else there is, with the pipeline; the picture size fits already.
 
         Raises:
             ValueError: If they do not fit.
@@ -200,6 +229,28 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         """The backbone's velocity; ``latent`` is in the backbone's precision, ``sigma`` in fp32."""
 
     # What follows for all.
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one latent of the pictures it draws."""
+        return self.latent_shape_at(self.size)
+
+    @property
+    def image_size(self) -> int | Size:
+        """``size`` as a config has it: one number for a square."""
+        return self.size[0] if self.size[0] == self.size[1] else self.size
+
+    def check_size(self, size: Size, setting: str = "model.image_size") -> None:
+        """Refuse a picture size that the pipeline cannot make or read.
+
+        Args:
+            size: Height and width in pixels.
+            setting: Where it comes from, for the message.
+
+        Raises:
+            ValueError: If it does not fit.
+        """
+        check_image_size(size, self.path, cell=self.cell, largest=self.largest_side, setting=setting)
 
     def train(self, mode: bool = True) -> PipelineModel:
         """Stay in evaluation mode: T5 has dropout, and encodings must not depend on the phase."""
@@ -244,6 +295,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         return pipeline_identity(components, cls.identity_components)
 
     @answered_by_backbones
+    @one_shape_at_a_time
     def velocity(
         self,
         latent: Float[Tensor, " batch *latent"],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from torch import nn
 
 from diffopd.adapter import adapter_parameters, copy_adapter, export_lora, save_adapter
@@ -43,6 +44,19 @@ class LowRank(Policy):
         if not isinstance(other, LowRank):
             raise ValueError(f"{self.name} is an adapter and {other.name} is none")
         copy_adapter(self.model.transformer, other.name, self.name)
+
+    def is_base(self) -> bool:
+        """Whether its update is 0: every factor B is."""
+        return not any(bool(value.any()) for value in self._second_factors())
+
+    @torch.no_grad()
+    def become_base(self) -> None:
+        """Set every factor B to 0; the factors A stay, or no gradient would reach them again."""
+        for value in self._second_factors():
+            value.zero_()
+
+    def _second_factors(self) -> list[nn.Parameter]:
+        return [value for key, value in self.weights().items() if key.endswith(".lora_B.weight")]
 
     def save(self, folder: Path) -> None:
         """Write it as a PEFT folder."""

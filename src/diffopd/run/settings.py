@@ -28,6 +28,8 @@ _ADDED = {
     "model.fused_blocks": None,
     "model.vae_tiling": False,
     "model.offload_text_encoders": False,
+    "model.vision_tower": None,
+    "phase.examples": "teacher",
 }
 """Settings that came later -> what they were in a run whose config does not have them."""
 _REPEATED = ("model.lora_modules",)

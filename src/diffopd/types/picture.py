@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+WHITE: Colour = (255, 255, 255)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -14,14 +18,22 @@ class Picture:
         digest: SHA-256 of its bytes, so that caches and records notice a changed file.
         height: Rows of pixels after scaling and cropping.
         width: Columns of pixels after scaling and cropping.
+        background: Colour behind its transparent parts.
     """
 
     path: str
     digest: str
     height: int
     width: int
+    background: Colour = WHITE
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return (self.height, self.width)
 
     @property
     def key(self) -> str:
         """What it shows, whatever the file is called."""
-        return f"{self.digest}@{self.height}x{self.width}"
+        key = f"{self.digest}@{self.height}x{self.width}"
+        return key if self.background == WHITE else f"{key} on {bytes(self.background).hex()}"

@@ -126,6 +126,15 @@ class Conditioning:
         lengths = tuple(self.lengths[row] for row in chosen)
         return Conditioning(self.embeds[:, : max(lengths, default=0)][index], pooled, lengths, references)
 
+    def rows_alike(self) -> list[list[int]]:
+        """Row numbers, those whose references have the same shapes together, in the order of their first."""
+        if self.references is None:
+            return [list(range(len(self)))]
+        groups: dict[tuple[torch.Size, ...], list[int]] = {}
+        for row, latents in enumerate(self.references):
+            groups.setdefault(tuple(latent.shape for latent in latents), []).append(row)
+        return list(groups.values())
+
     def expand(self, batch: int) -> Conditioning:
         """One row repeated ``batch`` times, without copying it.
 

@@ -173,8 +173,15 @@ def first_prompts(folder: Path, path: str) -> Path:
 
 @torch.no_grad()
 def randomise(model: SD3Model, adapter: str, seed: int) -> None:
-    """Overwrite an adapter, ``B`` included, by random numbers that change the model clearly."""
+    """Overwrite an adapter, ``B`` included, by random numbers that change the model clearly.
+
+    Of a policy of whole weights, the numbers are added.
+    """
     generator = torch.Generator().manual_seed(seed)
+    if adapter in model.backbones.names:
+        for parameter in model.backbones.named(adapter).parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+        return
     for parameter in adapter_parameters(model.transformer, adapter).values():
         parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 

@@ -42,6 +42,7 @@ def test_wrong_settings_are_refused(changes, message):
             r"context=reference shows the teacher pictures, and model=\w+ reads none; choose context=text",
         ),
         (["phase.score_every_n_rounds=5"], r"score_every_n_rounds=5 scores samples with a reward, and none"),
+        (["teacher.guidance_scale=2"], r"teacher\.guidance_scale=2, but model\.step_distilled=true"),
         (["teacher.decay=1"], r"teacher\.decay=1 must be a number in \[0, 1\)"),
         (["teacher.weights=mean"], r"teacher\.weights=mean must be one of ema, frozen, live"),
         (["context=text"], r"context\.key is required and has no value"),

@@ -53,9 +53,11 @@ def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
     if not phase_takes(values, "model"):
         return
     sampler = values.get("sampler") if phase_takes(values, "sampler") else None
+    teacher = values.get("teacher") if phase_takes(values, "teacher") else None
     given = {
         "model.guidance_scale": model.get("guidance_scale"),
         "sampler.guidance_scale": (sampler or {}).get("guidance_scale"),
+        "teacher.guidance_scale": (teacher or {}).get("guidance_scale"),
         "guidance_scale": values.get("guidance_scale"),
     }
     for place, scale in given.items():

@@ -130,6 +130,7 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
     "adapter.start": _adapters,
     "adapter.merge.folders": _adapters,
     "model.path": _base,
+    "model.vision_tower": _local,
     "pipeline.path": _local,
     "data.path": _pictures,
     "data.tasks.*.path": _local,

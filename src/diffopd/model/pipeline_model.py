@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from diffopd.flow import SigmaGrid
 from diffopd.model.adapter_rows import AdapterRouter, Route
 from diffopd.model.attention import choose_attention_backend
 from diffopd.model.backbones import Backbones, answered_by_backbones
+from diffopd.model.fused_blocks import PRECISIONS_OF_PRODUCTS, FusedBlocks, fusable
 from diffopd.model.guidance import check_guidance
 from diffopd.model.half_gradient import HalfGradient
 from diffopd.model.identity import pipeline_identity
@@ -87,6 +89,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         prompt_cache: str | None,
         decode_batch_size: int | None = None,  # these are not in the configs that earlier runs saved
         vision_tower: str | None = None,
+        fused_blocks: str | None = None,
     ) -> None:
         """Load the pipeline and freeze it.
 
@@ -112,6 +115,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             decode_batch_size: Most pictures in the autoencoder at once; None = all that are asked for.
             vision_tower: A vision-language model to see reference pictures with, for a family whose text
                 encoder is its language model; loaded when the first is seen. None for others.
+            fused_blocks: ``fp32`` or ``bf16``: rounds of distillation compute Stable Diffusion 3 blocks on a
+                CPU by :class:`~diffopd.model.fused_block.FusedBlock`; None = all is as in diffusers.
 
         Raises:
             ValueError: If the pipeline is absent or damaged, or these settings do not fit it.
@@ -172,6 +177,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             choose_attention_backend(self.transformer, attention_backend)
         if vae_tiling:
             self.vae.enable_tiling()
+        self._fused = self._fused_blocks(fused_blocks, compile)
+        self._in_round = False
         if compile:
             self.compile_blocks()
 
@@ -311,10 +318,48 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         route = Route.plan(adapters, latent.shape[0])
         states, sigmas = route.arrange(latent, sigma)
         given = conditioning if route.order is None else conditioning.select(route.order)
-        with self._router.route(route):
+        with self._router.route(route), self._blocks(route):
             output = self.predict(states.to(self.precision), sigmas, given)
         velocity = route.restore(output).float()
         return velocity if self._half_gradient is None else self._half_gradient.scaled(velocity)
+
+    @contextlib.contextmanager
+    def in_round(self) -> Iterator[None]:
+        """Within this block velocities may differ by rounding, as ``fused_blocks`` says.
+
+        Outside, where students are sampled, evaluated and compared with stock pipelines, they never do.
+        """
+        before, self._in_round = self._in_round, True
+        try:
+            yield
+        finally:
+            self._in_round = before
+
+    def _blocks(self, route: Route) -> contextlib.AbstractContextManager[None]:
+        if self._fused is None or not self._in_round:
+            return contextlib.nullcontext()
+        return self._fused.active(self.transformer, route.runs)
+
+    def _fused_blocks(self, precision: str | None, compiled: bool) -> FusedBlocks | None:
+        if precision is None:
+            return None
+        if precision not in PRECISIONS_OF_PRODUCTS:
+            raise ValueError(
+                f"model.fused_blocks={precision} is not known; choose one of "
+                f"{', '.join(PRECISIONS_OF_PRODUCTS)}, or null"
+            )
+        if compiled:
+            raise ValueError(
+                f"model.fused_blocks={precision} and model.compile=true are two ways for the same blocks; "
+                "set one to null or false"
+            )
+        if not any(fusable(block) for block in getattr(self.transformer, "transformer_blocks", ())):
+            raise ValueError(
+                f"model.fused_blocks={precision}, but no block of {type(self.transformer).__name__} can be: "
+                "they must be Stable Diffusion 3's in fp32, with norms of query and key and one attention; "
+                "set model.fused_blocks=null"
+            )
+        return FusedBlocks(half=precision == "bf16")
 
     def compile_blocks(self, **options: Any) -> None:
         """Have each repeated block of the backbone compiled at its first call.

@@ -130,18 +130,22 @@ class DistillPhase(PolicyPhase):
         ``phase.task_reduction``), and the last step, which the released code leaves out (``states``).
         """
         steps = self.states.draw(self.sampler.num_steps, torch_generator(self.seed, "states", self.round))
-        if self.two_pass:
-            self._two_pass_round(prompts, steps)
-        else:
-            for rows in self._rows(prompts):
-                for transition in self._rollout(rows, steps):  # the student's own states
-                    if transition.step in steps:
-                        self._match(rows, transition, transition.velocity.detach(), len(steps))
-                    del transition  # a step's activations end before the next step makes its own
-            self._take_step()
+        with self.model.in_round():
+            self._round(prompts, steps)
         self.round_log.add("train/cost/images", len(prompts) * num_processes())
         self._watch_balance(prompts)
         self.log_round(prompts)
+
+    def _round(self, prompts: Prompts, steps: Sequence[int]) -> None:
+        if self.two_pass:
+            self._two_pass_round(prompts, steps)
+            return
+        for rows in self._rows(prompts):
+            for transition in self._rollout(rows, steps):  # the student's own states
+                if transition.step in steps:
+                    self._match(rows, transition, transition.velocity.detach(), len(steps))
+                del transition  # a step's activations end before the next step makes its own
+        self._take_step()
 
     def _match(self, rows: MicroBatch, transition: Transition, velocity_old: Tensor, num_drawn: int) -> None:
         """Add the gradient of one step: student against teacher at the state where the student is."""

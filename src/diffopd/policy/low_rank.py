@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
 
 from diffopd.adapter import adapter_parameters, copy_adapter, export_lora, save_adapter
+from diffopd.adapter.lora import adapter_layers, layer_parameters
 from diffopd.policy.base import Policy
 
 
 @final
 class LowRank(Policy):
-    """An adapter that lies on the model's transformer under its name."""
+    """An adapter that lies on the model's transformer under its name.
+
+    It keeps which layers it lies on: a round asks for its weights a dozen times.
+    """
 
     name: str
+    _layers: Mapping[str, Any] | None = None
 
     def weights(self) -> Mapping[str, nn.Parameter]:
         """The factors A and B of every layer."""
-        return adapter_parameters(self.model.transformer, self.name)
+        if self._layers is None:
+            adapter_parameters(self.model.transformer, self.name)  # an error if there is no such adapter
+            self._layers = adapter_layers(self.model.transformer, self.name)
+        return layer_parameters(self._layers, self.name)
 
     def owns(self, key: str) -> bool:
         """Whether an entry is one of its factors."""

@@ -25,6 +25,7 @@ _ADDED = {
     "model.step_distilled": False,
     "model.attention_backend": None,
     "model.compile": False,
+    "model.fused_blocks": None,
     "model.vae_tiling": False,
     "model.offload_text_encoders": False,
     "model.vision_tower": None,

@@ -32,7 +32,10 @@ SLOW_RUNS = {
     "mopd_ppo": ("reward=picture_quality", "phase.round=two_pass"),
     "flow_opd": ("reward=picture_quality", "data.schedule=alternate"),
     "mopd_sft": (*SCORED, "phase.best_of_n=2", "phase.kl_weight=1"),
-    "sft_pairs": ("data.prompts_per_round=4", "data.caption_key=[text,long]", "phase.num_timesteps=2"),
+    "sft_pairs": (
+        *("+reward=picture_quality", "phase.score_every_n_rounds=1"),  # it rolls out to be scored alone
+        *("data.prompts_per_round=4", "data.caption_key=[text,long]", "phase.num_timesteps=2"),
+    ),
     "mopd_dmd": (*SCORED, *ONE_FAKE),
     "mopd_tdm": (*SCORED, *ONE_FAKE),
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),

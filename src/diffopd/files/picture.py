@@ -66,8 +66,8 @@ def cut_share(seen: tuple[int, int], size: tuple[int, int]) -> float:
         size: Height and width at which it is read.
 
     Examples:
-        >>> cut_share((100, 150), (64, 64))
-        0.333...
+        >>> round(cut_share((100, 150), (64, 64)), 3)
+        0.333
     """
     height, width = seen
     left, top, right, bottom = _cover((width, height), (size[1], size[0]))

@@ -14,7 +14,7 @@ from diffopd.files.picture import read_picture
 from diffopd.types import Picture
 
 MAX_KEPT = 4096
-"""Encoded pictures kept in memory at most; one of a megapixel takes 1 MB."""
+"""Encoded pictures kept in memory at most; one of a megapixel takes 1 to 2 MB."""
 
 
 class PictureCoding(nn.Module, ABC):

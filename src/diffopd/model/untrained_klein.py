@@ -1,0 +1,77 @@
+"""New, untrained FLUX.2 [klein] pipelines of any size, for the drawn world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from diffusers import (
+    AutoencoderKLFlux2,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+)
+from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from diffopd.world.byte_vocabulary import CHAT_TEMPLATE, SPECIAL, byte_tables
+
+
+def new_klein_pipeline(
+    *,
+    seed: int,
+    shift: float,
+    text_tokens: int,
+    embedding_std: float,
+    transformer: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    text_encoder: Mapping[str, Any],
+) -> Flux2KleinPipeline:
+    """Build a pipeline for the drawn world: random weights, the world's tokenizer.
+
+    Args:
+        seed: Seed of the initial weights.
+        shift: The scheduler's timestep shift, the same for every picture size and number of steps.
+        text_tokens: Longest prompt in tokens, both marks of the message included.
+        embedding_std: Standard deviation of the text encoder's word vectors. Far above what its layers add:
+            words stay recognisable in all of them, so that the encoder need not be trained.
+        transformer: Arguments of ``Flux2Transformer2DModel``.
+        vae: Arguments of ``AutoencoderKLFlux2``.
+        text_encoder: Arguments of ``Qwen3Config``. The pipeline reads layers 9, 18 and 27 of it.
+
+    Returns:
+        The pipeline in fp32 on the CPU.
+    """
+    vocabulary, merges = byte_tables()
+    padding, start, end = SPECIAL
+    tokenizer = Qwen2TokenizerFast(
+        vocab=vocabulary,
+        merges=cast(Any, merges),
+        pad_token=padding,
+        eos_token=end,
+        extra_special_tokens=[start],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=text_tokens,
+        padding_side="right",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=len(vocabulary),
+                eos_token_id=vocabulary[end],
+                pad_token_id=vocabulary[padding],
+                **text_encoder,
+            )
+        )
+        torch.nn.init.normal_(encoder.model.embed_tokens.weight, std=embedding_std)
+        backbone = Flux2Transformer2DModel(**transformer)
+        autoencoder = AutoencoderKLFlux2(**vae)
+    return Flux2KleinPipeline(
+        transformer=backbone,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
+        vae=autoencoder,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        is_distilled=False,
+    )

@@ -42,25 +42,14 @@ def new_klein_pipeline(
     Returns:
         The pipeline in fp32 on the CPU.
     """
-    vocabulary, merges = byte_tables()
-    padding, start, end = SPECIAL
-    tokenizer = Qwen2TokenizerFast(
-        vocab=vocabulary,
-        merges=cast(Any, merges),
-        pad_token=padding,
-        eos_token=end,
-        extra_special_tokens=[start],
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=text_tokens,
-        padding_side="right",
-    )
+    tokenizer = new_tokenizer(text_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = Qwen3ForCausalLM(
             Qwen3Config(
-                vocab_size=len(vocabulary),
-                eos_token_id=vocabulary[end],
-                pad_token_id=vocabulary[padding],
+                vocab_size=len(tokenizer),
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
                 **text_encoder,
             )
         )
@@ -74,4 +63,24 @@ def new_klein_pipeline(
         text_encoder=encoder,
         tokenizer=tokenizer,
         is_distilled=False,
+    )
+
+
+def new_tokenizer(text_tokens: int) -> Qwen2TokenizerFast:
+    """The drawn world's tokenizer of Qwen's kind.
+
+    Args:
+        text_tokens: Longest prompt in tokens, both marks of the message included.
+    """
+    vocabulary, merges = byte_tables()
+    padding, start, end = SPECIAL
+    return Qwen2TokenizerFast(
+        vocab=vocabulary,
+        merges=cast(Any, merges),
+        pad_token=padding,
+        eos_token=end,
+        extra_special_tokens=[start],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=text_tokens,
+        padding_side="right",
     )

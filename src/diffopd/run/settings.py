@@ -27,6 +27,9 @@ _ADDED = {
     "model.compile": False,
     "model.vae_tiling": False,
     "model.offload_text_encoders": False,
+    "phase.figure_share": 0.0,
+    "phase.copy_share": 0.0,
+    "phase.same_figure_share": 0.0,
 }
 """Settings that came later -> what they were in a run whose config does not have them."""
 _REPEATED = ("model.lora_modules",)

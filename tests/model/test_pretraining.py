@@ -30,7 +30,7 @@ def klein():
 
 
 def pictures(number: int) -> torch.Tensor:
-    return torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return torch.rand(number, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 @torch.no_grad()
@@ -44,14 +44,14 @@ def test_klein_latents_are_normalised_by_channel(klein):
 @pytest.mark.parametrize("with_reference", [False, True])
 @torch.no_grad()
 def test_the_stock_pipeline_takes_the_same_step(klein, with_reference):
-    shown = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    shown = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     noise = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0))
     stock = klein.pipeline(
         prompt=TEXTS,
         image=shown if with_reference else None,
         latents=noise,
-        height=32,
-        width=32,
+        height=64,
+        width=64,
         num_inference_steps=1,
         guidance_scale=1.0,
         max_sequence_length=28,

@@ -77,6 +77,10 @@ class TinyWorld:
             return [*RUN, *SMALL_TRANSFORMER, *DRAWINGS]
         if experiment == "mini_klein_autoencoder":
             return [*RUN, *SMALL_KLEIN, *DRAWINGS]
+        if experiment == "mini_klein_distil":
+            teachers = [f"teacher.teachers.{task}.path={self.klein}/transformer" for task in TASKS]
+            few = [f"data.tasks.{task}.prompts_per_round=1" for task in TASKS]
+            return [*RUN, f"model.path={self.klein}", *teachers, *few, "sampler.num_steps=4"]
         if experiment == "mini_klein_pretrain":
             return [*RUN, f"pipeline.path={self.klein}", *DRAWINGS]
         if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini64_pretrain"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,8 +13,10 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
 )
+from safetensors.torch import load_file
 from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from diffopd.weights.files import DIFFUSERS, weight_files
 from diffopd.world.byte_vocabulary import CHAT_TEMPLATE, SPECIAL, byte_tables
 
 
@@ -23,6 +26,7 @@ def new_klein_pipeline(
     shift: float,
     text_tokens: int,
     embedding_std: float,
+    autoencoder: str | None,
     transformer: Mapping[str, Any],
     vae: Mapping[str, Any],
     text_encoder: Mapping[str, Any],
@@ -35,12 +39,17 @@ def new_klein_pipeline(
         text_tokens: Longest prompt in tokens, both marks of the message included.
         embedding_std: Standard deviation of the text encoder's word vectors. Far above what its layers add:
             words stay recognisable in all of them, so that the encoder need not be trained.
+        autoencoder: Folder of a trained autoencoder of diffusers with these shapes, whose weights are taken; None
+            = random ones.
         transformer: Arguments of ``Flux2Transformer2DModel``.
         vae: Arguments of ``AutoencoderKLFlux2``.
         text_encoder: Arguments of ``Qwen3Config``. The pipeline reads layers 9, 18 and 27 of it.
 
     Returns:
         The pipeline in fp32 on the CPU.
+
+    Raises:
+        ValueError: If the trained autoencoder cannot be read or has other shapes.
     """
     tokenizer = new_tokenizer(text_tokens)
     with torch.random.fork_rng(devices=[]):
@@ -55,15 +64,33 @@ def new_klein_pipeline(
         )
         torch.nn.init.normal_(encoder.model.embed_tokens.weight, std=embedding_std)
         backbone = Flux2Transformer2DModel(**transformer)
-        autoencoder = AutoencoderKLFlux2(**vae)
+        new_autoencoder = AutoencoderKLFlux2(**vae)
+    if autoencoder is not None:
+        _take_weights(new_autoencoder, Path(autoencoder))
     return Flux2KleinPipeline(
         transformer=backbone,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
-        vae=autoencoder,
+        vae=new_autoencoder,
         text_encoder=encoder,
         tokenizer=tokenizer,
         is_distilled=False,
     )
+
+
+def _take_weights(model: AutoencoderKLFlux2, folder: Path) -> None:
+    """All weights but the statistics of the latents, which other kinds of autoencoders keep in their config."""
+    where = f"pipeline.autoencoder={folder}"
+    found: dict[str, torch.Tensor] = {}
+    for file in weight_files(folder, DIFFUSERS, where):
+        found |= load_file(file)
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith("bn.")}
+    wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{where}: {wrong[0]} is missing or of another shape than pipeline.vae gives it; take an "
+            "autoencoder of these settings, or pipeline.autoencoder=null"
+        )
+    model.load_state_dict({name: found[name] for name in own}, strict=False)
 
 
 def new_tokenizer(text_tokens: int) -> Qwen2TokenizerFast:

@@ -118,6 +118,7 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
     "adapter.merge.folders": _adapters,
     "model.path": _base,
     "pipeline.path": _local,
+    "pipeline.autoencoder": _local,
     "data.tasks.*.path": _local,
     "routing.tasks.*.path": _local,
     "reward.**path": _local,

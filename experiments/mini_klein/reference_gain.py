@@ -2,7 +2,7 @@
 
     python experiments/mini_klein/reference_gain.py <pipeline folder>
 
-Mean squared error of the clean prediction, in units of normalised latents, by noise level: with the caption
+Mean squared error of the clean prediction, in units of normalized latents, by noise level: with the caption
 alone, with the target itself as reference, and, for another drawing of the figure, with its caption alone and
 with the first drawing as reference.
 """

@@ -34,7 +34,7 @@ def pictures(number: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_klein_latents_are_normalised_by_channel(klein):
+def test_klein_latents_are_normalized_by_channel(klein):
     latents = klein.encode(pictures(16))
     assert latents.shape == (16, 32, 8, 8)
     assert latents.mean((0, 2, 3)).abs().max() < 1e-4

@@ -31,11 +31,11 @@ class Pretraining(Protocol):
     takes_references: bool
 
     def encode(self, pictures: Pictures) -> Latent:
-        """Latents as the backbone has them: the posterior's mean, normalised."""
+        """Latents as the backbone has them: the posterior's mean, normalized."""
         ...
 
     def measure(self, pictures: Pictures) -> None:
-        """Write into the autoencoder what normalises its latents: mean and deviation over these pictures."""
+        """Write into the autoencoder what normalizes its latents: mean and deviation over these pictures."""
         ...
 
     def velocity(
@@ -122,7 +122,7 @@ class KleinPretraining:
         self._prompts: dict[str, Tensor] = {}
 
     def encode(self, pictures: Pictures) -> Latent:
-        """The mean in patches, each channel normalised by the autoencoder's statistics, as references are."""
+        """The mean in patches, each channel normalized by the autoencoder's statistics, as references are."""
         with torch.no_grad():
             return self.pipeline._encode_vae_image(pictures, cast(Any, None)).float()
 

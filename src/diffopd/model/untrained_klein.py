@@ -38,9 +38,9 @@ def new_klein_pipeline(
         shift: The scheduler's timestep shift, the same for every picture size and number of steps.
         text_tokens: Longest prompt in tokens, both marks of the message included.
         embedding_std: Standard deviation of the text encoder's word vectors. Far above what its layers add:
-            words stay recognisable in all of them, so that the encoder need not be trained.
-        autoencoder: Folder of a trained autoencoder of diffusers with these shapes, whose weights are taken; None
-            = random ones.
+            words stay recognizable in all of them, so that the encoder need not be trained.
+        autoencoder: Folder of a trained autoencoder of diffusers with these shapes, whose weights are taken;
+            None = random ones.
         transformer: Arguments of ``Flux2Transformer2DModel``.
         vae: Arguments of ``AutoencoderKLFlux2``.
         text_encoder: Arguments of ``Qwen3Config``. The pipeline reads layers 9, 18 and 27 of it.
@@ -78,7 +78,7 @@ def new_klein_pipeline(
 
 
 def _take_weights(model: AutoencoderKLFlux2, folder: Path) -> None:
-    """All weights but the statistics of the latents, which other kinds of autoencoders keep in their config."""
+    """All weights but the statistics of latents, which other kinds of autoencoders keep in their config."""
     where = f"pipeline.autoencoder={folder}"
     found: dict[str, torch.Tensor] = {}
     for file in weight_files(folder, DIFFUSERS, where):

@@ -16,6 +16,7 @@ from diffopd.world.figure_request import THE_SAME_PICTURE
 
 _AT_ONCE = 512
 _GOLDEN = (5**0.5 - 1) / 2
+_NO_LATENTS = torch.empty(0, 0, 0, 0)
 
 
 class Shown(Enum):
@@ -62,7 +63,7 @@ class EncodedDrawings:
     @classmethod
     def none(cls) -> EncodedDrawings:
         """No drawings yet."""
-        return cls([], torch.empty(0), [], [], torch.empty(0))
+        return cls([], _NO_LATENTS, [], [], _NO_LATENTS)
 
     def row(self, index: int, kind: Shown) -> Row:
         """The sample that a drawing's index stands for; any index stands for some figure, too."""
@@ -126,7 +127,7 @@ def encode_drawings(
         return drawing.pixels, drawing.text
 
     latents, texts = _encoded(encode, first, range(number))
-    again, again_texts = _encoded(encode, second, figures)
+    again, again_texts = _encoded(encode, second, figures) if figures else (latents[:0], [])
     return EncodedDrawings(texts, latents, figures, again_texts, again)
 
 
@@ -135,10 +136,11 @@ def _encoded(
     drawn: Callable[[int], tuple[np.ndarray, str]],
     indices: range | list[int],
 ) -> tuple[Tensor, list[str]]:
-    chunks, texts = [torch.empty(0, dtype=torch.float16)][:0], []
+    chunks: list[Tensor] = []
+    texts: list[str] = []
     for start in range(0, len(indices), _AT_ONCE):
         drawings = [drawn(index) for index in indices[start : start + _AT_ONCE]]
         texts += [text for _, text in drawings]
         pictures = to_image_tensor(np.stack([pixels for pixels, _ in drawings])) * 2 - 1
         chunks.append(encode(pictures).half().cpu())
-    return (torch.cat(chunks) if chunks else torch.empty(0)), texts
+    return torch.cat(chunks), texts

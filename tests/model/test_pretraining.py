@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 
@@ -88,3 +89,15 @@ def test_stable_diffusion_3_trains_its_text_encoders():
         latents = view.encode(pictures(16))
     assert abs(float(latents.mean())) < 1e-2
     assert abs(float(latents.std()) - 1) < 1e-2
+
+
+def test_a_pipeline_starts_from_a_trained_autoencoder(tmp_path):
+    trained = untrained("mini_klein_untrained", SMALL_KLEIN).vae
+    for value in trained.parameters():
+        value.data.add_(0.5)
+    trained.save_pretrained(tmp_path)
+    start = f"pipeline.autoencoder={tmp_path}"
+    started = untrained("mini_klein_untrained", (*SMALL_KLEIN, start)).vae.state_dict()
+    assert all(torch.equal(value, started[name]) for name, value in trained.named_parameters())
+    with pytest.raises(InstantiationException, match=r"of another shape than pipeline\.vae gives it"):
+        untrained("mini_klein_untrained", (*SMALL_KLEIN, start, "pipeline.vae.latent_channels=4"))

@@ -59,7 +59,7 @@ def _pictures(drawings: list[Drawing]) -> Tensor:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="How much a reference picture helps a pipeline.")
     parser.add_argument("pipeline")
     parser.add_argument("--number", type=int, default=256, help="figures")
     parser.add_argument("--text-length", type=int, default=28)

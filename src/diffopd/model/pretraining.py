@@ -145,9 +145,9 @@ class KleinPretraining:
             guidance=None,
             encoder_hidden_states=embeds,
             txt_ids=_places((0,), 1, 1, embeds.shape[1]).to(latent.device),
-            img_ids=torch.cat([_places((10 * n,), *part.shape[2:], 1) for n, part in enumerate(shown)]).to(
-                latent.device
-            ),
+            img_ids=torch.cat(
+                [_places((10 * n,), part.shape[2], part.shape[3], 1) for n, part in enumerate(shown)]
+            ).to(latent.device),
             return_dict=False,
         )[0]
         height, width = latent.shape[2:]

@@ -14,7 +14,7 @@ from diffusers import (
     Flux2Transformer2DModel,
 )
 from safetensors.torch import load_file
-from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from diffopd.weights.files import DIFFUSERS, weight_files
 from diffopd.world.byte_vocabulary import CHAT_TEMPLATE, SPECIAL, byte_tables
@@ -72,7 +72,7 @@ def new_klein_pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
         vae=new_autoencoder,
         text_encoder=encoder,
-        tokenizer=tokenizer,
+        tokenizer=cast(Any, tokenizer),
         is_distilled=False,
     )
 
@@ -93,7 +93,7 @@ def _take_weights(model: AutoencoderKLFlux2, folder: Path) -> None:
     model.load_state_dict({name: found[name] for name in own}, strict=False)
 
 
-def new_tokenizer(text_tokens: int) -> Qwen2TokenizerFast:
+def new_tokenizer(text_tokens: int) -> Qwen2Tokenizer:
     """The drawn world's tokenizer of Qwen's kind.
 
     Args:
@@ -101,7 +101,7 @@ def new_tokenizer(text_tokens: int) -> Qwen2TokenizerFast:
     """
     vocabulary, merges = byte_tables()
     padding, start, end = SPECIAL
-    return Qwen2TokenizerFast(
+    return Qwen2Tokenizer(
         vocab=vocabulary,
         merges=cast(Any, merges),
         pad_token=padding,

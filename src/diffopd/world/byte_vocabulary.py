@@ -25,7 +25,7 @@ def figure_words() -> list[str]:
 
 
 def byte_tables() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges for ``transformers.Qwen2TokenizerFast``.
+    """Vocabulary and merges for ``transformers.Qwen2Tokenizer``.
 
     Returns:
         Token to id (the 256 bytes, caption words with and without a space before them, the special tokens),

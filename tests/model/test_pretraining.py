@@ -10,6 +10,7 @@ from PIL import Image
 
 from diffopd.config.folder import config_folder
 from diffopd.model.pretraining import KleinPretraining, SD3Pretraining, pretraining
+from support.scripts import experiment_script
 from support.tiny_runs import SMALL_KLEIN, SMALL_TRANSFORMER
 
 TEXTS = ["a photo of a red circle", 'a sign that says "CAT"']
@@ -101,3 +102,12 @@ def test_a_pipeline_starts_from_a_trained_autoencoder(tmp_path):
     assert all(torch.equal(value, started[name]) for name, value in trained.named_parameters())
     with pytest.raises(InstantiationException, match=r"of another shape than pipeline\.vae gives it"):
         untrained("mini_klein_untrained", (*SMALL_KLEIN, start, "pipeline.vae.latent_channels=4"))
+
+
+@torch.no_grad()
+def test_the_gain_of_a_reference_is_measured_on_unseen_figures(klein):
+    found = experiment_script("mini_klein/reference_gain").measure(klein, 2)
+    assert set(found) == {"text", "copy", "elsewhere, text", "elsewhere"}
+    for errors in found.values():
+        assert list(errors) == [0.95, 0.75, 0.5, 0.25]
+        assert all(error > 0 for error in errors.values())

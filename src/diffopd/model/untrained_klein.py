@@ -57,8 +57,8 @@ def new_klein_pipeline(
         encoder = Qwen3ForCausalLM(
             Qwen3Config(
                 vocab_size=len(tokenizer),
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=cast(int, tokenizer.eos_token_id),
+                pad_token_id=cast(int, tokenizer.pad_token_id),
                 **text_encoder,
             )
         )

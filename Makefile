@@ -53,8 +53,9 @@ ablations: install  ## Figures 5 and 6 and gradient variance (80 minutes on 2 co
 test: install  ## Run the tests (5 minutes on 2 idle cores); ARGS="tests/flow -k sigma".
 	$(PYTEST) $(ARGS)
 
-test-slow: install  ## Run the slower tests (25 minutes on 2 cores).
-	$(PYTEST) -m "slow" $(ARGS)
+# In the order of tests/conftest.py: a long file that begins last is run while the other processes have nothing to do.
+test-slow: install  ## Run the slower tests: kills, several processes, whole commands.
+	$(PYTEST) --no-loadscope-reorder -m "slow" $(ARGS)
 
 fuzz: install  ## Try 1,000 mutated configs; each must run or end in an error; COUNT=200 SEED=7.
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:$$PYTHONPATH $(BIN)/python -m support.fuzz.campaign $(or $(COUNT),1000) $(or $(SEED),0)

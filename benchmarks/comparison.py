@@ -107,11 +107,13 @@ def tables(
     found: Mapping[str, Measured], comparisons: Sequence[Comparison], steps: Steps
 ) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Title, head and rows of each table."""
-    return [
+    found_tables = [
         ("What each choice is worth", COMPARISON_COLUMNS, comparison_rows(found, comparisons)),
         ("Each way", WAY_COLUMNS, way_rows(found)),
-        ("Peak memory by length of the rollout", step_columns(steps), step_rows(steps)),
     ]
+    if steps:
+        found_tables.append(("Peak memory by length of the rollout", step_columns(steps), step_rows(steps)))
+    return found_tables
 
 
 def show(found: Mapping[str, Measured], comparisons: Sequence[Comparison], steps: Steps) -> None:

@@ -19,13 +19,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from comparison import Comparison, Measured, markdown, show, write
-from measured import machine
+from measured import Clock, machine
 from random_teachers import TASKS
 from setting import Setting
 from turns import TakeTurns, Way, peak, take_turns
 
 from diffopd.build.experiment import Experiment
 
+BLOCKS, BLOCKS_BF16 = "fused blocks", "fused blocks, bf16"
 FUSED, TWO_PASS, BY_TASK, ENCODING = (
     "fused round",
     "two-pass round",
@@ -39,23 +40,30 @@ WAYS = {
     TWO_PASS: Way(two_pass=True),
     BY_TASK: Way(task_by_task=True),
     ENCODING: Way(encode_anew=True),
+    BLOCKS: Way(blocks="fp32"),
+    BLOCKS_BF16: Way(blocks="bf16"),
 }
 COMPARISONS = (
     Comparison("round: fused, not two-pass", slower=TWO_PASS, faster=FUSED),
     Comparison("round: tasks together, not in turn", slower=BY_TASK, faster=FUSED),
     Comparison("round: prompts encoded before it", slower=ENCODING, faster=FUSED),
+    Comparison("blocks: fused, fp32", slower=FUSED, faster=BLOCKS),
+    Comparison("blocks: fused, bf16", slower=FUSED, faster=BLOCKS_BF16),
     Comparison("teachers: one batch, not in turn", slower=BY_TEACHER, faster=MIXED),
     Comparison("prompts: read, not encoded again", slower=ANEW, faster=KNOWN),
 )
 ONE_BACKWARD = "one backward for all steps"
 
 
-def measure_rounds(setting: Setting) -> dict[str, Measured]:
-    """Every way of a round, then of its parts, at the states of one step."""
-    turns = TakeTurns(WAYS, setting.repeats, setting.rows_per_task)
+def measure_rounds(setting: Setting, comparisons: Sequence[Comparison]) -> dict[str, Measured]:
+    """Every way of a round that is compared, then of its parts, at the states of one step."""
+    compared = {way for entry in comparisons for way in (entry.slower, entry.faster)}
+    ways = {name: way for name, way in WAYS.items() if name in compared}
+    turns = TakeTurns(ways, setting.repeats, setting.rows_per_task)
     experiment = setting.build(turns)
     experiment.fit()
     parts = {**ways_of_teaching(experiment), **ways_of_encoding(experiment)}
+    parts = {name: part for name, part in parts.items() if name in compared}
     return turns.found | take_turns(parts, setting.repeats)
 
 
@@ -128,7 +136,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds of each way")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 40], help="lengths of rollout to weigh")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--output", help="folder for opd_round.md and opd_round.json")
+    parser.add_argument(
+        "--only", default="", help="choices whose names begin so: 'round: ...', 'blocks: ...'"
+    )
+    parser.add_argument(
+        "--processor-time", action="store_true", help="for a busy machine: not time that passes"
+    )
+    parser.add_argument("--output", help="folder for the tables, .md and .json")
+    parser.add_argument("--name", default="opd_round", help="name of the files in it")
     return parser.parse_args(argv)
 
 
@@ -136,20 +151,25 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print and return the result."""
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = parse(given)
+    comparisons = [entry for entry in COMPARISONS if entry.name.startswith(arguments.only)]
+    if not comparisons:
+        raise SystemExit(f"--only={arguments.only}: no choice begins so: {[e.name for e in COMPARISONS]}")
+    if arguments.processor_time:
+        Clock.count_processor_time()
     on = machine(arguments) | {"command": shlex.join(["python", "benchmarks/opd_round.py", *given])}
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting.of(arguments, Path(folder))
-        found = measure_rounds(setting)
-        steps = measure_steps(setting, arguments.steps)
-    show(found, COMPARISONS, steps)
+        found = measure_rounds(setting, comparisons)
+        steps = {} if arguments.only else measure_steps(setting, arguments.steps)
+    show(found, comparisons, steps)
     result = {
         "ways": {name: vars(measured) for name, measured in found.items()},
-        "ratios": {entry.name: entry.ratio(found) for entry in COMPARISONS},
+        "ratios": {entry.name: entry.ratio(found) for entry in comparisons},
         "peak_bytes_by_steps": steps,
         "machine": on,
     }
     if arguments.output:
-        write(Path(arguments.output), "opd_round", result, markdown(found, COMPARISONS, steps))
+        write(Path(arguments.output), arguments.name, result, markdown(found, comparisons, steps))
     return result
 
 

@@ -20,17 +20,20 @@ class Way:
         two_pass: Store the rollout and compute each step again.
         task_by_task: One task's rows in a forward.
         encode_anew: Encode the round's prompts in the round; otherwise they are known from before.
+        blocks: ``model.fused_blocks``.
     """
 
     two_pass: bool = False
     task_by_task: bool = False
     encode_anew: bool = False
+    blocks: str | None = None
 
     def prepare(self, phase: Any, prompts: Any, rows_per_task: int) -> None:
         """Have ``phase`` do its next round this way."""
         phase.two_pass = self.two_pass
         size = rows_per_task if self.task_by_task else None
         phase.settings = dataclasses.replace(phase.settings, micro_batch_size=size)
+        phase.model._fused = phase.model._fused_blocks(self.blocks, False)
         phase.conditioning(prompts)
         if self.encode_anew:
             phase._encoded.clear()

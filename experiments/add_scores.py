@@ -8,24 +8,31 @@ import sys
 from pathlib import Path
 
 from diffopd.evaluation import EvaluationResult
-from diffopd.files import atomic_write_json
+from diffopd.files.atomic import atomic_write_json
+from diffopd.files.sealed import SEAL, write_sealed_json
 
 
 def add_scores(results: Path, card: Path) -> None:
-    """Add (or replace) the evaluated tasks of one benchmark; other entries stay.
+    """Add (or replace) the evaluated tasks of one benchmark and its held-out values; other entries stay.
 
     A base model's card keeps scores by guidance; a teacher's has one guidance, which the scores must share.
     """
     result = EvaluationResult.load(results)
     content = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
-    scores = content.setdefault("scores", {})
-    if result.adapter is None:
-        scores = scores.setdefault(f"guidance {result.guidance_scale:g}", {})
-    elif result.guidance_scale != content["guidance_scale"]:
+    sealed = content.pop(SEAL, None) is not None  # as a run writes it
+    if result.adapter is not None and result.guidance_scale != content["guidance_scale"]:
         raise SystemExit(f"{results} was scored at another guidance than {card} states")
-    tasks = scores.setdefault(result.benchmark, {})
-    tasks.update({task: dataclasses.asdict(score) for task, score in result.scores.items()})
-    atomic_write_json(card, content)
+    for part, found in {"scores": result.scores, "held_out": result.held_out_scores}.items():
+        entries = content.setdefault(part, {})
+        if result.adapter is None:
+            entries = entries.setdefault(f"guidance {result.guidance_scale:g}", {})
+        entries.setdefault(result.benchmark, {}).update(
+            {name: dataclasses.asdict(value) for name, value in found.items()}
+        )
+    if sealed:
+        write_sealed_json(card, content)
+    else:
+        atomic_write_json(card, content)
 
 
 if __name__ == "__main__":

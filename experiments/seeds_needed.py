@@ -16,7 +16,8 @@ from diffopd.report.methods.methods import group_runs
 from diffopd.report.methods.pairing import SeedEffect
 from diffopd.report.methods.seed_table import Way, needed_in, seed_table
 from diffopd.report.methods.seeds_needed import POWER, ErrorParts
-from diffopd.report.methods.verdicts import Verdict, judge
+from diffopd.report.methods.verdict import Verdict
+from diffopd.report.methods.verdicts import judge
 
 CONF = Path(__file__).parents[1] / "conf"
 MINI = 64

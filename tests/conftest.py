@@ -35,6 +35,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+LONG = (
+    "/tests/benchmarks/test_rehearsal.py",
+    "/tests/benchmarks/test_soak.py",
+    "/tests/strategy/test_deaths.py",
+    "/tests/test_evaluation_processes.py",
+    "/tests/test_own_reward.py",
+    "/tests/test_cascade.py",
+    "/tests/test_table.py",
+    "/tests/test_ablations.py",
+    "/tests/test_mini_model.py",
+    "/tests/strategy/test_programs.py",
+    "/tests/fuzz/test_fuzz.py",
+)
+"""Files with few tests of half a minute and more: `make test-slow` hands them out first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, all else as it was."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """With the option, note what a test and its fixtures take."""

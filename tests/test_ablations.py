@@ -21,7 +21,7 @@ from diffopd.jobs.cells import (
     scoring_jobs,
 )
 from diffopd.report.methods.claims import read_claims
-from support import programs
+from support import copies
 from support.run_folders import result
 
 
@@ -161,7 +161,7 @@ def test_trainings_run_once_and_are_reported(world, tmp_path):
     few = [f'"benchmark.tasks.{task}.num_prompts=2"' for task in ("composition", "ocr", "aesthetic")]
     given = ",".join([*small, *few, '"benchmark.sampler.num_steps=2"'])
     arguments = ["ablations=[schedule,guidance]", "seeds=1", f"overrides=[{given}]"]
-    first = programs.run(tmp_path, "ablations", *arguments)
+    first = copies.run(tmp_path, "ablations", *arguments)
     assert first.returncode == 0, first.stdout + first.stderr
     folder = tmp_path / "runs" / "ablations" / "default"
     assert "3 runs for 2 ablations" in first.stdout
@@ -177,7 +177,7 @@ def test_trainings_run_once_and_are_reported(world, tmp_path):
         == index["guidance"]["sampler.guidance_scale=1,seed=0"]
     )
 
-    again = programs.run(tmp_path, "ablations", *arguments)
+    again = copies.run(tmp_path, "ablations", *arguments)
     assert again.returncode == 0, again.stdout + again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -185,7 +185,7 @@ def test_trainings_run_once_and_are_reported(world, tmp_path):
 @pytest.mark.slow
 def test_a_file_is_an_ordinary_sweep(world, tmp_path):
     overrides = [*world.overrides("mopd_ode"), "~report", "seed=0"]
-    swept = programs.run(tmp_path, "train", "+experiment=ablation/schedule", *overrides)
+    swept = copies.run(tmp_path, "train", "+experiment=ablation/schedule", *overrides)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     folder = tmp_path / "runs" / "ablation_schedule"
     finished = [str(path.relative_to(folder)) for path in sorted(folder.rglob("finished.json"))]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from diffopd.adapter import WEIGHTS
 from diffopd.cascade import cascade_arguments
 from diffopd.command.program import INTERRUPTED
-from support import programs
+from support import copies, programs
 
 SMALL = ("composition", "ocr", "aesthetic")
 STOP = "stop_now"
@@ -41,10 +41,10 @@ defaults:
 
 
 @pytest.fixture
-def start(world, tmp_path):
-    """``start(*arguments, rounds=2, second=())`` begins the cascade of ``STAGES`` in ``tmp_path``."""
+def cascade(world, tmp_path):
+    """``cascade(*arguments, rounds=2, second=(), run=...)`` trains ``STAGES`` in ``tmp_path``."""
 
-    def run(*arguments, rounds=2, second=()):
+    def start(*arguments, rounds=2, second=(), run=copies.run):
         stages = {
             name: {
                 "experiment": experiment,
@@ -62,20 +62,19 @@ def start(world, tmp_path):
             (tmp_path / "own" / group).mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / "experiment" / "teacher_own.yaml").write_text(OWN.lstrip())
         (tmp_path / "own" / "stages" / "tiny.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
-        return programs.start(tmp_path, "cascade", "--config-dir", "own", "stages=tiny", *arguments)
+        return run(tmp_path, "cascade", "--config-dir", "own", "stages=tiny", *arguments)
 
-    return run
+    return start
 
 
-def finish(process):
-    printed, complaints = process.communicate(timeout=600)
-    assert process.returncode == 0, printed + complaints
-    return printed
+def finished(result):
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 @pytest.mark.slow
-def test_stages_run_once_and_leave_one_adapter_with_one_card(start, tmp_path):
-    printed = finish(start())
+def test_stages_run_once_and_leave_one_adapter_with_one_card(cascade, tmp_path):
+    printed = finished(cascade())
     folder = tmp_path / "runs" / "cascade_tiny" / "seed0"
     assert "stage 2 of 2: second, teacher_own" in printed
     assert (folder / "adapter" / WEIGHTS).read_bytes() == (
@@ -89,30 +88,28 @@ def test_stages_run_once_and_leave_one_adapter_with_one_card(start, tmp_path):
     assert "| after second | 1 |" in (folder / "mini.md").read_text()
 
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/checkpoints/**/*.safetensors")}
-    assert finish(start()).count("already finished") == 2
+    assert finished(cascade()).count("already finished") == 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
-    process = start(rounds=3)  # the first stage goes on, so the second's start is another
-    _, complaints = process.communicate(timeout=600)
-    assert process.returncode == 2
-    assert "stages.second started in" in complaints
+    again = cascade(rounds=3)  # the first stage goes on, so the second's start is another
+    assert again.returncode == 2
+    assert "stages.second started in" in again.stderr
 
 
 @pytest.mark.slow
-def test_a_cascade_that_was_asked_to_end_goes_on_where_it_was(start, tmp_path):
+def test_a_cascade_that_was_asked_to_end_goes_on_where_it_was(cascade, tmp_path):
     (tmp_path / "stopper.py").write_text(STOPPER)
-    finish(start("run_id=whole", rounds=3))
+    finished(cascade("run_id=whole", rounds=3))
     (tmp_path / STOP).touch()
-    process = start("run_id=cut", rounds=3, second=[WITH_STOPPER])
-    _, complaints = process.communicate(timeout=600)
-    assert process.returncode == INTERRUPTED, complaints
+    cut = cascade("run_id=cut", rounds=3, second=[WITH_STOPPER])
+    assert cut.returncode == INTERRUPTED, cut.stderr
     assert (
         "interrupted: stopped by a signal in stage second; start the same command again to resume"
-        in complaints
+        in cut.stderr
     )
     assert not (tmp_path / STOP).exists()
 
-    assert finish(start("run_id=cut", rounds=3, second=[WITH_STOPPER])).count("already finished") == 1
+    assert finished(cascade("run_id=cut", rounds=3, second=[WITH_STOPPER])).count("already finished") == 1
     whole, cut = (
         load_file(tmp_path / "runs" / "cascade_tiny" / run_id / "adapter" / WEIGHTS)
         for run_id in ("whole", "cut")
@@ -120,11 +117,10 @@ def test_a_cascade_that_was_asked_to_end_goes_on_where_it_was(start, tmp_path):
     assert all(value.equal(cut[key]) for key, value in whole.items())
 
 
-def test_a_stage_that_cannot_work_is_refused_before_any_is_trained(start, tmp_path):
-    process = start('stages.second.overrides=["trainer.max_epoch=2"]')
-    _, complaints = process.communicate(timeout=600)
-    assert process.returncode == 2
-    assert "stages.second:" in complaints
+def test_a_stage_that_cannot_work_is_refused_before_any_is_trained(cascade, tmp_path):
+    refused = cascade('stages.second.overrides=["trainer.max_epoch=2"]', run=programs.run)
+    assert refused.returncode == 2
+    assert "stages.second:" in refused.stderr
     assert not (tmp_path / "runs" / "cascade_tiny" / "seed0" / "1_first").exists()
 
 

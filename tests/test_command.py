@@ -46,6 +46,43 @@ def train(monkeypatch, tmp_path):
     return call
 
 
+OWN = """
+# @package _global_
+defaults:
+  - mopd_ode
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["phase.rond=fused", "loss=opdd", "seeed=1"],
+         ["loss=opdd: there is", "phase.rond is not a setting of phase; did", "seeed is not a setting of"]),
+        (["loss=opdd", "+phase.rond=fused", "optimizer.lr=-1"],
+         ["loss=opdd: there is", "phase.rond is not a setting of diffopd.phase", "optimizer.lr=-1 must be"]),
+        (["seed=0,1", "loss=opdd", "phase.rond=fused", "-m"], ["loss=opdd: there is", "phase.rond is not"]),
+        (["loss=opdd", "loss.anything=1"], ["loss=opdd: there is"]),
+        (["optimizer.lr=-1", "phase.round=fused", "phase.updates_per_round=2"],
+         ["optimizer.lr=-1 must be", "phase.updates_per_round=2 needs phase.round=two_pass"]),
+        (["sampler.num_steps=0", "phase.round=fused"], ["sampler.num_steps=0 must be a whole number"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("own", [False, True])
+def test_all_mistakes_are_told_and_none_that_only_follows(train, capsys, tmp_path, arguments, told, own):
+    """Hydra itself stops at the first."""
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(OWN.lstrip())
+    start = ["--config-dir", "own", "+experiment=mine"] if own else [ODE]
+    with pytest.raises(SystemExit) as end:
+        train(*start, *arguments, step=lambda cfg: pytest.fail("the command ran"))
+    assert end.value.code == REFUSED
+    shown = capsys.readouterr().err.removeprefix("config error: ").splitlines()
+    mistakes = [line for line in shown[:-1] if not line.startswith("loss has ")]
+    assert len(mistakes) == len(told), shown
+    for message in told:
+        assert any(line.startswith(message) for line in mistakes), (message, shown)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -65,6 +102,8 @@ def train(monkeypatch, tmp_path):
         (["loss=opd"], "loss=opd: no loss is chosen yet that this could replace; add one with +loss=opd"),
         ([ODE, "+phase.rond=fused"], "phase.rond is not a setting of diffopd.phase.DistillPhase"),
         ([ODE, "loss=reverse_kl"], "loss=reverse_kl is a KL divergence"),
+        ([ODE, "+callbacks.samples.prompts=['']"], "callbacks.samples.prompts=[''] must be a list of "
+         "texts (at least 1), none of them empty, or null"),
     ],
 )  # fmt: skip
 def test_refusals(train, capsys, arguments, message):
@@ -177,6 +216,18 @@ def test_a_message_has_the_names_that_were_typed(monkeypatch, capsys, tmp_path):
     shown = capsys.readouterr().err
     assert shown.startswith("config error: adapter=absent: there is no such folder")
     assert "adapter_path" not in shown
+
+
+@pytest.mark.parametrize("name", ["run", "checkpoint"])
+def test_who_names_a_run_to_draw_with_is_told_of_adapter(monkeypatch, capsys, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sample", "prompt=x", f"{name}=runs/x"])
+    with pytest.raises(SystemExit):
+        sample.main()
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        f"config error: {name} is not a setting of sample; adapter=<a {name}'s folder> takes"
+    )
 
 
 def test_a_folder_that_cannot_be_made_ends_in_a_message(train, tmp_path, capsys):

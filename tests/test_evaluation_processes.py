@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffopd.host.signals import INTERRUPTED
+from support import copies
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 SMALL = (
@@ -40,11 +41,11 @@ def start(root: Path, *overrides: str, program=MODULE, **environment) -> subproc
     )
 
 
-def run(root: Path, *overrides: str, program=MODULE) -> str:
-    process = start(root, *overrides, program=program)
-    shown, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, shown
-    return shown
+def run(root: Path, *overrides: str) -> str:
+    """To its end, in copies of this process: what it leaves and shows is what is compared."""
+    result = copies.run(root, "evaluate", *SMALL, *overrides, f"paths.root={root}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -65,22 +66,31 @@ def expected(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("program", "overrides"), [(MODULE, ["devices=2"]), (MODULE, ["devices=3"]), (TORCHRUN, [])]
-)
-def test_any_number_of_processes_leaves_the_same_files(expected, tmp_path, program, overrides):
-    shown = run(tmp_path, *overrides, program=program)
+def test_any_number_of_processes_leaves_the_same_files(expected, tmp_path):
+    shown = run(tmp_path, "devices=3")
     assert contents(tmp_path) == expected
-    assert shown.count("not trained on: frechet distance") == 1  # one process tells
+    assert shown.count("not trained on: Fréchet distance ↓") == 1  # one process tells
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_starts_leave_the_same_files(expected, tmp_path):
+    process = start(tmp_path, program=TORCHRUN)
+    shown, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, shown
+    assert contents(tmp_path) == expected
+    assert shown.count("not trained on: frechet distance") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, INTERRUPTED)],
-    ids=["kill", "term"],
+    ("devices", "number", "code"),
+    [
+        (1, signal.SIGKILL, -signal.SIGKILL),
+        (2, signal.SIGKILL, -signal.SIGKILL),
+        (2, signal.SIGTERM, INTERRUPTED),
+    ],
+    ids=["1-kill", "2-kill", "2-term"],
 )
-@pytest.mark.parametrize("devices", [1, 2])
 def test_after_a_signal_the_same_command_resumes(expected, tmp_path, devices, number, code):
     settings = (f"devices={devices}", "benchmark.name=mini")
     process = start(tmp_path, *settings, program=(KILLED,), SIGNAL=str(int(number)))
@@ -106,8 +116,8 @@ def test_after_a_signal_the_same_command_resumes(expected, tmp_path, devices, nu
 
 @pytest.mark.slow
 def test_a_mistake_is_told_once_by_several_processes(tmp_path):
-    process = start(tmp_path, "devices=2", "adapter_path=someone/absent_adapter", "debug=false")
-    shown, _ = process.communicate(timeout=300)
-    assert process.returncode == 2, shown
-    assert shown.count("config error: ") == 1
-    assert "Traceback" not in shown
+    mistake = ("devices=2", "adapter_path=someone/absent_adapter", "debug=false", f"paths.root={tmp_path}")
+    result = copies.run(tmp_path, "evaluate", *SMALL, *mistake)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.count("config error: ") == 1
+    assert "Traceback" not in result.stderr

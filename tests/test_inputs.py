@@ -11,6 +11,7 @@ from diffopd.check.values import plain_values
 from diffopd.files import fingerprint as hashes
 from diffopd.files.fingerprint import cached_sha256_of, sha256_of
 from diffopd.run.inputs import fingerprint, inputs_of
+from support.pictures import write_pairs
 
 TEACHER = "teacher.teachers.ocr.path"
 GROUPS = ("adapter", "teacher", "regulariser", "reward", "model")
@@ -92,6 +93,20 @@ def test_a_place_is_no_part_of_what_lies_there(values, tmp_path):
     (tmp_path / "teachers" / "ocr").rename(tmp_path / "elsewhere")
     values["teacher"]["teachers"]["ocr"]["path"] = str(tmp_path / "elsewhere")
     assert fingerprint(values, TEACHER) == before
+
+
+def test_of_pictures_files_and_captions_count_and_nothing_beside_them(tmp_path):
+    folder = write_pairs(tmp_path / "pairs")
+    data = {"path": str(folder), "captions": "auto", "picture_key": "file_name", "caption_key": None}
+    values, lines = {"data": data}, folder / "metadata.jsonl"
+    before = inputs_of(values, ())
+    assert before.keys() == {"data.path"}
+    (folder / "picture9.png").write_bytes((folder / "picture1.png").read_bytes())
+    assert inputs_of(values, ()) == before
+    lines.write_text(lines.read_text().replace("thing 1", "thing one"))
+    recaptioned = inputs_of(values, ())
+    flip_a_bit(folder / "picture1.png")
+    assert len({before["data.path"], recaptioned["data.path"], inputs_of(values, ())["data.path"]}) == 3
 
 
 def test_a_local_scorer_is_an_input_and_one_on_the_hub_is_not(tmp_path):

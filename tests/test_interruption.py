@@ -7,7 +7,7 @@ import pytest
 from diffopd.checkpoint import latest_valid_checkpoint
 from diffopd.command.program import INTERRUPTED
 from diffopd.run.resume import FINISHED
-from support import programs
+from support import copies, programs
 
 ASK = "ask_now"
 STOPPER = f'''
@@ -39,7 +39,7 @@ def test_a_sweep_that_is_asked_to_end_saves_ends_and_goes_on(world, tmp_path):
         "~report",
         "+callbacks.stopper={_target_: stopper.AskToEnd}",
     ]
-    result = programs.run(tmp_path, "train", *arguments)
+    result = copies.run(tmp_path, "train", *arguments)
     runs = tmp_path / "runs" / "teacher_aesthetic"
     assert result.returncode == INTERRUPTED, result.stdout + result.stderr
     assert "interrupted: a checkpoint is saved; start the same command again to resume" in result.stderr
@@ -48,7 +48,7 @@ def test_a_sweep_that_is_asked_to_end_saves_ends_and_goes_on(world, tmp_path):
     assert not (runs / "seed0" / FINISHED).exists()
     assert not (runs / "seed1" / "checkpoints").exists()
 
-    result = programs.run(tmp_path, "train", *arguments)
+    result = copies.run(tmp_path, "train", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     assert all((runs / f"seed{seed}" / FINISHED).is_file() for seed in (0, 1))
 
@@ -102,7 +102,7 @@ def test_a_reward_that_ends_the_program_is_no_success(world, tmp_path, way_out):
     (tmp_path / "leaver.py").write_text(reward)
     settings = [*world.overrides("teacher_aesthetic"), "~report"]
     own = ["reward=custom", "reward._target_=leaver.Leaver"]
-    result = programs.run(tmp_path, "train", "+experiment=teacher_aesthetic", *own, *settings)
+    result = copies.run(tmp_path, "train", "+experiment=teacher_aesthetic", *own, *settings)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "stopped: " in result.stderr
     assert way_out in result.stderr

@@ -19,7 +19,7 @@ from diffopd.config.arguments import hydra_arguments
 from diffopd.config.folder import config_folder
 from diffopd.evaluation import EvaluationResult, check_scorer
 from diffopd.teacher import TeacherCard
-from support import programs
+from support import copies
 from support.tiny_runs import run_rounds
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own_reward.md").read_text(encoding="utf-8")
@@ -107,5 +107,5 @@ def test_commands_run_one_after_the_other(world, folder):
 
 
 def run(folder, program, *arguments):
-    result = programs.run(folder, program, *arguments)
+    result = copies.run(folder, program, *arguments)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -18,7 +18,8 @@ from diffopd.jobs.comparison import RowRun, collect, jobs_of, keep_data, read_ro
 from diffopd.report.comparison.claims import write_claims
 from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.find import find_runs
-from support import programs
+from diffopd.teacher import HeldOut
+from support import copies
 from support.run_folders import result, write_run
 
 TASKS = ("composition", "ocr", "aesthetic")
@@ -44,7 +45,7 @@ def table(world, tmp_path):
 
     def run(*arguments):
         settings = ["--config-dir", "own", "rows=small", f'shared=["model.path={world.pipeline}"]']
-        return programs.run(tmp_path, "table", *settings, "benchmarks=[mini]", *arguments)
+        return copies.run(tmp_path, "table", *settings, "benchmarks=[mini]", *arguments)
 
     return run
 
@@ -78,7 +79,7 @@ def test_rows_are_made_once_and_seeds_are_added(table, tmp_path):
         ('rows.student.arguments=["+experiment=sopd_ocrr"]', "rows.student.arguments: experiment=sopd_ocrr"),
         ("rows.student.command=trian", "rows.student.command=trian must be one of train, cascade, null"),
         ("rows.student.teachers.aesthetic=nobody", "rows.student.teachers names nobody"),
-        ("benchmarks=[]", "benchmarks=[] must be a list of at least 1 text"),
+        ("benchmarks=[]", "benchmarks=[] must be a list of texts (at least 1), none of them empty"),
         ("+rows.student.gidance=[1]", "rows.student.gidance is not a setting"),
     ],
 )
@@ -103,7 +104,8 @@ def test_rows_of_other_prompts_do_not_stand_in_one_table(tmp_path):
             note="",
             folder=tmp_path / name / "seed0",
         )
-        result({"ocr": 0.5}, by_prompt={"ocr": [0.5] * number}).save(
+        held_out = {"frechet": {"frechet_distance": 1.5, "num_images": number}}
+        result({"ocr": 0.5}, by_prompt={"ocr": [0.5] * number}, held_out=held_out).save(
             row.scores_at("mini", 1.0) / "results.json"
         )
         rows.append(row)
@@ -111,7 +113,9 @@ def test_rows_of_other_prompts_do_not_stand_in_one_table(tmp_path):
         ValueError, match=r"new/seed0.* and .*old/seed0.* with different settings: ocr, images: 12 and 64"
     ):
         collect(rows, ["mini"])
-    assert [row.name for row in collect(rows[:1], ["mini"])] == ["old"]
+    (old,) = collect(rows[:1], ["mini"])
+    assert old.name == "old"
+    assert old.held_out == {"mini": {"frechet": HeldOut(value=1.5, n=64, better="lower")}}
     keep_data(rows, tmp_path / "data")
     assert [(run.name, len(run.results)) for run in find_runs([str(tmp_path / "data")])] == [
         ("old", 1),

@@ -7,31 +7,30 @@ import torch
 from omegaconf import OmegaConf
 
 from diffopd.checkpoint import read_checkpoint
-from support import programs
+from support import copies, programs
 from support.tiny_runs import relative_distance
 
-EXPERIMENTS = {
+SMALL = {
     "mopd_sde": (
         "reward=picture_quality",
         "phase.score_every_n_rounds=1",
         "data.tasks.ocr.prompts_per_round=4",
     ),
-    "guard_aesthetic": ("phase.micro_batch_size=4", "phase.noise_window.size=3"),
     "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
 }
 
 
 @pytest.fixture
 def train(world, tmp_path):
-    """``train(experiment, *overrides) -> (folder, printed)`` runs the command in ``tmp_path``."""
+    """``train(experiment, *overrides) -> printed`` runs the command in ``tmp_path``."""
 
-    def run(experiment, *overrides):
-        settings = [*world.overrides(experiment), *EXPERIMENTS[experiment], "~report", *overrides]
-        result = programs.run(tmp_path, "train", f"+experiment={experiment}", *settings)
+    def start(experiment, *overrides, run=programs.run):
+        settings = [*world.overrides(experiment), *SMALL[experiment], "~report", *overrides]
+        result = run(tmp_path, "train", f"+experiment={experiment}", *settings)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
-    return run
+    return start
 
 
 def test_the_command_trains_and_leaves_what_a_run_leaves(train, tmp_path):
@@ -53,10 +52,13 @@ def test_the_command_trains_and_leaves_what_a_run_leaves(train, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_two_processes_equal_one(train, tmp_path, experiment):
-    """The same global batch: rows are drawn by their global index, gradients averaged once per update."""
-    one = train(experiment, "run_id=one")
+def test_two_processes_equal_one(train, tmp_path):
+    """The same global batch: rows are drawn by their global index, gradients averaged once per update.
+
+    Every phase in processes that are forked: tests/phase/test_ddp.py.
+    """
+    experiment = "mopd_sde"
+    one = train(experiment, "run_id=one", run=copies.run)
     two = train(experiment, "run_id=two", "trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1")
     assert one.count("round 2/2") == two.count("round 2/2") == 1, "only the first process reports"
     states = []

@@ -27,6 +27,14 @@ from diffopd.files.sealed import SEAL
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.fixture
+def sigterm_as_before():
+    """The program handles it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 CHILD = """
 import pathlib, subprocess, sys, time
 held = bytearray(64 << 20)
@@ -275,42 +283,32 @@ def has_ended(pid):
         os.close(process)
 
 
-def test_a_request_to_end_also_ends_the_command_under_way(tmp_path, monkeypatch):
+def test_a_request_to_end_also_ends_the_command_under_way(tmp_path, monkeypatch, sigterm_as_before):
     endless = (
         f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))"
     )
     text = f"{endless}; os.kill(os.getppid(), {int(signal.SIGTERM)}); time.sleep(600)"
     only = steps.Step(name="a", title="a", command=command(text))
     monkeypatch.setattr(steps.Walk, "steps", lambda self: [only])
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as end:
-            rehearsal.main(["--model", "tiny", "--folder", str(tmp_path / "walk"), "--output", str(tmp_path)])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit) as end:
+        rehearsal.main(["--model", "tiny", "--folder", str(tmp_path / "walk"), "--output", str(tmp_path)])
     assert end.value.code == 75
     assert has_ended(int((tmp_path / "pid").read_text()))
     assert json.loads((tmp_path / "walk" / walked.STATE).read_text())["steps"] == {}
 
 
 @pytest.mark.slow
-def test_the_tiny_walk_goes_well(tmp_path):
+def test_the_tiny_walk_goes_well(tmp_path, monkeypatch, capsys, sigterm_as_before):
+    """With the formats that are read by the library alone; every format has its own tests in tests/export."""
+    monkeypatch.setattr(steps, "FORMATS", ("diffusers", "merged"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     places = ["--folder", str(tmp_path / "walk"), "--output", str(tmp_path / "out"), "--device", "cpu"]
-    program = [sys.executable, str(FOLDER / "rehearsal.py"), "--model", "tiny", *places]
-    done = subprocess.run(
-        program,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=3600,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert rehearsal.main(["--model", "tiny", *places]) == 0, capsys.readouterr()
     written = json.loads((tmp_path / "out" / "rehearsal.json").read_text())
     found = {record["name"]: record for record in written["steps"]}
     assert list(found) == [
         "build", "doctor", "killed", "resumed", "sample", "evaluate",
-        *(f"export_{name}" for name in steps.FORMATS), "stock_diffusers", "stock_merged",
+        "export_diffusers", "export_merged", "stock_diffusers", "stock_merged",
     ]  # fmt: skip
     assert {record["result"] for record in found.values()} == {"ok"}
     assert found["killed"]["code"] == -9

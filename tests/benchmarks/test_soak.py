@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import soak
 import torch
 
+from diffopd.build.experiment import Experiment
 from diffopd.checkpoint import write_checkpoint
+from diffopd.jobs import launch
 from diffopd.run.resume import FINISHED
+from support import copies
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "soak.py"
-SHORT = ("opd", "nft")
-OTHERS = ("flow_grpo", "opd_ppo", "dmd", "autoencoder", "cascade")
-"""Those that begin and go on differently; `make soak` kills all, and tests/phase/test_resume.py cuts all."""
+OTHERS = ("nft", "dmd", "autoencoder", "cascade")
+"""Those that save different things; `make soak` kills all phases, and tests/phase/test_resume.py cuts all."""
 
 
-def run(folder, phases, trials):
-    """Run the program in a process of its own, which imports once; what it wrote."""
-    places = ["--output", folder / "out", "--scratch", folder / "runs", "--rounds", "4"]
-    result = subprocess.run(
-        [sys.executable, PROGRAM, "--trials", str(trials), *places, "--phases", *phases],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=1800,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return json.loads((folder / "out" / "soak.json").read_text()), (folder / "out" / "soak.md").read_text()
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """``run(phases, trials)`` is the program, which forks its trainings; what it wrote."""
+    fit = Experiment.fit
+
+    def start_stage(running, command):
+        """In the process of a cascade: its stages are forked, too, and do not tell the program of theirs."""
+        Experiment.fit = fit
+        return copies.start_job(running, command)
+
+    monkeypatch.setattr(launch._Running, "_start", start_stage)
+
+    def survive(phases, trials):
+        places = ["--output", str(tmp_path / "out"), "--scratch", str(tmp_path / "runs"), "--rounds", "4"]
+        assert soak.main(["--trials", str(trials), *places, "--phases", *phases]) == 0
+        table = (tmp_path / "out" / "soak.md").read_text()
+        return json.loads((tmp_path / "out" / "soak.json").read_text()), table
+
+    return survive
 
 
 def assert_nothing_was_lost(written, table, phases, trials):
@@ -47,22 +50,16 @@ def assert_nothing_was_lost(written, table, phases, trials):
 
 
 @pytest.mark.slow
-def test_distillation_and_nft_survive_a_kill(tmp_path):
-    written, table = run(tmp_path, SHORT, 1)
-    assert_nothing_was_lost(written, table, SHORT, 1)
-    assert run(tmp_path, SHORT, 1)[0]["trials"] == written["trials"]  # those that are there are not repeated
+def test_other_phases_survive_a_kill(run):
+    assert_nothing_was_lost(*run(OTHERS, 1), OTHERS, 1)
 
 
 @pytest.mark.slow
-def test_other_phases_survive_a_kill(tmp_path):
-    assert_nothing_was_lost(*run(tmp_path, OTHERS, 1), OTHERS, 1)
-
-
-@pytest.mark.slow
-def test_distillation_survives_kills_while_a_checkpoint_is_written(tmp_path):
-    written, table = run(tmp_path, ["opd"], 6)
-    assert_nothing_was_lost(written, table, ["opd"], 6)
-    assert sum("operation" in trial["kill"] for trial in written["trials"]) == 2
+def test_distillation_survives_kills_while_a_checkpoint_is_written(run):
+    written, table = run(["opd"], 3)
+    assert_nothing_was_lost(written, table, ["opd"], 3)
+    assert sum("operation" in trial["kill"] for trial in written["trials"]) == 1
+    assert run(["opd"], 3)[0]["trials"] == written["trials"]  # those that are there are not repeated
 
 
 def test_earlier_trials_are_what_was_written_or_are_named(tmp_path):

@@ -48,6 +48,13 @@ def test_optional_loggers(composed, choice, package):
     assert isinstance(built[choice], Logger)
 
 
+def test_all_that_mlflow_writes_lies_beside_the_runs(composed):
+    """Its own default is a folder of wherever the command was started."""
+    cfg = composed("logger=mlflow")
+    assert cfg.logger.mlflow.tracking_uri == f"sqlite:///{cfg.paths.root}/mlflow.db"
+    assert cfg.logger.mlflow.artifact_location == f"{cfg.paths.root}/mlruns"
+
+
 def test_many_loggers_compose(composed):
     assert set(composed("logger=many").logger) == {"csv", "tensorboard", "wandb", "mlflow"}
 

@@ -97,6 +97,19 @@ def test_resumed_run_counts_from_where_it_was(fit, tiny_phase, tmp_path):
     assert lines[-1] == "2 rounds in 0:06"
 
 
+def test_a_finished_run_that_is_started_again_has_nothing_left_to_train(fit, tiny_phase, tmp_path):
+    checkpoint = RoundCheckpoint(
+        folder=str(tmp_path), every_n_rounds=1, keep_last=1, keep_every_n_rounds=None
+    )
+    fit(tiny_phase(), [checkpoint], 2)
+    stream = io.StringIO()
+    callback, phase = progress(stream, metrics=()), tiny_phase()
+    trainer = fit(phase, [callback, checkpoint], 2, ckpt_path=tmp_path / "round_000002")
+    callback.on_train_start(trainer, phase)  # Lightning calls neither then; Experiment.fit does
+    callback.on_train_end(trainer, phase)
+    assert stream.getvalue() == "nothing left to train: 2 rounds were done before\n"
+
+
 @pytest.mark.parametrize("columns", ["80", "150"])
 def test_terminal_shows_a_bar_and_whole_metrics(fit, tiny_phase, monkeypatch, columns):
     monkeypatch.setenv("TERM", "xterm-256color")

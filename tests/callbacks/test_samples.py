@@ -16,7 +16,7 @@ sys.path.append(
     str(Path(__file__).parents[1] / "phase")
 )  # after this folder, whose files have names of their own
 
-from diffopd.callbacks import Samples, samples
+from diffopd.callbacks import Samples, sample_source
 from diffopd.checkpoint.folder import STATE, TENSORS
 from diffopd.evaluation import generate
 from diffopd.files.sample_row import list_rows, read_row
@@ -54,7 +54,7 @@ def drawn(monkeypatch):
         calls.append((prompts.texts, adapters))
         return generate(model, prompts, adapters=adapters, **settings)
 
-    monkeypatch.setattr(samples, "generate", counted)
+    monkeypatch.setattr(sample_source, "generate", counted)
     return calls
 
 

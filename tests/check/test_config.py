@@ -25,6 +25,8 @@ CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = choices("experiment")
 ODE = "+experiment=mopd_ode"
 GIVEN = {
+    "dopsd": ["data.path=my_pictures"],
+    "sft_pairs": ["data.path=my_pictures"],
     "reward=custom": ["reward._target_=diffopd.reward.by_task.RewardByTask", "+reward.rewards={}"],
     "reward=hpsv2": ["reward.path=models/hpsv2"],
     "reward=laion_aesthetic": ["reward.path=models/laion_aesthetic"],
@@ -44,7 +46,7 @@ def problems(cfg, config_name="train"):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_passes(composed, name):
-    assert problems(composed(f"+experiment={name}")) == []
+    assert problems(composed(f"+experiment={name}", *GIVEN.get(name, []))) == []
 
 
 @pytest.mark.slow

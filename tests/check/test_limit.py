@@ -18,7 +18,7 @@ from diffopd.check import ConfigError, check_config
 from diffopd.check.annotation import Allowed, allowed_by
 from diffopd.check.limit import limit_problems, rules_of
 from diffopd.check.ranges import ANYWHERE, LIMITS
-from diffopd.check.rule import Numbers, OneOf, Range, RangeOrShare
+from diffopd.check.rule import HeightAndWidth, Numbers, OneOf, Range, RangeOrShare
 from diffopd.check.source import read_target
 from diffopd.config.aliases import aliases
 from diffopd.evaluate.settings import register_evaluation_id
@@ -125,7 +125,7 @@ def test_the_settings_that_are_looked_for_are_found():
 
 
 def test_every_number_has_a_range():
-    kinds = (Range, RangeOrShare, OneOf, Numbers)
+    kinds = (Range, RangeOrShare, HeightAndWidth, OneOf, Numbers)
     without = [path for path in settings() if not any(isinstance(rule, kinds) for rule in rules_of(path))]
     assert without == []
 

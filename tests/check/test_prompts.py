@@ -60,7 +60,7 @@ def test_composition_lines_without_what_the_reward_needs(
         f"data.tasks.composition.path={path}",
         f"paths.run={tmp_path / 'run'}",
     )
-    expected = rf"^data.tasks.composition.path={re.escape(path)}, line 2: .*{message}.* \(and 1 more lines\)$"
+    expected = rf"^data.tasks.composition.path={re.escape(path)}, line 2: .*{message}.* \(and 1 more\)$"
     with pytest.raises(ConfigError, match=expected):
         build(cfg)
 
@@ -73,15 +73,15 @@ def test_ocr_prompts_that_quote_nothing(composed, tmp_path):
     with pytest.raises(
         ConfigError, match=r"signs.txt, line 3: the ocr reward needs the text .* got 'a sign'"
     ):
-        check_prompts(data.tasks, tasks, instantiate(cfg.reward))
+        check_prompts(data.tasks, {"tasks": tasks}, instantiate(cfg.reward))
     check_prompts(
         data.tasks, tasks, instantiate(composed("+experiment=mopd_ode", "reward=picture_quality").reward)
     )
-    check_prompts(data.tasks, tasks, lambda images, prompts: 0)  # says nothing of prompts
+    check_prompts(data.tasks, {"tasks": tasks}, lambda images, prompts: 0)  # says nothing of prompts
     check_prompts(None, None, None)  # drawings
 
 
 def test_the_packages_own_prompts_pass(composed):
     cfg = composed("+experiment=mopd_ode")
     data = instantiate(cfg.data)
-    check_prompts(data.tasks, cfg.data.tasks, instantiate(cfg.reward))
+    check_prompts(data.tasks, cfg.data, instantiate(cfg.reward))

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from diffopd.doctor.checks import prompt_findings
 from diffopd.doctor.cost import Cost
 from support.slow import slow_but
 
@@ -86,7 +87,7 @@ def test_the_plan_says_what_is_going_to_happen(plan, world):
     assert told["sampling"] == "10 steps, noise level 0.7, guidance 1"
     assert told["rounds"] == "7 of 6 samples shared by 2 processes"
     assert (told["images"], told["reward calls"], told["updates"]) == ("42", "18", "7")
-    assert told["checkpoints"] == "every 1 rounds, 2 kept"
+    assert told["checkpoints"] == "every round, 2 kept"
 
 
 def test_rounds_that_do_more_are_counted(plan):
@@ -94,3 +95,14 @@ def test_rounds_that_do_more_are_counted(plan):
     assert both.fuller_rounds == 5  # 0, 2, 3, 4, 6
     never = plan("mopd_ode", *DISTILL, "phase.score_every_n_rounds=0", "phase.conflict_every_n_rounds=0")
     assert never.fuller_rounds == 0
+
+
+def test_a_run_on_pictures_is_planned(plan):
+    found = plan("sft_pairs", "data.prompts_per_round=8", "data.group_size=2", "model.image_size=[32,16]")
+    lines = dict(found.lines())
+    assert lines["task pictures"] == "4 pictures, 8 per round, group size 2"
+    assert "32 x 16 pixels" in lines["model"]
+    assert not {"reward", "images"} & set(lines)
+    assert (found.rows_per_round, found.cost.updates, found.cost.images) == (16, 2, 0)
+    (said,) = prompt_findings(found)
+    assert said.text == "a round takes 8 pictures of pictures, there are 4, so some are used twice in a round"

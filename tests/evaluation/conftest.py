@@ -26,6 +26,9 @@ class KnownModel:
         lengths = torch.tensor([[float(len(text))] for text in texts])
         return Conditioning(lengths[:, None], lengths)
 
+    def condition(self, prompts):
+        return self.encode(prompts.texts)
+
     def velocity(self, latent, sigma, conditioning, adapters=None):
         assert not torch.is_grad_enabled()
         self.calls.append((latent.clone(), conditioning, adapters))

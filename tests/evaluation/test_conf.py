@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
 
+import metrics_page
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diffopd.evaluation import Benchmark
+from diffopd.report.run.held_out import LABELS
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "benchmark").glob("*.yaml"))
@@ -44,6 +46,16 @@ def test_every_benchmark_builds(name, file):
         "mini_large": {"composition": 540, "ocr": 600, "aesthetic": 600},
     }
     assert numbers == expected.get(name, dict.fromkeys(numbers, 2))
+
+
+@pytest.mark.parametrize("name", ["mini", "mini_large", "mini_ood"])
+def test_what_is_held_out_has_a_name_to_be_read_and_the_direction_of_the_page_of_metrics(name):
+    benchmark = build(f"benchmark={name}")
+    assert set(benchmark.held_out) == set(LABELS)
+    facts = {entry["name"]: entry["better"] for entry in metrics_page.read()["score"]}
+    for held_out, metric in benchmark.held_out.items():
+        value = "frechet_distance" if held_out == "frechet" else "value"
+        assert {"higher": True, "lower": False}[facts[value]] == metric.higher_is_better
 
 
 def test_a_metric_can_be_chosen_for_a_file(file):

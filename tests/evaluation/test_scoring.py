@@ -7,7 +7,9 @@ import torch
 from rich.console import Console
 
 from diffopd.evaluation import EvaluationResult, TaskResult, evaluate, file_benchmark
+from diffopd.metric.reward_mean import RewardMean
 from diffopd.randomness import normal_rows
+from diffopd.report.run.results import results_table
 from diffopd.reward.checked import RewardError
 from diffopd.types import Prompts
 
@@ -50,6 +52,59 @@ def test_a_held_out_metric_may_see_some_tasks_alone(model, benchmark):
     held_out = run(model, some).held_out["brightness"]
     assert held_out["num_images"] == 4
     assert held_out["value"] == pytest.approx(expected_scores(range(4)).mean().item())
+
+
+def test_a_held_out_value_comes_with_its_direction_and_what_it_was_measured_with(model, benchmark, tmp_path):
+    result = run(model, benchmark)
+    (entry,) = result.held_out_scores.values()
+    assert (entry.value, entry.n) == (result.held_out["brightness"]["value"], 10)
+    assert entry.better == "higher"
+    assert entry.conditions["images"] == 10
+    assert entry.conditions["seed"] == 3
+    assert EvaluationResult.load(result.save(tmp_path / "r.json")).held_out_scores == {"brightness": entry}
+    for said, better in ((False, "lower"), (None, "neither")):
+        kind = type("Own", (RewardMean,), {"higher_is_better": said})
+        reward = benchmark.held_out["brightness"].reward
+        own = dataclasses.replace(benchmark, held_out={"brightness": kind(reward=reward, parts=[], tags=[])})
+        assert run(model, own).held_out_scores["brightness"].better == better
+
+
+def test_results_of_before_show_the_value_and_not_another_of_its_numbers(model, benchmark):
+    values = {
+        "spectrum": {"finest_share": 0.2, "num_images": 192.0, "value": 0.75},  # as JSON sorts them
+        "frechet": {"frechet_distance": 3.0, "num_images": 192.0},
+        "odd": {"share": 0.5},
+        "empty": {"num_images": 3.0},
+    }
+    before = dataclasses.replace(
+        run(model, benchmark), held_out=values, held_out_better={}, held_out_conditions={}
+    )
+    found = {name: (each.value, each.n, each.better) for name, each in before.held_out_scores.items()}
+    assert found == {
+        "spectrum": (0.75, 192, "higher"),
+        "frechet": (3.0, 192, "lower"),
+        "odd": (0.5, None, "neither"),
+    }
+    lines = console_lines(results_table(before))
+    assert "not trained on: detail like clean drawings ↑ 0.750 192" in lines
+    assert "not trained on: Fréchet distance ↓ 3.000 192" in lines
+    assert "not trained on: odd 0.500" in lines
+
+
+def console_lines(table):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+
+
+def test_results_with_other_held_out_metrics_of_one_name_do_not_compare(model, benchmark):
+    ours = run(model, benchmark)
+    named = {"brightness": {**ours.held_out_conditions["brightness"], "metric": "another"}}
+    assert ours.differences(dataclasses.replace(ours, held_out_conditions=named)) == [
+        "held out, brightness, metric: RewardMean and another"
+    ]
+    without = dataclasses.replace(ours, held_out={}, held_out_conditions={})
+    assert ours.differences(without) == without.differences(ours) == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 
-from diffopd.flow import ConstantShift, EmpiricalShift, ResolutionShift
+from diffopd.flow import ConstantShift, DoubleShift, EmpiricalShift, ResolutionShift
 from diffopd.sampler import FlowSampler
 from diffopd.sampler.window import NoiseWindow
 
@@ -85,3 +85,24 @@ def test_a_shift_that_is_no_number_is_refused(unchecked_shapes):
         FlowSampler(num_steps=4, noise_level=0.0, shift="three", guidance_scale=1.0)  # type: ignore
     with pytest.raises(ValueError, match=r"model\.shift\.shift=0 must be a finite number above 0"):
         ConstantShift(shift=0)
+
+
+def test_z_image_turbos_four_levels_are_every_second_of_its_eight():
+    """The numbers of the stock pipeline's grid at shift 3, and of D-OPSD's release with K = 4."""
+    grid = ConstantShift(shift=3.0)
+    eight, four = grid.levels(8), grid.levels(4)
+    expected = [1, 0.9545, 0.9, 0.8333, 0.75, 0.6429, 0.5, 0.3, 0]
+    assert eight.tolist() == pytest.approx(expected, abs=5e-5)
+    assert four.tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0], abs=1e-6)
+    torch.testing.assert_close(four, eight[::2], rtol=0, atol=0)
+
+
+def test_the_released_list_of_eight_levels():
+    released = [1, 0.9769, 0.9478, 0.9099, 0.8586, 0.7853, 0.6719, 0.4732, 0]
+    levels = DoubleShift(shift=6.0).levels(8)
+    assert levels.tolist() == pytest.approx(released, abs=5e-5)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=6.0)
+    scheduler.set_timesteps(9)
+    torch.testing.assert_close(levels[:-1], scheduler.sigmas[:8], **CLOSE)
+    with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+        DoubleShift(shift=6.0).levels(0)

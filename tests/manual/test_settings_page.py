@@ -78,9 +78,10 @@ def test_rows_say_default_limit_and_comment(page):
     anchor = "opd = as the distillation loss, with or without noise; velocity_uniform = \\|v - v_anchor\\|^2"
     opd = "The paper's loss: ode_l2 at steps without noise, reverse_kl at steps with noise."
     several = "a list of 2 numbers; each a number in [0, 1)"
+    solvers = "`cps`, `dance`, `ddim`, `dpm1`, `dpm2`, `flow`"  # another choice brings a rule of its own
     width = "> 0; c: below it the distance is quadratic"
     assert cells(page) >= {
-        ("`sampler.shift`", "`${model.shift}`", "a number in (0, 100]", shift, ""),
+        ("`sampler.shift`", "`${model.shift}`", "a number in (0, 100]", shift, solvers),
         ("`loss.huber_width`", "`1.0e-3`", "a number in (0, 1000000]", width, "`tdm`"),
         ("`optimizer.betas`", "`[0.9, 0.999]`", several, decay, "`adamw`"),
         ("`regulariser.loss`", "[`opd`](#loss)", "a choice of `loss`", anchor, "`anchor`"),

@@ -17,6 +17,8 @@ METRICS = sorted({*choices("metric")} - ELSEWHERE)
 REWARDS = sorted({*choices("reward")} - ELSEWHERE)
 OWN = ("._target_=diffopd.reward.drawn.contrast.ContrastReward", ".best_rms=0.14", ".texture=0.1")
 """Stands for a user's class where a choice asks for one."""
+WORDS = {"worded_composition": ("a photo of a circle",)}
+"""Prompts of choices that a sign is none for."""
 COMPOSITION = {"tag": "single_object", "include": [{"class": "circle", "count": 1}]}
 
 
@@ -55,16 +57,16 @@ def composed_and_built(group, name, own):
         return instantiate(compose(overrides=["+domain=drawn", f"+{group}={name}", *own])[group])
 
 
-def batch(task):
+def batch(task, text='a sign that says "CAT"'):
     images = clean_drawings(forms=["single_object", "sign"], number=4, seed=0, held_out=False)
     rows = tuple(range(4))
-    return images, Prompts(('a sign that says "CAT"',) * 4, (task,) * 4, (COMPOSITION,) * 4, rows, rows)
+    return images, Prompts((text,) * 4, (task,) * 4, (COMPOSITION,) * 4, rows, rows)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_builds_and_reports(build, name):
     metric = build("metric", name)
-    metric.update(*batch("composition"))
+    metric.update(*batch("composition", *WORDS.get(name, ())))
     result = metric.compute()
     assert result.pop("num_images") == 4
     assert all(value.isfinite() for value in result.values())
@@ -73,7 +75,7 @@ def test_every_metric_builds_and_reports(build, name):
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_every_reward_meets_the_protocol(build, name):
-    images, prompts = batch("aesthetic")
+    images, prompts = batch("aesthetic", *WORDS.get(name, ()))
     scores = build("reward", name)(images, prompts)
     assert scores.value.shape == (4,)
     assert scores.value.isfinite().all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline, QwenImagePipeline
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 
@@ -44,11 +45,11 @@ def prompts() -> Prompts:
     return Prompts(tuple(TEXTS), ("task",) * len(TEXTS), ({},) * len(TEXTS), numbers, numbers)
 
 
-def our_images(family, model, guidance_scale, adapter=None):
+def our_images(family, model, guidance_scale, adapter=None, size=()):
     return generate(
         model,
         prompts(),
-        sampler=instantiate(composed(family).sampler),
+        sampler=instantiate(composed(family, *size).sampler),
         guidance_scale=guidance_scale,
         adapters=adapter,
         seed=0,
@@ -75,8 +76,8 @@ def stock_images(family, model, guidance_scale, stock=None):
         call["guidance_scale"] = guidance_scale
     return (stock or family.stock())(
         prompt=list(TEXTS),
-        height=IMAGE_SIZE,
-        width=IMAGE_SIZE,
+        height=model.size[0],
+        width=model.size[1],
         num_inference_steps=4,
         output_type="pt",
         **call,
@@ -97,6 +98,21 @@ def test_images_equal_the_stock_pipeline(family, model):
             stock[0] - stock[1]
         ).abs().max() > 100 * PIPELINE  # and not the same for each prompt and noise
         torch.testing.assert_close(ours, stock, rtol=0, atol=PIPELINE)
+
+
+def test_a_picture_higher_than_wide_equals_the_stock_pipelines(family):
+    size = f"model.image_size=[{IMAGE_SIZE},{IMAGE_SIZE - 16}]"
+    model = load(family, size)
+    ours = our_images(family, model, 1.0, size=[size])
+    assert ours.shape == (len(TEXTS), 3, IMAGE_SIZE, IMAGE_SIZE - 16)
+    torch.testing.assert_close(ours, stock_images(family, model, 1.0), rtol=0, atol=PIPELINE)
+    latents = model.encode_images(ours[:1])
+    assert latents.shape[1:] == model.latent_shape
+    with pytest.raises(
+        InstantiationException,
+        match=rf"model\.image_size=\[{IMAGE_SIZE}, 40\] (does not fit .*multiples of|must be a multiple)",
+    ):
+        load(family, f"model.image_size=[{IMAGE_SIZE},40]")
 
 
 @torch.no_grad()
@@ -177,9 +193,10 @@ def test_sample_and_evaluate_draw_with_every_family(family, model, tmp_path, cap
     add_noisy_adapter(model, "student", 1)
     adapter = save_adapter(model.transformer, "student", tmp_path / "adapter")
     given = [f"adapter_path={adapter}", "device=cpu", f"paths.run={tmp_path / 'run'}"]
-    sample.run(composed(family, *given, "prompt=a red cat", "num_images=2"))
+    size = f"model.image_size=[{IMAGE_SIZE - 16},{IMAGE_SIZE}]"
+    sample.run(composed(family, *given, "prompt=a red cat", "num_images=2", size))
     with Image.open(tmp_path / "run" / "000.png") as first:
-        assert first.size == (IMAGE_SIZE, IMAGE_SIZE)
+        assert first.size == (IMAGE_SIZE, IMAGE_SIZE - 16)  # Pillow's: width, height
     (tmp_path / "prompts.txt").write_text("a red barn\na blue door on the right\n")
     benchmark = ["benchmark=drawbench", f"benchmark.path={tmp_path / 'prompts.txt'}", "num_threads=1"]
     with initialize_config_dir(config_folder(), version_base="1.3"):

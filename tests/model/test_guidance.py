@@ -23,6 +23,9 @@ class Recorder:
         values = torch.tensor([[float(text or 0)] for text in texts])
         return Conditioning(values[:, :, None], values)
 
+    def condition(self, prompts) -> Conditioning:
+        return self.encode(prompts.texts)
+
     def velocity(self, latent: Tensor, sigma: Tensor, conditioning: Conditioning, adapters=None) -> Tensor:
         assert len(latent) == len(sigma) == len(conditioning)
         self.calls.append((len(latent), adapters))

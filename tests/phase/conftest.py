@@ -14,8 +14,9 @@ QUICK = {
         *(f"{name}-sopd_aesthetic" for name in CLASSES if name != "sd3_5_medium"),  # what all others train
         "qwen_image-guard_aesthetic",
     },
-    "test_interrupted_equals_uninterrupted": {"mopd_sde", "mini_pretrain"},
-    "test_two_processes_equal_one": {"mopd_sde", "mini_pretrain"},
+    "test_interrupted_equals_uninterrupted": {"mopd_sde", "mini_pretrain", "dopsd"},
+    "test_two_processes_equal_one": {"mopd_sde", "mini_pretrain", "dopsd"},
+    "test_two_updates_and_a_teacher_of_each_kind": {"z_image_turbo-ema"},
     "test_two_processes_have_the_gradients_of_one": {"dmd"},
     "test_a_training_is_the_same_bit_for_bit": {"guard_aesthetic"},
     "test_an_average_that_never_moved_is_not_exported": {"6-student"},

@@ -19,18 +19,27 @@ ONE_FAKE = ("phase.fake_updates_per_round=1",)
 RUNS = {
     "mopd_sde": (*SCORED, "data.tasks.ocr.prompts_per_round=4"),
     "teacher_aesthetic": NFT,
-    "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1"),
+    "guard_aesthetic": (
+        *("phase.noise_window.size=3", "phase.updates_per_round=1"),
+        "phase.micro_batch_size=2",  # of a process's three rows
+    ),
     "mini_autoencoder": ("data.batch_size=4", "optimizer.weight_decay=0"),
     "mini_pretrain": ("data.batch_size=4", "phase.sign_share=0.5"),
+    "dopsd": ("teacher.decay=0.75",),
 }
 SLOW_RUNS = {
     "mopd_ode": SCORED,
     "mopd_ppo": ("reward=picture_quality", "phase.round=two_pass"),
     "flow_opd": ("reward=picture_quality", "data.schedule=alternate"),
     "mopd_sft": (*SCORED, "phase.best_of_n=2", "phase.kl_weight=1"),
+    "sft_pairs": ("data.prompts_per_round=4", "data.caption_key=[text,long]", "phase.num_timesteps=2"),
     "mopd_dmd": (*SCORED, *ONE_FAKE),
     "mopd_tdm": (*SCORED, *ONE_FAKE),
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),
+    "dopsd teacher.weights=frozen": (),
+    "dopsd teacher.weights=live": (),
+    "dopsd adapter=whole": ("optimizer.lr=1e-3",),
+    "dopsd@z_image_turbo": ("teacher.decay=0.75",),
     "mopd_sde estimator=log_ratio": ("reward=picture_quality",),
     "mopd_sde estimator=ppo_detached": ("reward=picture_quality",),
 }

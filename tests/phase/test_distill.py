@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from diffopd.adapter import copy_adapter
+from diffopd.callbacks import exported_adapter
 from diffopd.randomness import normal_rows, torch_generator
-from diffopd.report.run.at_end import exported_adapter
 from diffopd.states import StepChoice
 from support.tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 

@@ -16,6 +16,7 @@ RUNS = {
     "guard_aesthetic": ("guard_aesthetic", "phase.noise_window.size=3"),
     "mini_pretrain": ("mini_pretrain", *DRAWINGS),
     "mini_autoencoder": ("mini_autoencoder", *DRAWINGS),
+    "dopsd": ("dopsd", "teacher.decay=0.75"),
 }
 MORE_RUNS = {
     "flow_grpo": ("guard_aesthetic", "loss=flow_grpo"),
@@ -29,10 +30,16 @@ MORE_RUNS = {
         *("mopd_tdm", *STUDENT),
         *("phase.midpoint=random", "phase.tau_window=to_noise", "phase.num_segments=10"),
     ),
+    "dopsd_frozen": ("dopsd", "teacher.weights=frozen"),
+    "dopsd_live": ("dopsd", "teacher.weights=live"),
+    "dopsd_bf16": ("dopsd", "teacher.decay=0.75", "teacher.average_dtype=bf16_as_released"),
+    "dopsd_whole": ("dopsd", "teacher.decay=0.75", "adapter=whole", "optimizer.lr=1e-3"),
+    "dopsd_vlm": ("dopsd@z_image_turbo", "teacher.decay=0.75"),
     "sft": (
         *("mopd_sft", *STUDENT),
         *("phase.best_of_n=2", "phase.caption_dropout=0.5", "phase.num_timesteps=2"),
     ),
+    "sft_pairs": ("sft_pairs", "phase.ema.update_interval=2", "data.caption_key=[text,long]"),
 }
 """One of each kind of phase and estimator; `make soak` kills them, too."""
 

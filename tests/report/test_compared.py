@@ -15,7 +15,7 @@ from diffopd.report.comparison import figures
 from diffopd.report.comparison.compared import ComparedRow, TrainingCost, normalised_means, summarise
 from diffopd.report.comparison.comparison import read_csv, to_markdown, write_comparison
 from diffopd.report.run.images import save_png
-from diffopd.teacher import Estimate
+from diffopd.teacher import Estimate, HeldOut
 
 FREE = TrainingCost(minutes=0.0, images=0, reward_calls=0)
 
@@ -93,6 +93,53 @@ def test_the_markdown_marks_single_seeds_and_leaves_free_rows_blank():
     assert lines[0].startswith("|  | guidance | seeds | minutes |")
     assert lines[2] == "| base | 1 | 1 | - | - | - | - | 0.200 | 0.400 | 0.000 |"
     assert lines[3] == "| a | 1 | 2 | 61.2 | 61.2 | 1,440 | 1,440 | 0.600 ±1.271 | 0.500 ±? | 1.000 |"
+
+
+def measured(spectrum, distance):
+    return {
+        "mini": {
+            "frechet": HeldOut(value=distance, n=192, better="lower"),
+            "spectrum": HeldOut(value=spectrum, n=192, better="higher"),
+        }
+    }
+
+
+def test_what_nothing_is_trained_on_is_below_the_table_and_in_no_mean():
+    rows = [
+        replace(row("base", 0.2, 0.4), held_out=measured(0.9, 1.0)),
+        replace(row("a", 0.5, 0.5), held_out=measured(0.25, 2.0)),
+        replace(row("a", 0.7, 0.5, seed=1), held_out=measured(0.75, 2.0)),
+        row("b", 0.5, 0.5),  # scored before these were measured
+    ]
+    summaries = summarise(rows)
+    assert normalised_means(summaries) == normalised_means(
+        summarise([replace(found, held_out={}) for found in rows])
+    )
+    text = to_markdown(summaries, normalised_means(summaries))
+    assert text.splitlines()[-7:] == [
+        "**Not used for training** (↑ higher is better, ↓ lower; 192 images; "
+        "- = not measured alike, or not at all)",
+        "",
+        "|  | guidance | seeds | detail like clean drawings, mini ↑ | Fréchet distance, mini ↓ |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| base | 1 | 1 | 0.900 | 1.000 |",
+        "| a | 1 | 2 | 0.500 ±3.177 | 2.000 ±? |",  # t of 1 degree of freedom is 12.706; 12.706 * .25
+        "| b | 1 | 1 | - | - |",
+    ]
+    assert "Not used" not in to_markdown(summarise([row("base", 0.2, 0.4)]), [1.0])
+
+
+def test_a_csv_keeps_what_nothing_is_trained_on(tmp_path):
+    rows = [
+        replace(full_row(tmp_path, "a", (0.2,)), held_out=measured(0.5, 2.0)),
+        full_row(tmp_path, "b", (0.2,)),
+    ]
+    write_comparison(rows, tmp_path, num_shown=1)
+    read = read_csv(tmp_path / "table.csv")
+    assert [found.held_out for found in read] == [measured(0.5, 2.0), {}]
+    assert [set(found.scores["mini"]) for found in read] == [{"composition", "ocr"}] * 2
+    again = summarise(read)
+    assert to_markdown(again, normalised_means(again)) == (tmp_path / "table.md").read_text()
 
 
 def test_everything_is_written(tmp_path, capsys):

@@ -15,16 +15,23 @@ from rich.console import Console
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
 from diffopd.config.folder import config_folder
-from diffopd.evaluation import Benchmark, BenchmarkTask, EvaluationResult, conditions_of, evaluate
+from diffopd.evaluation import (
+    Benchmark,
+    BenchmarkTask,
+    EvaluationResult,
+    conditions_of,
+    evaluate,
+    held_out_conditions_of,
+)
 from diffopd.files.atomic import atomic_write_json
 from diffopd.files.paths import resolve_path
 from diffopd.metric.reward_mean import RewardMean
 from diffopd.model import SD3Model
 from diffopd.report.run.chosen import choose
 from diffopd.report.run.distillation import report_distillation
-from diffopd.report.run.known_scores import base_scores, unlike
+from diffopd.report.run.known_scores import base_held_out, base_scores, comparable, unlike
 from diffopd.sampler import FlowSampler
-from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
+from diffopd.teacher import HeldOut, Recipe, Score, TeacherCard, TeacherSet
 from diffopd.types import Scores
 from support.tiny_pipelines import without_t5
 
@@ -72,7 +79,7 @@ def model(tmp_path):
     return model
 
 
-def teacher_set(model, folder, cards):
+def teacher_set(model, folder, cards, held_out=None):
     entries = {}
     for task, scores in cards.items():
         save_adapter(model.transformer, task, folder / task)
@@ -85,6 +92,7 @@ def teacher_set(model, folder, cards):
             alpha=4.0,
             scores=scores,
             recipe=Recipe(command="train", seed=0, minutes=1.0, images=6, reward_calls=6, commit="0" * 7),
+            held_out=held_out or {},
         ).save(folder / task)
         entries[task] = {"path": str(folder / task), "guidance_scale": None}
     teachers = TeacherSet(teachers=entries, check_base=True)
@@ -92,29 +100,39 @@ def teacher_set(model, folder, cards):
     return teachers
 
 
+@pytest.fixture
+def report(model, benchmark, tmp_path):
+    """``report(cards, student_guidance=..., ...)`` -> its files and what it printed."""
+
+    def make(cards, **settings):
+        console = Console(file=io.StringIO(), width=100)
+        files = report_distillation(
+            model=model,
+            teachers=teacher_set(model, tmp_path / "teachers", cards),
+            student="student",
+            folder=tmp_path / "report",
+            batch_size=4,
+            console=console,
+            **{"benchmark": benchmark, "metrics_csv": tmp_path / "absent.csv", **settings},
+        )
+        return files, console.file.getvalue()
+
+    return make
+
+
 def write_metrics(path):
     path.write_text("step,epoch,train/reward/ocr\n0,0,0.4\n1,1,0.5\n")
     return path
 
 
-def test_report(model, benchmark, tmp_path):
-    full = {"tiny": scores_of(model, benchmark)}
-    teachers = teacher_set(model, tmp_path / "teachers", {"ocr": full, "style": {}})
-    console = Console(file=io.StringIO(), width=100)
-    files = report_distillation(
-        model=model,
-        teachers=teachers,
-        student="student",
+def test_report(report, model, benchmark, tmp_path):
+    files, text = report(
+        {"ocr": {"tiny": scores_of(model, benchmark)}, "style": {}},
         student_guidance=1.5,
-        benchmark=benchmark,
-        folder=tmp_path / "report",
         metrics_csv=write_metrics(tmp_path / "metrics.csv"),
-        batch_size=4,
         rows_per_task=1,
         other_files={"config": "here/config.yaml"},
-        console=console,
     )
-    text = console.file.getvalue()
     live = [line.split(" |")[0] for line in text.splitlines() if "images/s" in line]
     assert live == [
         *(f"scoring the student, guidance {scale}" for scale in ("1.5", "2", "1")),
@@ -139,19 +157,8 @@ def test_report(model, benchmark, tmp_path):
     assert list(files.panels) == ["ocr"]
 
 
-def test_the_picture_s_prompts_and_scores_are_those_of_the_rule(model, benchmark, tmp_path):
-    files = report_distillation(
-        model=model,
-        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": {}, "style": {}}),
-        student="student",
-        student_guidance=1.0,
-        benchmark=benchmark,
-        folder=tmp_path / "report",
-        metrics_csv=tmp_path / "absent.csv",
-        batch_size=4,
-        rows_per_task=1,
-        console=Console(file=io.StringIO(), width=100),
-    )
+def test_the_picture_s_prompts_and_scores_are_those_of_the_rule(report, model, benchmark, tmp_path):
+    files, _ = report({"ocr": {}, "style": {}}, student_guidance=1.0, rows_per_task=1)
     console = Console(file=io.StringIO())
     of_base = evaluate(model, benchmark, batch_size=4, guidance_scale=2.0, console=console)
     sheet = files.sheet
@@ -173,39 +180,64 @@ def test_the_picture_s_prompts_and_scores_are_those_of_the_rule(model, benchmark
         assert {name: shown[name] for name in wanted} == pytest.approx(wanted, abs=1e-5)
 
 
-def test_nothing_is_drawn_to_choose_where_cards_have_the_scores_of_single_images(model, benchmark, tmp_path):
+def test_nothing_is_drawn_to_choose_where_cards_have_the_scores_of_single_images(report, model, benchmark):
     def known(*single):
         found = scores_of(model, benchmark)
         return {task: dataclasses.replace(score, single=list(single)) for task, score in found.items()}
 
     write_base_card(model, known(0.9, 0.1))
-    console = Console(file=io.StringIO(), width=100)
-    files = report_distillation(
-        model=model,
-        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": {"tiny": known(1.0, 1.0)}}),
-        student="student",
-        student_guidance=1.5,
-        benchmark=benchmark,
-        folder=tmp_path / "report",
-        metrics_csv=tmp_path / "absent.csv",
-        batch_size=4,
-        rows_per_task=1,
-        console=console,
-    )
-    assert "choosing pictures" not in console.file.getvalue()
+    files, text = report({"ocr": {"tiny": known(1.0, 1.0)}}, student_guidance=1.5, rows_per_task=1)
+    assert "choosing pictures" not in text
     assert list(files.sheet.prompts) == [("ocr", "two")]
     assert "single" not in files.scores.read_text()
 
 
-def test_base_scores_come_from_the_model_s_card(model, benchmark, tmp_path):
+def test_base_scores_come_from_the_model_s_card(report, model, benchmark):
     known = scores_of(model, benchmark)
     write_base_card(model, known)
     assert base_scores(model.path, "tiny", 2.0) == known
     assert base_scores(model.path, "tiny", 1.5) == base_scores(model.path, "another", 2.0) == {}
+    files, text = report({"ocr": {"tiny": known}}, student_guidance=1.0)
+    assert "scoring the base" not in text
+    assert files.curve is None
+    assert "| base | 2 | 0.750 ±0.050 | 0.750 ±0.050 |" in files.table.read_text()
+
+
+def write_base_card(model, known, held_out=None):
+    scores = {"tiny": {task: dataclasses.asdict(score) for task, score in known.items()}}
+    card = {"scores": {"guidance 2": scores, "guidance 1": scores}}
+    if held_out:
+        entries = {name: dataclasses.asdict(value) for name, value in held_out.items()}
+        card["held_out"] = {"guidance 1": {"tiny": entries}}
+    atomic_write_json(Path(model.path) / "card.json", card)
+
+
+def of_card(model, benchmark, value, **other):
+    conditions = held_out_conditions_of(benchmark, model)
+    return {
+        name: HeldOut(value=value, n=4, better="higher", conditions={**conditions[name], **other})
+        for name in benchmark.held_out
+    }
+
+
+def test_held_out_values_come_from_cards_and_nothing_is_drawn_for_those_that_are_not_there(
+    model, benchmark, tmp_path
+):
+    names = ("light", "light_of_ocr")
+    benchmark = dataclasses.replace(
+        benchmark,
+        held_out={name: RewardMean(reward=brightness, parts=[], tags=[]) for name in names},
+        held_out_tasks={"light_of_ocr": ["ocr"]},
+    )
+    known = scores_of(model, benchmark)
+    write_base_card(model, known, of_card(model, benchmark, 0.125))
+    other_steps = of_card(model, benchmark, 0.25, **{"sampler.num_steps": 40})
     console = Console(file=io.StringIO(), width=100)
+    cards = {"ocr": {"tiny": known}, "style": {"tiny": known}}
+    teachers = teacher_set(model, tmp_path / "teachers", cards, {"tiny": other_steps})
     files = report_distillation(
         model=model,
-        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": {"tiny": known}}),
+        teachers=teachers,
         student="student",
         student_guidance=1.0,
         benchmark=benchmark,
@@ -214,15 +246,42 @@ def test_base_scores_come_from_the_model_s_card(model, benchmark, tmp_path):
         batch_size=4,
         console=console,
     )
-    assert "scoring the base" not in console.file.getvalue()
-    assert files.curve is None
-    assert "| base | 2 | 0.750 ±0.050 | 0.750 ±0.050 |" in files.table.read_text()
+    text = console.file.getvalue()
+    assert "scoring the base" not in text
+    assert "scoring the ocr teacher" not in text
+    assert text.count("the ocr teacher's card has values that do not fit (here and there): ") == 1
+    assert "sampler.num_steps: 2 and 40" in text
+    assert "Not used for training" in text
+    student = EvaluationResult.load(tmp_path / "report" / "student_guidance_1.json")
+    light, of_ocr = (student.held_out_scores[name] for name in ("light", "light_of_ocr"))
+    assert (light.n, of_ocr.n, light.better) == (4, 2, "higher")
+    assert light.conditions == held_out_conditions_of(benchmark, model)["light"]
+    lines = files.table.read_text().splitlines()
+    assert "|  | guidance | light ↑ | light of ocr ↑ |" in lines
+    assert lines.count("| base | 1 | 0.125 | 0.125 |") == 1
+    assert lines.count("| base | 2 | - | - |") == 1  # the card has it at guidance 1 alone
+    assert lines.count("| teacher: ocr | 1.5 | - | - |") == 1
+    assert f"| student | 1 | {light.value:.3f} | {of_ocr.value:.3f} |" in lines
+    assert files.final.rows[0].held_out == of_card(model, benchmark, 0.125)
 
 
-def write_base_card(model, known):
-    scores = {"tiny": {task: dataclasses.asdict(score) for task, score in known.items()}}
-    card = {"scores": {"guidance 2": scores, "guidance 1": scores}}
-    atomic_write_json(Path(model.path) / "card.json", card)
+def test_conditions_of_a_held_out_value_are_those_of_the_images_that_it_sees(model, benchmark):
+    metric = RewardMean(reward=brightness, parts=[], tags=[])
+    settings = {"held_out": {"all": {"reward": {"upscale": 2}}}, "tasks": {"ocr": {}, "style": {}}}
+    benchmark = dataclasses.replace(
+        benchmark,
+        held_out={"all": metric, "of_ocr": metric},
+        held_out_tasks={"of_ocr": ["ocr"]},
+        settings=settings,
+    )
+    found = held_out_conditions_of(benchmark, model)
+    assert (found["all"]["images"], found["of_ocr"]["images"]) == (4, 2)
+    assert found["all"]["prompts"] != found["of_ocr"]["prompts"]
+    assert found["of_ocr"]["metric"] == "RewardMean"
+    assert found["all"]["metric"].startswith("RewardMean ")
+    shared = {"seed", "base", "sampler", "sampler.num_steps"}
+    of_task = conditions_of(benchmark, model)["ocr"]
+    assert {name: found["all"][name] for name in shared} == {name: of_task[name] for name in shared}
 
 
 def changed(benchmark, what, folder):
@@ -259,23 +318,12 @@ def changed(benchmark, what, folder):
     ],
 )
 def test_scores_of_another_benchmark_of_the_same_name_are_not_put_beside_the_student_s(
-    model, benchmark, tmp_path, what, told
+    report, model, benchmark, tmp_path, what, told
 ):
     known = scores_of(model, benchmark)
     write_base_card(model, known)
-    console = Console(file=io.StringIO(), width=100)
-    files = report_distillation(
-        model=model,
-        teachers=teacher_set(model, tmp_path / "teachers", {"ocr": {"tiny": known}}),
-        student="student",
-        student_guidance=1.0,
-        benchmark=changed(benchmark, what, tmp_path),
-        folder=tmp_path / "report",
-        metrics_csv=tmp_path / "absent.csv",
-        batch_size=4,
-        console=console,
-    )
-    text = console.file.getvalue()
+    changed_benchmark = changed(benchmark, what, tmp_path)
+    files, text = report({"ocr": {"tiny": known}}, student_guidance=1.0, benchmark=changed_benchmark)
     assert f"the base's card does not fit (here and there): {told}" in text
     assert f"the ocr teacher's card does not fit (here and there): {told}" in text
     assert "scoring the base, guidance 1" in text
@@ -290,10 +338,11 @@ def test_a_card_of_before_conditions_were_kept_is_not_trusted(model, benchmark):
     bare = {
         task: dataclasses.replace(score, conditions={}) for task, score in scores_of(model, benchmark).items()
     }
-    assert unlike(bare, conditions_of(benchmark, model)) == ["it does not say how ocr, style was scored"]
-    assert unlike(scores_of(model, benchmark), conditions_of(benchmark, model)) == []
-    other = scores_of(model, benchmark, base="another")
-    assert unlike(other, conditions_of(benchmark, model)) == [f"base: {model.identity[:16]} and another"]
+    wanted = conditions_of(benchmark, model)
+    assert unlike(bare, wanted, base=model.path) == ["it does not say how ocr, style was scored"]
+    assert unlike(scores_of(model, benchmark), wanted, base=model.path) == []
+    (told,) = unlike(scores_of(model, benchmark, base="another"), wanted, base=model.path)
+    assert told == f"they are of another base model than {model.path}, or of other weights than it has now"
 
 
 @pytest.mark.parametrize("name", ["mini", "mini_large"])
@@ -304,11 +353,17 @@ def test_shipped_cards_fit_the_shipped_benchmarks(name):
     settings = OmegaConf.to_container(cfg.benchmark, resolve=True)
     benchmark = dataclasses.replace(instantiate(cfg.benchmark), settings=settings)
     wanted = conditions_of(benchmark, instantiate(cfg.model))
-    assert unlike(base_scores(cfg.model.path, name, 1.0), wanted) == []
+    assert unlike(base_scores(cfg.model.path, name, 1.0), wanted, base="mini") == []
+    held_out = held_out_conditions_of(benchmark, instantiate(cfg.model))
+    of_base = base_held_out(cfg.model.path, name, 1.0)
+    kept = set(held_out) if name == "mini" else set()  # of mini_large cards keep scores alone
+    assert set(comparable(of_base, held_out, whose="base", tell=print)) == kept
     for task in wanted:
         card = TeacherCard.load(resolve_path(f"package://assets/teachers/{task}"))
         known = card.scores[name]
-        assert unlike(known, {known_task: wanted[known_task] for known_task in known}) == []
+        assert unlike(known, {known_task: wanted[known_task] for known_task in known}, base="mini") == []
+        of_teacher = card.held_out.get(name, {})
+        assert set(comparable(of_teacher, held_out, whose=task, tell=print)) == kept
 
 
 def test_an_unreadable_card_is_named(tmp_path):
@@ -317,3 +372,10 @@ def test_an_unreadable_card_is_named(tmp_path):
         ValueError, match=r"card\.json: scores must be guidance -> benchmark -> task -> mean, low, high, n"
     ):
         base_scores(str(tmp_path), "tiny", 1.0)
+    entry = {"guidance 1": {"tiny": {"frechet": {"mean": 0.5}}}}
+    atomic_write_json(tmp_path / "card.json", {"held_out": entry})
+    assert base_held_out(str(tmp_path), "tiny", 2.0) == {}
+    with pytest.raises(
+        ValueError, match=r"card\.json: held_out must be guidance -> benchmark -> metric -> value, n, better"
+    ):
+        base_held_out(str(tmp_path), "tiny", 1.0)

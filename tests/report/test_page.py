@@ -144,6 +144,36 @@ def test_scores_are_means_and_intervals_and_costs_means_and_ranges_over_seeds(tm
     }
 
 
+def test_what_nothing_is_trained_on_stands_below_the_scores(tmp_path):
+    for seed, distance in enumerate((1.0, 3.0)):
+        place = write_run(tmp_path / str(seed), "a", seed, {REWARD: [0.5]})
+        held_out = {
+            "spectrum": {"finest_share": 0.1, "num_images": 192.0, "value": 0.75},  # as JSON sorts them
+            "frechet": {"frechet_distance": distance, "num_images": 192.0},
+        }
+        result({"ocr": 0.5}, held_out=held_out).save(place / "report" / "student_guidance_1.json")
+    known = {"frechet": {"value": 0.5, "n": 192, "better": "lower", "conditions": {"seed": 0}}}
+    scores = {"ocr": {"mean": 0.1, "n": 64}}
+    base = {"name": "base", "guidance_scale": 1.0, "scores": scores, "held_out": known}
+    before = {"name": "teacher: ocr", "guidance_scale": 1.0, "scores": scores}
+    table = {"title": "mini: reward by task", "rows": [base, before], "gain_kept": {}}
+    (tmp_path / "0" / "report" / "table.json").write_text(json.dumps(table))
+    (scores,) = score_tables(methods_in(tmp_path), [])
+    assert scores.held_out is not None
+    assert scores.held_out.header == [
+        *("Model", "Guidance", "n"),
+        *("detail like clean drawings ↑", "Fréchet distance ↓"),
+    ]
+    assert scores.held_out.lines == [
+        ["base", "1", "-", "-", "0.500"],
+        ["teacher: ocr", "1", "-", "-", "-"],
+        ["a", "1", "2", "0.750 ±?", "2.000 ±12.706"],
+    ]
+    html = page_of(tmp_path)
+    assert "<h4>Not used for training, mini</h4>" in html
+    assert "2.000 ±12.706" in html
+
+
 def samples(folder, *shades, prompt="one", scores=None):
     """What a run's report leaves: base, teacher and student as plain pictures of one prompt."""
     SampleSheet(

@@ -14,7 +14,7 @@ from support.run_folders import write_run
 REWARD = {"train/reward/ocr": [0.5]}
 
 
-def write_seed(folder, seed, ocr, style, *, kept=None):
+def write_seed(folder, seed, ocr, style, *, kept=None, distance=None):
     """A run whose report has a base of .4 and teachers of .8 and .6, and a student at guidance 1 and 2."""
 
     def row(name, scale, ocr, style):
@@ -30,6 +30,8 @@ def write_seed(folder, seed, ocr, style, *, kept=None):
         row("teacher: style", 1.0, 0.4, 0.6),
     ]
     rows += [row("student", 1.0, ocr, style), row("student", 2.0, ocr + 0.1, style)]
+    if distance is not None:
+        rows[-2]["held_out"] = {"frechet": {"value": distance, "n": 192, "better": "lower", "conditions": {}}}
     table = {"title": "mini: reward by task", "rows": rows, "gain_kept": {"1.0": kept, "2.0": {}}}
     write_sealed_json(run / "report" / "table.json", table)
     return run
@@ -96,3 +98,26 @@ def test_the_command_prints_the_table_and_the_page_has_it(tmp_path, capsys):
     assert "Median seed and range of seeds" in page
     assert '<td class="number">0.600 to 0.800</td>' in page
     assert (tmp_path / "runs" / "page" / "seeds.md").read_text() in out
+
+
+def test_what_nothing_is_trained_on_has_its_median_seed_and_range(tmp_path):
+    for seed, (ocr, distance) in enumerate([(0.8, 3.0), (0.6, 1.0), (0.72, 2.0)]):
+        write_seed(tmp_path, seed, ocr, 0.5, distance=distance)
+    (table,) = seed_tables(methods_of(tmp_path))
+    assert table.held_out is not None
+    assert table.held_out.header == ["", "guidance", "Fréchet distance ↓"]
+    lines = {(line[0], line[1]): line[2:] for line in table.held_out.lines}
+    assert lines["base", "1"] == ["-"]
+    assert lines["student, seed 2 (median)", "1"] == ["2.000"]
+    assert lines["student, range of seeds", "1"] == ["1.000 to 3.000"]
+    assert lines["student, seed 2 (median)", "2"] == ["-"]
+    assert "| student, range of seeds | 1 | 1.000 to 3.000 |" in table.to_markdown()
+    assert "Fréchet distance\u00a0↓" in page_of(tmp_path)
+
+
+def test_tables_of_before_have_nothing_of_it(tmp_path):
+    for seed in range(2):
+        write_seed(tmp_path, seed, 0.8, 0.5)
+    (table,) = seed_tables(methods_of(tmp_path))
+    assert table.held_out is None
+    assert "Not used for training" not in table.to_markdown()

@@ -4,8 +4,9 @@ import json
 import pytest
 from rich.console import Console
 
+from diffopd.report.run.page import PageTable
 from diffopd.report.run.table import FinalTable, Row, gain_kept
-from diffopd.teacher import Estimate
+from diffopd.teacher import Estimate, HeldOut
 
 
 def score(mean):
@@ -40,6 +41,78 @@ def test_markdown():
     assert lines[4] == "| base | 2 | 0.200 ±0.050 | 0.500 ±0.050 |"
     assert lines[5] == "| teacher: ocr | 1 | 0.400 ±0.050 | - |"
     assert lines[7] == "| student's gain kept | 2 | 90% | - |"
+
+
+def of_all(spectrum, distance, n=192):
+    return {
+        "frechet": HeldOut(value=distance, n=n, better="lower", conditions={"seed": 0}),
+        "spectrum": HeldOut(value=spectrum, n=n, better="higher", conditions={"seed": 0}),
+    }
+
+
+def with_held_out():
+    own = HeldOut(value=0.25, n=64, better="neither")
+    rows = [
+        Row("base", 1.0, BASE, of_all(0.75, 2.5)),
+        Row("teacher: ocr", 1.0, {"ocr": score(0.4)}),  # whose card is of before
+        Row("student", 1.0, STUDENT, {**of_all(0.5, 3.0), "my_own": own}),
+    ]
+    return FinalTable("mini", rows, {})
+
+
+def test_what_nothing_is_trained_on_is_a_table_of_its_own_below():
+    lines = with_held_out().to_markdown().splitlines()
+    assert lines[2] == "|  | guidance | ocr | composition |"
+    assert lines[8:] == [
+        "**Not used for training** (↑ higher is better, ↓ lower; 192 images; my own: 64; "
+        "- = not measured alike, or not at all)",
+        "",
+        "|  | guidance | detail like clean drawings ↑ | Fréchet distance ↓ | my own |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| base | 1 | 0.750 | 2.500 | - |",
+        "| teacher: ocr | 1 | - | - | - |",
+        "| student | 1 | 0.500 | 3.000 | 0.250 |",
+    ]
+    assert table().held_out() is None
+    assert "Not used for training" not in table().to_markdown()
+
+
+def test_the_page_has_it_below_the_scores_and_marks_the_same_rows():
+    scores, held_out = PageTable.of(with_held_out(), own="student", heading="Scores")
+    assert (scores.heading, held_out.heading) == ("Scores", "Scores not used for training")
+    assert held_out.own == scores.own == "student"
+    assert [line[0] for line in held_out.lines] == ["base", "teacher: ocr", "student"]
+    assert len(PageTable.of(table(), own="student")) == 1
+
+
+def test_four_values_with_long_names_fit_a_terminal_of_80_columns():
+    names = ("spectrum", "frechet", "aesthetic_of_all_tasks", "composition_of_aesthetic")
+    values = {name: HeldOut(value=0.5, n=192, better="higher") for name in names}
+    rows = [Row(name, 2.0, BASE, values) for name in ("base", "teacher: composition", "student")]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(FinalTable("mini", rows, {}).held_out().to_rich())
+    text = console.file.getvalue()
+    assert text.count("0.500") == 12
+    assert "…" not in text
+    assert "teacher: composition" in text
+    words = " ".join(text.split())
+    assert all(word in words for word in ("drawings", "Fréchet", "pictures", "paintings", "asked"))
+
+
+def test_json_keeps_what_nothing_is_trained_on_with_its_conditions():
+    row = json.loads(json.dumps(with_held_out().to_json()))["rows"][0]
+    assert row["held_out"]["frechet"] == {
+        "value": 2.5,
+        "n": 192,
+        "better": "lower",
+        "conditions": {"seed": 0},
+    }
+    assert HeldOut.of_each(row["held_out"]) == of_all(0.75, 2.5)
+
+
+def test_a_direction_is_one_of_three():
+    with pytest.raises(ValueError, match="better is 'up', it must be one of higher, lower, neither"):
+        HeldOut(value=0.5, n=1, better="up")
 
 
 def test_json_holds_every_number():

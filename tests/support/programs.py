@@ -10,13 +10,18 @@ from pathlib import Path
 SECONDS = 900
 
 
+def inherited() -> dict[str, str]:
+    """The environment of a command: paths, and one torch thread."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    return kept | {"OMP_NUM_THREADS": "1"}
+
+
 def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen[str]:
     """Begin ``python -m diffopd.<program>`` in ``folder``; one torch thread."""
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-m", f"diffopd.{program}", *arguments],
         cwd=folder,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=inherited(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -77,6 +77,7 @@ def result(
     guidance_scale: float = 1.0,
     by_prompt: Mapping[str, Sequence[float]] | None = None,
     prompts: str = "prompt",
+    held_out: Mapping[str, Mapping[str, float]] | None = None,
 ) -> EvaluationResult:
     """Scores of 64 images of 64 prompts for each task, all the same or, by task, those of ``by_prompt``."""
     single = {task: list((by_prompt or {}).get(task, [score] * 64)) for task, score in scores.items()}
@@ -99,5 +100,5 @@ def result(
         guidance_scale=guidance_scale,
         adapter="student",
         tasks=tasks,
-        held_out={},
+        held_out=held_out or {},
     )

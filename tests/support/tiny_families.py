@@ -193,7 +193,8 @@ def _flux2_klein(is_distilled: bool) -> Flux2KleinPipeline:
     )
 
 
-def _z_image(shift: float) -> ZImagePipeline:
+def _z_image(shift: float, tokenizer: Qwen2TokenizerFast | None = None) -> ZImagePipeline:
+    tokenizer = tokenizer or _qwen_tokenizer()
     return ZImagePipeline(
         transformer=ZImageTransformer2DModel(
             in_channels=4,
@@ -208,8 +209,8 @@ def _z_image(shift: float) -> ZImagePipeline:
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
         vae=_autoencoder(4),
-        text_encoder=Qwen3Model(_qwen3(num_layers=2)),
-        tokenizer=_qwen_tokenizer(),
+        text_encoder=Qwen3Model(_qwen3(num_layers=2, vocab_size=len(tokenizer))),
+        tokenizer=tokenizer,
     )
 
 
@@ -297,9 +298,9 @@ def _autoencoder(latent_channels: int) -> AutoencoderKL:
     )
 
 
-def _qwen3(num_layers: int) -> Qwen3Config:
+def _qwen3(num_layers: int, vocab_size: int | None = None) -> Qwen3Config:
     return Qwen3Config(
-        vocab_size=len(_qwen_tokenizer()),
+        vocab_size=vocab_size or len(_qwen_tokenizer()),
         hidden_size=8,
         intermediate_size=16,
         num_hidden_layers=num_layers,
@@ -311,13 +312,17 @@ def _qwen3(num_layers: int) -> Qwen3Config:
 
 
 @cache
-def _qwen_tokenizer() -> Qwen2TokenizerFast:
-    """Byte by byte, but for most of Qwen-Image's instruction, which comes to 34 tokens as it should."""
+def _qwen_tokenizer(*more: str) -> Qwen2TokenizerFast:
+    """Byte by byte, but for most of Qwen-Image's instruction, which comes to 34 tokens as it should.
+
+    Args:
+        more: Further special tokens.
+    """
     instruction = (
         "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial "
         "relationships of the objects and background:"
     )
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", instruction[:-17]]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", instruction[:-17], *more]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(
         models.BPE(vocab={piece: n for n, piece in enumerate([*alphabet, *special])}, merges=[])

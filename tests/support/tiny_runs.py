@@ -21,6 +21,7 @@ from diffopd.config.folder import config_folder
 from diffopd.files.paths import resolve_path
 from diffopd.model import SD3Model
 from diffopd.teacher import Recipe, TeacherCard
+from support.pictures import write_pairs
 
 TASKS = ("composition", "ocr", "aesthetic")
 NUM_PROMPTS = 100
@@ -85,7 +86,17 @@ class TinyWorld:
             return [*RUN, f"pipeline.path={self.klein}", *DRAWINGS]
         if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini64_pretrain"):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
+        if experiment.startswith("dopsd"):  # on a pipeline of its own, made for those that ask: dopsd@<model>
+            from support.tiny_dopsd import dopsd_overrides
+
+            return dopsd_overrides(self.pipeline.parent, experiment.partition("@")[2] or "flux2_klein")
         adapter = ["adapter.rank=2", "adapter.alpha=4"]
+        if experiment == "sft_pairs":
+            pairs = self.pipeline.parent / "captioned"
+            if not pairs.is_dir():
+                write_pairs(pairs)
+            sizes = [f"data.path={pairs}", "data.prompts_per_round=2"]
+            return [*RUN, f"model.path={self.pipeline}", *adapter, *sizes]
         tasks = tasks_of(experiment)
         if experiment.startswith(REWARD_LEARNING):
             sizes = [f"data.tasks.{task}.group_size=3" for task in tasks]
@@ -108,7 +119,8 @@ class TinyWorld:
         small = self.overrides(experiment)
         if "adapter=whole" in overrides:  # which has no rank
             small = [setting for setting in small if not setting.startswith("adapter.")]
-        cfg = copy.deepcopy(_composed((f"+experiment={experiment}", *small, *overrides)))
+        name = experiment.partition("@")[0]
+        cfg = copy.deepcopy(_composed((f"+experiment={name}", *small, *overrides)))
         cfg.paths.run, cfg.paths.root = str(folder), str(folder.parent)
         return cfg
 
@@ -124,6 +136,8 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
+WITHOUT_REWARD = ("dopsd", "sft_pairs")
+"""Experiments that learn from pictures alone."""
 REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi")
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")
@@ -183,8 +197,15 @@ def first_prompts(folder: Path, path: str) -> Path:
 
 @torch.no_grad()
 def randomise(model: SD3Model, adapter: str, seed: int) -> None:
-    """Overwrite an adapter, ``B`` included, by random numbers that change the model clearly."""
+    """Overwrite an adapter, ``B`` included, by random numbers that change the model clearly.
+
+    Of a policy of whole weights, the numbers are added.
+    """
     generator = torch.Generator().manual_seed(seed)
+    if adapter in model.backbones.names:
+        for parameter in model.backbones.named(adapter).parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+        return
     for parameter in adapter_parameters(model.transformer, adapter).values():
         parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 

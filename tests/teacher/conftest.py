@@ -17,6 +17,12 @@ class Learner:
     def conditioning(self, prompts):
         return self.model.condition(prompts)
 
+    def add_policy(self, name):
+        raise AssertionError("frozen teachers add none")
+
+    def after_update(self, move):
+        raise AssertionError("frozen teachers do not move")
+
 
 @pytest.fixture
 def learner():

@@ -15,7 +15,7 @@ from diffopd.adapter import (
     trainable_adapters,
 )
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
-from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
+from diffopd.teacher import HeldOut, Recipe, Score, TeacherCard, TeacherSet
 from support.tiny_pipelines import PROJECTIONS
 
 TASKS = ("composition", "ocr", "aesthetic", "extra")
@@ -167,6 +167,21 @@ def test_cards_round_trip(tmp_path):
     assert path.name == "card.json"
     assert TeacherCard.load(tmp_path) == written
     assert json.loads(path.read_text())["scores"]["bench"]["ocr"]["n"] == 500
+
+
+def test_a_card_keeps_what_nothing_is_trained_on_and_one_of_before_has_none(tmp_path):
+    distance = HeldOut(value=1.5, n=192, better="lower", conditions={"seed": 0})
+    written = dataclasses.replace(card("ocr", "base"), held_out={"mini": {"frechet": distance}})
+    written.save(tmp_path)
+    assert TeacherCard.load(tmp_path) == written
+    before = dataclasses.asdict(written)
+    del before["held_out"]
+    (tmp_path / "card.json").write_text(json.dumps(before))
+    assert TeacherCard.load(tmp_path) == card("ocr", "base")
+    broken = {**before, "held_out": {"mini": {"frechet": {"value": 1.5}}}}
+    (tmp_path / "card.json").write_text(json.dumps(broken))
+    with pytest.raises(ValueError, match=r"is not a valid card.json"):
+        TeacherCard.load(tmp_path)
 
 
 def test_a_teacher_without_a_card_is_refused_before_weights_load(tmp_path):

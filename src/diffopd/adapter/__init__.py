@@ -1,7 +1,7 @@
 """Low-rank adapters: add, choose what is trained, average, save, load, export."""
 
 from diffopd.adapter.check import check_adapter, check_start, weightless
-from diffopd.adapter.ema import EMA, blend, ema_decay, old_policy_decay, ramp_decay
+from diffopd.adapter.ema import EMA, blend, blend_in_bf16, ema_decay, old_policy_decay, ramp_decay
 from diffopd.adapter.io import (
     add_merged_adapter,
     add_started_adapter,
@@ -41,6 +41,7 @@ __all__ = [
     "add_merged_adapter",
     "add_started_adapter",
     "blend",
+    "blend_in_bf16",
     "check_adapter",
     "check_start",
     "copy_adapter",

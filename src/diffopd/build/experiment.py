@@ -35,7 +35,7 @@ from diffopd.host.device import check_accelerator
 from diffopd.host.quiet import silence_known_noise
 from diffopd.host.rank import is_first_process
 from diffopd.host.threads import choose_num_threads
-from diffopd.report.run.at_end import RunFiles
+from diffopd.report.run.run_files import RunFiles
 from diffopd.run.finished import Finished, outputs_of, remove_finished, write_finished
 from diffopd.run.inputs import inputs_of
 from diffopd.run.metrics_csv import METRICS
@@ -125,7 +125,7 @@ class Experiment:
         elif self.report is not None:
             self.report(self.phase, self.benchmark, files)
         known = (self.folder / METRICS).is_file()
-        recipe = dataclasses.asdict(files.recipe()) if known else {}
+        recipe = dataclasses.asdict(files.recipe) if known else {}
         note = Finished(
             rounds=self.trainer.current_epoch,
             max_rounds=cast(int, self.trainer.max_epochs),
@@ -188,7 +188,8 @@ def build(cfg: DictConfig) -> Experiment:
     if "model" in wanted:
         pin_model(cfg)  # before the config is saved
     checkpoint = find_checkpoint(cfg, folder) if is_first_process() else None
-    parts = {group: instantiate(cfg[group]) for group in LIGHT_GROUPS if group in wanted}
+    chosen = [group for group in LIGHT_GROUPS if group in wanted and cfg.get(group) is not None]
+    parts = {group: instantiate(cfg[group]) for group in chosen}
     check_optimizers(_optimizers(cfg, parts), named=getattr(phase_class, "names_parameters", False))
     check_fit(cfg, parts)
     report = instantiate(cfg.report) if cfg.get("report") else None
@@ -196,7 +197,7 @@ def build(cfg: DictConfig) -> Experiment:
         report.check(parts)
     data = instantiate(cfg.data)
     asked = parts.get("reward") if reward_is_asked(cfg) else None
-    check_prompts(getattr(data, "tasks", None), cfg.data.get("tasks"), asked)
+    check_prompts(getattr(data, "tasks", None), cfg.data, asked)
     values = cast(Any, OmegaConf.to_container(cfg, resolve=True))
     groups = [group for group in (*LIGHT_GROUPS, *HEAVY_GROUPS) if group in wanted]
     inputs = inputs_of(values, groups) if is_first_process() else {}  # which writes the checkpoints

@@ -101,7 +101,10 @@ class RoundProgress(Callback):
         self._close()
         if trainer.is_global_zero:
             seconds, rounds = self._clock() - self._start, trainer.current_epoch - self._first_round
-            self._print(f"{rounds} {'round' if rounds == 1 else 'rounds'} in {duration(seconds)}")
+            if rounds:
+                self._print(f"{rounds} {'round' if rounds == 1 else 'rounds'} in {duration(seconds)}")
+            else:
+                self._print(f"nothing left to train: {trainer.current_epoch} rounds were done before")
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -14,38 +12,20 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
-from torch import Tensor
 from typing_extensions import override
 
 from diffopd.callbacks.adapter_export import exported_adapter
-from diffopd.evaluation import Benchmark, generate
+from diffopd.callbacks.sample_source import SampleSource
+from diffopd.evaluation import Benchmark
 from diffopd.files.sample_row import SampleRow
 from diffopd.strategy import Sharded
-from diffopd.types import Prompts, Sampler
+from diffopd.teacher import SelfTeacher
+from diffopd.types import Prompts
 
 log = logging.getLogger(__name__)
 
 KEY = "samples"
 """What loggers call the pictures."""
-MAX_BATCH = 4
-"""Images made together: few, as most of the memory is the training's."""
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What the samples of a training are made with.
-
-    Attributes:
-        prompts: What to draw.
-        sampler: How.
-        guidance_scale: At which guidance.
-        seed: Of the noise.
-    """
-
-    prompts: Prompts
-    sampler: Sampler
-    guidance_scale: float
-    seed: int
 
 
 class Samples(Callback):
@@ -59,6 +39,9 @@ class Samples(Callback):
     picture that is there already and was made from the same weights and settings is not drawn again, so a
     resumed run repeats and misses none. A run that is interrupted draws its last row once it is resumed and
     done.
+
+    Where the model teaches itself from pictures, the teacher's picture stands beside each of the student's.
+    The teacher is shown one of the training pictures, whatever the prompt.
 
     The first process draws while the others wait for it at their next exchange. Where the backbone is in
     shards all of them draw, as a forward needs them all, and the first one writes.
@@ -113,7 +96,7 @@ class Samples(Callback):
         self.prompts = None if prompts is None else tuple(prompts)
         self.folder = Path(folder)
         self.benchmark: Benchmark | None = None
-        self._source: _Source | None = None
+        self._source: SampleSource | None = None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -142,7 +125,7 @@ class Samples(Callback):
         if num_rounds == 0 or at_share or (every and num_rounds % every == 0):
             self._draw(trainer, phase, num_rounds)
 
-    def _find_source(self, trainer: Trainer, phase: Any) -> _Source | None:
+    def _find_source(self, trainer: Trainer, phase: Any) -> SampleSource | None:
         """What to draw, if the phase trains an adapter and there are prompts."""
         if not hasattr(phase, "handed_on") or not hasattr(phase, "model"):
             return None
@@ -158,7 +141,18 @@ class Samples(Callback):
             return None
         guidance = phase.model.guidance_scale if own is None else own.guidance_scale
         seed = phase.seed if self.benchmark is None else self.benchmark.seed
-        return _Source(prompts, sampler, float(guidance), seed)
+        source = SampleSource(prompts, sampler, float(guidance), seed)
+        teacher = getattr(phase, "teacher", None)
+        if not isinstance(teacher, SelfTeacher) or not teacher.context.shows_target:
+            return source
+        shown = cast(Any, trainer).datamodule.batch(0).targets
+        targets = tuple(shown[row % len(shown)] for row in range(len(prompts)))
+        return replace(
+            source,
+            taught=teacher.context(replace(prompts, targets=targets)),
+            teacher=teacher.network.name,
+            teacher_scale=teacher.guidance_scale,
+        )
 
     def _own_prompts(self) -> Prompts | None:
         if self.prompts is None:
@@ -187,52 +181,21 @@ class Samples(Callback):
         model, adapter = cast(Any, phase).model, exported_adapter(phase)
         row = SampleRow(
             round=num_rounds,
-            prompts=source.prompts.texts,
-            tasks=source.prompts.tasks,
-            made_from=_digest(source, cast(Any, phase).policies[adapter].weights()),
+            prompts=source.labels,
+            tasks=source.tasks,
+            made_from=source.digest(cast(Any, phase).policies, adapter),
         )
         there = row.is_in(self.folder)
         if sharded:  # all processes have to do the same
             there = trainer.strategy.broadcast(there)
         if there:
             return
-        images = generate(
-            model,
-            source.prompts,
-            sampler=source.sampler,
-            guidance_scale=source.guidance_scale,
-            adapters=adapter,
-            seed=source.seed,
-            batch_size=MAX_BATCH,
-        )
+        images = source.draw(model, adapter)
         if trainer.is_global_zero:
             picture = row.picture(images)
             for logger in trainer.loggers:
                 _log_picture(logger, picture, row)
             row.save(picture, self.folder)  # last: what is there was logged
-
-
-def _digest(source: _Source, weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all that a picture depends on and that may change in one run's folder."""
-    plain = int | float | str | tuple | list
-    sampler = {
-        name: value
-        for name, value in getattr(source.sampler, "__dict__", {}).items()
-        if isinstance(value, plain)
-    }
-    settings = [
-        source.prompts.texts,
-        source.prompts.indices,
-        source.guidance_scale,
-        source.seed,
-        type(source.sampler).__name__,
-        sampler,
-    ]
-    value = hashlib.sha256(json.dumps(settings).encode())
-    for name, parameter in sorted(weights.items()):
-        value.update(name.encode())
-        value.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return value.hexdigest()
 
 
 def _log_picture(logger: Logger, picture: Image.Image, row: SampleRow) -> None:

@@ -9,23 +9,40 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from diffopd.check.error import config_errors
+from diffopd.check.prompts import reward_is_asked
 from diffopd.check.setting import Groups, phase_takes
 from diffopd.check.source import constant, read_target
+from diffopd.check.tasks import tasks_of
 from diffopd.host.rank import lacks_srun, launched_processes
 
 
 def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Choices that are sound on their own and not together, as one sentence each."""
+    yield from choice_problems(values)
+    yield from step_problems(values)
+
+
+def choice_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Those of them for which nothing is built."""
     yield from _guidance(values)
     if not isinstance(values.get("phase"), Mapping):
         return
-    yield from _trained_steps(values)
-    yield from _noise(values)
     yield from _updates(values)
     yield from _timesteps(values)
     yield from _tasks(values)
+    yield from _examples(values)
+    yield from _buckets(values)
+    yield from _reward(values)
+    yield from _context(values)
     yield from _report(values)
     yield from _processes(values)
+
+
+def step_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Those about the steps that are trained, for which sampler and states are built: this brings torch."""
+    if isinstance(values.get("phase"), Mapping):
+        yield from _trained_steps(values)
+        yield from _noise(values)
 
 
 def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
@@ -36,9 +53,11 @@ def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
     if not phase_takes(values, "model"):
         return
     sampler = values.get("sampler") if phase_takes(values, "sampler") else None
+    teacher = values.get("teacher") if phase_takes(values, "teacher") else None
     given = {
         "model.guidance_scale": model.get("guidance_scale"),
         "sampler.guidance_scale": (sampler or {}).get("guidance_scale"),
+        "teacher.guidance_scale": (teacher or {}).get("guidance_scale"),
         "guidance_scale": values.get("guidance_scale"),
     }
     for place, scale in given.items():
@@ -187,24 +206,115 @@ def _timesteps(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _tasks(values: Mapping[str, Any]) -> Iterator[str]:
     """Every task of the data has its teacher and its reward."""
-    tasks = (values.get("data") or {}).get("tasks") or {}
+    tasks = tasks_of(values)
     teachers = (values.get("teacher") or {}).get("teachers")
     rewards = (values.get("reward") or {}).get("rewards")
     by_task = constant(_target(values, "reward"), "one_per_task") is True
     if phase_takes(values, "teacher") and isinstance(teachers, Mapping):
         yield from _routes(values, list(tasks), list(teachers))
-    for task in tasks:
+    for task, at in tasks.items():
         if _own_teachers(values) and isinstance(teachers, Mapping) and task not in teachers:
             yield (
-                f"data.tasks has {task}, for which there is no teacher; teacher.teachers has "
-                f"{', '.join(teachers)}. Add teacher.teachers.{task}, "
-                f"or remove the task with ~data.tasks.{task}"
+                f"{at.named_by} has {task}, for which there is no teacher; teacher.teachers has "
+                f"{', '.join(teachers)}. Add teacher.teachers.{task}{at.remove}"
             )
         if phase_takes(values, "reward") and by_task and isinstance(rewards, Mapping) and task not in rewards:
             yield (
-                f"data.tasks has {task}, for which there is no reward; reward.rewards has "
-                f"{', '.join(rewards)}. Add reward.rewards.{task}, or remove the task with ~data.tasks.{task}"
+                f"{at.named_by} has {task}, for which there is no reward; reward.rewards has "
+                f"{', '.join(rewards)}. Add reward.rewards.{task}{at.remove}"
             )
+
+
+def _examples(values: Mapping[str, Any]) -> Iterator[str]:
+    """Fine-tuning has teachers to make its examples, or pictures."""
+    examples, teacher = values["phase"].get("examples"), values.get("teacher")
+    if constant(_target(values, "phase"), "takes_examples") is not True:
+        return
+    if examples == "pictures":
+        if _lacks(values, "data", "has_targets"):
+            yield "phase.examples=pictures learns from pictures, and the data has none; choose data=pairs"
+        if (best_of_n := values["phase"].get("best_of_n") or 1) > 1:
+            yield (
+                f"phase.best_of_n={best_of_n} chooses among a teacher's samples, and phase.examples=pictures "
+                "has none; set phase.best_of_n=1"
+            )
+        if teacher is not None:
+            yield (
+                "a teacher is chosen, and phase.examples=pictures learns from none; leave it out with "
+                "~teacher, or set phase.examples=teacher"
+            )
+    elif teacher is None:
+        choices = ", ".join(Groups.read().choices["teacher"])
+        yield (
+            f"phase.examples=teacher needs a teacher and none is chosen; choose one with +teacher=... "
+            f"({choices}), or learn from pictures with phase.examples=pictures data=pairs"
+        )
+
+
+def _buckets(values: Mapping[str, Any]) -> Iterator[str]:
+    """Rows of several sizes need a phase that keeps them apart, and whole backbones."""
+    data = values.get("data")
+    buckets = data.get("buckets") if isinstance(data, Mapping) else None
+    if buckets in (None, "none"):
+        return
+    if _lacks(values, "phase", "takes_buckets"):
+        phase = Groups.read().choice_of("phase", _target(values, "phase"))
+        yield (
+            f"data.buckets={buckets} gives a round pictures of several sizes, and phase={phase} takes one; "
+            "set data.buckets=none"
+        )
+    if constant(_target(values.get("trainer") or {}, "strategy"), "divides_backbone"):
+        yield (
+            f"data.buckets={buckets} gives processes different numbers of forwards, and trainer=sharded "
+            "needs the same; set data.buckets=none, or choose trainer=ddp"
+        )
+
+
+def _reward(values: Mapping[str, Any]) -> Iterator[str]:
+    """Where a phase can do without a reward, nothing is scored."""
+    if values.get("reward") is not None or not phase_takes(values, "reward"):
+        return
+    if reward_is_asked(values):
+        phase = values["phase"]
+        every, best_of_n = phase.get("score_every_n_rounds"), phase.get("best_of_n") or 1
+        what, instead = "routing scores teachers", ""
+        if every:
+            what = f"phase.score_every_n_rounds={every} scores samples"
+            instead = ", or set phase.score_every_n_rounds=0"
+        elif best_of_n > 1:
+            what, instead = f"phase.best_of_n={best_of_n} chooses samples", ", or set phase.best_of_n=1"
+        yield (
+            f"{what} with a reward, and none is chosen; choose one with +reward=... "
+            f"({', '.join(Groups.read().choices['reward'])}){instead}"
+        )
+
+
+def _context(values: Mapping[str, Any]) -> Iterator[str]:
+    """A context that shows pictures has pictures to show, and a model that looks at them."""
+    teacher = values.get("teacher")
+    if not isinstance(teacher, Mapping) or not phase_takes(values, "teacher"):
+        return
+    context = _target(teacher, "context")
+    if constant(context, "shows_target") is not True:
+        return
+    choice = f"context={Groups.read().choice_of('context', context)}"
+    if _lacks(values, "data", "has_targets"):
+        yield (
+            f"{choice} shows the teacher the picture that a prompt is to learn, and the data has none; "
+            "choose data=pairs, or context=text"
+        )
+    if _lacks(values, "model", "reads_pictures"):
+        model = Groups.read().choice_of("model", _target(values, "model"))
+        yield (
+            f"{choice} shows the teacher pictures, and model={model} reads none; choose context=text, "
+            "model=flux2_klein or model=z_image_turbo"
+        )
+
+
+def _lacks(values: Mapping[str, Any], group: str, name: str) -> bool:
+    """Whether the class that a group names is known not to have something."""
+    known = read_target(_target(values, group))
+    return known is not None and not known.function and not known.constants.get(name)
 
 
 def _report(values: Mapping[str, Any]) -> Iterator[str]:
@@ -275,11 +385,11 @@ def _processes(values: Mapping[str, Any]) -> Iterator[str]:
     batch = (values.get("data") or {}).get("batch_size")
     if isinstance(batch, int) and batch % number:
         yield f"data.batch_size={batch} must be a multiple of {_number_of_processes(devices, nodes)}"
-    for task, entry in ((values.get("data") or {}).get("tasks") or {}).items():
-        prompts = entry.get("prompts_per_round")
+    for at in tasks_of(values).values():
+        prompts = at.entry.get("prompts_per_round")
         if isinstance(prompts, int) and prompts % number:
             yield (
-                f"data.tasks.{task}.prompts_per_round={prompts} must be a multiple of "
+                f"{at.setting}.prompts_per_round={prompts} must be a multiple of "
                 f"{_number_of_processes(devices, nodes)}"
             )
     if number > 1 and constant(_target(values, "phase"), "one_process"):

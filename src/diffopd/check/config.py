@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig
 
-from diffopd.check.combination import combination_problems, loss_problems
+from diffopd.check.combination import choice_problems, loss_problems, step_problems
 from diffopd.check.error import ConfigError
 from diffopd.check.paths import path_problems
 from diffopd.check.setting import setting_problems
@@ -14,12 +15,15 @@ from diffopd.check.signal import signal_problems
 from diffopd.check.unused import unused_choices
 from diffopd.check.values import plain_values
 
+_SETTING = re.compile(r"\w+(?:[.@/]\w+)*")
+"""A setting's path, with which a problem begins."""
+
 
 def check_config(cfg: DictConfig, config_name: str = "train", overrides: Sequence[str] = ()) -> None:
     """Refuse a config that cannot work.
 
     Keys, kinds and limits are compared with the source of what will be built, so neither Lightning nor
-    diffusers is imported. Only a config that passes has its combinations and folders looked at.
+    diffusers is imported. Only a config that passes has its steps and folders looked at, which brings torch.
 
     Args:
         cfg: The composed config.
@@ -30,14 +34,23 @@ def check_config(cfg: DictConfig, config_name: str = "train", overrides: Sequenc
         ConfigError: Every problem found, one a line: config path, what came, what is allowed.
     """
     values = plain_values(cfg)
+    found = [*loss_problems(values), *setting_problems(values, config_name)]
+    found += _others(found, lambda: [*unused_choices(cfg, values, overrides), *choice_problems(values)])
     for problems in (
-        lambda: [*loss_problems(values), *setting_problems(values, config_name)],
-        lambda: [
-            *unused_choices(cfg, values, overrides),
-            *combination_problems(values),
-            *signal_problems(values),
-        ],
+        lambda: [],
+        lambda: [*step_problems(values), *signal_problems(values)],
         lambda: path_problems(values),
     ):
-        if found := list(dict.fromkeys(problems())):
+        if found := list(dict.fromkeys([*found, *problems()])):
             raise ConfigError("\n".join(found))
+
+
+def _others(found: Sequence[str], problems: Callable[[], Sequence[str]]) -> list[str]:
+    """Problems of settings together, without those that follow from the ones ``found`` in single settings."""
+    named = {match[0] for problem in found if (match := _SETTING.match(problem))}
+    try:
+        return [problem for problem in problems() if not named.intersection(_SETTING.findall(problem))]
+    except Exception:
+        if found:  # of kinds that no check of several settings expects
+            return []
+        raise

@@ -49,6 +49,8 @@ KINDS: Mapping[str, Kind] = {
     "reward": Kind("a reward", needed=("__call__",)),
     "reward.rewards.*": Kind("a reward", needed=("__call__",)),
     "phase.held_out.*": Kind("a reward", needed=("__call__",)),
+    "context": Kind("a context", "diffopd.context.base.Context"),
+    "teacher.context": Kind("a context", "diffopd.context.base.Context"),
     "teacher": Kind("a set of teachers", needed=("check",)),
     "regulariser": Kind("a regularizer", needed=("check",)),
     "metric": Kind("a metric", "torchmetrics.metric.Metric"),

@@ -14,28 +14,85 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.check.error import did_you_mean
-from diffopd.check.setting import Groups
+from diffopd.check.setting import Groups, setting_problems
+from diffopd.check.values import plain_values
 from diffopd.config.arguments import parts_of, quoted
 from diffopd.config.folder import config_folder
 
 COMPOSITION_ERRORS = (CompactHydraException, OmegaConfBaseException, ValueError, TypeError)
 """What Hydra raises when it cannot compose a command line."""
 
+_RUN = "adapter=<a run's folder> takes the model that the run trained"
+_MEANT = {"run": _RUN, "checkpoint": _RUN.replace("run's folder", "checkpoint's folder"), "lora": _RUN}
+"""What users of `sample` and `evaluate` write for an adapter -> what to write."""
+EVERYTHING = ("experiment", "stages", "rows")
+"""Choices that most other settings depend on: without them nothing else can be judged."""
 _UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'")
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
 
 
 def explain_composition(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
-    """Why a config could not be composed, with the nearest known name.
+    """Why a config could not be composed, with the nearest known names: all mistakes that can be told apart.
 
     Args:
-        error: What Hydra raised.
+        error: What Hydra raised, which stops at the first mistake.
         config_name: The primary config, e.g. ``train``.
         overrides: The command line's ``key=value`` arguments.
 
     Returns:
-        One message without Hydra's advice to append keys, which a check would refuse later.
+        A line or more for each, without Hydra's advice to append keys, which a check would refuse later.
     """
+    rest, culprit = list(overrides), _culprit(error, overrides)
+    mistakes, of_settings = [(error, culprit)], list[str]()
+    while culprit is not None and culprit.lstrip("+").partition("=")[0] not in EVERYTHING:
+        # What belongs to a choice that is none cannot be judged without it.
+        group = f"{culprit.lstrip('+~').partition('=')[0]}."
+        rest = [each for each in rest if each != culprit and not each.lstrip("+~").startswith(group)]
+        found = _compose(config_name, rest)
+        if isinstance(found, DictConfig):
+            of_settings = list(setting_problems(plain_values(found), config_name))
+            break
+        culprit = _culprit(found, rest)
+        if culprit is not None and not _SEVERAL.search(str(found)):  # a sweep, which is right in its place
+            mistakes.append((found, culprit))
+    told = [
+        _explain(each, config_name, [*rest, culprit] if culprit else overrides) for each, culprit in mistakes
+    ]
+    return "\n".join(dict.fromkeys([*told, *of_settings]))
+
+
+def _culprit(error: Exception, overrides: Sequence[str]) -> str | None:
+    """The override that an error is about, if it says so."""
+    if isinstance(error, OverrideParseException):
+        return next((each for each in overrides if each == str(error.override)), None)
+    if several := _SEVERAL.search(str(error)):
+        return next((each for each in overrides if each == several[1]), None)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        named = str(error.missing_cfg_file)
+        return next((each for each in overrides if "/".join(_group_and_choice(each)) == named), None)
+    found = _UNKNOWN_KEY.search(str(error))
+    return next(
+        (each for each in overrides if found and each.partition("=")[0].lstrip("+~") == found[1]), None
+    )
+
+
+def _group_and_choice(override: str) -> tuple[str, str]:
+    key, _, value = override.lstrip("+~").partition("=")
+    return key.partition("@")[0], value.strip("'\"")
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig | Exception:
+    """The config, or why there is none."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            return compose(config_name, overrides=list(overrides))
+    except Exception as error:  # whatever it is, it is no worse than the mistake that is told
+        return error
+
+
+def _explain(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
+    """One mistake."""
     if isinstance(error, UnicodeEncodeError):
         return (
             f"{error.object!r} cannot be the name of a file in this locale, of encoding {error.encoding}; "
@@ -128,6 +185,8 @@ def _unknown_group(name: str, overrides: Sequence[str]) -> str:
 
 def _unknown_key(path: str, config_name: str, overrides: Sequence[str]) -> str:
     parent, _, key = path.rpartition(".")
+    if meant := _MEANT.get(path) if config_name in ("sample", "evaluate") else None:
+        return f"{path} is not a setting of {config_name}; {meant}"
     keys = _keys_of(parent, config_name, [o for o in overrides if o.partition("=")[0].lstrip("+~") != path])
     near = did_you_mean(key, keys, f"{parent}." if parent else "")
     here = f" of {parent}" if parent else f" of {config_name}"
@@ -136,11 +195,8 @@ def _unknown_key(path: str, config_name: str, overrides: Sequence[str]) -> str:
 
 def _keys_of(parent: str, config_name: str, overrides: Sequence[str]) -> list[str]:
     """Keys of a node of the config that the other overrides make; none if they make none."""
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(config_folder(), version_base="1.3"):
-            node: Any = compose(config_name, overrides=list(overrides))
-    except Exception:  # a suggestion is not worth a second error
+    node: Any = _compose(config_name, overrides)
+    if isinstance(node, Exception):  # a suggestion is not worth a second error
         return []
     node = OmegaConf.select(node, parent) if parent else node
     return [str(key) for key in node if not str(key).startswith("_")] if isinstance(node, DictConfig) else []

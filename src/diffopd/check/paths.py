@@ -87,6 +87,8 @@ def _prompt_files(values: Mapping[str, Any]) -> Iterator[str]:
         named = {group: node} | {f"{group}.tasks.{task}": entry for task, entry in (tasks or {}).items()}
         for setting, entry in named.items():
             path = entry.get("path") if isinstance(entry, Mapping) else None
+            if setting == "data":  # a folder of pictures, which is read before weights load
+                continue
             if isinstance(path, str) and not (file := Path(resolve_path(path))).is_file():
                 yield f"{setting}.path={path}: there is no such file ({file.absolute()})"
 

@@ -21,12 +21,12 @@ def reward_is_asked(cfg: Mapping[str, Any]) -> bool:
     return constant(routing.get("_target_"), "measures") is True
 
 
-def check_prompts(tasks: Any, paths: Any, reward: Any) -> None:
+def check_prompts(tasks: Any, data: Any, reward: Any) -> None:
     """Have the reward look at every prompt.
 
     Args:
         tasks: task -> its prompts, as a data module of prompts has them; None for others.
-        paths: task -> ``{path, ...}``, as the config has them, for messages.
+        data: The config's node of the data, which has their paths, for messages.
         reward: The reward; one without a method ``check_prompt`` takes any prompt. None = there is none.
 
     Raises:
@@ -38,20 +38,23 @@ def check_prompts(tasks: Any, paths: Any, reward: Any) -> None:
     for task, prompts in tasks.items():
         refused = list(_refused(task, prompts.entries, reward))
         if refused:
-            line, why = refused[0]
-            more = f" (and {len(refused) - 1} more lines)" if len(refused) > 1 else ""
-            problems.append(f"data.tasks.{task}.path={paths[task]['path']}, line {line}: {why}{more}")
+            where, why = refused[0]
+            more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+            path = data["tasks"][task]["path"] if data.get("tasks") else data["path"]
+            problems.append(f"{prompts.setting}.path={path}, {where}: {why}{more}")
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def _refused(task: str, entries: Any, reward: Any) -> Iterator[tuple[int, str]]:
-    """Number of each refused line, and why."""
+def _refused(task: str, entries: Any, reward: Any) -> Iterator[tuple[str, str]]:
+    """Place of each refused entry, and why."""
     from diffopd.reward.checked import check_prompt
     from diffopd.types import Prompts
 
     for entry in entries:
-        try:
-            check_prompt(reward, Prompts((entry.text,), (task,), (entry.metadata,), (0,), (0,)))
-        except ValueError as error:
-            yield entry.line, str(error)
+        for text in entry.texts:
+            try:
+                check_prompt(reward, Prompts((text,), (task,), (entry.metadata,), (0,), (0,)))
+            except ValueError as error:
+                yield entry.where, str(error)
+                break

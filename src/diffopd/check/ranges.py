@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diffopd.check.rule import Named, Numbers, OneOf, Range, RangeOrShare, Rule, Text, Texts
+from diffopd.check.rule import HeightAndWidth, Named, Numbers, OneOf, Range, RangeOrShare, Rule, Text, Texts
 
 
 def whole(low: int, high: int = 1_000_000, *also: object) -> Range:
@@ -31,6 +31,7 @@ COUNT = whole(1)
 SEED = whole(0, 2**32 - 1)
 THREADS = whole(1, 1024)
 PIXELS = whole(1, 16_384)
+SIZE = HeightAndWidth(PIXELS)
 SHARE = at_least_0(1)
 SHARE_ABOVE_0 = above_0(1)
 DECAY = Range(0, 1, open_high=True)
@@ -184,10 +185,24 @@ LIMITS: Mapping[str, Rule] = {
     "domain.guard.clip": SHARE_ABOVE_0,
     "teacher.teachers.*.path": Text(),
     "teacher.teachers.*.guidance_scale": at_least_0(100, None),
+    "teacher.weights": OneOf(("ema", "frozen", "live")),
+    "teacher.decay": DECAY,
+    "teacher.average_dtype": OneOf(("fp32", "bf16_as_released")),
+    "teacher.start": OneOf(("student", "base")),
+    "context": Named(),
     "routing.weights.*.*": WEIGHT,
     "data.tasks.*.path": Text(),
     "data.tasks.*.prompts_per_round": whole(1, 100_000),
     "data.tasks.*.group_size": whole(1, 10_000),
+    "data.path": Text(),
+    "data.task": Text(),
+    "data.captions": Text(),
+    "data.picture_key": Text(),
+    "data.caption_key": Texts(least=1, or_text=True, also=(None,)),
+    "data.background": Numbers(3),
+    "data.background.*": whole(0, 255),
+    "data.prompts_per_round": whole(1, 100_000),
+    "data.group_size": whole(1, 10_000),
     "data.num_drawings": whole(1, 100_000_000),
     "data.batches_per_round": COUNT,
     "adapter.rank": whole(1, 16_384),
@@ -203,6 +218,7 @@ LIMITS: Mapping[str, Rule] = {
     "pipeline.autoencoder": Text(also=(None,)),
     "model.path": Text(),
     "model.revision": Text(also=(None,)),
+    "model.vision_tower": Text(also=(None,)),
     "model.prompt_cache": Text(also=(None,)),
     "phase.output": Text(),
     "callbacks.*.*folder": Text(),
@@ -225,8 +241,14 @@ LIMITS: Mapping[str, Rule] = {
     "loss.huber_width": above_0(1e6),
     "loss.snr_clip": above_0(1e6),
     "model.*dtype": PRECISION,
-    "model.image_size": PIXELS,
+    "model.image_size": SIZE,
+    "model.image_size.*": PIXELS,
+    "data.image_size": SIZE,
+    "data.image_size.*": PIXELS,
+    "data.bucket_step": whole(1, 1024),
+    "domain.bucket_step": whole(1, 1024),
     "model.decode_batch_size": whole(1, 1_000_000, None),
+    "model.fused_blocks": OneOf(("fp32", "bf16", None)),
     "model.text_length": whole(0, 65_536),
     "model.embedded_guidance": at_least_0(100, None),
     "trainer.num_threads": whole(1, 1024, "auto"),
@@ -339,7 +361,8 @@ ANYWHERE: Mapping[str, Rule] = {
     "retries": whole(0, 1000),
     "concurrency": whole(1, 1024),
     "images_per_request": COUNT,
-    "image_size": PIXELS,
+    "image_size": SIZE,
+    "image_size.*": PIXELS,
     "num_threads": THREADS,
     "num_prompts": whole(1, 100_000_000, None),
     "images_per_prompt": whole(1, 10_000),
@@ -354,6 +377,12 @@ ANYWHERE: Mapping[str, Rule] = {
     "least_mu": Range(-10, 10),
     "most_mu": Range(-10, 10),
     "terminal": Range(0, 1, open_low=True, open_high=True, also=(None,)),
+    # Contexts.
+    "context.template": Text(),
+    "context.key": Text(),
+    "context.least_pixels": whole(1, 100_000_000),
+    "context.most_pixels": whole(1, 100_000_000),
+    "context.multiple": whole(1, 1024),
     # Losses and estimators.
     "kl_weight": WEIGHT,
     "advantage_clip": above_0(1e6, None),

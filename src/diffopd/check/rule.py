@@ -65,6 +65,25 @@ class Range:
 
 
 @dataclass(frozen=True)
+class HeightAndWidth:
+    """A number of pixels for a square, or a list of height and width.
+
+    Attributes:
+        side: What each of them must be.
+    """
+
+    side: Range
+
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is a side, or two."""
+        sides = value if isinstance(value, list) and len(value) == 2 else [value]
+        return all(self.side.holds(side) for side in sides)
+
+    def __str__(self) -> str:
+        return f"{self.side}, or [height, width]"
+
+
+@dataclass(frozen=True)
 class RangeOrShare:
     """A number of a range, or a share as text, such as ``10 %``.
 
@@ -165,7 +184,8 @@ class Texts:
         return value in self.also or (self.or_text and Text().holds(value))
 
     def __str__(self) -> str:
-        several = f"a list of at least {self.least} text" if self.least else "a list of texts"
+        least = f" (at least {self.least})" if self.least else ""
+        several = f"a list of texts{least}, none of them empty"
         one = ["one text"] if self.or_text else []
         return ", or ".join([several, *one, *map(shown, self.also)])
 

@@ -8,6 +8,7 @@ from typing import Any
 from diffopd.check.prompts import reward_is_asked
 from diffopd.check.setting import phase_takes
 from diffopd.check.source import constant, read_target
+from diffopd.check.tasks import tasks_of
 
 LEARNS_FROM_REWARDS = ("advantage", "transition_advantage")
 
@@ -26,11 +27,11 @@ def signal_problems(values: Mapping[str, Any]) -> Iterator[str]:
         return
     learns = target.constants.get("supervision") in LEARNS_FROM_REWARDS
     asked = phase_takes(values, "reward") and reward_is_asked(values)
-    for task, entry in ((values.get("data") or {}).get("tasks") or {}).items():
-        samples, prompts = entry.get("group_size"), entry.get("prompts_per_round")
+    for task, at in tasks_of(values).items():
+        samples, prompts = at.entry.get("group_size"), at.entry.get("prompts_per_round")
         if samples != 1:
             continue
-        setting, more = f"data.tasks.{task}.group_size=1", f"set data.tasks.{task}.group_size to 2 or more"
+        setting, more = f"{at.setting}.group_size=1", f"set {at.setting}.group_size to 2 or more"
         if learns and prompts == 1:
             yield (
                 f"{setting} with prompts_per_round=1 leaves no signal: the round's one sample is compared "

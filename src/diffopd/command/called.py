@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import hydra
 from hydra import initialize_config_dir
@@ -16,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
 from diffopd.command.ending import EndedFromOutsideError, no_end_from_outside
 from diffopd.command.program import STOPPED, as_typed
-from diffopd.config.arguments import with_text_quoted
+from diffopd.config.arguments import own_folders, with_text_quoted
 from diffopd.config.folder import config_folder
 from diffopd.config.sweep import register_given
 from diffopd.host.quiet import silence_known_noise
@@ -59,7 +58,7 @@ def compose_command(
     register_given()
     OmegaConf.register_new_resolver("absolute", os.path.abspath, replace=True)
     typed = tuple(map(str, overrides))
-    own = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
+    own = [] if config_dir is None else own_folders(["--config-dir", str(config_dir)])
     with _own_hydra():
         try:
             given = with_text_quoted(arguments(typed))
@@ -68,7 +67,7 @@ def compose_command(
         except ConfigError:
             raise
         except COMPOSITION_ERRORS as error:
-            written = [argument for argument in typed if "=" in argument]
+            written = [*(argument for argument in typed if "=" in argument), *own]
             raise ConfigError(as_typed(explain_composition(error, config_name, written), short)) from error
     if OmegaConf.to_container(cfg.paths, resolve=False)["run"] == OF_HYDRA:  # type: ignore[index]
         cfg.paths.run = OF_SETTINGS

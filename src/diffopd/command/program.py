@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from diffopd.check import COMPOSITION_ERRORS, ConfigError, check_config, explain_composition
 from diffopd.command.ending import no_end_from_outside, why_stopped
-from diffopd.config.arguments import with_text_quoted
+from diffopd.config.arguments import own_folders, with_text_quoted
 from diffopd.config.flags import check_flags
 from diffopd.config.folder import config_folder
 from diffopd.config.sweep import register_given, warn_of_unused_launcher
@@ -94,6 +94,7 @@ def command(
                 if started or "debug=true" in sys.argv:
                     raise
                 given = [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]
+                given += own_folders(sys.argv[1:])
                 refuse(as_typed(explain_composition(error, config_name, given), short))
             except OSError as error:  # Hydra makes the run's folder
                 if started or "debug=true" in sys.argv:

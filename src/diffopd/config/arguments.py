@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 ADAPTER: Mapping[str, str] = {"adapter": "adapter_path"}
 
@@ -13,7 +14,8 @@ TEXT = (
     "name", "run_id", "run", "from", "to", "out", "title", "adapter_path", "model_path", "tokenizer",
     "reward_name", "benchmark_name", "host", "license", "push_to_hub", "token_variable",
     "reference", "paths.*", "model.path",
-    "model.revision", "model.prompt_cache", "teacher.teachers.*.path", "data.path", "data.tasks.*.path",
+    "model.revision", "model.prompt_cache", "teacher.teachers.*.path", "data.path", "data.captions",
+    "data.picture_key", "data.tasks.*.path",
     "benchmark.path", "benchmark.tasks.*.path", "regulariser.path", "adapter.start", "phase.output",
     "pipeline.path", "callbacks.*folder", "logger.*folder", "logger.*.save_dir", "logger.*.name",
     "reward.*path", "reward.*revision", "reward.*address", "metric.*path", "metric.*revision",
@@ -31,6 +33,18 @@ TEXTS = (
 _PLAIN = re.compile(r"[A-Za-z_./][\w./:@%+-]*", re.ASCII)
 _SPECIAL = ("null", "true", "false", "nan", "inf", "???", "")
 _SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list)\(.*\)|.*,.*", re.DOTALL)
+
+
+def own_folders(arguments: Sequence[str]) -> list[str]:
+    """The folder that ``--config-dir`` names, as Hydra's ``compose`` takes it; nothing without one.
+
+    Examples:
+        >>> own_folders(["--config-dir", "/my/conf", "seed=1"])
+        ['hydra.searchpath=[file:///my/conf]']
+    """
+    named = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
+    named += [value for flag, value in pairwise(arguments) if flag in ("--config-dir", "-cd")]
+    return [f"hydra.searchpath=[file://{os.path.abspath(folder)}]" for folder in named]
 
 
 def hydra_arguments(

@@ -48,6 +48,7 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
     "phase.score_every_n_rounds": (RUN,),  # scores for the log
     "check_scorers": (EVALUATION,),
     "scorer_pairs": (EVALUATION,),
+    "domain": (RUN, EVALUATION, METHOD, TRAINING),  # what it sets counts where it is read
     # Where it runs and how fast.
     "hardware": (RUN,),  # what it sets counts where it is set
     "batch_size": (EVALUATION,),

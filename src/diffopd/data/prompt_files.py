@@ -32,6 +32,16 @@ class PromptEntry:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     line: int = field(default=0, compare=False)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompt alone."""
+        return (self.text,)
+
+    @property
+    def where(self) -> str:
+        """Its line."""
+        return f"line {self.line}"
+
 
 def read_prompts(path: str | PathLike[str], task: str, *, setting: str = "path") -> list[PromptEntry]:
     """Read a prompt file.

@@ -72,7 +72,7 @@ def share_findings(plan: Plan) -> Iterator[Finding]:
             yield Finding(
                 Level.FAILURE,
                 "batch",
-                f"data.tasks.{task.task}.prompts_per_round={task.prompts_per_round} must be a multiple of "
+                f"{task.setting}.prompts_per_round={task.prompts_per_round} must be a multiple of "
                 f"the number of processes, {plan.processes}",
             )
     rows = plan.rows_per_round // plan.processes
@@ -97,7 +97,7 @@ def group_findings(plan: Plan) -> Iterator[Finding]:
             yield Finding(
                 Level.FAILURE,
                 "group",
-                f"data.tasks.{task.task}.group_size={task.group_size}: without a second sample of its prompt "
+                f"{task.setting}.group_size={task.group_size}: without a second sample of its prompt "
                 "a sample is compared with those of other prompts, so images of easy prompts look better; "
                 "use at least 2, better 8 or more",
             )
@@ -124,12 +124,13 @@ def average_findings(plan: Plan) -> Iterator[Finding]:
 def prompt_findings(plan: Plan) -> Iterator[Finding]:
     """Are there as many prompts as a round takes?"""
     for task in plan.tasks:
-        if len(task.texts) < task.prompts_per_round:
+        if task.number < task.prompts_per_round:
+            where = "its file has" if task.kind == "prompts" else "there are"
             yield Finding(
                 Level.WARNING,
-                "prompts",
-                f"a round takes {task.prompts_per_round} prompts of {task.task}, its file has "
-                f"{len(task.texts)}, so some are used twice in a round",
+                task.kind,
+                f"a round takes {task.prompts_per_round} {task.kind} of {task.task}, {where} "
+                f"{task.number}, so some are used twice in a round",
             )
 
 
@@ -142,17 +143,20 @@ def length_findings(plan: Plan, phase: Any) -> Iterator[Finding]:
             yield Finding(
                 Level.WARNING,
                 "prompts",
-                f"{len(long)} of {len(task.texts)} prompts of {task.task} are longer than the "
+                f"{len(long)} of {len(task.texts)} {_WORDED[task.kind]} of {task.task} are longer than the "
                 f"{most_tokens(phase.model)} tokens that the encoder reads, so they are truncated; the "
                 f"first: {long[0]!r}",
             )
+
+
+_WORDED = {"prompts": "prompts", "pictures": "captions"}
 
 
 def teacher_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
     """Does each teacher beat the base model on its own task at its guidance, as the cards say?"""
     if not phase_takes(values, "teacher"):
         return
-    for name, entry in values["teacher"]["teachers"].items():
+    for name, entry in ((values.get("teacher") or {}).get("teachers") or {}).items():
         setting, path = f"teacher.teachers.{name}.path", str(entry["path"])
         place = find_card(path)
         if place is None:

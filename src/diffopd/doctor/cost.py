@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from diffopd.check.source import constant
+from diffopd.check.tasks import tasks_of
 
 Values = Mapping[str, Any]
 """A composed config as plain values."""
@@ -70,11 +71,11 @@ def learns_from_rewards(values: Values) -> bool:
 
 def rows_of(values: Values, number: int) -> int:
     """Samples in one round over all processes: rows of prompts, or drawings of all its steps."""
-    data = values["data"]
-    if "tasks" not in data:
+    data, tasks = values["data"], tasks_of(values).values()
+    if not tasks:
         return data.get("batch_size", 0) * data.get("batches_per_round", 1)
-    rows = [entry["prompts_per_round"] * entry["group_size"] for entry in data["tasks"].values()]
-    return rows[number % len(rows)] if data["schedule"] == "alternate" else sum(rows)
+    rows = [at.entry["prompts_per_round"] * at.entry["group_size"] for at in tasks]
+    return rows[number % len(rows)] if data.get("schedule") == "alternate" else sum(rows)
 
 
 def due(every_n_rounds: int | None, number: int) -> bool:
@@ -93,6 +94,8 @@ def _distillation(values: Values, rows: int, number: int) -> Cost:
 
 
 def _fine_tuning(values: Values, rows: int, number: int) -> Cost:
+    if values["phase"].get("examples") == "pictures":
+        return Cost(reward_calls=_scored(values, rows, number), updates=1)
     candidates = values["phase"]["best_of_n"] * rows
     chosen_from = candidates if values["phase"]["best_of_n"] > 1 else 0
     calls = _scored(values, rows, number) + chosen_from

@@ -74,7 +74,8 @@ def _measured(
     with trial(cfg, plan) as experiment:
         scorers = configured_scorers(experiment, learns_from_rewards(plan.values))
         yield from length_findings(plan, experiment.phase)
-        side = getattr(getattr(experiment.phase, "model", None), "image_size", None)
+        size = getattr(getattr(experiment.phase, "model", None), "size", None)
+        side = min(size) if size else None
         found = list(scorer_findings(scorers, pairs, side=side))
         yield from found
         if exit_code(found) == 2:

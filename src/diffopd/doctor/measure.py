@@ -124,8 +124,9 @@ def trial_config(cfg: DictConfig, plan: Plan, folder: str) -> DictConfig:
     _move_into(folder, changed.phase, {"output": f"{folder}/pipeline"})
     if plan.processes > 1:
         changed.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
-        for entry in (changed.data.get("tasks") or {}).values():
-            entry.prompts_per_round //= plan.processes
+        for entry in (changed.data.get("tasks") or {"": changed.data}).values():
+            if "prompts_per_round" in entry:
+                entry.prompts_per_round //= plan.processes
     return changed
 
 

@@ -19,7 +19,9 @@ def own_teacher_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
     anchored = (values.get("regulariser") or {}).get("weight")
     if start is None or anchored or round_kind(values) != "distillation":
         return
-    teachers, scale = values["teacher"]["teachers"], values["sampler"]["guidance_scale"]
+    teachers, scale = (values["teacher"] or {}).get("teachers"), values["sampler"]["guidance_scale"]
+    if not teachers:  # the model itself teaches, and is told more
+        return
     same = (
         _place(entry["path"]) == _place(start) and _scale(f"teacher.teachers.{name}.path", entry) == scale
         for name, entry in teachers.items()

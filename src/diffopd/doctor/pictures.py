@@ -7,6 +7,7 @@ from typing import Any
 
 from diffopd.check.setting import phase_takes
 from diffopd.doctor.finding import Finding, Level
+from diffopd.types.size import height_and_width
 
 LARGEST_DRAWING = 64
 """Pixels up to which a picture may be one of the drawn world."""
@@ -29,7 +30,7 @@ def picture_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
     """
     if not phase_takes(values, "model"):
         return
-    side = values["model"]["image_size"]
+    side = max(height_and_width(values["model"]["image_size"]))
     for path, node in _nodes(values.get("reward"), "reward"):
         yield from _reader_findings(path, node, side)
         yield from _drawn_findings(path, node, side)
@@ -46,7 +47,7 @@ def picture_findings(values: Mapping[str, Any]) -> Iterator[Finding]:
                 Level.WARNING,
                 "pictures",
                 f"{group}.tasks ({', '.join(drawn)}) has prompts of the embedded model's drawings, while "
-                f"model.image_size={side}; {advice}",
+                f"its pictures have {side} pixels; {advice}",
             )
 
 
@@ -74,7 +75,7 @@ def _reader_findings(path: str, node: Mapping[str, Any], side: int) -> Iterator[
 def _drawn_findings(path: str, node: Mapping[str, Any], side: int) -> Iterator[Finding]:
     what = DRAWN_REWARDS.get(str(node.get("_target_", "")))
     if what is not None and side > LARGEST_DRAWING:
-        yield Finding(Level.WARNING, "pictures", f"{path} {what}; model.image_size={side}")
+        yield Finding(Level.WARNING, "pictures", f"{path} {what}; its pictures have {side} pixels")
 
 
 def _is_drawn(task: Any) -> bool:

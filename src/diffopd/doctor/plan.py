@@ -11,9 +11,12 @@ from rich import box
 from rich.table import Table
 
 from diffopd.check.setting import phase_takes
+from diffopd.check.tasks import tasks_of
+from diffopd.data.pair_files import caption_keys, read_captions
 from diffopd.data.prompt_files import read_prompts
 from diffopd.doctor.cost import Cost, due, phase_name, rows_of, run_cost
 from diffopd.doctor.device import num_processes
+from diffopd.types.size import height_and_width
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,18 @@ class TaskPlan:
 
     Attributes:
         task: Its name.
-        texts: The prompts in its file.
+        setting: Where the config has it, e.g. ``data.tasks.ocr``.
+        kind: What it has: ``prompts`` or ``pictures``.
+        number: How many of them.
+        texts: The prompts in its file, or the captions of its pictures.
         prompts_per_round: Different prompts in a round.
         group_size: Samples of each.
     """
 
     task: str
+    setting: str
+    kind: str
+    number: int
     texts: Sequence[str]
     prompts_per_round: int
     group_size: int
@@ -103,7 +112,9 @@ class Plan:
         yield "run", f"{values['name']}, {phase_name(values)}, in {values['paths']['run']}"
         if phase_takes(values, "model"):
             model = values["model"]
-            yield "model", f"{model['path']}, {model['image_size']} pixels, {model['dtype']}"
+            height, width = height_and_width(model["image_size"])
+            pixels = f"{height}" if height == width else f"{height} x {width}"
+            yield "model", f"{model['path']}, {pixels} pixels, {model['dtype']}"
         if phase_takes(values, "adapter"):
             adapter = values["adapter"]
             start = adapter.get("start") or (
@@ -114,14 +125,15 @@ class Plan:
             )
             yield "adapter", f"{shape}, starts as {start}"
         if phase_takes(values, "teacher"):
-            for name, entry in values["teacher"]["teachers"].items():
+            yield from _self_teacher(values.get("teacher") or {})
+            for name, entry in ((values.get("teacher") or {}).get("teachers") or {}).items():
                 scale = entry["guidance_scale"]
                 guidance = "the guidance in its card.json" if scale is None else f"guidance {scale:g}"
                 yield f"teacher {name}", f"{entry['path']}, {guidance}"
         for task in self.tasks:
-            number = f"{len(task.texts):,} prompts, {task.prompts_per_round} per round"
+            number = f"{task.number:,} {task.kind}, {task.prompts_per_round} per round"
             yield f"task {task.task}", f"{number}, group size {task.group_size}"
-        if phase_takes(values, "reward"):
+        if phase_takes(values, "reward") and values.get("reward") is not None:
             yield "reward", ", ".join(_reward_names(values))
         if phase_takes(values, "sampler"):
             sampler = values["sampler"]
@@ -140,10 +152,12 @@ class Plan:
                     yield field.name.replace("_", " "), f"{number:,}"
         if keeping := values["callbacks"].get("round_checkpoint"):
             every, for_good = keeping["every_n_rounds"], keeping["keep_every_n_rounds"]
-            kept = f"{keeping['keep_last']} kept" + (
-                f"; every {for_good} rounds permanently" if for_good else ""
-            )
-            yield "checkpoints", f"every {every} rounds, {kept}"
+            kept = f"{keeping['keep_last']} kept" + (f"; {_every(for_good)} permanently" if for_good else "")
+            yield "checkpoints", f"{_every(every)}, {kept}"
+
+
+def _every(number: int) -> str:
+    return "every round" if number == 1 else f"every {number} rounds"
 
 
 def is_fuller(values: Mapping[str, Any], number: int) -> bool:
@@ -153,11 +167,29 @@ def is_fuller(values: Mapping[str, Any], number: int) -> bool:
     return any(due(phase.get(name), number) for name in names)
 
 
+def _self_teacher(teacher: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The model as its own teacher."""
+    if "weights" not in teacher or "context" not in teacher:
+        return
+    weights = teacher["weights"]
+    if weights == "ema":
+        weights = f"average of the student, decay {teacher['decay']:g} in {teacher['average_dtype']}"
+    told = str(teacher["context"]["_target_"]).rpartition(".")[2].lower()
+    yield "teacher", f"the model itself ({weights}), told more by context={told}"
+
+
 def _tasks(values: Mapping[str, Any]) -> Iterator[TaskPlan]:
-    for task, entry in (values["data"].get("tasks") or {}).items():
-        prompts = read_prompts(entry["path"], task, setting=f"data.tasks.{task}.path")
-        texts = tuple(prompt.text for prompt in prompts)
-        yield TaskPlan(task, texts, entry["prompts_per_round"], entry["group_size"])
+    for task, at in tasks_of(values).items():
+        path, counts = at.entry["path"], (at.entry["prompts_per_round"], at.entry["group_size"])
+        if at.setting == "data":
+            keys = caption_keys(at.entry["caption_key"])
+            files = read_captions(path, at.entry["captions"], at.entry["picture_key"], keys)
+            texts = tuple(file.captions[key] for file in files for key in keys)
+            yield TaskPlan(task, at.setting, "pictures", len(files), texts, *counts)
+        else:
+            prompts = read_prompts(path, task, setting=f"{at.setting}.path")
+            texts = tuple(prompt.text for prompt in prompts)
+            yield TaskPlan(task, at.setting, "prompts", len(texts), texts, *counts)
 
 
 def _reward_names(values: Mapping[str, Any]) -> Iterator[str]:

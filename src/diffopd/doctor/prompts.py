@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from diffopd.data.prompts import PromptData
+from diffopd.data.rounds import RoundData
 from diffopd.doctor.stopwatch import Clock
 from diffopd.model import PipelineModel
 from diffopd.model.prompt_cache import PromptCache
@@ -44,7 +44,7 @@ def cache_filling(
         say: Told what is being done.
     """
     model = getattr(phase, "model", None)
-    if folder is None or not isinstance(data, PromptData) or not isinstance(model, PipelineModel):
+    if folder is None or not isinstance(data, RoundData) or not isinstance(model, PipelineModel):
         return CacheFilling()
     trial = model.prompt_cache
     assert trial is not None

@@ -22,6 +22,7 @@ from diffopd.evaluation import (
     ImageProgress,
     check_benchmark,
     conditions_of,
+    held_out_conditions_of,
     measure,
     result_of,
 )
@@ -32,6 +33,7 @@ from diffopd.report.run.images import ImageCollector
 from diffopd.report.run.results import results_table
 from diffopd.reward.failed_sample import failures_saved
 from diffopd.run.lock import locked
+from diffopd.types.size import height_and_width
 
 
 def evaluate_share(cfg: DictConfig, processes: Processes) -> None:
@@ -58,7 +60,8 @@ def _evaluate_share(cfg: DictConfig, processes: Processes) -> None:
         if cfg.check_scorers:
             with failures_saved(folder.path, "check"):
                 pairs: Any = OmegaConf.to_container(cfg.scorer_pairs, resolve=True)
-                for line in check_benchmark(benchmark, pairs, side=cfg.model.image_size):
+                side = min(height_and_width(cfg.model.image_size))
+                for line in check_benchmark(benchmark, pairs, side=side):
                     print(f"scorer {line}")
         return False
 
@@ -110,6 +113,7 @@ def _finish(
         adapter=cfg.adapter_path,
         guidance_scale=float(cfg.guidance_scale),
         conditions=conditions_of(benchmark, model),
+        held_out_conditions=held_out_conditions_of(benchmark, model),
     )
     images.save_sheet(folder.sheet, benchmark.prompts())
     result.save(folder.results)  # from here on it is finished

@@ -1,7 +1,13 @@
 """Images of benchmark prompts, scored: the same prompts, seeds and sampler for every model compared."""
 
 from diffopd.evaluation.benchmark import Benchmark, BenchmarkTask, file_benchmark
-from diffopd.evaluation.conditions import Conditions, all_disagreements, conditions_of, disagreements
+from diffopd.evaluation.conditions import (
+    Conditions,
+    all_disagreements,
+    conditions_of,
+    disagreements,
+    held_out_conditions_of,
+)
 from diffopd.evaluation.generate import generate, generate_batches
 from diffopd.evaluation.processes import Processes
 from diffopd.evaluation.progress import ImageProgress
@@ -31,6 +37,7 @@ __all__ = [
     "file_benchmark",
     "generate",
     "generate_batches",
+    "held_out_conditions_of",
     "measure",
     "read_pair",
     "result_of",

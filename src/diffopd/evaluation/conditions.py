@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchmetrics import Metric
+
 from diffopd.config.folder import flat_settings
 from diffopd.config.harmless import HOW_TO_SCORE
 from diffopd.config.renamed import with_first_names
@@ -31,16 +33,44 @@ def conditions_of(benchmark: Benchmark, model: VelocityModel) -> dict[str, dict[
         benchmark: What is measured.
         model: The backbone that draws.
     """
-    shared = _of_sampler(benchmark) | {"seed": benchmark.seed} | _of_model(model)
+    shared, settings = _shared(benchmark, model), benchmark.settings
     prompts = benchmark.prompts()
     return {
         task: {
             "images": len(prompts[task]),
             "prompts": _of_prompts(prompts[task]),
-            "metric": _of_metric(benchmark, task),
+            "metric": _of_metric(
+                benchmark.tasks[task].metric,
+                settings.get("metric") if "tasks" not in settings else settings["tasks"][task].get("metric"),
+            ),
             **shared,
         }
         for task in sorted(benchmark.scored_tasks)
+    }
+
+
+def held_out_conditions_of(
+    benchmark: Benchmark, model: VelocityModel
+) -> dict[str, dict[str, str | int | float]]:
+    """Held-out metric -> conditions of its value, as :func:`conditions_of` has them for tasks.
+
+    Images and prompts are those of all tasks whose images it sees.
+
+    Args:
+        benchmark: What is measured.
+        model: The backbone that draws.
+    """
+    shared, settings = _shared(benchmark, model), benchmark.settings.get("held_out") or {}
+    prompts = benchmark.prompts()
+    seen = {name: [t for t in prompts if name in benchmark.held_out_of(t)] for name in benchmark.held_out}
+    return {
+        name: {
+            "images": sum(len(prompts[task]) for task in seen[name]),
+            "prompts": _digest([[task, _of_prompts(prompts[task])] for task in sorted(seen[name])]),
+            "metric": _of_metric(metric, settings.get(name)),
+            **shared,
+        }
+        for name, metric in sorted(benchmark.held_out.items())
     }
 
 
@@ -74,6 +104,11 @@ def all_disagreements(
     ]
 
 
+def _shared(benchmark: Benchmark, model: VelocityModel) -> dict[str, str | int | float]:
+    """What all scores of a benchmark have in common."""
+    return _of_sampler(benchmark) | {"seed": benchmark.seed} | _of_model(model)
+
+
 def _of_sampler(benchmark: Benchmark) -> dict[str, str | int | float]:
     settings = benchmark.settings.get("sampler")
     if not isinstance(settings, Mapping):
@@ -93,7 +128,11 @@ def _read_off(sampler: Sampler) -> dict[str, Any]:
 
 def _of_model(model: VelocityModel) -> dict[str, str | int | float]:
     """The base's identity, size of pictures and length of prompts, as far as the model has them."""
-    found = {name: int(getattr(model, name)) for name in _OF_MODEL if hasattr(model, name)}
+    found: dict[str, str | int | float] = {
+        name: value if isinstance(value := getattr(model, name), int) else str(list(value))
+        for name in _OF_MODEL
+        if hasattr(model, name)
+    }
     identity = getattr(model, "identity", None)
     return {**found, **({"base": str(identity)[:_LETTERS]} if identity else {})}
 
@@ -102,16 +141,14 @@ def _of_prompts(prompts: Prompts) -> str:
     return _digest([prompts.texts, prompts.metadata, prompts.groups])
 
 
-def _of_metric(benchmark: Benchmark, task: str) -> str:
+def _of_metric(metric: Metric | None, settings: Mapping[str, Any] | None) -> str:
     """The metric's class, and a digest of its settings if a config describes it."""
-    name = type(benchmark.tasks[task].metric).__name__
-    settings = benchmark.settings
-    metric = settings.get("metric") if "tasks" not in settings else settings["tasks"][task].get("metric")
-    if not metric:
+    name = type(metric).__name__
+    if not settings:
         return name
     kept = [
         (path, value)
-        for path, value in flat_settings(with_first_names(metric))
+        for path, value in flat_settings(with_first_names(settings))
         if not set(path.split(".")).intersection(HOW_TO_SCORE)
     ]
     return f"{name} {_digest(sorted(kept, key=lambda entry: entry[0]))}"

@@ -82,7 +82,7 @@ def _images(
     adapters: str | Sequence[str] | None,
     seed: int,
 ) -> Tensor:
-    conditioning = model.encode(prompts.texts)
+    conditioning = model.condition(prompts)
     device = conditioning.embeds.device
     unguided = guidance_scale == 1
     unconditional = conditioning.select([0]) if unguided else model.encode([""])

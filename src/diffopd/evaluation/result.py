@@ -15,7 +15,7 @@ from torch import Tensor
 from diffopd.evaluation.conditions import Conditions, disagreements
 from diffopd.files.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.metric.interval import Interval, bootstrap_interval, paired_difference_interval
-from diffopd.teacher import MOST_SINGLE, Estimate, Score
+from diffopd.teacher import HIGHER, LOWER, MOST_SINGLE, NEITHER, Estimate, HeldOut, Score
 from diffopd.types import Prompts
 
 
@@ -74,6 +74,9 @@ class EvaluationResult:
         tasks: task -> its scores; tasks without a metric are absent.
         held_out: Metric -> its scores over all images.
         conditions: task -> what its score was measured with; empty in results of before these were kept.
+        held_out_conditions: Held-out metric -> the same; empty in results of before these were kept.
+        held_out_better: Held-out metric -> which direction is better, as the metric itself says
+            (``higher_is_better``); empty in results of before this was kept.
     """
 
     benchmark: str
@@ -83,6 +86,8 @@ class EvaluationResult:
     tasks: Mapping[str, TaskResult]
     held_out: Mapping[str, Mapping[str, float]]
     conditions: Mapping[str, Conditions] = field(default_factory=dict)
+    held_out_conditions: Mapping[str, Conditions] = field(default_factory=dict)
+    held_out_better: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -106,11 +111,26 @@ class EvaluationResult:
             for task, result in self.tasks.items()
         }
 
+    @property
+    def held_out_scores(self) -> dict[str, HeldOut]:
+        """Held-out metric -> the value that tables show: an entry of a card's ``held_out``."""
+        found: dict[str, HeldOut] = {}
+        for metric, values in self.held_out.items():
+            number = values.get(_NUMBER)
+            if name := _main_value(values):
+                found[metric] = HeldOut(
+                    value=values[name],
+                    n=None if number is None else round(number),
+                    better=self.held_out_better.get(metric, _BETTER_BEFORE.get(name, NEITHER)),
+                    conditions=dict(self.held_out_conditions.get(metric, {})),
+                )
+        return found
+
     def differences(self, other: EvaluationResult) -> list[str]:
         """Why scores of the two do not compare, task by task; empty if they do.
 
-        Prompts, seeds and numbers of images are always known; sampler, metric and model where both results
-        record their conditions.
+        Prompts, seeds and numbers of images are always known; sampler, metrics and model where both results
+        record their conditions. A held-out metric that only one of them has is no difference.
         """
         lines: list[str] = []
         if self.seed != other.seed:
@@ -124,6 +144,9 @@ class EvaluationResult:
             if self.conditions.get(task) and other.conditions.get(task):
                 found = disagreements(self.conditions[task], other.conditions[task])
                 lines += [f"{task}, {line}" for line in found if not line.startswith(("images", "prompts"))]
+        for name in self.held_out_conditions.keys() & other.held_out_conditions.keys():
+            found = disagreements(self.held_out_conditions[name], other.held_out_conditions[name])
+            lines += [f"held out, {name}, {line}" for line in found if line.startswith("metric")]
         return sorted(lines)
 
     def gain_over(self, other: EvaluationResult, task: str) -> Interval:
@@ -170,6 +193,17 @@ class EvaluationResult:
         """From the plain values that :meth:`save` writes."""
         tasks = {task: _task_from_json(entry) for task, entry in raw["tasks"].items()}
         return EvaluationResult(**{**raw, "tasks": tasks})
+
+
+_NUMBER = "num_images"
+_BETTER_BEFORE = {"value": HIGHER, "frechet_distance": LOWER}
+"""Of the shipped metrics' values, for results of before directions were kept."""
+
+
+def _main_value(values: Mapping[str, float]) -> str | None:
+    """Name of a held-out metric's value that stands for it: ``value``, or else the first that it reports."""
+    names = [name for name in values if name != _NUMBER]
+    return "value" if "value" in names else next(iter(names), None)
 
 
 def _estimate(scores: Tensor, groups: Tensor, strata: Tensor) -> Estimate:

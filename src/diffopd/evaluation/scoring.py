@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from diffopd.evaluation.benchmark import Benchmark
-from diffopd.evaluation.conditions import Conditions, conditions_of
+from diffopd.evaluation.conditions import Conditions, conditions_of, held_out_conditions_of
 from diffopd.evaluation.generate import generate_batches
 from diffopd.evaluation.processes import ALONE, Processes
 from diffopd.evaluation.progress import ImageProgress
@@ -19,6 +19,7 @@ from diffopd.evaluation.result import EvaluationResult, TaskResult
 from diffopd.metric.kept import Kept, add_kept, kept_of
 from diffopd.metric.reward_mean import RewardMean
 from diffopd.reward.checked import within
+from diffopd.teacher import HIGHER, LOWER, NEITHER
 from diffopd.types import Prompts, VelocityModel
 
 OnImages = Callable[[str, Prompts, Tensor], None]
@@ -73,6 +74,7 @@ def evaluate(
         adapter=adapter,
         guidance_scale=scale,
         conditions=conditions_of(benchmark, model),
+        held_out_conditions=held_out_conditions_of(benchmark, model),
     )
 
 
@@ -143,6 +145,7 @@ def result_of(
     adapter: str | None,
     guidance_scale: float,
     conditions: Mapping[str, Conditions],
+    held_out_conditions: Mapping[str, Conditions] | None = None,
 ) -> EvaluationResult:
     """The scores of a benchmark's images, each counted once, in the order of their indices.
 
@@ -152,6 +155,7 @@ def result_of(
         adapter: Name or path of the adapter, for the result.
         guidance_scale: Of the images.
         conditions: By :func:`~diffopd.evaluation.conditions_of`, kept with the scores.
+        held_out_conditions: By :func:`~diffopd.evaluation.held_out_conditions_of`; None = not known.
 
     Raises:
         ValueError: If an image is not recorded.
@@ -180,6 +184,8 @@ def result_of(
         tasks={task: _task_result(metric, prompts[task]) for task, metric in metrics.items()},
         held_out={name: _plain(metric) for name, metric in benchmark.held_out.items()},
         conditions=conditions,
+        held_out_conditions=held_out_conditions or {},
+        held_out_better={name: _better(metric) for name, metric in benchmark.held_out.items()},
     )
 
 
@@ -222,6 +228,13 @@ def _nobody_else() -> bool:
 def _task_result(metric: RewardMean, prompts: Prompts) -> TaskResult:
     parts = {part: value for part, value in _plain(metric).items() if part in metric.parts}
     return TaskResult.of(metric.samples(), metric.strata(), metric.tags, parts, prompts)
+
+
+def _better(metric: Metric) -> str:
+    """Which direction of its value is better; ``neither`` where the metric does not say."""
+    if metric.higher_is_better is None:
+        return NEITHER
+    return HIGHER if metric.higher_is_better else LOWER
 
 
 def _plain(metric: Metric) -> dict[str, float]:

@@ -210,10 +210,16 @@ class Merged(Format):
 
     def write(self, model: PipelineModel, name: str, base: Path, folder: Path) -> list[Path]:
         """``transformer/``, and copies of the base's other components."""
-        factors = Factors.of(model, name)
-        release(model)
-        transformer: Any = self.fresh_transformer(model, base)
-        add_adapter_product(transformer, factors)
+        transformer: Any
+        if name in model.backbones.names:  # all weights were trained, and nothing is added to the base's
+            transformer = model.backbones.named(name)
+            model.backbones.remove(name)
+            release(model)
+        else:
+            factors = Factors.of(model, name)
+            release(model)
+            transformer = self.fresh_transformer(model, base)
+            add_adapter_product(transformer, factors)
         nn.Module.to(transformer, self.dtype)
         transformer.save_pretrained(folder / TRANSFORMER, safe_serialization=True)
         give_usual_mode(folder / TRANSFORMER)
@@ -232,6 +238,8 @@ class Merged(Format):
 
     def rounded(self, model: PipelineModel, name: str, at: States) -> Tensor:
         """With each sum of weight and product in the base's precision."""
+        if name in model.backbones.names:
+            return velocities(model, at, name)
         add_adapter_product(model.transformer, Factors.of(model, name))
         return velocities(model, at)
 

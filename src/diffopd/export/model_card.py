@@ -18,6 +18,7 @@ from diffopd.files.fingerprint import sha256_of
 from diffopd.files.markdown import markdown_table
 from diffopd.files.paths import home, is_hub_path
 from diffopd.teacher import TeacherCard
+from diffopd.types.size import height_and_width
 
 TABLE = Path("report/table.md")
 SAMPLES = Path("report/samples.png")
@@ -124,7 +125,8 @@ def _base(name: str, source: Source, facts: CardFacts) -> str:
 
 def _sampling(source: Source) -> str:
     """Guidance and text length, without which images differ from those in training."""
-    lines = [f"`height=width={source.model.image_size}`"]
+    height, width = height_and_width(source.model.image_size)
+    lines = [f"`height=width={height}`" if height == width else f"`height={height}`, `width={width}`"]
     if "text_length" in source.model:
         lines.append(f"`max_sequence_length={source.model.text_length}`")
     guidance = (source.settings.get("sampler") or {}).get("guidance_scale")

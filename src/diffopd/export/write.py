@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from diffopd.adapter import load_adapter
+from diffopd.adapter import find_place
 from diffopd.export.formats import Format
 from diffopd.export.model_card import SAMPLES, CardFacts, hashes, model_card
 from diffopd.export.source import Source
@@ -24,6 +24,7 @@ from diffopd.export.verify import (
 )
 from diffopd.files.atomic import flush, flush_all, replacing
 from diffopd.model import PipelineModel, pipeline_folder
+from diffopd.teacher import load_frozen
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def export(
     tolerance: float,
     license: str | None,
 ) -> Verification:
-    """Export an adapter.
+    """Export an adapter, or all weights of a transformer.
 
     Everything is written beside ``to`` and moved there in one step at the end, so an export that fails leaves
     nothing. The prompt is encoded first; then one transformer is in memory at a time: the model's own, whose
@@ -73,13 +74,19 @@ def export(
     """
     check_target(to)
     setting = "run" if source.run else "adapter"
-    load_adapter(model.transformer, ADAPTER, source.adapter, setting=setting)
+    if find_place(source.adapter, setting=setting).kind == "transformer" and not written_as.whole_model:
+        raise ValueError(
+            f"{setting}={source.run or source.adapter} is a whole transformer (adapter=whole), which is no "
+            f"{written_as.title}; choose format=merged"
+        )
+    load_frozen(model, ADAPTER, source.adapter, setting=setting)
     log.info("encoding a prompt")
     at = states(model)
     exact = written_as.compared_in == torch.float32
     log.info("asking the base and the adapter for velocities")
     if exact:
         model.transformer.float()
+        model.backbones.float()
     unadapted, adapted = velocities(model, at), velocities(model, at, ADAPTER)
     effect = largest(adapted - unadapted)
     check_effect(effect, f"{setting}={source.run or source.adapter}")

@@ -2,7 +2,7 @@
 
 from diffopd.flow.broadcast import per_row
 from diffopd.flow.density import log_prob, log_prob_cps_released, transition_kl
-from diffopd.flow.grid import ConstantShift, EmpiricalShift, ResolutionShift, SigmaGrid
+from diffopd.flow.grid import ConstantShift, DoubleShift, EmpiricalShift, ResolutionShift, SigmaGrid
 from diffopd.flow.guidance import guide
 from diffopd.flow.interpolation import (
     interpolate,
@@ -17,6 +17,7 @@ from diffopd.flow.step import Step, cps, dance, ddim, dpm1, euler, flow_sde
 
 __all__ = [
     "ConstantShift",
+    "DoubleShift",
     "EmpiricalShift",
     "ResolutionShift",
     "SigmaGrid",

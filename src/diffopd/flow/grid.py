@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.flow.sigmas import shift_sigma
+from diffopd.flow.sigmas import shift_sigma, sigma_grid
+from diffopd.types.size import ImageSize, height_and_width, shown_size
 
 
 class SigmaGrid(ABC):
@@ -63,6 +64,40 @@ class ConstantShift(SigmaGrid):
 
 
 @final
+class DoubleShift(SigmaGrid):
+    """The first levels of Stable Diffusion 3's grid with one more step: its tiny last level is left out.
+
+    With a shift of 6 and 8 steps these are the levels at which D-OPSD's released trainer for Z-Image-Turbo
+    trains with K = 8: 1, 0.9769, 0.9478, 0.9099, 0.8586, 0.7853, 0.6719, 0.4732. They are not the model's own
+    eight, which are those of :class:`ConstantShift` with a shift of 3.
+    """
+
+    def __init__(self, *, shift: int | float) -> None:
+        """Keep the shift.
+
+        Args:
+            shift: Above 0; the levels are moved by it twice, see :func:`~diffopd.flow.sigma_grid`.
+
+        Raises:
+            ValueError: If it is out of range.
+        """
+        self._shift = _positive("shift", shift)
+
+    def shift(self, num_steps: int) -> float:
+        """The same for any number of steps."""
+        return self._shift
+
+    def levels(self, num_steps: int) -> Float[Tensor, " steps_plus_one"]:
+        """``num_steps`` levels of a grid of one more, and a final 0.
+
+        Raises:
+            ValueError: If ``num_steps`` is below 1.
+        """
+        levels = sigma_grid(num_steps + 1, self._shift) if num_steps >= 1 else sigma_grid(num_steps, 1)
+        return torch.cat([levels[:num_steps], levels[-1:]])
+
+
+@final
 class ResolutionShift(SigmaGrid):
     """A shift that grows with the number of image tokens, as FLUX.1 and Qwen-Image have it.
 
@@ -77,7 +112,7 @@ class ResolutionShift(SigmaGrid):
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: ImageSize,
         pixels_per_token: int,
         least_tokens: int,
         most_tokens: int,
@@ -88,7 +123,7 @@ class ResolutionShift(SigmaGrid):
         """Work out the shift.
 
         Args:
-            image_size: Height and width of the pictures.
+            image_size: Height and width of the pictures; one number for squares.
             pixels_per_token: Side of the square of pixels that one token stands for.
             least_tokens: Number of tokens at which ``mu`` is ``least_mu``.
             most_tokens: Number of tokens at which ``mu`` is ``most_mu``.
@@ -128,11 +163,11 @@ class EmpiricalShift(SigmaGrid):
         black-forest-labs/flux2, ``compute_empirical_mu``; the same constants as in diffusers 0.42.1.
     """
 
-    def __init__(self, *, image_size: int, pixels_per_token: int) -> None:
+    def __init__(self, *, image_size: ImageSize, pixels_per_token: int) -> None:
         """Count the tokens.
 
         Args:
-            image_size: Height and width of the pictures.
+            image_size: Height and width of the pictures; one number for squares.
             pixels_per_token: Side of the square of pixels that one token stands for.
 
         Raises:
@@ -149,18 +184,19 @@ class EmpiricalShift(SigmaGrid):
         return math.exp(many_steps + (many_steps - ten_steps) * (num_steps - 200) / 190)
 
 
-def num_tokens(image_size: int, pixels_per_token: int) -> int:
-    """Image tokens of a square picture.
+def num_tokens(image_size: ImageSize, pixels_per_token: int) -> int:
+    """Image tokens of a picture.
 
     Raises:
-        ValueError: If the side is no multiple of a token's.
+        ValueError: If a side is no multiple of a token's.
     """
-    if pixels_per_token < 1 or image_size < 1 or image_size % pixels_per_token:
+    height, width = height_and_width(image_size)
+    if pixels_per_token < 1 or height % pixels_per_token or width % pixels_per_token:
         raise ValueError(
-            f"model.image_size={image_size} must be a multiple of "
+            f"model.image_size={shown_size((height, width))} must be a multiple of "
             f"model.shift.pixels_per_token={pixels_per_token}"
         )
-    return (image_size // pixels_per_token) ** 2
+    return (height // pixels_per_token) * (width // pixels_per_token)
 
 
 def _positive(name: str, value: int | float) -> float:

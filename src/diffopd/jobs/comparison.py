@@ -246,6 +246,13 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
 
     costs = {run.name: _cost(run) for run in rows}
     _check_alike(rows, benchmarks)
+
+    def results(run: RowRun, scale: float) -> dict[str, EvaluationResult]:
+        return {
+            benchmark: EvaluationResult.load(run.scores_at(benchmark, scale) / RESULTS)
+            for benchmark in benchmarks
+        }
+
     return [
         ComparedRow(
             name=run.row,
@@ -254,10 +261,8 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
             guidance_scale=scale,
             cost=costs[run.name],
             teachers=[costs[name] for name in run.taught_by.values()],
-            scores={
-                benchmark: EvaluationResult.load(run.scores_at(benchmark, scale) / RESULTS).estimates
-                for benchmark in benchmarks
-            },
+            scores={benchmark: result.estimates for benchmark, result in found.items()},
+            held_out={benchmark: result.held_out_scores for benchmark, result in found.items()},
             images=run.scores_at(benchmarks[0], scale) / "images",
             trained=run.command is not None,
             taught_by=run.teachers,
@@ -265,6 +270,7 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
         )
         for run in rows
         for scale in run.guidance
+        for found in [results(run, scale)]
     ]
 
 

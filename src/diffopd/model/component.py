@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin, SD3Transformer2DModel
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from diffopd.weights.finite import tensors_of
 
@@ -67,6 +69,19 @@ def reading(where: str) -> Iterator[None]:
             f"{where} cannot be loaded ({text[:_SHOWN]}); use config and files of one model, or fetch the "
             "folder again"
         ) from error
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Within this block no bars are drawn: loading takes a moment, and they would hide what matters."""
+    shown = [m for m in (diffusers_logging, transformers_logging) if m.is_progress_bar_enabled()]
+    for module in shown:
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module in shown:
+            module.enable_progress_bar()
 
 
 def _check_complete(model: nn.Module, info: dict[str, Any], where: str) -> None:

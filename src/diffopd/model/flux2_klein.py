@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, cast, final
 
 import torch
@@ -9,10 +11,14 @@ from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
-from diffopd.model.image_size import check_image_size
+from diffopd.files.picture import read_picture
 from diffopd.model.library_grid import check_grid
 from diffopd.model.pipeline_model import PipelineModel
-from diffopd.types import Conditioning
+from diffopd.types import Conditioning, Picture, Prompts
+from diffopd.types.size import Size
+
+REFERENCE_STEP = 10
+"""Frames from one reference to the next in the position embedding; the picture itself is frame 0."""
 
 
 @final
@@ -20,19 +26,24 @@ class Flux2KleinModel(PipelineModel):
     """FLUX.2 [klein]: Qwen3 tokens; distilled to few steps without guidance, or a base model with it.
 
     Its latents are whole patches: squares of 2 x 2 cells of the autoencoder, each channel normalized by the
-    statistics that the autoencoder carries.
+    statistics that the autoencoder carries. Reference pictures are read as further tokens after the picture's
+    own, each in a frame of its own.
     """
 
     kind: ClassVar[Any] = Flux2KleinPipeline
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     text_lengths: ClassVar[tuple[int, int]] = (1, 512)
+    reads_pictures: ClassVar[bool] = True
     identity_components: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "transformer", "vae")
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape_at(self, size: Size) -> tuple[int, int, int]:
         """Channels, height, width of one latent."""
-        side = self.image_size // (2 * self.pipeline.vae_scale_factor)
-        return (self.transformer.config.in_channels, side, side)
+        return (self.transformer.config.in_channels, size[0] // self.cell, size[1] // self.cell)
+
+    @property
+    def cell(self) -> int:
+        """A token is 2 x 2 cells of the autoencoder."""
+        return 2 * self.pipeline.vae_scale_factor
 
     def check_settings(self) -> None:
         """Is it distilled, as the config says? Does the grid move as it should?"""
@@ -43,8 +54,7 @@ class Flux2KleinModel(PipelineModel):
                 f"model.step_distilled={str(self.step_distilled).lower()}, but {self.path} says is_distilled="
                 f"{str(distilled).lower()}; set model.step_distilled={answer}"
             )
-        check_image_size(self.image_size, self.path, cell=2 * self.pipeline.vae_scale_factor, largest=None)
-        _, height, width = self.latent_shape
+        _, height, width = self.latent_shape_at(self.size)
 
         def mu(num_steps: int) -> float:
             return compute_empirical_mu(image_seq_len=height * width, num_steps=num_steps)
@@ -58,19 +68,53 @@ class Flux2KleinModel(PipelineModel):
         )
         return Conditioning(embeds)
 
+    def open_pictures(self) -> None:
+        """The autoencoder reads them, and is there."""
+
+    def condition(self, prompts: Prompts) -> Conditioning:
+        """Encode texts, and reference pictures as the stock pipeline does: the mode of the posterior.
+
+        Raises:
+            ValueError: If a reference cannot be read, or its size is not a number of whole tokens.
+        """
+        told = self.encode(prompts.texts)
+        if not any(prompts.references):
+            return told
+        shown = {picture.key: picture for row in prompts.references for picture in row}
+        latents = {key: self._encoded_reference(picture) for key, picture in shown.items()}
+        return replace(
+            told, references=tuple(tuple(latents[p.key] for p in row) for row in prompts.references)
+        )
+
+    @torch.no_grad()
+    def _encoded_reference(self, picture: Picture) -> Tensor:
+        """Its latent, (channels, height, width)."""
+        cell = 2 * self.pipeline.vae_scale_factor
+        if picture.height % cell or picture.width % cell:
+            raise ValueError(
+                f"{picture.path}: a reference of {picture.height} x {picture.width} pixels; {self.path} "
+                f"reads pictures whose height and width are multiples of {cell}"
+            )
+        return self.encode_images(read_picture(picture)[None].to(self.device))[0]
+
     def predict(self, latent: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """Image tokens are placed by row and column, text tokens by their position."""
+        """Image tokens are placed by frame, row and column, text tokens by their position."""
         device, (_, _, height, width) = latent.device, latent.shape
+        frames = [latent, *_frames(conditioning.references or (), latent)]
+        places = [
+            _places((1, frame.shape[2], frame.shape[3], 1), device, number * REFERENCE_STEP)
+            for number, frame in enumerate(frames)
+        ]
         tokens = self.transformer(
-            hidden_states=latent.flatten(2).transpose(1, 2),
+            hidden_states=torch.cat([frame.flatten(2).transpose(1, 2) for frame in frames], 1),
             timestep=sigma,
             guidance=None,
             encoder_hidden_states=conditioning.embeds.to(latent.dtype),
             txt_ids=_places((1, 1, 1, conditioning.embeds.shape[1]), device),
-            img_ids=_places((1, height, width, 1), device),
+            img_ids=torch.cat(places),
             return_dict=False,
         )[0]
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        return tokens[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
 
     def to_vae(self, latents: Tensor) -> Tensor:
         """Normalization undone, patches taken apart."""
@@ -95,6 +139,13 @@ class Flux2KleinModel(PipelineModel):
         return norm.running_mean.view(1, -1, 1, 1).to(like), std.to(like)
 
 
-def _places(sizes: tuple[int, int, int, int], device: torch.device) -> Tensor:
+def _frames(references: Sequence[Sequence[Tensor]], latent: Tensor) -> list[Tensor]:
+    """The first reference of every row as one tensor, the second of every row, and so on."""
+    return [torch.stack(column).to(latent) for column in zip(*references, strict=True)]
+
+
+def _places(sizes: tuple[int, int, int, int], device: torch.device, frame: int = 0) -> Tensor:
     """Frame, row, column and text position of each token."""
-    return torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))
+    places = torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))
+    places[:, 0] += frame
+    return places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ def guided_velocity(
 ) -> Float[Tensor, " batch *latent"]:
     """Velocity under classifier-free guidance, gradients reaching both sides.
 
-    Rows whose scale is 1 have no unconditional side, so they cost one row of the forward instead of two. A
-    model with a rule of its own for combining both sides names it ``guide``.
+    The unconditional side has the empty prompt and the row's own references, as in the stock pipelines that
+    edit. Rows whose scale is 1 have no unconditional side, so they cost one row of the forward instead of
+    two. A model with a rule of its own for combining both sides names it ``guide``.
 
     Args:
         model: Answers the velocity of each row.
@@ -62,6 +64,8 @@ def guided_velocity(
         return tensor if every else tensor[index]
 
     empty = _one_row_per_state(unconditional, batch)
+    if conditioning.references is not None:  # the prompt is taken away, not what the row is shown
+        empty = replace(empty, references=conditioning.references)
     empty = empty if every else empty.select(guided)
     names = (
         adapters

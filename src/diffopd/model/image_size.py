@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from diffopd.types.size import Size, shown_size
 
-def check_image_size(image_size: int, path: str, *, cell: int, largest: int | None) -> None:
+
+def check_image_size(
+    size: Size, path: str, *, cell: int, largest: int | None, setting: str = "model.image_size"
+) -> None:
     """Refuse a picture size that the pipeline cannot make.
 
     Args:
-        image_size: Height and width in pixels.
+        size: Height and width in pixels.
         path: Names the pipeline, for the message.
         cell: Side of the smallest picture in pixels; others are multiples of it.
-        largest: Side of the largest, or None.
+        largest: Longest side, or None.
+        setting: Where the size comes from, for the message.
 
     Raises:
-        ValueError: If ``image_size`` does not fit.
+        ValueError: If ``size`` does not fit.
     """
     limit = "" if largest is None else f" up to {largest}"
-    fits = image_size >= cell and image_size % cell == 0
-    if not fits or (largest is not None and image_size > largest):
+    if any(side < cell or side % cell or (largest is not None and side > largest) for side in size):
         raise ValueError(
-            f"model.image_size={image_size} does not fit {path}; allowed are multiples of {cell} "
-            f"pixels{limit}"
+            f"{setting}={shown_size(size)} does not fit {path}; allowed are multiples of {cell} pixels{limit}"
         )

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, Flux2KleinPipeline, ZImagePipeline
-from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from diffopd.host.rank import is_first_process
-from diffopd.model.component import load_component, reading
+from diffopd.model.component import load_component, quiet_loading, reading
 from diffopd.model.whole import Component, check_whole, components_of
 from diffopd.weights.files import read_json
 from diffopd.weights.hashing import WORTH_A_LINE
@@ -142,7 +139,7 @@ def load_pipeline(
     # diffusers asks for each component the pipeline was saved without to be passed as None.
     given: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
     given.update(dict.fromkeys(without))
-    with _without_progress_bars():
+    with quiet_loading():
         given.update(_tokenizers(kind, components))
         given.update(_models(path, components, dtypes))
         pipeline = kind.from_pretrained(folder, local_files_only=True, **given)
@@ -197,19 +194,6 @@ def _models(
     if told:
         log.info("loaded in %.0f s", time.monotonic() - start)
     return found
-
-
-@contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Loading takes a moment; half a dozen bars would hide the lines that matter."""
-    shown = [m for m in (diffusers_logging, transformers_logging) if m.is_progress_bar_enabled()]
-    for module in shown:
-        module.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for module in shown:
-            module.enable_progress_bar()
 
 
 def read_transformer_config(path: str, revision: str | None = None) -> dict[str, Any]:

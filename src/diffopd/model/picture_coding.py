@@ -10,6 +10,12 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffopd.files.picture import read_picture
+from diffopd.types import Picture
+
+MAX_KEPT = 4096
+"""Encoded pictures kept in memory at most; one of a megapixel takes 1 MB."""
+
 
 class PictureCoding(nn.Module, ABC):
     """The part of a :class:`~diffopd.model.PipelineModel` that decodes latents and encodes pictures.
@@ -27,6 +33,7 @@ class PictureCoding(nn.Module, ABC):
     frames: ClassVar[bool] = False
     vae: Any
     decode_batch_size: int | None
+    _kept: dict[str, Tensor]
 
     @abstractmethod
     def to_vae(self, latents: Tensor) -> Tensor:
@@ -62,6 +69,23 @@ class PictureCoding(nn.Module, ABC):
         distribution = DiagonalGaussianDistribution(parameters)
         raw = distribution.mode() if generator is None else distribution.sample(generator)
         return self.from_vae(raw.float())
+
+    @torch.no_grad()
+    def encode_picture(self, picture: Picture) -> Float[Tensor, " channel height width"]:
+        """The latent of a picture file, fp32 on the CPU: the mode of the encoder's distribution.
+
+        Each is encoded alone, so that it does not depend on others, and the latest ``MAX_KEPT`` are kept.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        key = picture.key
+        if key not in self._kept:
+            image = read_picture(picture)[None].to(next(self.vae.parameters()).device)
+            self._kept[key] = self.encode_images(image)[0].cpu()
+            while len(self._kept) > MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+        return self._kept[key]
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
         return rows.split(self.decode_batch_size or max(1, len(rows)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,14 +16,18 @@ from diffopd.flow import SigmaGrid
 from diffopd.model.adapter_rows import AdapterRouter, Route
 from diffopd.model.attention import choose_attention_backend
 from diffopd.model.backbones import Backbones, answered_by_backbones
+from diffopd.model.fused_blocks import PRECISIONS_OF_PRODUCTS, FusedBlocks, fusable
 from diffopd.model.guidance import check_guidance
 from diffopd.model.half_gradient import HalfGradient
 from diffopd.model.identity import pipeline_identity
+from diffopd.model.image_size import check_image_size
 from diffopd.model.loading import load_pipeline, whole_pipeline
 from diffopd.model.picture_coding import PictureCoding
 from diffopd.model.prompt_encoding import PromptEncoding
+from diffopd.model.reference_shapes import one_shape_at_a_time
 from diffopd.types import Conditioning
 from diffopd.types.precision import parse_dtype
+from diffopd.types.size import ImageSize, Size, height_and_width
 from diffopd.weights.finite import check_finite
 
 
@@ -39,6 +44,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         text_lengths: Shortest and longest ``text_length``.
         identity_components: Components whose configs and weights make up the base model; T5 is none, as it is
             large, optional and never trained.
+        reads_pictures: Whether the family can be shown reference pictures.
         empty_prompt: What the family is guided away from.
         transformer: The backbone, where adapters go.
         pipeline: The stock pipeline over the same modules.
@@ -49,7 +55,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         embedded_guidance: Guidance scale that the backbone takes as an input, or None.
         lora_modules: Ends of the names of the layers that adapters of this family go to.
         text_length: Longest prompt in tokens; a sampler elsewhere needs the same ``max_sequence_length``.
-        image_size: Height and width in pixels.
+        size: Height and width in pixels of the pictures it draws, where nothing else is said.
+        vision_tower: The vision-language model that pictures are seen with, or None.
         prompt_cache: Encoded prompts on disk, or None.
     """
 
@@ -57,13 +64,14 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
     encoders: ClassVar[tuple[str, ...]]
     text_lengths: ClassVar[tuple[int, int]]
     identity_components: ClassVar[tuple[str, ...]]
+    reads_pictures: ClassVar[bool] = False
 
     def __init__(
         self,
         *,
         path: str,
         revision: str | None,
-        image_size: int,
+        image_size: ImageSize,
         text_length: int,
         shift: int | float | SigmaGrid,
         guidance_scale: int | float,
@@ -79,14 +87,16 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         vae_tiling: bool,
         offload_text_encoders: bool,
         prompt_cache: str | None,
-        decode_batch_size: int | None = None,  # not in the configs that earlier runs saved
+        decode_batch_size: int | None = None,  # these are not in the configs that earlier runs saved
+        fused_blocks: str | None = None,
+        vision_tower: str | None = None,
     ) -> None:
         """Load the pipeline and freeze it.
 
         Args:
             path: A folder, ``package://...`` or a hub id.
             revision: Branch, tag or commit on the hub.
-            image_size: Height and width in pixels.
+            image_size: Height and width in pixels; one number for a square.
             text_length: Longest prompt in tokens.
             shift: What samplers lay their sigma grid out by; checked against the pipeline's scheduler.
             guidance_scale: Guidance at which the base model is used; >= 1, 1 = CFG off.
@@ -103,6 +113,10 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             offload_text_encoders: Keep the text encoders on the CPU except while they encode.
             prompt_cache: Folder of encoded prompts; also offloads the text encoders. None = none.
             decode_batch_size: Most pictures in the autoencoder at once; None = all that are asked for.
+            vision_tower: A vision-language model to see reference pictures with, for a family whose text
+                encoder is its language model; loaded when the first is seen. None for others.
+            fused_blocks: ``fp32`` or ``bf16``: rounds of distillation compute Stable Diffusion 3 blocks on a
+                CPU by :class:`~diffopd.model.fused_block.FusedBlock`; None = all is as in diffusers.
 
         Raises:
             ValueError: If the pipeline is absent or damaged, or these settings do not fit it.
@@ -126,8 +140,10 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             dtypes=dtypes,
             without=self.left_out(text_length),
         )
-        self.path, self.image_size, self.text_length = path, image_size, text_length
+        self.path, self.size, self.text_length = path, height_and_width(image_size), text_length
         self.decode_batch_size = decode_batch_size
+        self._kept = {}
+        self.vision_tower = vision_tower
         self.offload_text_encoders = offload_text_encoders or prompt_cache is not None
         self.transformer: Any = self.pipeline.transformer
         self.vae = self.pipeline.vae
@@ -145,6 +161,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             embedded_guidance=embedded_guidance,
             step_distilled=step_distilled,
         )
+        self.check_size(self.size)
         self.check_settings()
         for name, setting in (("transformer", "model.dtype"), ("vae", "model.vae_dtype")):
             check_finite(getattr(self, name), self._components[name].where, setting=setting)
@@ -160,6 +177,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             choose_attention_backend(self.transformer, attention_backend)
         if vae_tiling:
             self.vae.enable_tiling()
+        self._fused = self._fused_blocks(fused_blocks, compile)
+        self._in_round = False
         if compile:
             self.compile_blocks()
 
@@ -170,14 +189,31 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         """Components that a prompt length makes superfluous; they are not loaded."""
         return ()
 
+    def open_pictures(self) -> None:
+        """Get ready to read reference pictures, and load what that takes.
+
+        Raises:
+            ValueError: If the family reads none, or what it takes cannot be loaded.
+        """
+        raise ValueError(self.no_pictures())
+
+    @abstractmethod
+    def latent_shape_at(self, size: Size) -> tuple[int, ...]:
+        """Shape of one latent of a picture of some size: channels, then axes such as height and width."""
+
     @property
     @abstractmethod
-    def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one latent: channels, then its axes, such as height and width."""
+    def cell(self) -> int:
+        """Side of the smallest picture in pixels; heights and widths are multiples of it."""
+
+    @property
+    def largest_side(self) -> int | None:
+        """Longest height or width in pixels; None = no limit."""
+        return None
 
     @abstractmethod
     def check_settings(self) -> None:
-        """Compare picture size and sigma grid with the pipeline.
+        """Compare the sigma grid, and what else there is, with the pipeline; the picture size fits already.
 
         Raises:
             ValueError: If they do not fit.
@@ -193,6 +229,28 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         """The backbone's velocity; ``latent`` is in the backbone's precision, ``sigma`` in fp32."""
 
     # What follows for all.
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one latent of the pictures it draws."""
+        return self.latent_shape_at(self.size)
+
+    @property
+    def image_size(self) -> int | Size:
+        """``size`` as a config has it: one number for a square."""
+        return self.size[0] if self.size[0] == self.size[1] else self.size
+
+    def check_size(self, size: Size, setting: str = "model.image_size") -> None:
+        """Refuse a picture size that the pipeline cannot make or read.
+
+        Args:
+            size: Height and width in pixels.
+            setting: Where it comes from, for the message.
+
+        Raises:
+            ValueError: If it does not fit.
+        """
+        check_image_size(size, self.path, cell=self.cell, largest=self.largest_side, setting=setting)
 
     def train(self, mode: bool = True) -> PipelineModel:
         """Stay in evaluation mode: T5 has dropout, and encodings must not depend on the phase."""
@@ -237,6 +295,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         return pipeline_identity(components, cls.identity_components)
 
     @answered_by_backbones
+    @one_shape_at_a_time
     def velocity(
         self,
         latent: Float[Tensor, " batch *latent"],
@@ -259,10 +318,48 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         route = Route.plan(adapters, latent.shape[0])
         states, sigmas = route.arrange(latent, sigma)
         given = conditioning if route.order is None else conditioning.select(route.order)
-        with self._router.route(route):
+        with self._router.route(route), self._blocks(route):
             output = self.predict(states.to(self.precision), sigmas, given)
         velocity = route.restore(output).float()
         return velocity if self._half_gradient is None else self._half_gradient.scaled(velocity)
+
+    @contextlib.contextmanager
+    def in_round(self) -> Iterator[None]:
+        """Within this block velocities may differ by rounding, as ``fused_blocks`` says.
+
+        Outside, where students are sampled, evaluated and compared with stock pipelines, they never do.
+        """
+        before, self._in_round = self._in_round, True
+        try:
+            yield
+        finally:
+            self._in_round = before
+
+    def _blocks(self, route: Route) -> contextlib.AbstractContextManager[None]:
+        if self._fused is None or not self._in_round:
+            return contextlib.nullcontext()
+        return self._fused.active(self.transformer, route.runs)
+
+    def _fused_blocks(self, precision: str | None, compiled: bool) -> FusedBlocks | None:
+        if precision is None:
+            return None
+        if precision not in PRECISIONS_OF_PRODUCTS:
+            raise ValueError(
+                f"model.fused_blocks={precision} is not known; choose one of "
+                f"{', '.join(PRECISIONS_OF_PRODUCTS)}, or null"
+            )
+        if compiled:
+            raise ValueError(
+                f"model.fused_blocks={precision} and model.compile=true are two ways for the same blocks; "
+                "set one to null or false"
+            )
+        if not any(fusable(block) for block in getattr(self.transformer, "transformer_blocks", ())):
+            raise ValueError(
+                f"model.fused_blocks={precision}, but no block of {type(self.transformer).__name__} can be: "
+                "they must be Stable Diffusion 3's in fp32, with norms of query and key and one attention; "
+                "set model.fused_blocks=null"
+            )
+        return FusedBlocks(half=precision == "bf16")
 
     def compile_blocks(self, **options: Any) -> None:
         """Have each repeated block of the backbone compiled at its first call.

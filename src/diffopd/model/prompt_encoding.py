@@ -105,8 +105,20 @@ class PromptEncoding(nn.Module, ABC):
         """Encode all that the backbone is told about each row: its text.
 
         A family that takes more, such as pictures, encodes it here, and :meth:`Prompts.key` names it.
+
+        Raises:
+            ValueError: If a row has references and the family reads none.
         """
+        if any(prompts.references):
+            raise ValueError(self.no_pictures())
         return self.encode(prompts.texts)
+
+    def no_pictures(self) -> str:
+        """That the family reads no pictures, and what to do."""
+        return (
+            f"{type(self).__name__} reads no reference pictures; choose a context of words, context=text, or "
+            "a model that reads pictures: model=flux2_klein, model=z_image_turbo"
+        )
 
     def encode_ahead(self, texts: Sequence[str], rank: int, num_processes: int) -> None:
         """Encode this process's share of many prompts, and the empty one, into the prompt cache.

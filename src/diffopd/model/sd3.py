@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from diffopd.flow import SigmaGrid
 from diffopd.host.rank import is_first_process
-from diffopd.model.image_size import check_image_size
 from diffopd.model.latents import scaled_from_vae, scaled_to_vae
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.types import Conditioning
+from diffopd.types.size import Size
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +44,23 @@ class SD3Model(PipelineModel):
         """T5, if its slot is empty."""
         return () if text_length else ("text_encoder_3", "tokenizer_3")
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape_at(self, size: Size) -> tuple[int, int, int]:
         """Channels, height, width of one latent."""
-        side = self.image_size // self.pipeline.vae_scale_factor
-        return (self.transformer.config.in_channels, side, side)
+        factor = self.pipeline.vae_scale_factor
+        return (self.transformer.config.in_channels, size[0] // factor, size[1] // factor)
+
+    @property
+    def cell(self) -> int:
+        """A token's side."""
+        return self.pipeline.vae_scale_factor * self.transformer.config.patch_size
+
+    @property
+    def largest_side(self) -> int:
+        """As many tokens as the position embedding has."""
+        return self.cell * self.transformer.config.pos_embed_max_size
 
     def check_settings(self) -> None:
-        """Compare the shift with the scheduler's, the picture size with the position embedding's."""
+        """Compare the shift with the scheduler's; say if T5 is absent."""
         if self.text_encoder_3 is None and self.text_length and is_first_process():
             log.warning(
                 "model.path=%s has no T5 (text_encoder_3), so the %d tokens of model.text_length are zeros: "
@@ -67,10 +76,6 @@ class SD3Model(PipelineModel):
                 f"model.shift={given} but the scheduler of {self.path} has shift {scheduler_shift}; "
                 f"set model.shift={scheduler_shift}"
             )
-        cell = self.pipeline.vae_scale_factor * self.transformer.config.patch_size
-        check_image_size(
-            self.image_size, self.path, cell=cell, largest=cell * self.transformer.config.pos_embed_max_size
-        )
 
     def encode_prompts(self, texts: list[str]) -> Conditioning:
         """CLIP tokens, T5 tokens after them, and the pooled CLIP vectors."""

@@ -54,7 +54,7 @@ class DistillPhase(PolicyPhase):
         estimator: How the gradient of that loss is estimated.
         regulariser: Regularization towards one more model, on all samples, or none.
         balance: Weights of the tasks.
-        reward: Scores the rollouts for the log; no reward enters the loss.
+        reward: Scores the rollouts for the log; no reward enters the loss, and none is needed.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that have teachers.
         round: ``fused`` or ``two_pass``.
@@ -70,6 +70,7 @@ class DistillPhase(PolicyPhase):
 
     settings_type: ClassVar[type[StudentSettings]] = StudentSettings
     supervision: ClassVar[str] = "teacher"
+    takes_buckets: ClassVar[bool] = True
     round_kind: ClassVar[str] = "distillation"
     settings: StudentSettings
 
@@ -86,7 +87,7 @@ class DistillPhase(PolicyPhase):
         estimator: Estimator,
         regulariser: Regulariser,
         balance: Balance,
-        reward: Reward,
+        reward: Reward | None = None,
         optimizer: OptimizerFactory,
         settings: StudentSettings,
         round: Literal["fused", "two_pass"],
@@ -129,18 +130,22 @@ class DistillPhase(PolicyPhase):
         ``phase.task_reduction``), and the last step, which the released code leaves out (``states``).
         """
         steps = self.states.draw(self.sampler.num_steps, torch_generator(self.seed, "states", self.round))
-        if self.two_pass:
-            self._two_pass_round(prompts, steps)
-        else:
-            for rows in self._rows(prompts):
-                for transition in self._rollout(rows, steps):  # the student's own states
-                    if transition.step in steps:
-                        self._match(rows, transition, transition.velocity.detach(), len(steps))
-                    del transition  # a step's activations end before the next step makes its own
-            self._take_step()
+        with self.model.in_round():
+            self._round(prompts, steps)
         self.round_log.add("train/cost/images", len(prompts) * num_processes())
         self._watch_balance(prompts)
         self.log_round(prompts)
+
+    def _round(self, prompts: Prompts, steps: Sequence[int]) -> None:
+        if self.two_pass:
+            self._two_pass_round(prompts, steps)
+            return
+        for rows in self._rows(prompts):
+            for transition in self._rollout(rows, steps):  # the student's own states
+                if transition.step in steps:
+                    self._match(rows, transition, transition.velocity.detach(), len(steps))
+                del transition  # a step's activations end before the next step makes its own
+        self._take_step()
 
     def _match(self, rows: MicroBatch, transition: Transition, velocity_old: Tensor, num_drawn: int) -> None:
         """Add the gradient of one step: student against teacher at the state where the student is."""
@@ -173,7 +178,7 @@ class DistillPhase(PolicyPhase):
     def on_train_start(self) -> None:
         """Let a routing that chooses by measured scores see them, once."""
         prompts = self.routing.prompts_to_measure(self.seed)
-        if prompts is not None and isinstance(self.teacher, TeacherSet):
+        if prompts is not None and isinstance(self.teacher, TeacherSet) and self.reward is not None:
             scores = measure_teachers(self, self.teacher, self.sampler, self.reward, prompts)
             self.routing.choose(scores)
 
@@ -187,13 +192,13 @@ class DistillPhase(PolicyPhase):
     @property
     def _scored(self) -> bool:
         """Whether this round's images are scored for the log."""
-        return self.due(self.settings.score_every_n_rounds)
+        return self.reward is not None and self.due(self.settings.score_every_n_rounds)
 
     def _rows(self, prompts: Prompts) -> Iterator[MicroBatch]:
         """The round's rows, at most so many together."""
         balance = self.balance.weights(tuple(dict.fromkeys(prompts.tasks)))
         weights = row_weights(prompts.tasks, balance, sum_tasks=self.sum_tasks).to(self.device)
-        for rows in self.micro_batches(len(prompts)):
+        for rows in self.micro_batches(prompts):
             part = prompts.select(rows)
             given = self.conditioning(part)
             yield MicroBatch(
@@ -221,6 +226,7 @@ class DistillPhase(PolicyPhase):
 
     def _score(self, prompts: Prompts, clean: Tensor) -> None:
         """Add the rewards of a rollout to the log."""
+        assert self.reward is not None
         images = self.images(clean)
         with finite_rewards_everywhere(self.device):
             scores = scored(self, self.reward, images, prompts, "reward")

@@ -115,6 +115,7 @@ class FakeScorePhase(TaughtPhase, ABC):
 
     method: ClassVar[str]
     round_kind: ClassVar[str] = "distribution_matching"
+    takes_buckets: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -189,7 +190,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         self.score_student(prompts)
         weights = self.round_log.shares(prompts.tasks)
         visited: list[tuple[Predicted, Tensor]] = []
-        for rows in self.micro_batches(len(prompts)):
+        for rows in self.micro_batches(prompts):
             predicted = self._predicted(prompts.select(rows))  # where the student is, and predicts
             losses = weights[rows] * self._compared(predicted)  # real against fake score, at a fresh level
             steps = self.denoising_steps(predicted.prompts)
@@ -217,6 +218,7 @@ class FakeScorePhase(TaughtPhase, ABC):
     def _compared(self, predicted: Predicted) -> Tensor:
         """The student's loss per row: its clean prediction against the teacher's and the fake score's."""
         prompts, conditioning = predicted.prompts, predicted.conditioning
+        assert self.teacher is not None
         with torch.no_grad():
             at = self.noised(predicted.detached(), f"{self.method}/student", for_fake=False)
             real = self.teacher.given(prompts, conditioning)(at.latent, at.sigma)

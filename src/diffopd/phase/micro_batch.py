@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,23 @@ def micro_batches(num_rows: int, size: int | None) -> list[list[int]]:
     """Row numbers in runs of at most ``size``, or in one run if it is None."""
     step = size or max(1, num_rows)
     return [list(range(start, min(start + step, num_rows))) for start in range(0, num_rows, step)]
+
+
+def micro_batches_by_size(sizes: Sequence[Hashable], size: int | None) -> list[list[int]]:
+    """The same, of rows that go together only if their latents are of one size; the first row's come first.
+
+    Examples:
+        >>> micro_batches_by_size(["wide", "high", "wide", "wide"], 2)
+        [[0, 2], [3], [1]]
+    """
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, of_row in enumerate(sizes):
+        rows_of.setdefault(of_row, []).append(row)
+    return [
+        [rows[place] for place in part]
+        for rows in rows_of.values()
+        for part in micro_batches(len(rows), size)
+    ]
 
 
 def row_weights(tasks: Sequence[str], balance: Mapping[str, float], *, sum_tasks: bool) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import lightning
@@ -11,10 +11,10 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from diffopd.adapter import EMA, Shape, adapter_names, adapter_parameters
-from diffopd.data.prompts import PromptData
+from diffopd.data.rounds import RoundData
 from diffopd.model import PipelineModel
 from diffopd.non_finite import RoundRecord
-from diffopd.phase.micro_batch import micro_batches
+from diffopd.phase.micro_batch import micro_batches, micro_batches_by_size
 from diffopd.phase.round_log import RoundLog
 from diffopd.phase.settings import TrainSettings
 from diffopd.phase.task_gradients import TaskGradients
@@ -24,6 +24,7 @@ from diffopd.sampler import TransitionSampler
 from diffopd.strategy.gradients import average_gradients
 from diffopd.strategy.sharded import shard, without_shards
 from diffopd.types import Conditioning, Prompts, Transition
+from diffopd.types.size import Size
 
 MAX_ENCODED = 4096
 """Encoded prompts kept at most; one takes about 2 MB for Stable Diffusion 3.5."""
@@ -53,11 +54,13 @@ class PolicyPhase(lightning.LightningModule):
         round_start: Trained weights as the round began, once it applied an update and more are to come.
         encoded_rounds: Rounds whose prompts are encoded before the first; None for all that are planned.
         shards_backbone: That ``trainer=sharded`` is possible.
+        takes_buckets: That a round may have pictures of several sizes.
         sharded: Whether the backbone is in shards.
     """
 
     settings_type: ClassVar[type[TrainSettings]] = TrainSettings
     shards_backbone: ClassVar[bool] = True
+    takes_buckets: ClassVar[bool] = False
     device: torch.device
 
     def __init__(
@@ -81,6 +84,7 @@ class PolicyPhase(lightning.LightningModule):
         self.round_start: dict[str, Tensor] = {}
         self._task_gradients: TaskGradients | None = None
         self._encoded: dict[Any, Conditioning] = {}
+        self._followers: list[Callable[[], None]] = []
         self.sharded = False
         self.encoded_rounds: int | None = None
 
@@ -89,6 +93,10 @@ class PolicyPhase(lightning.LightningModule):
         first = not self.policies
         self.policies[name] = new_policy(self.model, name, self.adapter, self.seed, tell=first)
         return self.policies[name]
+
+    def after_update(self, move: Callable[[], None]) -> None:
+        """Have ``move`` called after every update of the student."""
+        self._followers.append(move)
 
     def handed_on(self, wanted: str) -> Policy:
         """The policy to hand on for ``wanted``: the student in place of an average that never moved."""
@@ -110,9 +118,15 @@ class PolicyPhase(lightning.LightningModule):
         return self.make_optimizer(self.student.weights().values())
 
     def on_fit_start(self) -> None:
-        """Have the prompts of the planned rounds encoded before the first, if there is a cache for them."""
+        """Have the prompts of the planned rounds encoded before the first, if there is a cache for them.
+
+        Raises:
+            ValueError: If a picture's size does not fit the model.
+        """
         data = getattr(self.trainer, "datamodule", None)
-        if self.model.prompt_cache is None or not isinstance(data, PromptData):
+        for size in getattr(data, "sizes", ()):
+            self.model.check_size(size, "data.image_size, data.bucket_step: a picture's size")
+        if self.model.prompt_cache is None or not isinstance(data, RoundData):
             return
         rounds = self.encoded_rounds or self.trainer.max_epochs or 0
         self.model.encode_ahead(data.texts_of(rounds), self.trainer.global_rank, self.trainer.world_size)
@@ -147,9 +161,12 @@ class PolicyPhase(lightning.LightningModule):
         keys = [prompts.key(row) for row in range(len(prompts))]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         new = sorted(row for key, row in first.items() if key not in self._encoded)
-        if new:
-            encoded = self.model.condition(prompts.select(new))
-            for place, row in enumerate(new):
+        # Captions of pictures come again in every pass. Encoded alone they do not depend on what else was new
+        # then, which differs in a resumed run.
+        alone = any(target is not None for target in prompts.targets)
+        for rows in [[row] for row in new] if alone else [new] * bool(new):
+            encoded = self.model.condition(prompts.select(rows))
+            for place, row in enumerate(rows):
                 self._encoded[keys[row]] = encoded.select([place])
         result = Conditioning.concat([self._encoded[key] for key in keys])
         while len(self._encoded) > MAX_ENCODED:
@@ -159,12 +176,27 @@ class PolicyPhase(lightning.LightningModule):
     def noise(self, purpose: str, prompts: Prompts, round_index: int | None = None) -> Tensor:
         """Standard normal latents, each row from its own generator; of this round unless one is named."""
         number = self.round if round_index is None else round_index
-        rows = normal_rows(self.seed, purpose, number, prompts.indices, self.model.latent_shape)
+        rows = normal_rows(self.seed, purpose, number, prompts.indices, self.latent_shape(prompts))
         return rows.to(self.device)
 
-    def micro_batches(self, num_rows: int) -> list[list[int]]:
-        """Row numbers, at most ``phase.micro_batch_size`` together."""
-        return micro_batches(num_rows, self.settings.micro_batch_size)
+    def latent_shape(self, prompts: Prompts) -> tuple[int, ...]:
+        """Shape of the rows' latents: as of the pictures that they are to learn, or as the model draws."""
+        sizes = set(self._sizes(prompts))
+        assert len(sizes) == 1, f"rows of several sizes in one micro-batch: {sorted(sizes)}"
+        return self.model.latent_shape_at(*sizes)
+
+    def _sizes(self, prompts: Prompts) -> list[Size]:
+        """Height and width in pixels of each row."""
+        return [self.model.size if target is None else target.size for target in prompts.targets]
+
+    def micro_batches(self, rows: int | Prompts) -> list[list[int]]:
+        """Row numbers, at most ``phase.micro_batch_size`` together; of prompts, those of one picture size."""
+        size = self.settings.micro_batch_size
+        return (
+            micro_batches(rows, size)
+            if isinstance(rows, int)
+            else micro_batches_by_size(self._sizes(rows), size)
+        )
 
     def rollout(
         self, sampler: TransitionSampler, prompts: Prompts, conditioning: Conditioning, policy: Policy
@@ -229,6 +261,8 @@ class PolicyPhase(lightning.LightningModule):
         optimizer.zero_grad()
         # After the step, which global_step now counts: the released loops move the average so, too.
         self.ema.update(self.average.weights(), self.student.weights(), self.global_step)
+        for move in self._followers:
+            move()
         return norm
 
     def clip_gradient(self, policy: Policy) -> Tensor:

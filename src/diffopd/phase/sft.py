@@ -1,8 +1,8 @@
-"""Supervised fine-tuning on teacher samples: the student imitates what its teachers generate."""
+"""Supervised fine-tuning on examples: what teachers generate, or your own pictures."""
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -11,9 +11,7 @@ from diffopd.adapter import Shape
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import FlowMatching, velocity_gap
 from diffopd.model import PipelineModel
-from diffopd.phase.agreement import finite_rewards_everywhere
-from diffopd.phase.processes import num_processes
-from diffopd.phase.scoring import scored
+from diffopd.phase.examples import Examples, TargetPictures, TeacherSamples
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
 from diffopd.policy import OptimizerFactory
@@ -25,21 +23,23 @@ from diffopd.types import Conditioning, Prompts, Reward
 
 @final
 class SFTPhase(TaughtPhase):
-    """Flow matching on samples that the task's teacher makes during training.
+    """Flow matching on samples that the task's teacher makes during training, or on pictures.
 
-    A round: each prompt's teacher rolls out at its own guidance, the tasks mixed in one batch; the best of
-    several samples is kept; the student learns their velocity at random noise levels and is updated once.
+    A round: each prompt's example is made or read; the student learns its velocity at random noise levels and
+    is updated once. Of teachers each rolls out at its own guidance, the tasks mixed in one batch, and the
+    best of several samples is kept. Pictures are the targets of the data's rows, encoded.
 
-    The student's velocity is conditional, without guidance: it learns the guided samples themselves. Guidance
-    in evaluation then guides twice.
+    The student's velocity is conditional, without guidance. Of teachers it learns the guided samples
+    themselves, and guidance in evaluation then guides twice.
 
     Args:
         model: The frozen text-to-image model; without adapter it is the KL reference.
         adapter: Shape of the student.
-        teacher: The teachers, one per task.
-        sampler: Sampler of the teachers' rollouts. Its guidance scale is that of the scored student.
+        teacher: The teachers, one per task; None if the examples are pictures.
+        sampler: Sampler of the teachers' rollouts, and whose grid the noise levels follow. Its guidance scale
+            is that of the scored student.
         loss: Flow matching.
-        reward: Chooses the best samples, and scores the student's for the log.
+        reward: Chooses the best samples, and scores the student's for the log; None for neither.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that have teachers.
         num_timesteps: Noise levels each sample is trained at in a round, at least 1.
@@ -48,9 +48,11 @@ class SFTPhase(TaughtPhase):
         caption_dropout: Share of prompts replaced by the empty one, in [0, 1].
         best_of_n: Samples per prompt, of which the one with the highest reward is kept; 1 asks for no reward.
         kl_weight: Weight of the squared distance to the base model's velocity; 0 saves its forward.
+        examples: ``teacher``: what the teachers generate; ``pictures``: the targets of the data's rows.
 
     Attributes:
         supervision: What its loss learns from.
+        takes_examples: That ``phase.examples`` says where they come from.
         round_kind: What a round takes, for ``doctor``.
 
     References:
@@ -59,17 +61,19 @@ class SFTPhase(TaughtPhase):
     """
 
     supervision: ClassVar[str] = "data"
+    takes_buckets: ClassVar[bool] = True
     round_kind: ClassVar[str] = "fine_tuning"
+    takes_examples: ClassVar[bool] = True
 
     def __init__(
         self,
         *,
         model: PipelineModel,
         adapter: Shape,
-        teacher: Target,
+        teacher: Target | None = None,
         sampler: TransitionSampler,
         loss: FlowMatching,
-        reward: Reward,
+        reward: Reward | None = None,
         optimizer: OptimizerFactory,
         settings: StudentSettings,
         num_timesteps: int,
@@ -78,6 +82,7 @@ class SFTPhase(TaughtPhase):
         caption_dropout: int | float,
         best_of_n: int,
         kl_weight: int | float,
+        examples: Literal["teacher", "pictures"] = "teacher",  # not in the configs that earlier runs saved
     ) -> None:
         for setting, value in (("num_timesteps", num_timesteps), ("best_of_n", best_of_n)):
             if value < 1:
@@ -97,49 +102,25 @@ class SFTPhase(TaughtPhase):
         self.num_timesteps = num_timesteps
         self.sigma_location, self.sigma_scale = sigma_location, sigma_scale
         self.caption_dropout = caption_dropout
-        self.best_of_n = best_of_n
         self.kl_weight = kl_weight
+        self.examples: Examples = (
+            TeacherSamples(self, best_of_n) if examples == "teacher" else TargetPictures(self)
+        )
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
-        """One round: the teachers' samples, then one update on them."""
+        """One round: the examples, then one update on them."""
         self.score_student(prompts)
         weights = self.round_log.shares(prompts.tasks)
-        for rows in self.micro_batches(len(prompts)):
+        for rows in self.micro_batches(prompts):
             part = prompts.select(rows)
             conditioning = self.conditioning(part)
-            clean = self._samples(part, conditioning)
+            clean = self.examples(part, conditioning)
             for number in range(self.num_timesteps):
                 losses = self._losses(part, conditioning, clean, weights[rows], number)
                 self.add_gradient(losses, part, None)
         self.round_log.put(self.gradient_conflict())
         self.round_log.add("train/gradient_norm", self.update())
-        self.round_log.add("train/cost/images", self.best_of_n * len(prompts) * num_processes())
         self.log_round(prompts)
-
-    @torch.no_grad()
-    def _samples(self, prompts: Prompts, conditioning: Conditioning) -> Tensor:
-        """Clean latents by the teachers: of several candidates per prompt, the one the reward likes best."""
-        candidates = torch.stack(
-            [self._candidate(number, prompts, conditioning) for number in range(self.best_of_n)]
-        )
-        if self.best_of_n == 1:
-            return candidates[0]
-        with finite_rewards_everywhere(self.device):
-            rewards = [
-                scored(self, self.reward, self.images(clean), prompts, "reward").value for clean in candidates
-            ]
-        self.round_log.add("train/cost/reward_calls", self.best_of_n * len(prompts) * num_processes())
-        return candidates[torch.stack(rewards).argmax(0).cpu(), torch.arange(len(prompts))]
-
-    def _candidate(self, number: int, prompts: Prompts, conditioning: Conditioning) -> Tensor:
-        """One sample per prompt, from noise of its own."""
-
-        def fresh_noise(step: int) -> Tensor:
-            return self.noise(f"sft/candidate/{number}/step/{step}", prompts)
-
-        start = self.noise(f"sft/candidate/{number}/start", prompts)
-        *_, last = self.sampler.rollout(self.teacher.given(prompts, conditioning), start, fresh_noise)
-        return last.next_latent
 
     def _losses(
         self, prompts: Prompts, conditioning: Conditioning, clean: Tensor, weights: Tensor, number: int

@@ -25,9 +25,9 @@ class TaughtPhase(PolicyPhase):
     Args:
         model: The frozen text-to-image model.
         adapter: Shape of the student.
-        teacher: The teachers, one per task.
+        teacher: The teachers, one per task; None for a phase that learns from something else.
         sampler: Sampler of the rollouts; its guidance scale is the student's.
-        reward: Scores the student's samples for the log.
+        reward: Scores the student's samples for the log; None scores none.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that have teachers.
 
@@ -43,15 +43,16 @@ class TaughtPhase(PolicyPhase):
         *,
         model: PipelineModel,
         adapter: Shape,
-        teacher: Target,
+        teacher: Target | None,
         sampler: TransitionSampler,
-        reward: Reward,
+        reward: Reward | None,
         optimizer: OptimizerFactory,
         settings: StudentSettings,
     ) -> None:
         super().__init__(model=model, adapter=adapter, optimizer=optimizer, settings=settings)
         self.teacher, self.sampler, self.reward = teacher, sampler, reward
-        teacher.join(self)
+        if teacher is not None:
+            teacher.join(self)
 
     @torch.no_grad()
     def score_student(self, prompts: Prompts) -> None:
@@ -59,9 +60,9 @@ class TaughtPhase(PolicyPhase):
 
         The rollout is for the log alone and is no part of ``train/cost/images``.
         """
-        if not self.due(self.settings.score_every_n_rounds):
+        if self.reward is None or not self.due(self.settings.score_every_n_rounds):
             return
-        for rows in self.micro_batches(len(prompts)):
+        for rows in self.micro_batches(prompts):
             part = prompts.select(rows)
             *_, last = self.rollout(self.sampler, part, self.conditioning(part), self.student)
             with finite_rewards_everywhere(self.device):

@@ -71,6 +71,14 @@ class Policy(ABC):
         """
 
     @abstractmethod
+    def is_base(self) -> bool:
+        """Whether its values are those of the base model."""
+
+    @abstractmethod
+    def become_base(self) -> None:
+        """Take the values of the base model."""
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write it where ``adapter=`` and ``teacher=`` read it, whole or not at all."""
 
@@ -93,6 +101,18 @@ class Fixed(Policy):
         return False
 
     def copy_from(self, other: Policy) -> None:
+        """Refused.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"{self.name or 'the base model'} is fixed and takes no values")
+
+    def is_base(self) -> bool:
+        """Whether it is the base model itself."""
+        return self.name is None
+
+    def become_base(self) -> None:
         """Refused.
 
         Raises:

@@ -47,8 +47,7 @@ class Whole(Policy):
         """
         own = model.transformer
         transformer: Any = type(own).from_config(own.config)
-        values = {key.replace(".base_layer.", "."): value for key, value in own.state_dict().items()}
-        transformer.load_state_dict({key: values[key] for key in transformer.state_dict()})
+        transformer.load_state_dict(_base_values(own, transformer))
         if own.is_gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         # As torch casts: diffusers' own method warns of layers to keep in fp32, where there are none.
@@ -79,8 +78,24 @@ class Whole(Policy):
             raise ValueError(f"{self.name} is a whole transformer and {other.name} is none")
         self.transformer.load_state_dict(other.transformer.state_dict())
 
+    def is_base(self) -> bool:
+        """Whether every weight is the base model's, in the precision of its own."""
+        base = _base_values(self.model.transformer, self.transformer)
+        own = self.transformer.state_dict()
+        return all(torch.equal(value, base[key].to(value)) for key, value in own.items())
+
+    def become_base(self) -> None:
+        """Take every weight of the base model."""
+        self.transformer.load_state_dict(_base_values(self.model.transformer, self.transformer))
+
     def save(self, folder: Path) -> None:
         """Write it as diffusers does: ``config.json`` and safetensors."""
         transformer: Any = self.transformer
         with replacing_folder(folder) as temporary:
             transformer.save_pretrained(temporary, safe_serialization=True)
+
+
+def _base_values(own: nn.Module, like: nn.Module) -> dict[str, torch.Tensor]:
+    """The base model's values by the names that a transformer without adapters has."""
+    values = {key.replace(".base_layer.", "."): value for key, value in own.state_dict().items()}
+    return {key: values[key] for key in like.state_dict()}

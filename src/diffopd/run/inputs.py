@@ -111,14 +111,29 @@ def _local(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
     return _digest(_lines(place, [file for file in files if file.is_file()]))
 
 
+def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None:
+    """Pictures with their captions; what else their folder holds does not count."""
+    from diffopd.data.pair_files import caption_keys, read_captions
+
+    data = values["data"]
+    if "captions" not in data:  # a data module of the user's own
+        return _local(values, setting, value)
+    keys = caption_keys(data["caption_key"])
+    files = read_captions(value, data["captions"], data["picture_key"], keys)
+    told = (json.dumps([file.name, file.captions, file.rest], sort_keys=True) for file in files)
+    return _digest(f"{cached_sha256_of(file.file)} {text}" for file, text in zip(files, told, strict=True))
+
+
 _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
     "teacher.teachers.*.path": _adapters,
     "regulariser.path": _adapters,
     "adapter.start": _adapters,
     "adapter.merge.folders": _adapters,
     "model.path": _base,
+    "model.vision_tower": _local,
     "pipeline.path": _local,
     "pipeline.autoencoder": _local,
+    "data.path": _pictures,
     "data.tasks.*.path": _local,
     "routing.tasks.*.path": _local,
     "reward.**path": _local,

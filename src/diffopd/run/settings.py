@@ -25,11 +25,14 @@ _ADDED = {
     "model.step_distilled": False,
     "model.attention_backend": None,
     "model.compile": False,
+    "model.fused_blocks": None,
     "model.vae_tiling": False,
     "model.offload_text_encoders": False,
     "phase.figure_share": 0.0,
     "phase.copy_share": 0.0,
     "phase.same_figure_share": 0.0,
+    "model.vision_tower": None,
+    "phase.examples": "teacher",
 }
 """Settings that came later -> what they were in a run whose config does not have them."""
 _REPEATED = ("model.lora_modules",)

@@ -3,18 +3,24 @@
 from diffopd.teacher.anchor import Anchor, NoAnchor, Regulariser
 from diffopd.teacher.card import CARD, MOST_SINGLE, Estimate, Recipe, Score, TeacherCard
 from diffopd.teacher.frozen import AdaptedModel, check_frozen, load_frozen
+from diffopd.teacher.held_out import HIGHER, LOWER, NEITHER, HeldOut
 from diffopd.teacher.routing import Automatic, ByTask, Mixture, Routing
+from diffopd.teacher.self_teacher import SelfTeacher
 from diffopd.teacher.target import Learner, Target
 from diffopd.teacher.teacher_set import RoutedTeachers, TeacherSet
 
 __all__ = [
     "CARD",
+    "HIGHER",
+    "LOWER",
     "MOST_SINGLE",
+    "NEITHER",
     "AdaptedModel",
     "Anchor",
     "Automatic",
     "ByTask",
     "Estimate",
+    "HeldOut",
     "Learner",
     "Mixture",
     "NoAnchor",
@@ -23,6 +29,7 @@ __all__ = [
     "RoutedTeachers",
     "Routing",
     "Score",
+    "SelfTeacher",
     "Target",
     "TeacherCard",
     "TeacherSet",

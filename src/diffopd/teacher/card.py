@@ -11,6 +11,7 @@ from typing import Any
 
 from diffopd.adapter import CARD_FILE, find_card
 from diffopd.files.sealed import read_sealed_json, write_sealed_json
+from diffopd.teacher.held_out import HeldOut
 
 CARD = CARD_FILE
 MOST_SINGLE = 64
@@ -115,6 +116,8 @@ class TeacherCard:
         alpha: Alpha of its training, or None. The file beside the card has alpha / rank in its factors.
         scores: benchmark -> task -> score.
         recipe: How it was made.
+        held_out: benchmark -> metric -> value that nothing is trained on; empty on cards of before these were
+            kept.
     """
 
     name: str
@@ -125,6 +128,7 @@ class TeacherCard:
     alpha: float | None
     scores: Mapping[str, Mapping[str, Score]]
     recipe: Recipe
+    held_out: Mapping[str, Mapping[str, HeldOut]] = field(default_factory=dict)
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write ``card.json`` into the adapter's folder."""
@@ -154,7 +158,9 @@ class TeacherCard:
                 read_sealed_json(path, [field.name for field in dataclasses.fields(TeacherCard)])
             )
         except (TypeError, KeyError, ValueError, AttributeError) as error:
-            needed = ", ".join(field.name for field in dataclasses.fields(TeacherCard))
+            needed = ", ".join(
+                field.name for field in dataclasses.fields(TeacherCard) if field.name != "held_out"
+            )
             raise ValueError(
                 f"{setting}: {path} is not a valid card.json ({error}); it needs {needed}"
             ) from error
@@ -191,7 +197,8 @@ def _from_json(raw: Mapping[str, Any]) -> TeacherCard:
         benchmark: {task: Score(**entry) for task, entry in tasks.items()}
         for benchmark, tasks in raw["scores"].items()
     }
-    fields = {**raw, "scores": scores, "recipe": Recipe(**raw["recipe"])}
+    held_out = {benchmark: HeldOut.of_each(metrics) for benchmark, metrics in raw.get("held_out", {}).items()}
+    fields = {**raw, "scores": scores, "held_out": held_out, "recipe": Recipe(**raw["recipe"])}
     fields["guidance_scale"] = float(raw["guidance_scale"])
     fields["alpha"] = None if raw["alpha"] is None else float(raw["alpha"])
     if not fields["guidance_scale"] >= 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from diffopd.model import PipelineModel
@@ -28,6 +28,14 @@ class Learner(Protocol):
 
     def conditioning(self, prompts: Prompts) -> Conditioning:
         """Encode prompts; distinct ones once."""
+        ...
+
+    def add_policy(self, name: str) -> Policy:
+        """Add a network of the student's shape that checkpoints hold and no gradient trains."""
+        ...
+
+    def after_update(self, move: Callable[[], None]) -> None:
+        """Have ``move`` called after every update of the student."""
         ...
 
 

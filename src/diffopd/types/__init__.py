@@ -1,6 +1,7 @@
 """The nouns every package shares: small frozen records and the Protocols that config groups meet."""
 
 from diffopd.types.loss import LossTerm, TransitionLoss
+from diffopd.types.picture import Picture
 from diffopd.types.prompts import Conditioning, Prompts
 from diffopd.types.rollout import (
     NoiseFunction,
@@ -19,6 +20,7 @@ __all__ = [
     "KnownPair",
     "LossTerm",
     "NoiseFunction",
+    "Picture",
     "Prompts",
     "Reward",
     "Sampler",

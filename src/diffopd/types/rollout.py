@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from diffopd.types.prompts import Conditioning
+from diffopd.types.prompts import Conditioning, Prompts
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,10 @@ class VelocityModel(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Conditioning:
         """Encode texts."""
+        ...
+
+    def condition(self, prompts: Prompts) -> Conditioning:
+        """Encode all that the backbone is told about each row: texts, and pictures where it reads them."""
         ...
 
     def velocity(

@@ -61,10 +61,10 @@ def _thing(shape: str, colour: str | None) -> str:
 def metadata(request: Request) -> dict[str, Any]:
     """The prompt's GenEval line: ``tag``, ``include`` and ``exclude`` clauses, ``prompt``.
 
-    Signs and paintings carry only ``tag`` and ``prompt``.
+    A sign has only ``tag`` and ``prompt``.
     """
     text = caption(request)
-    if request.form not in GENEVAL_TAGS:
+    if request.form == "sign":
         return {"tag": request.form, "prompt": text}
     if request.form == "counting":
         shape = request.shapes[0]

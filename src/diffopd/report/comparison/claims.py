@@ -12,7 +12,8 @@ from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.measured import QUANTITIES, Measuring
 from diffopd.report.methods.methods import group_runs
 from diffopd.report.methods.runs import Run
-from diffopd.report.methods.verdicts import Verdict, judge, shown_margin
+from diffopd.report.methods.verdict import Verdict, shown_margin
+from diffopd.report.methods.verdicts import judge
 
 _WINDOW = 9
 """Rewards in a running mean."""

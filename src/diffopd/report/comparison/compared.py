@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffopd.report.methods.difference import half_interval
-from diffopd.teacher import Estimate
+from diffopd.teacher import Estimate, HeldOut
 
 Place = tuple[str, str]
 """Benchmark and task of a score."""
@@ -45,6 +45,7 @@ class ComparedRow:
         metrics: ``metrics.csv`` of its runs, in order; empty if nothing was trained.
         trained: Whether anything was trained: a base model's row is not.
         taught_by: Task -> name of the row that is its teacher.
+        held_out: benchmark -> held-out metric -> value.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ComparedRow:
     metrics: Sequence[Path]
     trained: bool
     taught_by: Mapping[str, str]
+    held_out: Mapping[str, Mapping[str, HeldOut]] = field(default_factory=dict)
 
     @property
     def minutes(self) -> float:
@@ -93,6 +95,7 @@ class TableRow:
         images_in_all: With all teachers.
         reward_calls_in_all: With all teachers.
         scores: benchmark -> task -> score.
+        held_out: benchmark -> held-out metric -> value; empty in tables of before these were kept.
     """
 
     name: str
@@ -103,6 +106,7 @@ class TableRow:
     images_in_all: int
     reward_calls_in_all: int
     scores: Mapping[str, Mapping[str, Estimate]]
+    held_out: Mapping[str, Mapping[str, HeldOut]] = field(default_factory=dict)
 
 
 AnyRow = ComparedRow | TableRow
@@ -129,6 +133,8 @@ class Summary:
         images: Mean number of images, with all teachers.
         reward_calls: Mean number of reward calls, with all teachers.
         scores: Where -> score.
+        held_out: Where -> each seed's value of what nothing is trained on. It has no part in the normalized
+            mean, the paper's average of what is trained on.
     """
 
     name: str
@@ -139,6 +145,7 @@ class Summary:
     images: float
     reward_calls: float
     scores: Mapping[Place, OverSeeds]
+    held_out: Mapping[Place, Sequence[HeldOut]] = field(default_factory=dict)
 
 
 def summarise(rows: Sequence[AnyRow]) -> list[Summary]:
@@ -165,7 +172,21 @@ def _summary(rows: Sequence[AnyRow]) -> Summary:
         scores={
             place: OverSeeds(statistics.fmean(found), half_interval(found)) for place, found in values.items()
         },
+        held_out={
+            (benchmark, metric): [
+                row.held_out[benchmark][metric] for row in rows if metric in row.held_out.get(benchmark, {})
+            ]
+            for benchmark, metric in held_out_places(rows)
+        },
     )
+
+
+def held_out_places(rows: Sequence[AnyRow]) -> list[Place]:
+    """Benchmark and held-out metric of every value that a row has."""
+    places = [
+        (benchmark, metric) for row in rows for benchmark, found in row.held_out.items() for metric in found
+    ]
+    return list(dict.fromkeys(places))
 
 
 def normalised(summaries: Sequence[Summary]) -> list[dict[Place, float]]:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffopd.files.atomic import replacing
 from diffopd.files.markdown import markdown_table
-from diffopd.report.comparison.compared import ComparedRow, Summary, TableRow, normalised_means, summarise
+from diffopd.report.comparison.compared import (
+    ComparedRow,
+    Summary,
+    TableRow,
+    held_out_places,
+    normalised_means,
+    summarise,
+)
 from diffopd.report.comparison.figures import compared_images, radar, reward_by_minutes
 from diffopd.report.methods.difference import half_text
-from diffopd.teacher import Estimate
+from diffopd.report.methods.tables import cells_over_seeds
+from diffopd.report.run.held_out import Cell, HeldOutTable, Place, held_out_table
+from diffopd.teacher import Estimate, HeldOut
 
 _READING = (
     "Minutes of training: of a student, with its slowest teacher (teachers can be trained side by side), "
@@ -83,11 +92,25 @@ def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
         [column.header for column in columns],
         [[column.texts[row] for column in columns] for row in range(len(summaries))],
     )
-    return f"{body}\n\n{_READING}\n"
+    held_out = _held_out(summaries)
+    below = "" if held_out is None else f"\n{held_out.to_markdown()}"
+    return f"{body}\n\n{_READING}\n{below}"
+
+
+def _held_out(summaries: Sequence[Summary]) -> HeldOutTable | None:
+    """The same rows by what nothing is trained on; None if no row has any of it."""
+    rows = []
+    for summary in summaries:
+        cells: dict[Place, Cell] = {}
+        for (benchmark, metric), seeds in summary.held_out.items():
+            cells |= cells_over_seeds([{metric: value} for value in seeds], benchmark)
+        rows.append(([summary.name, f"{summary.guidance_scale:g}", f"{summary.num_seeds}"], cells))
+    return held_out_table(["", "guidance", "seeds"], rows)
 
 
 def _write_csv(rows: Sequence[ComparedRow], path: Path) -> None:
     places = [(benchmark, task) for benchmark, scores in rows[0].scores.items() for task in scores]
+    held_out = held_out_places(rows)
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -95,6 +118,11 @@ def _write_csv(rows: Sequence[ComparedRow], path: Path) -> None:
                 *("row", "seed", "guidance", "note", "minutes", "minutes_with_slowest_teacher"),
                 *("minutes_with_all_teachers", "images", "reward_calls"),
                 *(f"{benchmark}/{task}{end}" for benchmark, task in places for end in ("", *_ENDS)),
+                *(
+                    f"{benchmark}{_HELD_OUT}{metric}{end}"
+                    for benchmark, metric in held_out
+                    for end in ("", *_HELD_OUT_ENDS)
+                ),
             ]
         )
         for row in rows:
@@ -104,19 +132,45 @@ def _write_csv(rows: Sequence[ComparedRow], path: Path) -> None:
                     *(row.name, row.seed, row.guidance_scale, row.note, row.cost.minutes, row.minutes),
                     *(row.minutes_in_all, row.images_in_all, row.reward_calls_in_all),
                     *(value for score in scores for value in (score.mean, score.low, score.high, score.n)),
+                    *(
+                        cell
+                        for benchmark, metric in held_out
+                        for cell in _held_out_cells(row.held_out.get(benchmark, {}).get(metric))
+                    ),
                 ]
             )
 
 
 _ENDS = ("/low", "/high", "/n")
 """Columns of a score beside its mean; ``/n`` is absent in tables of before it was kept."""
+_HELD_OUT = "/held_out/"
+"""Between the benchmark and the metric of a value that nothing is trained on."""
+_HELD_OUT_ENDS = ("/n", "/better")
+"""Columns of such a value beside it."""
+
+
+def _held_out_cells(held_out: HeldOut | None) -> tuple[float | int | str | None, ...]:
+    return ("", "", "") if held_out is None else (held_out.value, held_out.n, held_out.better)
+
+
+def _read_held_out(line: Mapping[str, str]) -> dict[str, dict[str, HeldOut]]:
+    """Values that a row has, by benchmark and metric."""
+    found: dict[str, dict[str, HeldOut]] = {}
+    for name, cell in line.items():
+        benchmark, between, metric = name.partition(_HELD_OUT)
+        if cell and between and not metric.endswith(_HELD_OUT_ENDS):
+            number = line[f"{name}/n"]
+            found.setdefault(benchmark, {})[metric] = HeldOut(
+                value=float(cell), n=int(number) if number else None, better=line[f"{name}/better"]
+            )
+    return found
 
 
 def read_csv(path: Path) -> list[TableRow]:
     """Rows of a ``table.csv``, from which ``to_markdown`` makes the table again."""
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    places = [name for name in lines[0] if "/" in name and not name.endswith(_ENDS)]
+    places = [name for name in lines[0] if "/" in name and _HELD_OUT not in name and not name.endswith(_ENDS)]
     return [
         TableRow(
             name=line["row"],
@@ -139,6 +193,7 @@ def read_csv(path: Path) -> list[TableRow]:
                 }
                 for benchmark in dict.fromkeys(place.partition("/")[0] for place in places)
             },
+            held_out=_read_held_out(line),
         )
         for line in lines
     ]

@@ -27,7 +27,8 @@ from diffopd.report.methods.seeds import SeedTable, seed_tables, write_seed_tabl
 from diffopd.report.methods.seeds_needed import POWER
 from diffopd.report.methods.strips import run_strips
 from diffopd.report.methods.tables import CostTable, ScoreTable, cost_bars, cost_table, score_tables
-from diffopd.report.methods.verdicts import LEVEL, Verdict, judge
+from diffopd.report.methods.verdict import Verdict
+from diffopd.report.methods.verdicts import LEVEL, judge
 
 PAGE = "index.html"
 FIGURES, DATA = "figures", "data"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from diffopd.files.markdown import markdown_table
 from diffopd.report.methods.measured import QUANTITIES
 from diffopd.report.methods.seeds_needed import MOST, ErrorParts, SeedsNeeded, seeds_needed
-from diffopd.report.methods.verdicts import Verdict, shown_margin
+from diffopd.report.methods.verdict import Verdict, shown_margin
 
 Way = Callable[[str, ErrorParts], ErrorParts]
 """A claim's metric and the parts of its error -> the parts if it were measured in another way."""

@@ -11,6 +11,8 @@ from typing import Any
 from diffopd.files.atomic import replacing
 from diffopd.files.markdown import markdown_table
 from diffopd.report.methods.methods import Method
+from diffopd.report.run.held_out import DIGITS, Cell, HeldOutTable, Place, cells_of, held_out_table
+from diffopd.teacher import HeldOut
 
 STUDENT = "student"
 """Name of the row of a run's table that differs from seed to seed."""
@@ -32,6 +34,7 @@ class SeedTable:
         header: Of the table.
         lines: Its rows.
         note: How to read it.
+        held_out: The same models by what nothing is trained on; None if no run's table has any of it.
     """
 
     label: str
@@ -40,12 +43,15 @@ class SeedTable:
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
     note: str
+    held_out: HeldOutTable | None
 
     def to_markdown(self) -> str:
         """The table for a README."""
         seeds = ", ".join(map(str, self.seeds))
+        below = "" if self.held_out is None else f"\n{self.held_out.to_markdown()}"
         return (
             f"**{self.label}, seeds {seeds}**\n\n{markdown_table(self.header, self.lines)}\n\n{self.note}\n"
+            f"{below}"
         )
 
 
@@ -118,7 +124,42 @@ def seed_table(method: Method) -> SeedTable | None:
         header=["", "guidance", *tasks],
         lines=[*lines, *scores, *shares],
         note=note,
+        held_out=_held_out(tables, median, common),
     )
+
+
+def _held_out(
+    tables: Mapping[int, Mapping[str, Any]], median: int, common: Sequence[float]
+) -> HeldOutTable | None:
+    """Base and teachers, the student of the median seed and the range of all seeds' students."""
+    rows: list[tuple[list[str], dict[Place, Cell]]] = [
+        ([row["name"], f"{row['guidance_scale']:g}"], cells_of(_held_out_of(row)))
+        for row in tables[median]["rows"]
+        if row["name"] != STUDENT
+    ]
+    for scale in common:
+        students = {
+            seed: _held_out_of(row)
+            for seed, table in tables.items()
+            for row in table["rows"]
+            if row["name"] == STUDENT and float(row["guidance_scale"]) == scale
+        }
+        rows.append(([f"student, seed {median} (median)", f"{scale:g}"], cells_of(students[median])))
+        ranges = {("", metric): _range(list(students.values()), metric) for metric in students[median]}
+        rows.append((["student, range of seeds", f"{scale:g}"], ranges))
+    return held_out_table(["", "guidance"], rows)
+
+
+def _held_out_of(row: Mapping[str, Any]) -> dict[str, HeldOut]:
+    """Of a row of a run's ``table.json``; empty in one of before these were kept."""
+    return HeldOut.of_each(row.get("held_out", {}))
+
+
+def _range(seeds: Sequence[Mapping[str, HeldOut]], metric: str) -> Cell:
+    found = [values[metric] for values in seeds if metric in values]
+    ends = [end(held_out.value for held_out in found) for end in (min, max)]
+    text = " to ".join(f"{end:.{DIGITS}f}" for end in ends)
+    return Cell(text=text, better=found[0].better, n=found[0].n)
 
 
 def median_seed(seeds: Mapping[int, _Seed]) -> tuple[bool, int]:

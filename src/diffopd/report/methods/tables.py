@@ -10,8 +10,10 @@ from diffopd.evaluation import EvaluationResult
 from diffopd.report.methods.difference import spread_text
 from diffopd.report.methods.methods import Method
 from diffopd.report.methods.runs import Run
-from diffopd.report.methods.verdicts import Verdict
+from diffopd.report.methods.verdict import Verdict
 from diffopd.report.run.curve import SECONDS
+from diffopd.report.run.held_out import DIGITS, Cell, HeldOutTable, Place, cells_of, held_out_table
+from diffopd.teacher import HeldOut
 
 _TIME, _MEMORY = "train/time/", "train/memory/"
 
@@ -43,13 +45,15 @@ class ScoreTable:
 
     Attributes:
         benchmark: Its name.
-        columns: Tasks, the mean over them, held-out metrics.
+        columns: Tasks, the mean over them.
         rows: The methods.
+        held_out: The same models by what nothing is trained on; None if nothing of it is known.
     """
 
     benchmark: str
     columns: Sequence[str]
     rows: Sequence[ScoreRow]
+    held_out: HeldOutTable | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +107,13 @@ def _score_table(
     verdicts: Sequence[Verdict],
 ) -> ScoreTable:
     found: dict[tuple[str, float], dict[int, Mapping[str, float]]] = {}
+    held_out: dict[tuple[str, float], dict[int, Mapping[str, HeldOut]]] = {}
     for method, run, result in alike:
         scores = {task: estimate.mean for task, estimate in result.estimates.items()}
-        found.setdefault((method.label, result.guidance_scale), {}).setdefault(run.seed, scores)
-    given = _given_rows(alike)
+        at = (method.label, result.guidance_scale)
+        found.setdefault(at, {}).setdefault(run.seed, scores)
+        held_out.setdefault(at, {}).setdefault(run.seed, result.held_out_scores)
+    given, given_held_out = _given_rows(alike)
     every = [*(scores for seeds in found.values() for scores in seeds.values()), *given.values()]
     tasks = list(dict.fromkeys(task for scores in every for task in scores))
     rows = [
@@ -140,31 +147,79 @@ def _score_table(
                 verdicts=own,
             )
         )
-    return ScoreTable(benchmark=title, columns=[*tasks, "mean of tasks"], rows=rows)
+    below = [
+        *(
+            ([name, f"{scale:g}", "-"], cells_of(given_held_out.get((name, scale, place), {})))
+            for name, scale, place in given
+        ),
+        *(
+            ([label, f"{scale:g}", f"{len(seeds)}"], cells_over_seeds(list(seeds.values())))
+            for (label, scale), seeds in held_out.items()
+        ),
+    ]
+    return ScoreTable(
+        benchmark=title,
+        columns=[*tasks, "mean of tasks"],
+        rows=rows,
+        held_out=held_out_table(["Model", "Guidance", "n"], below),
+    )
+
+
+def cells_over_seeds(seeds: Sequence[Mapping[str, HeldOut]], benchmark: str = "") -> dict[Place, Cell]:
+    """Mean and interval over seeds of each held-out value; of a value that some seeds lack, over the others.
+
+    Args:
+        seeds: Held-out metric -> value, of each seed.
+        benchmark: Where several stand in one table, the benchmark's name.
+    """
+    found: dict[Place, Cell] = {}
+    for metric in dict.fromkeys(metric for values in seeds for metric in values):
+        known = [values[metric] for values in seeds if metric in values]
+        found[benchmark, metric] = Cell(
+            text=mean_and_interval([held_out.value for held_out in known], DIGITS),
+            better=known[-1].better,
+            n=known[-1].n,
+        )
+    return found
+
+
+_Given = tuple[str, float, int]
+"""Name, guidance, which of several."""
 
 
 def _given_rows(
     alike: Sequence[tuple[Method, Run, EvaluationResult]],
-) -> dict[tuple[str, float, int], Mapping[str, float]]:
-    """Base and teachers of the runs' own tables: name, guidance, which of several -> scores."""
-    given: dict[tuple[str, float, int], Mapping[str, float]] = {}
+) -> tuple[dict[_Given, Mapping[str, float]], dict[_Given, Mapping[str, HeldOut]]]:
+    """Scores and held-out values of base and teachers, from the runs' own tables."""
+    given: dict[_Given, Mapping[str, float]] = {}
+    held_out: dict[_Given, Mapping[str, HeldOut]] = {}
     for _, run, result in alike:
-        for name, scale, scores in _own_table(run, result):
-            known = [others for (n, s, _), others in given.items() if (n, s) == (name, scale)]
-            if scores and scores not in known:
-                given[name, scale, len(known)] = scores
-    return given
+        for name, scale, scores, own in _own_table(run, result):
+            known = {place: others for place, others in given.items() if place[:2] == (name, scale)}
+            place = next((place for place, others in known.items() if others == scores), None)
+            if place is None:
+                given[place := (name, scale, len(known))] = scores
+            held_out[place] = {**own, **held_out.get(place, {})}
+    return given, held_out
 
 
-def _own_table(run: Run, result: EvaluationResult) -> list[tuple[str, float, Mapping[str, float]]]:
+def _own_table(
+    run: Run, result: EvaluationResult
+) -> list[tuple[str, float, Mapping[str, float], Mapping[str, HeldOut]]]:
     """Rows of the run's table that have as many images as a result."""
     if str(run.table.get("title", "")).partition(":")[0] != result.benchmark:
         return []
     numbers = {task: estimate.n for task, estimate in result.estimates.items()}
     return [
-        (row["name"], row["guidance_scale"], {task: score["mean"] for task, score in row["scores"].items()})
+        (
+            row["name"],
+            row["guidance_scale"],
+            {task: score["mean"] for task, score in row["scores"].items()},
+            HeldOut.of_each(row.get("held_out", {})),
+        )
         for row in run.table["rows"]
         if row["name"] != "student"
+        and row["scores"]
         and all(score["n"] == numbers.get(task, score["n"]) for task, score in row["scores"].items())
     ]
 

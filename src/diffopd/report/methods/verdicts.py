@@ -1,11 +1,10 @@
-"""What the runs at hand say about claims, all claims of a page together."""
+"""The claims of a page, judged together."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from diffopd.report.methods.claims import Claim
 from diffopd.report.methods.difference import (
@@ -16,100 +15,15 @@ from diffopd.report.methods.difference import (
     difference_of,
     holm,
 )
-from diffopd.report.methods.measured import QUANTITIES, Measuring, NotMeasuredError, SeedValues
+from diffopd.report.methods.measured import QUANTITIES, Measuring, SeedValues
 from diffopd.report.methods.methods import Method
 from diffopd.report.methods.pairing import SeedEffect, seed_effect
-from diffopd.report.methods.seeds_needed import (
-    MOST,
-    ErrorParts,
-    SeedsNeeded,
-    error_parts,
-    pooled,
-    seeds_needed,
-)
+from diffopd.report.methods.seeds_needed import MOST, ErrorParts, error_parts, pooled, seeds_needed
+from diffopd.report.methods.sides import label_of, measured_sides
+from diffopd.report.methods.verdict import EQUAL, FAILS, HOLDS, OPEN, Verdict, number_of, shown_margin
 
-HOLDS, FAILS, EQUAL, OPEN, _UNTESTED = (
-    "holds",
-    "does not hold",
-    "no difference larger than",
-    "open",
-    "not decidable at",
-)
 LEVEL = 1 - CONFIDENCE
 """Adjusted p-values below this decide."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What the runs at hand say about a claim.
-
-    Attributes:
-        claim: The claim.
-        outcome: ``holds``, ``does not hold``, ``no difference larger than <margin>``, ``open: <n> seeds would
-            decide`` (without a margin ``open at <n> seeds``), or, for what could not be tested, ``not
-            decidable at <n> seeds``.
-        reason: What it rests on, or why nothing can be said.
-        num_seeds: Of the side that has fewer.
-        guidance: Guidance of the compared scores, or None for what is no score at one guidance.
-        method: Values of the method said to be better, or None.
-        against: Values of the other, or None.
-        difference: Interval and p-values, or None.
-        level: The reward that was to be reached, or None.
-        p: p-value of no difference, adjusted for all tests of the page; None without a test.
-        p_equivalent: The same of a difference as large as the margin.
-        margin: The claim's margin in the metric's unit, or None.
-        parts: What the error of the difference is made of, or None without a test.
-        needed: Seeds that decide at the margin, or None without a test or a margin.
-        effect: What seeds have in common over the methods that claims compare by this quantity, or None.
-    """
-
-    claim: Claim
-    outcome: str
-    reason: str
-    num_seeds: int
-    guidance: float | None = None
-    method: SeedValues | None = None
-    against: SeedValues | None = None
-    difference: Difference | None = None
-    level: float | None = None
-    p: float | None = None
-    p_equivalent: float | None = None
-    margin: float | None = None
-    parts: ErrorParts | None = None
-    needed: SeedsNeeded | None = None
-    effect: SeedEffect | None = None
-
-    @property
-    def quantity(self) -> tuple[object, ...]:
-        """What is compared: verdicts of one quantity have values that compare."""
-        return self.claim.metric, self.claim.task, self.guidance, self.level
-
-    @property
-    def shown_p(self) -> str:
-        """The adjusted p-value as it is printed, a dash without one."""
-        if self.p is None:
-            return "-"
-        return f"{self.p:.3f}" if self.p >= 0.001 else "< 0.001"
-
-    @property
-    def no_runs(self) -> bool:
-        """Whether a method of the claim has no run that counts."""
-        return self.num_seeds == 0
-
-    @property
-    def kind(self) -> str:
-        """``good``, ``bad``, ``equal`` or ``open``."""
-        if self.outcome.startswith(EQUAL):
-            return "equal"
-        return {HOLDS: "good", FAILS: "bad"}.get(self.outcome, "open")
-
-    @property
-    def ratio(self) -> float | None:
-        """Rounds, or minutes, of ``against`` over those of the method."""
-        if self.level is None or self.method is None or self.against is None:
-            return None
-        own = statistics.fmean(self.method.values.values())
-        return statistics.fmean(self.against.values.values()) / own if own > 0 else None
 
 
 def judge(
@@ -140,7 +54,7 @@ def judge(
     """
     if test not in TESTS:
         raise ValueError(f"test={test} must be one of {', '.join(TESTS)}")
-    found = [verdict for claim in claims for verdict in _measured(claim, methods, measuring)]
+    found = [verdict for claim in claims for verdict in measured_sides(claim, methods, measuring)]
     effects = _effects(found)
     measured = [_tested(verdict, effects.get(verdict.quantity), test) for verdict in found]
     tested = [verdict.difference for verdict in measured if verdict.difference is not None]
@@ -245,8 +159,8 @@ def _decided(verdict: Verdict, difference: Difference, methods: Sequence[Method]
     kind = "Welch" if difference.num_pairs is None else f"paired, {difference.num_pairs} seeds"
     basis = f"{kind}, {'seeds and prompts' if difference.over_prompts else 'seeds'} as drawn"
     unreached = {
-        _label(verdict.claim.method, methods): verdict.method.unreached,
-        _label(verdict.claim.against, methods): verdict.against.unreached,
+        label_of(verdict.claim.method, methods): verdict.method.unreached,
+        label_of(verdict.claim.against, methods): verdict.against.unreached,
     }
     never = [
         f"{_seeds(seeds)} of {label} never reached the level" for label, seeds in unreached.items() if seeds
@@ -266,102 +180,13 @@ def _decided(verdict: Verdict, difference: Difference, methods: Sequence[Method]
     return dataclasses.replace(verdict, outcome=_open(verdict), reason="; ".join([why, basis, *never]))
 
 
-def shown_margin(verdict: Verdict) -> str:
-    """A margin as it is printed, a share with what it came to."""
-    margin = verdict.claim.margin
-    if isinstance(margin, str) and verdict.margin is not None:
-        return f"{margin} ({verdict.margin:.{QUANTITIES[verdict.claim.metric].digits}f})"
-    return "-" if margin is None else f"{margin:g}"
-
-
 def _open(verdict: Verdict) -> str:
     """What would decide a claim that these runs leave open."""
     if verdict.needed is None or verdict.parts is None:
-        return f"{OPEN} at {_number_of(verdict.num_seeds)}"
+        return f"{OPEN} at {number_of(verdict.num_seeds)}"
     if verdict.needed.decide is None:
         return f"{OPEN}: not with {MOST:,} seeds" + (", only with more prompts" * (verdict.parts.prompts > 0))
     return f"{OPEN}: {verdict.needed.decide} seeds would decide"
-
-
-def _number_of(seeds: int) -> str:
-    return f"{seeds} seed{'s' * (seeds != 1)}"
-
-
-def _measured(claim: Claim, methods: Sequence[Method], measuring: Measuring) -> list[Verdict]:
-    """Not yet decided: what was measured, once for each guidance."""
-    sides = [_find(name, methods) for name in (claim.method, claim.against)]
-    absent = [name for name, side in zip((claim.method, claim.against), sides, strict=True) if side is None]
-    first, second = sides
-    if first is None or second is None or not first.runs or not second.runs:
-        empty = [side.label for side in sides if side is not None and not side.runs]
-        why = [_absent(name, methods) for name in absent] + [f"no run of {name} counts" for name in empty]
-        return [_undecided(claim, 0, "; ".join(why))]
-    if claim.metric != "final_score":
-        return [_one(claim, first, second, measuring, None)]
-    scales: Sequence[float | None] = measuring.scales([first, second]) or [None]
-    return [_one(claim, first, second, measuring, scale) for scale in scales]
-
-
-def _one(claim: Claim, first: Method, second: Method, measuring: Measuring, scale: float | None) -> Verdict:
-    num_seeds = min(first.num_seeds, second.num_seeds)
-    try:
-        ours, theirs, level = _measure(claim, first, second, measuring, scale)
-    except NotMeasuredError as error:
-        return dataclasses.replace(_undecided(claim, num_seeds, str(error)), guidance=scale)
-    if min(len(ours.values), len(theirs.values)) < 2:
-        why = "an interval needs two seeds of each"
-    else:
-        why = "the seeds do not differ, so there is no error estimate"
-    return dataclasses.replace(
-        _undecided(claim, num_seeds, why), guidance=scale, method=ours, against=theirs, level=level
-    )
-
-
-def _measure(
-    claim: Claim, first: Method, second: Method, measuring: Measuring, scale: float | None
-) -> tuple[SeedValues, SeedValues, float | None]:
-    """Both sides' values, and the level they were to reach."""
-    if claim.metric == "final_score":
-        sides = [measuring.final_score(method, claim.task, scale) for method in (first, second)]
-        if lines := measuring.unlike(first, second, scale):
-            raise NotMeasuredError(
-                f"{first.label} and {second.label} were scored with different settings: {'; '.join(lines)}"
-            )
-        return sides[0], sides[1], None
-    if claim.metric == "final_reward":
-        return measuring.final_reward(first, claim.task), measuring.final_reward(second, claim.task), None
-    if claim.metric == "reward_area":
-        return *measuring.reward_areas(first, second, claim.task), None
-    assert claim.level is not None  # read_claims
-    level = measuring.level(second, claim.task, claim.level)
-    minutes = claim.metric == "minutes_to_level"
-    ours, theirs = (measuring.time_to(level, side, claim.task, minutes=minutes) for side in (first, second))
-    return ours, theirs, level
-
-
-def _find(name: str, methods: Sequence[Method]) -> Method | None:
-    return next((method for method in methods if name in (method.key, method.label)), None)
-
-
-def _label(name: str, methods: Sequence[Method]) -> str:
-    found = _find(name, methods)
-    return name if found is None else found.label
-
-
-def _absent(name: str, methods: Sequence[Method]) -> str:
-    alike = [method.label for method in methods if any(run.name == name for run, _ in method.every_run)]
-    if alike:
-        return f"{name} is the name of runs with different settings: {'; '.join(alike)}"
-    return f"no run is called {name}"
-
-
-def _undecided(claim: Claim, num_seeds: int, reason: str) -> Verdict:
-    return Verdict(
-        claim=claim,
-        outcome=f"{_UNTESTED} {_number_of(num_seeds)}",
-        reason=reason,
-        num_seeds=num_seeds,
-    )
 
 
 def _seeds(numbers: Sequence[int]) -> str:

@@ -2,107 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from diffopd.callbacks import Samples, exported_adapter
 from diffopd.evaluation import Benchmark, evaluate
-from diffopd.files.names import CONFIG
 from diffopd.files.sample_sheet import SHEET, SampleSheet
 from diffopd.phase import DistillPhase, RewardPhase
 from diffopd.report.run.curve import reward_curve, reward_panels
 from diffopd.report.run.distillation import PICTURES, SCORING, report_distillation
 from diffopd.report.run.examples import Painter, draw_examples
-from diffopd.report.run.known_scores import base_scores, unlike
-from diffopd.report.run.page import PageTable, Pictures, Plot, RunPage, print_end
+from diffopd.report.run.known_scores import Measured, base_held_out, base_scores, comparable, unlike
+from diffopd.report.run.page import PageTable, Pictures, Plot
+from diffopd.report.run.run_files import RunFiles
 from diffopd.report.run.strip import SAMPLES, STRIP, quarters, save_strip
 from diffopd.report.run.table import FinalTable, Row
 from diffopd.report.run.timed import Timed
 from diffopd.reward.failed_sample import failures_saved
-from diffopd.run.metrics_csv import METRICS, read_rows
-from diffopd.teacher import Recipe, Score, TeacherCard, TeacherSet
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFiles:
-    """Where a run's files are.
-
-    Attributes:
-        folder: The run's folder.
-        name: The ``name`` of its config.
-        command: The command that made it.
-        seed: Its seed.
-        fit_minutes: Wall-clock minutes of this process's part of the training, with all that is done between
-            its rounds.
-    """
-
-    folder: Path
-    name: str
-    command: str
-    seed: int
-    fit_minutes: float = 0.0
-
-    @property
-    def others(self) -> Mapping[str, Path]:
-        """Files to list beside the report's own."""
-        return {"config": self.folder / CONFIG, "LoRA": self.folder / "lora"}
-
-    def recipe(self) -> Recipe:
-        """How the run was made and what training cost, including what was done before a resume.
-
-        Its minutes are those of the rounds alone.
-        """
-        lines = read_rows(self.folder / METRICS)
-
-        def total(metric: str) -> float:
-            return sum(float(line[metric]) for line in lines if line.get(metric))
-
-        return Recipe(
-            command=self.command,
-            seed=self.seed,
-            minutes=round(total("train/time/seconds_per_round") / 60, 1),
-            images=round(total("train/cost/images")),
-            reward_calls=round(total("train/cost/reward_calls")),
-            commit=commit(),
-        )
-
-    def minutes(self, timed: Timed) -> dict[str, float]:
-        """Minutes of training and of each part of the report.
-
-        Training is this process's, or the sum of all rounds where a resume makes that the larger.
-        """
-        return {"training": max(self.fit_minutes, self.recipe().minutes), **timed.minutes}
-
-    def write_page(
-        self,
-        timed: Timed,
-        *,
-        lead: Sequence[str],
-        tables: Sequence[PageTable],
-        plots: Sequence[Plot],
-        plots_heading: str,
-        plots_note: str,
-        pictures: Sequence[Pictures] = (),
-    ) -> None:
-        """Write the run's page and print its last lines; arguments as for :class:`RunPage`."""
-        minutes = self.minutes(timed)
-        page = RunPage(
-            title=f"{self.name}, seed {self.seed}",
-            lead=[sentence for sentence in lead if sentence],
-            tables=tables,
-            plots=plots,
-            plots_heading=plots_heading,
-            plots_note=plots_note,
-            pictures=pictures,
-            minutes=minutes,
-            command=self.command,
-            commit=commit(),
-            seed=self.seed,
-        ).write(self.folder / "report")
-        print_end(page, minutes)
+from diffopd.run.metrics_csv import METRICS
+from diffopd.teacher import TeacherCard, TeacherSet
 
 
 class DistillationReport:
@@ -215,19 +134,21 @@ class TeacherReport:
             rank=getattr(phase.adapter, "rank", None),  # whole weights have none
             alpha=getattr(phase.adapter, "alpha", None),
             scores={benchmark.name: result.scores},
-            recipe=run.recipe(),
+            recipe=run.recipe,
+            held_out={benchmark.name: result.held_out_scores},
         )
         path = card.save(run.folder / "adapter")
-        bases: dict[float, Mapping[str, Score]] = {}
+        bases: dict[float, Measured] = {}
         for base_scale in dict.fromkeys((scale, best)):
             known = base_scores(phase.model.path, benchmark.name, base_scale)
-            if known and (why := unlike(known, result.conditions)):
+            if known and (why := unlike(known, result.conditions, base=phase.model.path)):
                 print(f"the base's card does not fit, so it is not shown (here and there): {'; '.join(why)}")
                 known = {}
-            bases[base_scale] = known
-        levels = {
-            task: {"base": bases[scale][task].mean} for task in result.estimates if task in bases[scale]
-        }
+            held_out = base_held_out(phase.model.path, benchmark.name, base_scale) if known else {}
+            fits = comparable(held_out, result.held_out_conditions, whose="the base's card", tell=print)
+            bases[base_scale] = Measured(known, fits)
+        of_base = bases[scale].scores
+        levels = {task: {"base": of_base[task].mean} for task in result.estimates if task in of_base}
         final = {task: (self.name, estimate.mean) for task, estimate in result.estimates.items()}
         with timed(PICTURES):
             curve = reward_curve(
@@ -247,14 +168,18 @@ class TeacherReport:
                     base=base,
                     teachers=dict.fromkeys(trained, teacher),
                     students=[],
-                    known={base: bases[best], teacher: result.scores},
+                    known={base: bases[best].scores, teacher: result.scores},
                     per_task=self.rows_per_task,
                     searched=self.prompts_searched,
                     batch_size=self.batch_size,
                 )
             samples = {} if sheet is None else {"samples": sheet.save(run.folder / "report" / SHEET)}
-        rows = [Row("base", base_scale, known) for base_scale, known in bases.items() if known]
-        rows.append(Row(self.name, scale, result.scores))
+        rows = [
+            Row("base", base_scale, known.scores, known.held_out)
+            for base_scale, known in bases.items()
+            if known.scores
+        ]
+        rows.append(Row(self.name, scale, result.scores, result.held_out_scores))
         table = FinalTable(f"{benchmark.name}: reward by task", rows, {})
         print(table.to_markdown())
         for label, file in {
@@ -326,7 +251,7 @@ def _write_page(
     run.write_page(
         timed,
         lead=lead,
-        tables=[PageTable.of(table, own=own)],
+        tables=PageTable.of(table, own=own),
         plots=plots,
         plots_heading="Rewards while it trained",
         plots_note="Points: mean reward of a round's images of training prompts. Blue line: their running "
@@ -346,15 +271,3 @@ def _others(phase: Any, run: RunFiles) -> dict[str, Path]:
     """Files to list: the samples over rounds, drawn now if there are any, and the run's."""
     strip = save_strip(_samples_folder(phase, run), run.folder / "report" / STRIP)
     return ({} if strip is None else {"over rounds": strip}) | dict(run.others)
-
-
-def commit() -> str:
-    """Commit of the checkout the code runs from, or ``unknown``."""
-    folder = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()

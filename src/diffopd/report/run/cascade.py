@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from diffopd.files.atomic import atomic_produce, replacing
 from diffopd.report.run.figure import save_figure
-from diffopd.report.run.known_scores import base_scores, unlike
+from diffopd.report.run.known_scores import Measured, base_held_out, base_scores, comparable, unlike
 from diffopd.report.run.page import PageTable, Plot, RunPage, print_end
 from diffopd.report.run.table import FinalTable, Row
 from diffopd.teacher import CARD, Recipe, TeacherCard
@@ -37,28 +37,34 @@ def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model
         return
     cards = {stage: TeacherCard.load(run / "adapter") for stage, run in stages.items()}
     card = dataclasses.replace(
-        list(cards.values())[-1],
+        final_card := list(cards.values())[-1],
         name=name,
         task="+".join(dict.fromkeys(card.task for card in cards.values())),
         recipe=_total([card.recipe for card in cards.values()]),
     ).save(folder / "adapter")
     tables: list[PageTable] = []
     plots: list[Plot] = []
-    for benchmark in list(cards.values())[-1].scores:
-        conditions = {
-            task: score.conditions for task, score in list(cards.values())[-1].scores[benchmark].items()
-        }
-        scale = list(cards.values())[-1].guidance_scale
-        known = {"base": (scale, base_scores(model_path, benchmark, scale))} | {
-            f"after {stage}": (card.guidance_scale, card.scores.get(benchmark, {}))
+    for benchmark in final_card.scores:
+        conditions = {task: score.conditions for task, score in final_card.scores[benchmark].items()}
+        wanted = {name: value.conditions for name, value in final_card.held_out.get(benchmark, {}).items()}
+        scale = final_card.guidance_scale
+        of_base = Measured(
+            base_scores(model_path, benchmark, scale), base_held_out(model_path, benchmark, scale)
+        )
+        known = {"base": (scale, of_base)} | {
+            f"after {stage}": (
+                card.guidance_scale,
+                Measured(card.scores.get(benchmark, {}), card.held_out.get(benchmark, {})),
+            )
             for stage, card in cards.items()
         }
         rows: list[Row] = []
-        for label, (at, scores) in known.items():
-            if scores and (why := unlike(scores, conditions)):
+        for label, (at, measured) in known.items():
+            if measured.scores and (why := unlike(measured.scores, conditions, base=model_path)):
                 print(f"{label}: not shown, because it was scored with other settings: {'; '.join(why)}")
-            elif scores:
-                rows.append(Row(label, at, scores))
+            elif measured.scores:
+                held_out = comparable(measured.held_out, wanted, whose=label, tell=print)
+                rows.append(Row(label, at, measured.scores, held_out))
         final = FinalTable(f"{benchmark}: reward by task, stage after stage", rows, {})
         table = final.to_markdown()
         with replacing(folder / f"{benchmark}.md") as temporary:
@@ -66,7 +72,7 @@ def report_cascade(folder: Path, stages: Mapping[str, Path], *, name: str, model
         print(table)
         figure = stage_figure(rows, folder / f"{benchmark}.png", benchmark)
         print(f"{'figure:':<14} {figure}")
-        tables.append(PageTable.of(final, own=list(known)[-1], heading=f"Scores on {benchmark}"))
+        tables.extend(PageTable.of(final, own=list(known)[-1], heading=f"Scores on {benchmark}"))
         plots.append(Plot.of_png(figure, f"Scores on {benchmark} stage after stage"))
     print(f"{'card:':<14} {card}", flush=True)
     recipe = TeacherCard.load(folder / "adapter").recipe

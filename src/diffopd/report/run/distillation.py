@@ -9,14 +9,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from diffopd.evaluation import Benchmark, EvaluationResult, conditions_of, evaluate
+from diffopd.evaluation import (
+    Benchmark,
+    EvaluationResult,
+    conditions_of,
+    evaluate,
+    held_out_conditions_of,
+)
 from diffopd.files.atomic import replacing
 from diffopd.files.sample_sheet import SHEET, SampleSheet
 from diffopd.files.sealed import write_sealed_json
 from diffopd.model import PipelineModel
 from diffopd.report.run.curve import reward_curve, reward_panels
 from diffopd.report.run.examples import Painter, draw_examples
-from diffopd.report.run.known_scores import Scores, scores_of_base, scores_of_teachers
+from diffopd.report.run.known_scores import Measured, Scores, Wanted, scores_of_base, scores_of_teachers
 from diffopd.report.run.table import FinalTable, Row, gain_kept
 from diffopd.report.run.timed import Timed
 from diffopd.teacher import TeacherSet
@@ -102,8 +108,7 @@ def report_distillation(
             )
 
     results = [score(student, scale, f"scoring the student, guidance {scale:g}") for scale in scales]
-    conditions = conditions_of(benchmark, model)
-
+    wanted = Wanted(conditions_of(benchmark, model), held_out_conditions_of(benchmark, model))
     told: set[str] = set()
 
     def tell(line: str) -> None:
@@ -111,8 +116,8 @@ def report_distillation(
             told.add(line)
             print(line, file=console.file, flush=True)
 
-    bases = {scale: scores_of_base(model, benchmark, scale, conditions, score, tell) for scale in scales}
-    taught = scores_of_teachers(teachers, benchmark, conditions, score, tell)
+    bases = {scale: scores_of_base(model, benchmark, scale, wanted, score, tell) for scale in scales}
+    taught = scores_of_teachers(model, teachers, benchmark, wanted, score, tell)
 
     table = _table(benchmark.name, bases, taught, teachers, results)
     markdown = _write(folder / "table.md", table.to_markdown())
@@ -128,8 +133,8 @@ def report_distillation(
             base=base,
             teachers=painters,
             students=[Painter("student", student, student_guidance)],
-            known={base: bases[model.guidance_scale]}
-            | {painters[task]: scores for task, scores in taught.items()},
+            known={base: bases[model.guidance_scale].scores}
+            | {painters[task]: measured.scores for task, measured in taught.items()},
             per_task=rows_per_task,
             searched=prompts_searched,
             batch_size=batch_size,
@@ -138,8 +143,8 @@ def report_distillation(
         grid = None if sheet is None else sheet.save(folder / SHEET)
         curve, panels = _curves(
             metrics_csv,
-            bases[student_guidance],
-            taught,
+            bases[student_guidance].scores,
+            {task: measured.scores for task, measured in taught.items()},
             results[0],
             benchmark.name,
             folder / "reward_curve.png",
@@ -147,6 +152,9 @@ def report_distillation(
 
     files = ReportFiles(markdown, scores, grid, curve, table, sheet, panels)
     console.print(table.to_rich())
+    if (held_out := table.held_out()) is not None:
+        console.print()
+        console.print(held_out.to_rich())
     named = {"samples": grid, "reward curve": curve, "table": markdown, **(other_files or {})}
     for name, path in named.items():
         if path is not None:
@@ -156,24 +164,25 @@ def report_distillation(
 
 def _table(
     name: str,
-    bases: Mapping[float, Scores],
-    taught: Mapping[str, Scores],
+    bases: Mapping[float, Measured],
+    taught: Mapping[str, Measured],
     teachers: TeacherSet,
     student: Sequence[EvaluationResult],
 ) -> FinalTable:
     columns = list(student[0].tasks)
 
-    def row(label: str, guidance_scale: float, scores: Scores) -> Row:
-        return Row(label, guidance_scale, {task: scores[task] for task in columns if task in scores})
+    def row(label: str, guidance_scale: float, measured: Measured) -> Row:
+        scores = {task: measured.scores[task] for task in columns if task in measured.scores}
+        return Row(label, guidance_scale, scores, measured.held_out)
 
-    rows = [row("base", scale, scores) for scale, scores in bases.items()]
+    rows = [row("base", scale, measured) for scale, measured in bases.items()]
     rows += [
-        row(f"teacher: {task}", teachers.guidance_scales[task], scores) for task, scores in taught.items()
+        row(f"teacher: {task}", teachers.guidance_scales[task], measured) for task, measured in taught.items()
     ]
-    rows += [row("student", result.guidance_scale, result.scores) for result in student]
-    own = {task: scores[task] for task, scores in taught.items() if task in scores}
+    rows += [row("student", result.guidance_scale, Measured.of(result)) for result in student]
+    own = {task: measured.scores[task] for task, measured in taught.items() if task in measured.scores}
     kept = {
-        result.guidance_scale: gain_kept(bases[result.guidance_scale], own, result.estimates)
+        result.guidance_scale: gain_kept(bases[result.guidance_scale].scores, own, result.estimates)
         for result in student
     }
     return FinalTable(f"{name}: reward by task", rows, kept)

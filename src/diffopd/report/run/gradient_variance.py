@@ -15,10 +15,10 @@ from diffopd.files.atomic import atomic_write_json, replacing
 from diffopd.files.markdown import markdown_table
 from diffopd.phase.gradient_variance import GradientVariancePhase
 from diffopd.phase.variance_entry import ALL_STEPS
-from diffopd.report.run.at_end import RunFiles
 from diffopd.report.run.distillation import PICTURES
 from diffopd.report.run.figure import save_figure
 from diffopd.report.run.page import PageTable, Plot
+from diffopd.report.run.run_files import RunFiles
 from diffopd.report.run.timed import Timed
 
 Level = Mapping[str, Any]

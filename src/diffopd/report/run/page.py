@@ -15,6 +15,7 @@ from PIL import Image
 
 from diffopd.files.atomic import replacing
 from diffopd.files.sample_sheet import SampleSheet, score_text
+from diffopd.report.run.held_out import TITLE
 from diffopd.report.run.table import FinalTable
 
 PAGE = "index.html"
@@ -111,15 +112,27 @@ class PageTable:
     own: str = ""
 
     @staticmethod
-    def of(table: FinalTable, *, own: str, heading: str = "Scores") -> PageTable:
-        """A run's scores."""
-        return PageTable(
+    def of(table: FinalTable, *, own: str, heading: str = "Scores") -> list[PageTable]:
+        """A run's scores, and below them what nothing is trained on if a row has any of it."""
+        scores = PageTable(
             heading=heading,
             header=["", "guidance", *table.tasks],
             lines=table.lines(),
             note=f"{table.full_title}: {table.reading}.",
             own=own,
         )
+        if (held_out := table.held_out()) is None:
+            return [scores]
+        return [
+            scores,
+            PageTable(
+                heading=f"{heading} {TITLE.lower()}",
+                header=held_out.header,
+                lines=held_out.lines,
+                note=f"{held_out.reading}.",
+                own=own,
+            ),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 
 from diffopd.evaluation import EvaluationResult
+from diffopd.report.run.held_out import DIGITS, label_of, marked
 from diffopd.teacher import Estimate
 
 
@@ -23,11 +24,10 @@ def results_table(result: EvaluationResult) -> Table:
         for part, value in scores.parts.items():
             table.add_row(f"  [dim]part: {part}", f"{value:.3f}")
         table.add_section()
-    for metric, values in result.held_out.items():
-        number = round(values["num_images"])
-        name, value = next((name, value) for name, value in values.items() if name != "num_images")
-        label = metric if name == "value" else name.replace("_", " ")
-        table.add_row(f"[bold]not trained on: {label}", f"{value:.3f}", "", str(number))
+    for metric, held_out in result.held_out_scores.items():
+        number = "" if held_out.n is None else str(held_out.n)
+        label = marked(label_of(metric), held_out.better)
+        table.add_row(f"[bold]not trained on: {label}", f"{held_out.value:.{DIGITS}f}", "", number)
     return table
 
 

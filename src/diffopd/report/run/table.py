@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from diffopd.files.markdown import markdown_table
-from diffopd.teacher import Estimate
+from diffopd.report.run.held_out import HeldOutTable, cells_of, held_out_table
+from diffopd.teacher import Estimate, HeldOut
 
 READING = "mean ± half of its 95 % CI over prompts"
 """What a cell is."""
@@ -31,16 +32,20 @@ class Row:
         name: What the table calls it.
         guidance_scale: Guidance it was scored at.
         scores: task -> score.
+        held_out: Held-out metric -> value.
     """
 
     name: str
     guidance_scale: float
     scores: Mapping[str, Estimate]
+    held_out: Mapping[str, HeldOut] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FinalTable:
     """Base, teachers and student on each task, and the share of each teacher's gain that the student has.
+
+    What nothing is trained on is a table of its own: its values have no gain to keep.
 
     Attributes:
         title: What was measured.
@@ -103,7 +108,14 @@ class FinalTable:
         """The table for a README."""
         header = ["", "guidance", *self.tasks]
         body = markdown_table(header, self.lines())
-        return f"**{self.full_title}** ({self.reading})\n\n{body}\n"
+        held_out = self.held_out()
+        below = "" if held_out is None else f"\n{held_out.to_markdown()}"
+        return f"**{self.full_title}** ({self.reading})\n\n{body}\n{below}"
+
+    def held_out(self) -> HeldOutTable | None:
+        """The same rows by what nothing is trained on; None if no row has any of it."""
+        rows = [([row.name, f"{row.guidance_scale:g}"], cells_of(row.held_out)) for row in self.rows]
+        return held_out_table(["", "guidance"], rows)
 
     def to_json(self) -> dict[str, Any]:
         """Every number in full, as what JSON holds."""

@@ -1,0 +1,198 @@
+"""Your own pictures with captions: what a model is to learn."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+from diffopd.data.buckets import RELEASED, nearest_size, sizes_of_area
+from diffopd.data.pair_files import CaptionedFile, caption_keys, read_captions
+from diffopd.data.rounds import RoundData, TaskPrompts, check_count
+from diffopd.files.fingerprint import sha256_of
+from diffopd.files.picture import cut_share, picture_size
+from diffopd.randomness import numpy_generator
+from diffopd.types import Picture, Prompts
+from diffopd.types.picture import Colour
+from diffopd.types.size import ImageSize, Size, height_and_width, shown_size
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and the captions that its rows may have.
+
+    Attributes:
+        picture: The picture, at the size at which it is learned.
+        texts: Captions, one of which is drawn for each group of rows.
+        metadata: ``captions`` by key, ``file_name``, and what else its line had.
+        where: Name of its file.
+    """
+
+    picture: Picture
+    texts: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    where: str
+
+
+@final
+class PairData(RoundData):
+    """Rounds of captioned pictures; each row's picture is its target.
+
+    Attributes:
+        tasks: The one task, and its pairs.
+        has_targets: That its rows have pictures to learn.
+        sizes: Height and width of its pictures, each once.
+    """
+
+    has_targets: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        path: str,
+        task: str,
+        captions: str,
+        picture_key: str,
+        caption_key: str | Sequence[str] | None,
+        image_size: ImageSize,
+        buckets: Literal["none", "area", "released"],
+        bucket_step: int,
+        background: Sequence[int],
+        prompts_per_round: int,
+        group_size: int,
+    ) -> None:
+        """Read the captions, and every picture to its end.
+
+        Args:
+            seed: Of the order, and of the captions that are drawn.
+            path: Folder of the pictures.
+            task: Name of the task that they are.
+            captions: Where the captions are, see :func:`~diffopd.data.pair_files.read_captions`.
+            picture_key: Key of a line's picture.
+            caption_key: Key of the caption that is used, or several of which one is drawn for each picture
+                of a round; None = ``text``.
+            image_size: Height and width at which pictures are learned; one number for squares.
+            buckets: Sizes at which pictures are learned: ``none``: ``image_size`` alone; ``area``: sizes of
+                its area, of which each picture has the one nearest to its shape; ``released``: D-OPSD's
+                eleven.
+            bucket_step: Pixels that the sides of ``area``'s sizes are multiples of.
+            background: Red, green and blue behind transparent parts, 0 to 255.
+            prompts_per_round: Pictures in a round.
+            group_size: Rows of each.
+
+        Raises:
+            ValueError: If there are no pictures, some have no caption, or some cannot be read; all of these
+                by their names.
+        """
+        keys = caption_keys(caption_key)
+        files = read_captions(path, captions, picture_key, keys)
+        sizes = _sizes(path, files)
+        red, green, blue = background
+        among = _sizes_of(buckets, height_and_width(image_size), bucket_step)
+        pairs = [
+            _pair(file, nearest_size(seen, among), (red, green, blue), keys)
+            for file, seen in zip(files, sizes, strict=True)
+        ]
+        self.sizes = tuple(dict.fromkeys(pair.picture.size for pair in pairs))
+        _tell(pairs, sizes)
+        counts = (
+            check_count("data.prompts_per_round", prompts_per_round),
+            check_count("data.group_size", group_size),
+        )
+        super().__init__(seed, {task: TaskPrompts("data", pairs, *counts)})
+
+    def rows(self, entry: Pair, task: str, indices: range, group: int, round_index: int) -> Prompts:
+        """The picture with one of its captions, as often as there are rows."""
+        drawn = 0
+        if len(entry.texts) > 1:
+            rng = numpy_generator(self.seed, f"caption/{task}", round_index, group)
+            drawn = int(rng.integers(len(entry.texts)))
+        size = len(indices)
+        return Prompts(
+            (entry.texts[drawn],) * size,
+            (task,) * size,
+            (entry.metadata,) * size,
+            tuple(indices),
+            (group,) * size,
+            (entry.picture,) * size,
+        )
+
+
+def _sizes_of(buckets: str, size: Size, step: int) -> tuple[Size, ...]:
+    """The sizes that pictures may have.
+
+    Raises:
+        ValueError: If the released ones are wanted, which are for another area.
+    """
+    if buckets == "released":
+        if size != RELEASED[0]:
+            raise ValueError(
+                "data.buckets=released are sizes of about 1024 x 1024 pixels, and data.image_size="
+                f"{shown_size(size)}; set model.image_size=1024, or data.buckets=area"
+            )
+        return RELEASED
+    return sizes_of_area(size, step) if buckets == "area" else (size,)
+
+
+def _sizes(path: str, files: Sequence[CaptionedFile]) -> list[tuple[int, int]]:
+    """Height and width of each picture.
+
+    Raises:
+        ValueError: With all that cannot be read.
+    """
+
+    def size_or_problem(file: CaptionedFile) -> tuple[int, int] | str:
+        try:
+            return picture_size(file.file)
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(max_workers=8) as pool:  # Pillow decodes outside of Python's lock
+        found = list(pool.map(size_or_problem, files))
+    if problems := list(dict.fromkeys(one for one in found if isinstance(one, str))):
+        number = f"{len(problems)} of {len(files)} pictures" if len(problems) > 1 else "a picture"
+        raise ValueError(
+            f"data.path={path}: {number} cannot be used; replace them, or remove them with their captions:\n"
+            + "\n".join(problems)
+        )
+    return [one for one in found if not isinstance(one, str)]
+
+
+def _pair(file: CaptionedFile, size: tuple[int, int], background: Colour, keys: Sequence[str]) -> Pair:
+    metadata = {**file.rest, "file_name": file.name, "captions": file.captions}
+    picture = Picture(str(file.file), sha256_of(file.file), *size, background)
+    return Pair(picture, tuple(file.captions[key] for key in keys), metadata, file.name)
+
+
+def _tell(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]]) -> None:
+    """Say which sizes there are, what is cut off, and what is enlarged."""
+    if len(of_size := Counter(pair.picture.size for pair in pairs)) > 1:
+        shown = ", ".join(f"{size[0]} x {size[1]} ({count})" for size, count in of_size.most_common())
+        log.info("pictures have %d sizes, height x width: %s", len(of_size), shown)
+    cuts, small = [], []
+    for pair, seen in zip(pairs, sizes, strict=True):
+        size = (pair.picture.height, pair.picture.width)
+        cuts.append((cut_share(seen, size), pair.where, seen, size))
+        if seen[0] < size[0] or seen[1] < size[1]:
+            small.append(pair.where)
+    share, name, seen, size = max(cuts)
+    if share > 0:
+        log.info(
+            "%d of %d pictures are cut to fit, at most %.0f %% (%s: %d x %d to %d x %d, height x width)",
+            sum(cut > 0 for cut, *_ in cuts),
+            len(cuts),
+            100 * share,
+            name,
+            *seen,
+            *size,
+        )
+    if small:
+        log.warning(
+            "%d pictures are smaller than they are learned and get enlarged: %s", len(small), ", ".join(small)
+        )

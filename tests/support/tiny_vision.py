@@ -1,0 +1,97 @@
+"""A tiny Z-Image-Turbo, and a tiny Qwen3-VL whose language model has the shape of its text encoder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from support.tiny_families import FAMILIES, Family, _qwen_tokenizer, _wake, _z_image
+
+SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PATCH, MERGE = 16, 2
+
+
+def seeing_family(folder: Path) -> Family:
+    """The pipeline with its vision-language model."""
+    tokenizer = _qwen_tokenizer(*SPECIAL)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        pipeline = _z_image(3.0, tokenizer)
+        for component in (pipeline.transformer, pipeline.vae):
+            _wake(component)
+        pipeline.save_pretrained(folder / "pipeline")
+        _save_vision_language_model(folder / "qwen3_vl", pipeline.text_encoder.config)
+    settings = (*FAMILIES["z_image_turbo"][1], f"model.vision_tower={folder / 'qwen3_vl'}")
+    return Family("z_image_turbo", folder / "pipeline", settings)
+
+
+def _save_vision_language_model(folder: Path, text_encoder) -> None:
+    """As transformers saves it, with language weights of its own."""
+    tokenizer = _qwen_tokenizer(*SPECIAL)
+    numbers = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    text = {
+        name: getattr(text_encoder, name)
+        for name in (
+            *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+            *("num_attention_heads", "num_key_value_heads", "head_dim", "initializer_range"),
+        )
+    }
+    text["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": 5000.0,
+        "mrope_section": [1, 1, 0],
+        "mrope_interleaved": True,
+    }
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config={
+            "depth": 2,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "out_hidden_size": text["hidden_size"],
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0],
+            "initializer_range": 0.5,
+        },
+        image_token_id=numbers["<|image_pad|>"],
+        video_token_id=numbers["<|video_pad|>"],
+        vision_start_token_id=numbers["<|vision_start|>"],
+        vision_end_token_id=numbers["<|vision_end|>"],
+    )
+    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer = _qwen_tokenizer(*SPECIAL)
+    tokenizer.chat_template, before = TEMPLATE, tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    tokenizer.chat_template = before  # it is one for all that ask
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "image_processor_type": "Qwen2VLImageProcessorFast",
+                "size": {"shortest_edge": 1024, "longest_edge": 16384},
+                "patch_size": PATCH,
+                "temporal_patch_size": 2,
+                "merge_size": MERGE,
+                "image_mean": [0.5, 0.5, 0.5],
+                "image_std": [0.5, 0.5, 0.5],
+            }
+        )
+    )
+
+
+def blind(family: Family) -> Family:
+    """The same without a vision tower."""
+    return replace(family, settings=(*family.settings[:-1], "model.vision_tower=null"))

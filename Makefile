@@ -1,12 +1,12 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table ablations test test-slow fuzz lint format type docs bench soak mini-model clean
+.PHONY: help install demo table ablations test test-slow fuzz lint format type docs bench soak mini-model mini-klein clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
 # TORCH_ARGS="--index-url <the address of PyTorch's CPU wheel index>" to save a download of several gigabytes.
 TORCH_ARGS ?=
-# Hydra overrides for `make demo` and every step of `make mini-model`, or arguments for pytest in `make test`.
+# Hydra overrides for `make demo` and every step of `make mini-model` and `mini-klein`, or arguments for pytest in `make test`.
 ARGS ?=
 
 # Seeds of every row of the table (1 if empty) and of every cell of the ablations (3).
@@ -86,6 +86,11 @@ mini-model: install  ## Rebuild the embedded model from scratch (hours on a CPU)
 	$(RUN) +experiment=mini_pretrain if_finished=skip $(ARGS)
 	$(RUN) +experiment=mini_signs if_finished=skip $(ARGS)
 	$(RUN) +experiment=mini_more_signs if_finished=skip $(ARGS)
+
+mini-klein: install  ## Rebuild the embedded few-step model from scratch (hours on a CPU), or resume that; ARGS="seed=1".
+	$(RUN) +experiment=mini_klein_autoencoder if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_klein_pretrain if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_klein_distil if_finished=skip $(ARGS)
 
 clean:  ## Remove the environment and what the tools left; runs/ stays.
 	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -25,6 +25,8 @@ MINI_MODEL = (
     "mini_more_signs",
     "mini64_autoencoder",
     "mini64_pretrain",
+    "mini_klein_autoencoder",
+    "mini_klein_pretrain",
 )
 
 

@@ -1,7 +1,8 @@
-"""`make mini-model` as users call it: four steps that find each other, none done twice."""
+"""`make mini-model` and `make mini-klein` as users call them: steps that find each other, none done twice."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+
+from diffopd.config.folder import config_folder
+from diffopd.train import print_pipeline
 
 MAKEFILE = Path(__file__).parents[1] / "Makefile"
 STEPS = ("mini_autoencoder", "mini_pretrain", "mini_signs", "mini_more_signs")
@@ -53,3 +58,36 @@ def test_one_command_makes_the_model_and_repeated_leaves_it_alone(mini_model, tm
     assert again.count("already finished: ") == len(STEPS)
     assert again.splitlines()[-1] == last
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == weights
+
+
+def test_every_step_of_the_few_step_model_starts_where_the_one_before_ended():
+    lines = [line for line in MAKEFILE.read_text().splitlines() if "+experiment=mini_klein_" in line]
+    names = [line.split("+experiment=")[1].split()[0] for line in lines]
+    assert names == ["mini_klein_autoencoder", "mini_klein_pretrain", "mini_klein_distil"]
+    assert all("if_finished=skip $(ARGS)" in line for line in lines)
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        steps = [compose("train", [f"+experiment={name}", "seed=5", "paths.root=runs"]) for name in names]
+    for step in steps:
+        step.paths.run = f"runs/{step.name}/{step.run_id}"
+    autoencoder, pretraining, distillation = steps
+    assert (
+        pretraining.pipeline.path == autoencoder.phase.output == "runs/mini_klein_autoencoder/seed5/pipeline"
+    )
+    assert distillation.model.path == pretraining.phase.output
+    teachers = distillation.teacher.teachers.values()
+    assert {entry.path for entry in teachers} == {f"{pretraining.phase.output}/transformer"}
+    assert distillation.callbacks.pipeline_export.folder == "runs/mini_klein_distil/seed5/pipeline"
+    for name, last in (("mini_klein", distillation), ("mini_klein_base", pretraining)):
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            model = compose("train", [f"model={name}", "name=x", "paths.run=x"]).model
+        assert model.path == f"runs/{last.name}/seed0/pipeline"
+
+
+@pytest.mark.parametrize(("distilled", "choice"), [(False, "mini_klein_base"), (True, "mini_klein")])
+def test_the_last_line_names_the_model_that_uses_it(tmp_path, monkeypatch, capsys, distilled, choice):
+    monkeypatch.setattr("diffopd.run.finished.read_finished", lambda folder: object())
+    (tmp_path / "pipeline").mkdir()
+    index = {"_class_name": "Flux2KleinPipeline", "is_distilled": distilled}
+    (tmp_path / "pipeline" / "model_index.json").write_text(json.dumps(index))
+    print_pipeline(tmp_path)
+    assert f"diffopd.sample model={choice} model.path={tmp_path / 'pipeline'} " in capsys.readouterr().out

@@ -91,12 +91,18 @@ def train_in_folder(cfg: DictConfig) -> None:
 
 def print_pipeline(folder: Path) -> None:
     """Say where the pipeline is that a finished run trained, if it trained one, and how to use it."""
+    from diffopd.files.names import INDEX
     from diffopd.run.finished import read_finished
+    from diffopd.weights.files import read_json
 
     pipeline = folder / "pipeline"
     if pipeline.is_dir() and read_finished(folder) is not None:
+        index = read_json(pipeline / INDEX, str(pipeline / INDEX))
+        choice = ""  # the default
+        if index.get("_class_name") == "Flux2KleinPipeline":
+            choice = "model=mini_klein " if index.get("is_distilled") else "model=mini_klein_base "
         print(f"pipeline: {pipeline}")
-        print(f"use it:   python -m diffopd.sample model.path={pipeline} prompt='a large red circle'")
+        print(f"use it:   python -m diffopd.sample {choice}model.path={pipeline} prompt='a large red circle'")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,17 @@ SMALL_TRANSFORMER = (
     "pipeline.transformer.num_attention_heads=2",
     "pipeline.transformer.caption_projection_dim=16",
 )
+SMALL_KLEIN = (
+    "pipeline.transformer.num_layers=1",
+    "pipeline.transformer.num_single_layers=1",
+    "pipeline.transformer.attention_head_dim=8",
+    "pipeline.transformer.num_attention_heads=2",
+    "pipeline.transformer.joint_attention_dim=24",
+    "pipeline.transformer.axes_dims_rope=[2,2,2,2]",
+    "pipeline.text_encoder.hidden_size=8",
+    "pipeline.text_encoder.intermediate_size=8",
+    "pipeline.text_encoder.head_dim=4",
+)
 RUN = (
     "trainer.accelerator=cpu",
     "trainer.num_threads=1",
@@ -59,11 +70,20 @@ class TinyWorld:
     pipeline: Path
     teachers: Mapping[str, Path]
     prompts: Mapping[str, Path]
+    klein: Path
 
     def overrides(self, experiment: str) -> list[str]:
         """What makes an experiment small: the tiny model and adapter, the random teachers, few prompts."""
         if experiment in ("mini_autoencoder", "mini64_autoencoder"):
             return [*RUN, *SMALL_TRANSFORMER, *DRAWINGS]
+        if experiment == "mini_klein_autoencoder":
+            return [*RUN, *SMALL_KLEIN, *DRAWINGS]
+        if experiment == "mini_klein_distil":
+            teachers = [f"teacher.teachers.{task}.path={self.klein}/transformer" for task in TASKS]
+            few = [f"data.tasks.{task}.prompts_per_round=1" for task in TASKS]
+            return [*RUN, f"model.path={self.klein}", *teachers, *few, "sampler.num_steps=4"]
+        if experiment == "mini_klein_pretrain":
+            return [*RUN, f"pipeline.path={self.klein}", *DRAWINGS]
         if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini64_pretrain"):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
         if experiment.startswith("dopsd"):  # on a pipeline of its own, made for those that ask: dopsd@<model>
@@ -160,7 +180,11 @@ def make_world(folder: Path) -> TinyWorld:
             recipe=Recipe(command="none", seed=seed, minutes=0.0, images=6, reward_calls=6, commit="none"),
         ).save(folder / task)
     prompts = {task: first_prompts(folder, settings.data.tasks[task].path) for task in TASKS}
-    return TinyWorld(pipeline, teachers, prompts)
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        cfg = compose("pipeline/mini_klein_untrained", overrides=["+seed=0", *SMALL_KLEIN])
+    klein = folder / "klein"
+    instantiate(cfg.pipeline).save_pretrained(klein)
+    return TinyWorld(pipeline, teachers, prompts, klein)
 
 
 def first_prompts(folder: Path, path: str) -> Path:

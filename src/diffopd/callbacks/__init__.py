@@ -4,6 +4,7 @@ from diffopd.callbacks.adapter_export import AdapterExport, exported_adapter
 from diffopd.callbacks.csv_logger import ResumableCSVLogger
 from diffopd.callbacks.finite_loss import FiniteLoss
 from diffopd.callbacks.gradient_signal import GradientSignal
+from diffopd.callbacks.pipeline_export import PipelineExport
 from diffopd.callbacks.reward_guard import RewardGuard
 from diffopd.callbacks.round_checkpoint import RoundCheckpoint
 from diffopd.callbacks.round_progress import RoundProgress
@@ -14,6 +15,7 @@ __all__ = [
     "AdapterExport",
     "FiniteLoss",
     "GradientSignal",
+    "PipelineExport",
     "ResumableCSVLogger",
     "RewardGuard",
     "RoundCheckpoint",

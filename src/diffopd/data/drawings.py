@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffopd.randomness import numpy_generator
 from diffopd.world.draw import draw
+from diffopd.world.figure_request import FigureRequest, figure_caption, figure_scene, random_figure_request
+from diffopd.world.figures import random_figure
 from diffopd.world.layout import random_scene
 from diffopd.world.request import Request, caption
 from diffopd.world.split import random_training_request
@@ -22,26 +24,67 @@ class Drawing:
     """One training picture: 8-bit RGB pixels and the request it satisfies."""
 
     pixels: np.ndarray
-    request: Request
+    request: Request | FigureRequest
 
     @property
     def text(self) -> str:
         """The caption."""
+        if isinstance(self.request, FigureRequest):
+            return figure_caption(self.request)
         return caption(self.request)
 
 
-def training_drawing(seed: int, index: int, sign_share: float, *, side: int) -> Drawing:
+def training_drawing(
+    seed: int, index: int, sign_share: float, *, side: int, figure_share: float = 0.0
+) -> Drawing:
     """The drawing with this index: the same whenever and wherever it is asked for.
 
     Args:
         seed: Of all drawings.
         index: Which one.
-        sign_share: Share of signs among all, in [0, 1].
+        sign_share: Share of signs among those without a figure, in [0, 1].
         side: Its side in pixels.
+        figure_share: Share of random figures among all, in [0, 1].
     """
+    if shows_figure(seed, index, figure_share):
+        return figure_drawing(seed, index, side=side)
     rng = numpy_generator(seed, "drawing", index)
     request = random_training_request(rng, sign_share)
     return Drawing(draw(random_scene(request, rng), side), request)
+
+
+def shows_figure(seed: int, index: int, figure_share: float) -> bool:
+    """Whether the drawing with this index shows a random figure."""
+    return figure_share > 0 and numpy_generator(seed, "drawing/figure", index).random() < figure_share
+
+
+def figure_drawing(
+    seed: int,
+    index: int,
+    *,
+    side: int,
+    again: bool = False,
+    held_out: bool = False,
+    figure: int | None = None,
+) -> Drawing:
+    """One of two drawings of a random figure, which have its colors in common and all else by chance.
+
+    Args:
+        seed: Of all drawings.
+        index: Which two.
+        side: Their side in pixels.
+        again: The second of them. Its caption says "the same figure": that of the first, its reference.
+        held_out: Take a figure from the evaluation side.
+        figure: Index of the figure; None = a random one.
+    """
+    rng = numpy_generator(seed, "drawing/figures", index)
+    chosen = random_figure(rng, held_out) if figure is None else figure
+    request = random_figure_request(rng)
+    scene = figure_scene(request, rng, index=chosen)
+    if again:
+        request, colours = random_figure_request(rng, same=True), scene.figures[0].colours
+        scene = figure_scene(request, rng, index=chosen, colours=colours)
+    return Drawing(draw(scene, side), request)
 
 
 def to_image_tensor(pixels: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 pipelines that are trained whole: new, untrained ones of any size, or a folder's."""
+"""Pipelines that are trained whole: new, untrained ones of Stable Diffusion 3 of any size, or a folder's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any, cast
 import torch
 from diffusers import (
     AutoencoderKL,
+    DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
@@ -21,8 +23,11 @@ from diffopd.weights.files import read_json
 from diffopd.weights.finite import check_finite
 from diffopd.world.vocabulary import tokenizer_tables
 
-Pipeline = StableDiffusion3Pipeline
-"""The kind of pipeline that is built, trained and saved here."""
+_TRAINED_WHOLE: Mapping[type[DiffusionPipeline], tuple[str, ...]] = {
+    StableDiffusion3Pipeline: ("text_encoder_3", "tokenizer_3"),
+    Flux2KleinPipeline: (),
+}
+"""Kinds of pipelines that a folder may hold, and the components they go without."""
 
 
 def new_pipeline(
@@ -34,7 +39,7 @@ def new_pipeline(
     vae: Mapping[str, Any],
     text_encoder: Mapping[str, Any],
     text_encoder_2: Mapping[str, Any],
-) -> Pipeline:
+) -> StableDiffusion3Pipeline:
     """Build a pipeline for the drawn world: random weights, the world's tokenizer, no T5.
 
     Args:
@@ -82,23 +87,25 @@ def new_pipeline(
     )
 
 
-def pipeline_to_train(*, path: str) -> Pipeline:
-    """Load a saved pipeline folder without T5, to continue training all of it."""
+def pipeline_to_train(*, path: str) -> DiffusionPipeline:
+    """Load a saved pipeline folder, Stable Diffusion 3 without T5, to continue training all of it."""
     index = Path(path) / INDEX
     if not index.is_file():
         raise ValueError(f"pipeline.path must be a pipeline folder with a {INDEX}, got {path!r}")
-    kind = read_json(index, f"pipeline.path={path}: {INDEX}").get("_class_name")
-    if kind != StableDiffusion3Pipeline.__name__:
+    name = read_json(index, f"pipeline.path={path}: {INDEX}").get("_class_name")
+    kind = next((kind for kind in _TRAINED_WHOLE if kind.__name__ == name), None)
+    if kind is None:
+        known = " or a ".join(kind.__name__ for kind in _TRAINED_WHOLE)
         raise ValueError(
-            f"pipeline.path={path} holds a {kind}; only a StableDiffusion3Pipeline is trained whole, others "
-            "get an adapter (phase=distill, nft, grpo, ...)"
+            f"pipeline.path={path} holds a {name}; only a {known} is trained whole, others get an adapter "
+            "(phase=distill, nft, grpo, ...)"
         )
     pipeline, components = loading.load_pipeline(
         path,
-        kind=StableDiffusion3Pipeline,
+        kind=kind,
         revision=None,
         dtypes={"default": torch.float32},
-        without=("text_encoder_3", "tokenizer_3"),
+        without=_TRAINED_WHOLE[kind],
         setting="pipeline.path",
     )
     for name, component in components.items():

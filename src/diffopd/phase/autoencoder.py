@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
 from diffopd.files.atomic import replacing_folder
-from diffopd.model.untrained import Pipeline
+from diffopd.model.pretraining import pretraining
 from diffopd.phase.half import half_precision
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
@@ -24,19 +24,20 @@ OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimize
 class AutoencoderPhase(lightning.LightningModule):
     """Reconstruction, with a small KL weight of the latents to a standard normal.
 
-    When training ends, the scale and shift that give latents mean 0 and variance 1 are measured and
-    written into the autoencoder's config, and the whole pipeline is saved.
+    When training ends, what gives latents mean 0 and variance 1 is measured and written into the
+    autoencoder, and the whole pipeline is saved.
 
     Args:
         pipeline: The pipeline whose autoencoder is trained.
         optimizer: Makes the optimizer from parameters.
         seed: Seed of drawings and latent noise.
-        sign_share: Share of signs among the drawings.
+        sign_share: Share of signs among the drawings without a figure.
         output: Folder for the trained pipeline.
         kl_weight: Weight of the KL term, relative to the mean absolute pixel error.
         gradient_weight: Weight of the error of neighboring-pixel differences, which keeps edges sharp.
         warmup_steps: Steps of linear warm-up; the learning rate then falls to 0 along a half cosine.
         dtype: Precision of the networks' forward and backward; weights and losses are fp32.
+        figure_share: Share of random figures among the drawings.
     """
 
     round_kind: ClassVar[str] = "drawings"
@@ -44,7 +45,7 @@ class AutoencoderPhase(lightning.LightningModule):
     def __init__(
         self,
         *,
-        pipeline: Pipeline,
+        pipeline: Any,
         optimizer: OptimizerFactory,
         seed: int,
         sign_share: float,
@@ -53,12 +54,14 @@ class AutoencoderPhase(lightning.LightningModule):
         gradient_weight: float,
         warmup_steps: int,
         dtype: str,
+        figure_share: float = 0.0,  # not in the configs that earlier runs saved
     ) -> None:
         super().__init__()
         self.pipeline = pipeline
         self.vae = pipeline.vae
         self.make_optimizer = optimizer
         self.seed, self.sign_share, self.output = seed, sign_share, output
+        self.figure_share = figure_share
         self.kl_weight, self.gradient_weight, self.warmup_steps = kl_weight, gradient_weight, warmup_steps
         self.dtype_of_networks = parse_dtype(dtype, "phase.dtype")
 
@@ -103,17 +106,17 @@ class AutoencoderPhase(lightning.LightningModule):
 
     def _images(self, indices: Sequence[int]) -> Tensor:
         side = self.vae.config.sample_size
-        drawings = [training_drawing(self.seed, int(i), self.sign_share, side=side) for i in indices]
+        drawings = [
+            training_drawing(self.seed, int(i), self.sign_share, side=side, figure_share=self.figure_share)
+            for i in indices
+        ]
         return to_image_tensor(np.stack([drawing.pixels for drawing in drawings]))
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        """Measure the latents' scale and save the pipeline."""
-        images = self._images(range(512)).to(self.device) * 2 - 1
-        latents = self.vae.eval().encode(images).latent_dist.mean
-        self.vae.register_to_config(
-            scaling_factor=round(1 / float(latents.std()), 4), shift_factor=round(float(latents.mean()), 4)
-        )
+        """Measure the latents and save the pipeline."""
+        self.vae.eval()
+        pretraining(self.pipeline, text_length=0).measure(self._images(range(512)).to(self.device) * 2 - 1)
         if self.trainer.is_global_zero:
             with replacing_folder(self.output) as temporary:
                 self.pipeline.save_pretrained(temporary, safe_serialization=True)

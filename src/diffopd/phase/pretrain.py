@@ -1,4 +1,4 @@
-"""Flow-matching pretraining of the embedded model, text encoders included."""
+"""Flow-matching pretraining of the embedded models, by text alone or with a reference picture."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
+from diffopd.data.drawings import DrawingBatch
 from diffopd.files.atomic import replacing_folder
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import velocity_gap
-from diffopd.model.untrained import Pipeline
+from diffopd.model.pretraining import pretraining
 from diffopd.phase.half import half_precision
+from diffopd.phase.pretrain_rows import EncodedDrawings, Shown, encode_drawings, shown
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
 from diffopd.types.precision import parse_dtype
@@ -28,13 +28,13 @@ class PretrainPhase(lightning.LightningModule):
     """Rectified-flow pretraining: at a random sigma, predict ``noise - clean``.
 
     Args:
-        pipeline: A pipeline with a trained autoencoder.
+        pipeline: A pipeline with a trained autoencoder, of a family of :mod:`diffopd.model.pretraining`.
         optimizer: Makes the optimizer from parameters.
         seed: Seed of drawings, noise and sigmas.
         num_drawings: Different drawings; encoded once, before training.
-        sign_share: Share of signs among them.
+        sign_share: Share of signs among those without a figure.
         output: Folder for the trained pipeline (its averaged weights).
-        text_length: Length of the T5 slot, as in sampling.
+        text_length: Tokens of a prompt; of Stable Diffusion 3, of the T5 slot. As in sampling.
         caption_dropout: Share of captions replaced by the empty one, which makes guidance possible.
         sigma_shift: Shift of the uniformly drawn sigma towards noise: ``s u / (1 + (s - 1) u)``.
         warmup_steps: Steps of linear warm-up; the learning rate then falls to 0 along a half cosine.
@@ -42,6 +42,9 @@ class PretrainPhase(lightning.LightningModule):
         ema_decay: Decay of the weight average that is saved.
         dtype: Precision of the networks' forward and backward; weights, averages and the loss are fp32.
         compile: Compile the transformer's blocks at the first step: minutes, then a fifth faster on a CPU.
+        figure_share: Share of random figures among the drawings.
+        copy_share: Share of each step's samples whose reference picture is the target itself.
+        same_figure_share: Share whose reference shows the target's figure at another place.
     """
 
     names_parameters: ClassVar[bool] = True  # to the optimizer, which may sort them
@@ -50,7 +53,7 @@ class PretrainPhase(lightning.LightningModule):
     def __init__(
         self,
         *,
-        pipeline: Pipeline,
+        pipeline: Any,
         optimizer: OptimizerFactory,
         seed: int,
         num_drawings: int,
@@ -64,27 +67,25 @@ class PretrainPhase(lightning.LightningModule):
         ema_decay: float,
         dtype: str,
         compile: bool,
+        figure_share: float = 0.0,  # these three are not in the configs that earlier runs saved
+        copy_share: float = 0.0,
+        same_figure_share: float = 0.0,
     ) -> None:
         super().__init__()
-        self.pipeline = pipeline
-        self.trained = nn.ModuleDict(
-            {
-                "transformer": pipeline.transformer,
-                "text_encoder": pipeline.text_encoder,
-                "text_encoder_2": pipeline.text_encoder_2,
-            }
-        )
+        self.pipeline, self.family = pipeline, pretraining(pipeline, text_length)
+        self.trained = nn.ModuleDict(self.family.trained)
+        _check_shares(self.family.takes_references, figure_share, copy_share, same_figure_share)
         self.average = torch.optim.swa_utils.AveragedModel(
             self.trained, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay)
         )
         self.make_optimizer = optimizer
         self.seed, self.num_drawings, self.sign_share = seed, num_drawings, sign_share
         self.output, self.dtype_of_networks = output, parse_dtype(dtype, "phase.dtype")
-        self.text_length, self.caption_dropout, self.sigma_shift = text_length, caption_dropout, sigma_shift
+        self.caption_dropout, self.sigma_shift, self.figure_share = caption_dropout, sigma_shift, figure_share
+        self.shares = {Shown.ITSELF: copy_share, Shown.SAME_FIGURE: same_figure_share}
         self.warmup_steps, self.gradient_clip = warmup_steps, gradient_clip
         self.compiles = compile
-        self.latents = torch.empty(0)
-        self.texts: list[str] = []
+        self.drawings = EncodedDrawings.none()
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
@@ -102,74 +103,83 @@ class PretrainPhase(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Draw and encode every drawing once; the autoencoder is not needed after."""
         if self.compiles:
-            for block in self.pipeline.transformer.transformer_blocks:
-                block.compile()
-        vae, chunks = self.pipeline.vae.to(self.device).eval(), []
-        shift = vae.config.shift_factor or 0.0
-        self.texts = []
-        for start in range(0, self.num_drawings, 512):
-            drawings = [
-                training_drawing(self.seed, i, self.sign_share, side=vae.config.sample_size)
-                for i in range(start, min(start + 512, self.num_drawings))
-            ]
-            self.texts += [drawing.text for drawing in drawings]
-            images = (
-                to_image_tensor(np.stack([drawing.pixels for drawing in drawings])).to(self.device) * 2 - 1
-            )
+            for block in self.family.blocks:
+                block.compile(dynamic=False)
+        vae = self.pipeline.vae.to(self.device).eval()
+
+        def encode(pictures: Tensor) -> Tensor:
             with half_precision(self.device, self.dtype_of_networks):
-                latents = vae.encode(images).latent_dist.mean
-            chunks.append(((latents.float() - shift) * vae.config.scaling_factor).half().cpu())
-        self.latents = torch.cat(chunks)
+                return self.family.encode(pictures.to(self.device))
+
+        self.drawings = encode_drawings(
+            encode,
+            seed=self.seed,
+            number=self.num_drawings,
+            sign_share=self.sign_share,
+            figure_share=self.figure_share,
+            side=vae.config.sample_size,
+        )
 
     def training_step(self, batch: DrawingBatch, batch_index: int) -> Tensor:
         """One step of flow matching."""
         generator = torch_generator(self.seed, "pretrain/step", batch.step)
-        size, rows = len(batch.everyone), batch.indices
-        noise = batch.mine(torch.randn((size, *self.latents.shape[1:]), generator=generator))
-        uniform = batch.mine(torch.rand(size, generator=generator))
+        size, shape = len(batch.everyone), self.drawings.latents.shape[1:]
+        noise = batch.mine(torch.randn((size, *shape), generator=generator)).to(self.device)
+        sigma = shift_sigma(batch.mine(torch.rand(size, generator=generator)), self.sigma_shift)
+        sigma = sigma.to(self.device)
         dropped = torch.rand(size, generator=generator) < self.caption_dropout
-        clean = self.latents[torch.as_tensor(rows)].float()
-        sigma = shift_sigma(uniform, self.sigma_shift)
-        texts = ["" if drop else self.texts[row] for row, drop in zip(batch.everyone, dropped, strict=True)]
+        kinds = [shown(position, self.shares) for position in range(size)]
+        rows = [self.drawings.row(i, kind) for i, kind in zip(batch.everyone, kinds, strict=True)]
+        texts = ["" if drop else row.text for row, drop in zip(rows, dropped, strict=True)]
         signs = torch.tensor(["sign" in text for text in texts])
-        texts = texts[batch.rows.start : batch.rows.stop]
-        clean, noise, sigma = clean.to(self.device), noise.to(self.device), sigma.to(self.device)
-        velocity = self._velocity(interpolate(clean, noise, sigma), sigma, texts)
-        error = velocity_gap(velocity, noise - clean, reduction="mean")
+        mine = range(batch.rows.start, batch.rows.stop)
+        clean = torch.stack([rows[i].clean for i in mine]).to(self.device)
+        error = torch.zeros(len(batch), device=self.device)
+        for with_reference in (False, True):
+            chosen = [n for n, i in enumerate(mine) if (kinds[i] is not Shown.NOTHING) == with_reference]
+            if not chosen:
+                continue
+            references = None
+            if with_reference:
+                found = [rows[batch.rows.start + n].reference for n in chosen]
+                references = torch.stack([reference for reference in found if reference is not None])
+                references = references.to(self.device)
+            velocity = self._velocity(
+                interpolate(clean[chosen], noise[chosen], sigma[chosen]),
+                sigma[chosen],
+                [texts[batch.rows.start + n] for n in chosen],
+                references,
+            )
+            target = noise[chosen] - clean[chosen]
+            error = error.index_put(
+                (torch.tensor(chosen, device=self.device),),
+                velocity_gap(velocity, target, reduction="mean"),
+            )
         logged = {"train/loss": error.mean().detach()}
-        if signs.any():  # on some process
-            weights = batch.mine(signs / signs.float().mean()).to(self.device)
-            logged["train/loss_signs"] = (weights * error.detach()).mean()
+        groups = {f"loss_{kind.value}": torch.tensor([k is kind for k in kinds]) for kind in set(kinds)}
+        groups = {"loss_signs": signs} | (groups if len(groups) > 1 else {})
+        for name, chosen_rows in groups.items():
+            if chosen_rows.any():  # on some process
+                weights = batch.mine(chosen_rows / chosen_rows.float().mean()).to(self.device)
+                logged[f"train/{name}"] = (weights * error.detach()).mean()
         self.log_dict(logged, sync_dist=True, batch_size=len(batch))
         return error.mean()
 
     def trial_step(self, batch_size: int = 16) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""
-        config = self.pipeline.transformer.config
-        latent = torch.zeros(batch_size, config.in_channels, config.sample_size, config.sample_size)
+        side = self.pipeline.vae.config.sample_size
+        pictures = torch.zeros(1, 3, side, side, device=self.device)
+        with torch.no_grad():
+            latent = self.family.encode(pictures).expand(batch_size, -1, -1, -1)
         texts = ["a photo of a circle"] * batch_size
-        velocity = self._velocity(latent.to(self.device), torch.ones(batch_size, device=self.device), texts)
+        references = latent if any(self.shares.values()) else None
+        velocity = self._velocity(latent, torch.ones(batch_size, device=self.device), texts, references)
         velocity.square().mean().backward()
         self.trained.zero_grad()
 
-    def _velocity(self, latent: Tensor, sigma: Tensor, texts: list[str]) -> Tensor:
+    def _velocity(self, latent: Tensor, sigma: Tensor, texts: list[str], references: Tensor | None) -> Tensor:
         with half_precision(self.device, self.dtype_of_networks):
-            embeds, _, pooled, _ = self.pipeline.encode_prompt(
-                texts,
-                texts,
-                texts,
-                do_classifier_free_guidance=False,
-                device=self.device,  # pyright: ignore[reportArgumentType]
-                max_sequence_length=self.text_length,
-            )
-            velocity = self.pipeline.transformer(
-                hidden_states=latent,
-                encoder_hidden_states=embeds,
-                pooled_projections=pooled,
-                timestep=1000 * sigma,
-                return_dict=False,
-            )[0]
-        return velocity.float()
+            return self.family.velocity(latent, sigma, texts, references).float()
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the weight average."""
@@ -192,3 +202,19 @@ class PretrainPhase(lightning.LightningModule):
         with replacing_folder(folder) as temporary:
             self.pipeline.save_pretrained(temporary, safe_serialization=True)
         self.trained.load_state_dict(training)
+
+
+def _check_shares(takes_references: bool, figures: float, copies: float, same: float) -> None:
+    if (copies or same) and not takes_references:
+        raise ValueError(
+            f"phase.copy_share={copies} and phase.same_figure_share={same} show reference pictures, which "
+            "this pipeline does not read; set both to 0"
+        )
+    if copies + same > 1:
+        raise ValueError(
+            f"phase.copy_share={copies} and phase.same_figure_share={same} add up to more than 1"
+        )
+    if same and not figures:
+        raise ValueError(
+            f"phase.same_figure_share={same} needs drawings of figures; set phase.figure_share above 0"
+        )

@@ -132,6 +132,7 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
     "model.path": _base,
     "model.vision_tower": _local,
     "pipeline.path": _local,
+    "pipeline.autoencoder": _local,
     "data.path": _pictures,
     "data.tasks.*.path": _local,
     "routing.tasks.*.path": _local,

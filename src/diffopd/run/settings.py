@@ -28,6 +28,9 @@ _ADDED = {
     "model.fused_blocks": None,
     "model.vae_tiling": False,
     "model.offload_text_encoders": False,
+    "phase.figure_share": 0.0,
+    "phase.copy_share": 0.0,
+    "phase.same_figure_share": 0.0,
     "model.vision_tower": None,
     "phase.examples": "teacher",
 }

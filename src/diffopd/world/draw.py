@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffopd.world.colours import COLOURS, SIGN_COLOURS
+from diffopd.world.figures import figure_masks
 from diffopd.world.glyphs import GLYPH_HEIGHT, NUM_SLOTS, SLOT_WIDTH, glyph_mask
-from diffopd.world.scene import IMAGE_SIZE, Object, Scene, Sign
+from diffopd.world.scene import IMAGE_SIZE, Object, PlacedFigure, Scene, Sign
 from diffopd.world.shapes import shape_mask
 
 SIDES = (IMAGE_SIZE, 2 * IMAGE_SIZE)
@@ -48,6 +49,8 @@ def draw(scene: Scene, side: int = IMAGE_SIZE) -> NDArray[np.uint8]:
     canvas = _background(scene.place, scene.texture_seed, detail)
     for shape in scene.objects:
         _paint_object(canvas, shape, detail)
+    for figure in scene.figures:
+        _paint_figure(canvas, figure, detail)
     if scene.sign is not None:
         _paint_sign(canvas, scene.sign, detail)
     return np.rint(canvas.clip(0, 255)).astype(np.uint8)
@@ -85,6 +88,15 @@ def _paint_object(canvas: NDArray[np.float32], item: Object, detail: int) -> Non
     coverage = shape_mask(item.shape, item.size * detail)[:, :, None]
     canvas[rows, columns] *= 1 - coverage
     canvas[rows, columns] += coverage * np.asarray(COLOURS[item.colour], np.float32)
+
+
+def _paint_figure(canvas: NDArray[np.float32], figure: PlacedFigure, detail: int) -> None:
+    rows = slice(figure.top * detail, (figure.top + figure.size) * detail)
+    columns = slice(figure.left * detail, (figure.left + figure.size) * detail)
+    masks = figure_masks(figure.index, figure.size * detail)[..., None]
+    canvas[rows, columns] *= 1 - masks.sum(0)
+    for coverage, colour in zip(masks, figure.colours, strict=True):
+        canvas[rows, columns] += coverage * np.asarray(COLOURS[colour], np.float32)
 
 
 def _paint_sign(canvas: NDArray[np.float32], sign: Sign, detail: int) -> None:

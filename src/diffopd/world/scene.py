@@ -23,6 +23,25 @@ class Object:
 
 
 @dataclass(frozen=True)
+class PlacedFigure:
+    """A random figure of :mod:`diffopd.world.figures`, by its index.
+
+    Attributes:
+        index: Decides its outline, its hole and where its two colors meet.
+        colours: Names of the two.
+        left: Corner of its bounding square in units.
+        top: The same downwards.
+        size: Side of that square.
+    """
+
+    index: int
+    colours: tuple[str, str]
+    left: int
+    top: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Sign:
     """A board with letters; ``palette`` indexes ``SIGN_COLOURS``."""
 
@@ -32,16 +51,18 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """A background, and objects or a sign in front of it.
+    """A background, and objects, figures or a sign in front of it.
 
     Attributes:
         place: One of ``PLACES``.
         texture_seed: Decides the background's shades and texture.
         objects: Shapes, which never overlap.
         sign: A board of letters, drawn instead of shapes.
+        figures: Random figures, which have no name.
     """
 
     place: str
     texture_seed: int
     objects: tuple[Object, ...] = ()
     sign: Sign | None = None
+    figures: tuple[PlacedFigure, ...] = ()

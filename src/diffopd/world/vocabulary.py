@@ -18,11 +18,16 @@ _OTHER_WORDS = ("photo", "painting", "of", "and", "in", "the", "sign", "says", "
 _END = "</w>"
 
 
-def caption_words() -> list[str]:
-    """All words of captions that can be one token, sorted."""
+def all_caption_words() -> list[str]:
+    """All words of captions, sorted."""
     words = {*COLOURS, *SHAPES, *PLURALS.values(), *PLACES, *NUMBER_WORDS.values(), *_OTHER_WORDS}
     words |= {word for relation in RELATIONS for word in relation.split()}
-    return sorted(word for word in words if any(_is_free(letter) for letter in word))
+    return sorted(words)
+
+
+def caption_words() -> list[str]:
+    """Those that can be one token of CLIP's."""
+    return [word for word in all_caption_words() if any(_is_free(letter) for letter in word)]
 
 
 def _is_free(letter: str) -> bool:

@@ -1,0 +1,59 @@
+"""Ways of drawing that the world's own drawings never have, made from them pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+_EDGE = 60
+"""Largest difference of neighbors, in 8-bit units, that is no outline; more than any background has."""
+_BAYER = (np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.float32) + 0.5) / 16
+_LEVELS = 3
+"""Values of each channel that dithering leaves."""
+_TINT = np.array([196, 150, 172], np.float32)
+
+
+def outlines(pixels: Pixels) -> Pixels:
+    """Dark outlines on white: where neighboring pixels differ much."""
+    values = pixels.astype(np.int16)
+    edge = np.zeros(pixels.shape[:2], bool)
+    for axis in (0, 1):
+        step = np.abs(np.diff(values, axis=axis)).max(-1) > _EDGE
+        edge[: step.shape[0], : step.shape[1]] |= step
+    return np.where(edge[..., None], np.uint8(24), np.uint8(250)).repeat(3, axis=2)
+
+
+def inverted(pixels: Pixels) -> Pixels:
+    """Every color's complement."""
+    return 255 - pixels
+
+
+def dithered(pixels: Pixels) -> Pixels:
+    """Three values a channel, by ordered dithering.
+
+    References:
+        Bayer, "An optimum method for two-level rendition of continuous-tone pictures", 1973.
+    """
+    rows, columns = (-(-side // 4) for side in pixels.shape[:2])
+    threshold = np.tile(_BAYER, (rows, columns))[: pixels.shape[0], : pixels.shape[1], None]
+    levels = np.floor(pixels / 255 * (_LEVELS - 1) + threshold)
+    return np.rint(levels.clip(0, _LEVELS - 1) / (_LEVELS - 1) * 255).astype(np.uint8)
+
+
+def woven(pixels: Pixels) -> Pixels:
+    """Pale colors with a rose tint, and threads that go under and over each other every two pixels."""
+    pale = 0.55 * pixels + 0.45 * _TINT
+    row, column = np.indices(pixels.shape[:2]) // 2
+    threads = np.where((row + column) % 2, 1.1, 0.86)
+    return np.rint((pale * threads[..., None]).clip(0, 255)).astype(np.uint8)
+
+
+STYLES: dict[str, Callable[[Pixels], Pixels]] = {
+    "outlines": outlines,
+    "inverted": inverted,
+    "dithered": dithered,
+}
+"""Name -> how a drawing becomes one of this style."""

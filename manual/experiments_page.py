@@ -93,6 +93,9 @@ def _trained(cfg: DictConfig, choices: Any) -> str:
     phase = choices["phase"]
     if phase in LEARNED:
         return LEARNED[phase]
+    if "tasks" not in cfg.data:
+        itself = " that is its own teacher" if "teacher" in cfg else ""
+        return f"a student{itself}, on captioned pictures"
     if "teacher" in cfg:
         names = ", ".join(cfg.teacher.teachers)
         many = len(cfg.teacher.teachers) > 1

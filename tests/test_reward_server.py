@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
@@ -41,19 +41,43 @@ def signals():
         signal.signal(number, handler)
 
 
-def printed(captured):
-    """All that is printed until the server listens."""
-    seen = ""
-    for _ in range(12_000):
-        seen += captured.readouterr().out
-        if " a token\n" in seen:
-            return seen
-        time.sleep(0.01)
-    raise AssertionError(seen)
+class Told(io.TextIOBase):
+    """Standard output that another thread may wait for; a capture loses what is written while it is read."""
+
+    def __init__(self) -> None:
+        self.text, self.listening = "", threading.Event()
+
+    def write(self, text: str) -> int:
+        self.text += text
+        if " a token\n" in self.text:  # from here on, a signal is heard
+            self.listening.set()
+        return len(text)
+
+    def address(self) -> str:
+        """Where the server listens."""
+        assert self.listening.wait(300), self.text
+        return self.text.split(" at ")[1].split(",")[0]
 
 
-def address_in(text):
-    return text.split(" at ")[1].split(",")[0]
+@pytest.fixture
+def told(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Told())
+    return sys.stdout
+
+
+def meanwhile(use_it):
+    """Use the server from a thread; one that fails ends the server, else the test would wait for ever."""
+
+    def use_or_end():
+        try:
+            use_it()
+        except BaseException:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    user = threading.Thread(target=use_or_end)
+    user.start()
+    return user
 
 
 def config(*overrides):
@@ -62,36 +86,30 @@ def config(*overrides):
 
 
 @pytest.mark.usefixtures("signals")
-def test_it_serves_until_it_is_told_to_end(capfd):
+def test_it_serves_until_it_is_told_to_end(told):
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         local = instantiate(compose(overrides=["+reward=spectrum"]).reward)
     seen = {}
 
     def use_it():
-        seen["out"] = printed(capfd)  # from here on, a signal is heard
-        try:
-            address = address_in(seen["out"])
-            with urllib.request.urlopen(f"{address}/health", timeout=10) as response:
-                seen["health"] = json.loads(response.read())["reward"]
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                remote = instantiate(
-                    compose(overrides=["+reward=remote", f"reward.address={address}"]).reward
-                )
-            seen["scores"] = remote(images, PROMPTS)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+        address = told.address()
+        with urllib.request.urlopen(f"{address}/health", timeout=60) as response:
+            seen["health"] = json.loads(response.read())["reward"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            remote = instantiate(compose(overrides=["+reward=remote", f"reward.address={address}"]).reward)
+        seen["scores"] = remote(images, PROMPTS)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    user = threading.Thread(target=use_it)
-    user.start()
+    user = meanwhile(use_it)
     reward_server.run(config("reward=spectrum", "port=0"))
     user.join()
     expected = local(quantised(images), PROMPTS)
     assert torch.equal(seen["scores"].value, expected.value)
     assert torch.equal(seen["scores"].parts["finest_share"], expected.parts["finest_share"])
     assert seen["health"] == "SpectrumReward"
-    assert "scorer reward (SpectrumReward): " in seen["out"]
-    assert capfd.readouterr().out == "stopped\n"
+    assert "scorer reward (SpectrumReward): " in told.text
+    assert told.text.endswith(" a token\nstopped\n")
 
 
 class PanicError(BaseException):
@@ -116,55 +134,53 @@ class Hanging:
         return images.mean((1, 2, 3))
 
 
-def ask(address, told):
+def ask(address, answers):
     remote = RemoteReward(
         address=address, token_variable="NONE", timeout=60.0, retries=0, backoff=0.0, images_per_request=8
     )
     try:
         remote(torch.rand(1, 3, 8, 8), PROMPTS.select([0]))
     except RewardError as error:
-        told.append(str(error))
+        answers.append(str(error))
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_scorer_that_dies_ends_the_program_with_an_error(monkeypatch, capsys):
+def test_a_scorer_that_dies_ends_the_program_with_an_error(monkeypatch, capsys, told):
     monkeypatch.setattr("hydra.utils.instantiate", lambda _: Dying())
-    told = []
-    user = threading.Thread(target=lambda: ask(address_in(printed(capsys)), told))
-    user.start()
+    answers = []
+    user = meanwhile(lambda: ask(told.address(), answers))
     with pytest.raises(SystemExit) as end:
         reward_server.run(config("reward=spectrum", "port=0"))
     user.join()
     assert end.value.code == 1
-    assert "answers 500: the scorer raised PanicError: poisoned" in told[0]
+    assert "answers 500: the scorer raised PanicError: poisoned" in answers[0]
     assert "stopped: the scorer raised PanicError: poisoned" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_scorer_that_hangs_and_a_client_that_drips_do_not_outlive_sigterm(monkeypatch, capsys):
-    scorer, told, codes = Hanging(), [], []
+def test_a_scorer_that_hangs_and_a_client_that_drips_do_not_outlive_sigterm(monkeypatch, capsys, told):
+    scorer, answers, codes = Hanging(), [], []
     monkeypatch.setattr("hydra.utils.instantiate", lambda _: scorer)
     monkeypatch.setattr(os, "_exit", codes.append)
     dripping = socket.socket()
 
     def use_it():
-        address = address_in(printed(capsys))
+        address = told.address()
         dripping.connect(("127.0.0.1", int(address.rpartition(":")[2])))
         dripping.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n ")
-        user = threading.Thread(target=ask, args=(address, told))
+        user = threading.Thread(target=ask, args=(address, answers))
         user.start()
         scorer.entered.wait(60)
         os.kill(os.getpid(), signal.SIGTERM)
         user.join()
 
-    user = threading.Thread(target=use_it)
-    user.start()
+    user = meanwhile(use_it)
     reward_server.run(config("reward=spectrum", "port=0", "shutdown_timeout=0.5"))
     user.join()
     scorer.leave.set()
     dripping.close()
     assert codes == [1]
-    assert "the server is shutting down" in told[0]
+    assert "the server is shutting down" in answers[0]
     assert "stopped: the scorer has not answered within" in capsys.readouterr().err
 
 

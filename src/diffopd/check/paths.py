@@ -22,6 +22,7 @@ WRITTEN = (
     "logger.*.folder",
     "logger.*.save_dir",
     "logger.*.root_dir",
+    "logger.*.artifact_location",
     "trainer.default_root_dir",
     "phase.output",
     "model.prompt_cache",

@@ -128,8 +128,8 @@ def write_task(task: LearningTask, folder: Path) -> Path:
     return folder
 
 
-def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+def _write_lines(temporary: Path, lines: Sequence[dict[str, Any]]) -> None:
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def _rng(purpose: str, seed: int) -> np.random.Generator:

@@ -80,7 +80,8 @@ def encode_request(images: Float[Tensor, " batch 3 height width"], prompts: Prom
     Raises:
         ValueError: If a prompt's metadata is not JSON.
     """
-    rows = zip(*prompts._columns(), strict=True)
+    columns = (prompts.texts, prompts.tasks, prompts.metadata, prompts.indices, prompts.groups)
+    rows = zip(*columns, strict=True)
     return {
         "version": VERSION,
         "images": [_encode_png(image) for image in images],

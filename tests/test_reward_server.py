@@ -55,14 +55,15 @@ class Told(io.TextIOBase):
 
     def address(self) -> str:
         """Where the server listens."""
-        assert self.listening.wait(300), self.text
+        assert self.listening.wait(120), self.text
         return self.text.split(" at ")[1].split(",")[0]
 
 
-@pytest.fixture
-def told(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", Told())
-    return sys.stdout
+def heard(monkeypatch):
+    """Standard output from now on; in a fixture, pytest would put its own back before the test begins."""
+    told = Told()
+    monkeypatch.setattr(sys, "stdout", told)
+    return told
 
 
 def meanwhile(use_it):
@@ -86,7 +87,8 @@ def config(*overrides):
 
 
 @pytest.mark.usefixtures("signals")
-def test_it_serves_until_it_is_told_to_end(told):
+def test_it_serves_until_it_is_told_to_end(monkeypatch):
+    told = heard(monkeypatch)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         local = instantiate(compose(overrides=["+reward=spectrum"]).reward)
@@ -145,7 +147,8 @@ def ask(address, answers):
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_scorer_that_dies_ends_the_program_with_an_error(monkeypatch, capsys, told):
+def test_a_scorer_that_dies_ends_the_program_with_an_error(monkeypatch, capsys):
+    told = heard(monkeypatch)
     monkeypatch.setattr("hydra.utils.instantiate", lambda _: Dying())
     answers = []
     user = meanwhile(lambda: ask(told.address(), answers))
@@ -158,7 +161,8 @@ def test_a_scorer_that_dies_ends_the_program_with_an_error(monkeypatch, capsys, 
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_scorer_that_hangs_and_a_client_that_drips_do_not_outlive_sigterm(monkeypatch, capsys, told):
+def test_a_scorer_that_hangs_and_a_client_that_drips_do_not_outlive_sigterm(monkeypatch, capsys):
+    told = heard(monkeypatch)
     scorer, answers, codes = Hanging(), [], []
     monkeypatch.setattr("hydra.utils.instantiate", lambda _: scorer)
     monkeypatch.setattr(os, "_exit", codes.append)

@@ -341,6 +341,18 @@ LIMITS: Mapping[str, Rule] = {
     "pipeline.vae.scaling_factor": above_0(1e3),
     "pipeline.vae.shift_factor": Range(-1e3, 1e3),
     "pipeline.transformer.dual_attention_layers.*": whole(0, 10_000),
+    "pipeline.transformer.axes_dims_rope.*": whole(1, 65_536),
+    "pipeline.transformer.num_single_layers": whole(0, 10_000),
+    "pipeline.transformer.timestep_guidance_channels": whole(1, 65_536),
+    "pipeline.transformer.guidance_embeds": BOOL,
+    "pipeline.vae.mid_block_add_attention": BOOL,
+    "pipeline.vae.use_quant_conv": BOOL,
+    "pipeline.vae.use_post_quant_conv": BOOL,
+    "pipeline.text_encoder.head_dim": whole(1, 65_536),
+    "pipeline.text_encoder.num_key_value_heads": whole(1, 1024),
+    "pipeline.text_encoder.max_position_embeddings": whole(1, 1_000_000),
+    "pipeline.text_encoder.initializer_range": above_0(1e3),
+    "pipeline.text_encoder.tie_word_embeddings": BOOL,
     "pipeline.*.block_out_channels.*": COUNT,
     **{
         f"{place}.{key}": rule

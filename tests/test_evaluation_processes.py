@@ -78,7 +78,7 @@ def test_processes_that_torchrun_starts_leave_the_same_files(expected, tmp_path)
     shown, _ = process.communicate(timeout=900)
     assert process.returncode == 0, shown
     assert contents(tmp_path) == expected
-    assert shown.count("not trained on: frechet distance") == 1
+    assert shown.count("not trained on: Fréchet distance") == 1
 
 
 @pytest.mark.slow

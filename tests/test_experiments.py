@@ -25,6 +25,7 @@ MINI_MODEL = (
     "mini_more_signs",
     "mini64_autoencoder",
     "mini64_pretrain",
+    "mini64_more",
     "mini_klein_autoencoder",
     "mini_klein_pretrain",
 )

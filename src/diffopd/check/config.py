@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from omegaconf import DictConfig
 
@@ -36,13 +36,15 @@ def check_config(cfg: DictConfig, config_name: str = "train", overrides: Sequenc
     values = plain_values(cfg)
     found = [*loss_problems(values), *setting_problems(values, config_name)]
     found += _others(found, lambda: [*unused_choices(cfg, values, overrides), *choice_problems(values)])
-    for problems in (
-        lambda: [],
-        lambda: [*step_problems(values), *signal_problems(values)],
-        lambda: path_problems(values),
-    ):
-        if found := list(dict.fromkeys([*found, *problems()])):
-            raise ConfigError("\n".join(found))
+    _refuse(found)
+    _refuse([*step_problems(values), *signal_problems(values)])
+    _refuse(path_problems(values))
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    """End with all problems, each told once, if there are any."""
+    if found := list(dict.fromkeys(problems)):
+        raise ConfigError("\n".join(found))
 
 
 def _others(found: Sequence[str], problems: Callable[[], Sequence[str]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from diffopd.types import Picture, Prompts
@@ -29,25 +30,30 @@ class Context(ABC):
         """
 
 
-def checked_template(template: str, setting: str) -> str:
-    """A template that has a place for the caption.
+class SentenceContext(Context):
+    """A context that shows the target and puts each row's text into a sentence about what is shown."""
 
-    Raises:
-        ValueError: If it has none.
-    """
-    if CAPTION not in template:
-        raise ValueError(f"{setting}={template!r} has no {CAPTION}, which stands for the prompt's own text")
-    return template
+    shows_target: ClassVar[bool] = True
 
+    def __init__(self, *, template: str) -> None:
+        """Keep the sentence.
 
-def filled(template: str, prompts: Prompts) -> list[str]:
-    """Each row's text in the place that a template has for it.
+        Args:
+            template: What the teacher reads; ``{caption}`` stands for the row's own text.
 
-    Examples:
-        >>> filled("{caption} As shown.", Prompts(("a cat",), ("t",), ({},), (0,), (0,)))
-        ['a cat As shown.']
-    """
-    return [template.replace(CAPTION, text) for text in prompts.texts]
+        Raises:
+            ValueError: If it has no ``{caption}``.
+        """
+        if CAPTION not in template:
+            raise ValueError(
+                f"context.template={template!r} has no {CAPTION}, which stands for the prompt's own text"
+            )
+        self.template = template
+
+    def told(self, prompts: Prompts, references: Sequence[Sequence[Picture]]) -> Prompts:
+        """The rows with their texts in the sentence, shown these pictures."""
+        texts = [self.template.replace(CAPTION, text) for text in prompts.texts]
+        return prompts.with_texts(texts).with_references(references)
 
 
 def targets_of(prompts: Prompts, name: str) -> list[Picture]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffopd.data.prompt_files import json_value
 from diffopd.files.paths import resolve_path
 from diffopd.files.picture import SUFFIXES
 
@@ -151,15 +151,9 @@ def _one_line(file: Path) -> str:
 
 def _json_lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in enumerate(_text(file).split("\n"), start=1):
-        if not line.strip():
+        if not (text := line.strip()):
             continue
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            why = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON ({error})"
-            raise ValueError(
-                f"{file}, line {number}: {why}; a .jsonl file holds one JSON object per line"
-            ) from error
+        record = json_value(text, file, number)
         if not isinstance(record, dict):
             raise ValueError(f"{file}, line {number}: expected a JSON object, got {type(record).__name__}")
         yield number, record

@@ -97,13 +97,7 @@ def _no_garbage() -> Iterator[None]:
 
 
 def _json_line(line: str, task: str, file: Path, number: int) -> PromptEntry:
-    try:
-        record = _value(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON ({error})"
-        raise ValueError(
-            f"{file}, line {number}: {why}; a .jsonl file holds one JSON object per line"
-        ) from error
+    record = json_value(line, file, number)
     if not isinstance(record, dict):
         raise ValueError(
             f"{file}, line {number}: expected a JSON object with the key 'prompt', "
@@ -116,6 +110,26 @@ def _json_line(line: str, task: str, file: Path, number: int) -> PromptEntry:
             f"the line has the keys {sorted(record)}"
         )
     return PromptEntry(text, task, record, number)
+
+
+def json_value(line: str, file: Path, number: int) -> Any:
+    """What one line of a ``.jsonl`` file holds.
+
+    Args:
+        line: Without space around it.
+        file: Its file, for the message.
+        number: Of the line, from 1, for the message.
+
+    Raises:
+        ValueError: If it is not JSON.
+    """
+    try:
+        return _value(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON ({error})"
+        raise ValueError(
+            f"{file}, line {number}: {why}; a .jsonl file holds one JSON object per line"
+        ) from error
 
 
 _READ = json.JSONDecoder().raw_decode

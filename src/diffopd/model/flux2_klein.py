@@ -11,14 +11,11 @@ from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
-from diffopd.files.picture import read_picture
+from diffopd.model.flux2_tokens import flux2_velocity
 from diffopd.model.library_grid import check_grid
 from diffopd.model.pipeline_model import PipelineModel
 from diffopd.types import Conditioning, Picture, Prompts
 from diffopd.types.size import Size
-
-REFERENCE_STEP = 10
-"""Frames from one reference to the next in the position embedding; the picture itself is frame 0."""
 
 
 @final
@@ -86,35 +83,19 @@ class Flux2KleinModel(PipelineModel):
             told, references=tuple(tuple(latents[p.key] for p in row) for row in prompts.references)
         )
 
-    @torch.no_grad()
     def _encoded_reference(self, picture: Picture) -> Tensor:
         """Its latent, (channels, height, width)."""
-        cell = 2 * self.pipeline.vae_scale_factor
-        if picture.height % cell or picture.width % cell:
+        if picture.height % self.cell or picture.width % self.cell:
             raise ValueError(
                 f"{picture.path}: a reference of {picture.height} x {picture.width} pixels; {self.path} "
-                f"reads pictures whose height and width are multiples of {cell}"
+                f"reads pictures whose height and width are multiples of {self.cell}"
             )
-        return self.encode_images(read_picture(picture)[None].to(self.device))[0]
+        return self.encode_picture(picture).to(self.device)
 
     def predict(self, latent: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """Image tokens are placed by frame, row and column, text tokens by their position."""
-        device, (_, _, height, width) = latent.device, latent.shape
-        frames = [latent, *_frames(conditioning.references or (), latent)]
-        places = [
-            _places((1, frame.shape[2], frame.shape[3], 1), device, number * REFERENCE_STEP)
-            for number, frame in enumerate(frames)
-        ]
-        tokens = self.transformer(
-            hidden_states=torch.cat([frame.flatten(2).transpose(1, 2) for frame in frames], 1),
-            timestep=sigma,
-            guidance=None,
-            encoder_hidden_states=conditioning.embeds.to(latent.dtype),
-            txt_ids=_places((1, 1, 1, conditioning.embeds.shape[1]), device),
-            img_ids=torch.cat(places),
-            return_dict=False,
-        )[0]
-        return tokens[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
+        """References are read as further tokens after the picture's own."""
+        shown = _by_turn(conditioning.references or (), latent)
+        return flux2_velocity(self.transformer, latent, sigma, conditioning.embeds.to(latent.dtype), shown)
 
     def to_vae(self, latents: Tensor) -> Tensor:
         """Normalization undone, patches taken apart."""
@@ -139,13 +120,6 @@ class Flux2KleinModel(PipelineModel):
         return norm.running_mean.view(1, -1, 1, 1).to(like), std.to(like)
 
 
-def _frames(references: Sequence[Sequence[Tensor]], latent: Tensor) -> list[Tensor]:
+def _by_turn(references: Sequence[Sequence[Tensor]], latent: Tensor) -> list[Tensor]:
     """The first reference of every row as one tensor, the second of every row, and so on."""
     return [torch.stack(column).to(latent) for column in zip(*references, strict=True)]
-
-
-def _places(sizes: tuple[int, int, int, int], device: torch.device, frame: int = 0) -> Tensor:
-    """Frame, row, column and text position of each token."""
-    places = torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))
-    places[:, 0] += frame
-    return places

@@ -10,6 +10,8 @@ from diffusers import Flux2KleinPipeline, StableDiffusion3Pipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffopd.model.flux2_tokens import flux2_velocity
+
 Latent = Float[Tensor, " batch channels height width"]
 Pictures = Float[Tensor, " batch 3 height width"]
 """In [-1, 1]."""
@@ -136,22 +138,10 @@ class KleinPretraining:
     def velocity(
         self, latent: Latent, sigma: Tensor, texts: Sequence[str], references: Latent | None
     ) -> Latent:
-        """As in the stock pipeline: the reference's tokens follow the target's, at frame 10."""
+        """As in the stock pipeline: the reference's tokens follow the target's."""
         embeds = self._encoded(texts).to(latent.device)
-        shown = [latent] if references is None else [latent, references]
-        tokens = cast(Any, self.pipeline.transformer)(
-            hidden_states=torch.cat([part.flatten(2).transpose(1, 2) for part in shown], dim=1),
-            timestep=sigma,
-            guidance=None,
-            encoder_hidden_states=embeds,
-            txt_ids=_places((0,), 1, 1, embeds.shape[1]).to(latent.device),
-            img_ids=torch.cat(
-                [_places((10 * n,), part.shape[2], part.shape[3], 1) for n, part in enumerate(shown)]
-            ).to(latent.device),
-            return_dict=False,
-        )[0]
-        height, width = latent.shape[2:]
-        return tokens[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
+        shown = [] if references is None else [references]
+        return flux2_velocity(self.pipeline.transformer, latent, sigma, embeds, shown)
 
     @torch.no_grad()
     def _encoded(self, texts: Sequence[str]) -> Tensor:
@@ -163,10 +153,3 @@ class KleinPretraining:
                 )
                 self._prompts.update(zip(new, embeds.half().cpu(), strict=True))
             return torch.stack([self._prompts[text] for text in texts]).float()
-
-
-def _places(frames: Sequence[int], height: int, width: int, length: int) -> Tensor:
-    """Frame, row, column and text position of each token."""
-    return torch.cartesian_prod(
-        torch.tensor(frames), torch.arange(height), torch.arange(width), torch.arange(length)
-    )

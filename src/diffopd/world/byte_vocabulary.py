@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from diffopd.world.figure_request import POSITIONS, SIZES, THE_SAME_PICTURE
-from diffopd.world.vocabulary import all_caption_words
+from diffopd.world.vocabulary import all_caption_words, merged
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 """Padding, and the two ends of a message."""
@@ -34,7 +34,7 @@ def byte_tables() -> tuple[dict[str, int], list[tuple[str, str]]]:
     merges: list[tuple[str, str]] = []
     for word in figure_words():
         for spelled in (word, _SPACE + word):
-            while len(pieces := _apply(merges, spelled)) > 1:
+            while len(pieces := merged(merges, list(spelled))) > 1:
                 merges.append(next(pairwise(pieces)))
     tokens = [*_alphabet(), *(left + right for left, right in merges), *SPECIAL]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
@@ -49,18 +49,3 @@ def _alphabet() -> list[str]:
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in plain]
     return [chr(byte) for byte in plain] + [chr(256 + number) for number in range(len(others))]
-
-
-def _apply(merges: list[tuple[str, str]], word: str) -> list[str]:
-    """Byte-pair encoding of one word: the earliest merge first, wherever it applies."""
-    pieces = list(word)
-    while candidates := [pair for pair in pairwise(pieces) if pair in merges]:
-        best = min(candidates, key=merges.index)
-        joined: list[str] = []
-        for piece in pieces:
-            if joined and (joined[-1], piece) == best:
-                joined[-1] += piece
-            else:
-                joined.append(piece)
-        pieces = joined
-    return pieces

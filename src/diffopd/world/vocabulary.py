@@ -6,6 +6,7 @@ use, so caption words become one token while the letters of a sign stay apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from diffopd.world.colours import COLOURS
@@ -46,7 +47,7 @@ def tokenizer_tables() -> tuple[dict[str, int], list[tuple[str, str]]]:
     tokens = symbols + [symbol + _END for symbol in symbols]
     merges: list[tuple[str, str]] = []
     for word in caption_words():
-        while len(pieces := _apply(merges, word)) > 1:
+        while len(pieces := merged(merges, [*word[:-1], word[-1] + _END])) > 1:
             merges.append(
                 next(pair for pair in pairwise(pieces) if any(map(_is_free, "".join(pair).replace(_END, ""))))
             )
@@ -55,9 +56,8 @@ def tokenizer_tables() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
-def _apply(merges: list[tuple[str, str]], word: str) -> list[str]:
-    """Byte-pair encoding of one word: the earliest merge first, wherever it applies."""
-    pieces = [*word[:-1], word[-1] + _END]
+def merged(merges: Sequence[tuple[str, str]], pieces: list[str]) -> list[str]:
+    """Byte-pair encoding of one word's pieces: the earliest merge first, wherever it applies."""
     while candidates := [pair for pair in pairwise(pieces) if pair in merges]:
         best = min(candidates, key=merges.index)
         joined: list[str] = []

@@ -84,7 +84,7 @@ class TinyWorld:
             return [*RUN, f"model.path={self.klein}", *teachers, *few, "sampler.num_steps=4"]
         if experiment == "mini_klein_pretrain":
             return [*RUN, f"pipeline.path={self.klein}", *DRAWINGS]
-        if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini64_pretrain", "mini64_more"):
+        if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini_more", "mini64_pretrain", "mini64_more"):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
         if experiment.startswith("dopsd"):  # on a pipeline of its own, made for those that ask: dopsd@<model>
             from support.tiny_dopsd import dopsd_overrides

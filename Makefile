@@ -37,8 +37,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@command -v nvidia-smi >/dev/null || [ "$$(uname)" = Darwin ] || [ -n "$(TORCH_ARGS)" ] || echo \
 		"No NVIDIA GPU found. Should pip now fetch nvidia-* packages, TORCH_ARGS in docs/quickstart.md avoids them."
-	$(BIN)/python -m pip install -q $(TORCH_ARGS) -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-compile $(TORCH_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
+	-@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # on all cores; pip compiles on one, for a minute
 	@touch $@
 
 demo: install  ## Distil three teachers into one student, then say which page to open; ARGS="trainer.max_epochs=3".

@@ -56,6 +56,7 @@ class BenchmarkTask:
             metadata=tuple(entry.metadata for entry in entries),
             indices=tuple(range(len(entries))),
             groups=tuple(row % number for row in range(len(entries))),
+            references=tuple(entry.references for entry in entries),
         )
 
     def _check(self, entries: Sequence[PromptEntry], task: str, setting: str) -> None:

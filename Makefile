@@ -1,6 +1,6 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table ablations test test-slow fuzz lint format type docs bench soak mini-model mini-klein clean
+.PHONY: help install demo table ablations test test-slow test-all fuzz lint format type docs bench soak mini-model mini-klein clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
@@ -56,7 +56,10 @@ test: install  ## Run the tests (5 minutes on 2 idle cores); ARGS="tests/flow -k
 
 # In the order of tests/conftest.py: a long file that begins last is run while the other processes have nothing to do.
 test-slow: install  ## Run the slower tests: kills, several processes, whole commands.
-	$(PYTEST) --no-loadscope-reorder -m "slow" $(ARGS)
+	$(PYTEST) --no-loadscope-reorder -m "slow and not exhaustive" $(ARGS)
+
+test-all: install  ## Run every test: those of `make test` and `make test-slow`, and exhaustive lists (an hour on 2 cores).
+	$(PYTEST) --no-loadscope-reorder -m "" $(ARGS)
 
 fuzz: install  ## Try 1,000 mutated configs; each must run or end in an error; COUNT=200 SEED=7.
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:$$PYTHONPATH $(BIN)/python -m support.fuzz.campaign $(or $(COUNT),1000) $(or $(SEED),0)

@@ -1,4 +1,4 @@
-"""Of the tests that repeat one question for every family of models, some answers are for `make test-all` alone."""
+"""Of tests that repeat one question for every family of models, some are for `make test-all` alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of the tests that repeat one question for many phases and families, some answers are for `make test-all` alone."""
+"""Of tests that repeat one question for many phases and families, some are for `make test-all` alone."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from diffopd.policy import LowRank, Whole
 from diffopd.run.trained import adapter_of
 from support.interruption import ROUNDS, Interrupt, final_state
 
-WHOLE = ("adapter=whole", "optimizer.lr=1e-3", "phase.ema.update_interval=2", "~report", "~benchmark")
+WHOLE = ("adapter=full", "optimizer.lr=1e-3", "phase.ema.update_interval=2", "~report", "~benchmark")
 RUNS = {
     "opd": ("mopd_ode", "reward=picture_quality"),
     "tdm": ("mopd_tdm", "reward=picture_quality"),

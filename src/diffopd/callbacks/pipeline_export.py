@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class PipelineExport(Callback):
     """When training ends, writes the base model's pipeline with the trained transformer in it.
 
-    For runs with ``adapter=whole``; which weights are written is :class:`AdapterExport`'s choice. Only a
+    For runs with ``adapter=full``; which weights are written is :class:`AdapterExport`'s choice. Only a
     family that tells guidance-distilled models apart (``is_distilled`` in ``model_index.json``) is told so.
     """
 
@@ -43,7 +43,7 @@ class PipelineExport(Callback):
         if not isinstance(policy, Whole):
             raise ValueError(
                 "callbacks.pipeline_export writes a trained transformer, which this run has not; set "
-                "adapter=whole, or export the adapter afterwards: python -m diffopd.export format=merged"
+                "adapter=full, or export the adapter afterwards: python -m diffopd.export format=merged"
             )
 
     @override

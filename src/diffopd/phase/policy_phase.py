@@ -139,7 +139,7 @@ class PolicyPhase(lightning.LightningModule):
             return
         if any(isinstance(policy, Whole) for policy in self.policies.values()):
             raise ValueError(
-                "trainer=sharded divides frozen weights, and adapter=whole trains all of them; choose "
+                "trainer=sharded divides frozen weights, and adapter=full trains all of them; choose "
                 "trainer=ddp, or adapter=lora"
             )
         self.sharded = True

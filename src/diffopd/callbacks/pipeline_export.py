@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from diffopd.callbacks.adapter_export import exported_adapter
-from diffopd.files.atomic import replacing_folder
+from diffopd.model.saving import save_pipeline
 from diffopd.policy import Whole
+from diffopd.strategy.divided import assembled
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +50,13 @@ class PipelineExport(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it."""
+        phase = cast(Any, pl_module)
+        transformer = assembled(phase.policies[exported_adapter(phase)].transformer)
         if not trainer.is_global_zero:
             return
-        phase = cast(Any, pl_module)
-        policy = phase.policies[exported_adapter(phase)]
         stock = phase.model.pipeline
-        pipeline = type(stock)(**{**stock.components, "transformer": policy.transformer})
+        pipeline = type(stock)(**{**stock.components, "transformer": transformer})
         if "is_distilled" in stock.config:
             pipeline.register_to_config(is_distilled=self.step_distilled)
-        with replacing_folder(self.folder) as temporary:
-            pipeline.save_pretrained(temporary, safe_serialization=True)
+        save_pipeline(pipeline, self.folder)
         log.info("pipeline saved in %s", self.folder)

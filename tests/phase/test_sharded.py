@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from diffopd.check import ConfigError
 from diffopd.checkpoint import read_checkpoint
 from diffopd.checkpoint.tensor_files import INDEX
 from support.interruption import ROUNDS, final_state
+from support.pictures import picture_file
 from support.recorded import recorded
 from support.tiny_runs import FORKED, relative_distance
 
@@ -27,7 +29,6 @@ SLOW_RUNS = {
     "teacher_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1"),
     "mopd_tdm": ("reward=picture_quality", "phase.fake_updates_per_round=1"),
     "mopd_sft": ("reward=picture_quality",),
-    "dopsd adapter=full": ("data.buckets=none", "teacher.decay=0.75", "optimizer.lr=1e-3"),
 }
 
 CONFLICT = ("train/conflict/", "train/gradient_share/")
@@ -75,6 +76,17 @@ def test_shards_have_the_gradients_of_the_whole_in_every_phase(world, tmp_path, 
 
 
 @pytest.mark.slow
+def test_all_weights_and_pictures_of_several_shapes(world, tmp_path, monkeypatch):
+    """Of three wide pictures and a high one, one process has two shapes and the other has one."""
+    for number, (height, width) in enumerate([(60, 100)] * 3 + [(100, 60)]):
+        name = picture_file(tmp_path / "pairs", number, height, width).path
+        Path(name).with_suffix(".txt").write_text(f"thing {number}")
+    settings = (f"data.path={tmp_path / 'pairs'}", "data.bucket_step=16", "data.prompts_per_round=4")
+    settings += ("teacher.decay=0.75", "optimizer.lr=1e-3")
+    compare(world, tmp_path, monkeypatch, "dopsd adapter=full", settings)
+
+
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(world, tmp_path):
     """Checkpoints are of one format: adapters, whole, by the first process; ``ddp`` resumes them, too."""
     settings = ("reward=picture_quality",)
@@ -93,11 +105,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(world, tmp_path):
 
 @pytest.mark.slow
 def test_whole_weights_in_shards_resume_and_are_exported(world, tmp_path):
-    """Bit for bit; under ``ddp``, too, but for rounding. What is exported is the average, in one piece."""
-    settings = ("adapter=full", "optimizer.lr=1e-3", "phase.ema.update_interval=1", "data.buckets=none")
-    settings += ("callbacks=[default,pipeline_export]", "callbacks.round_checkpoint.largest_file_gib=1e-4")
+    """Bit for bit; in one process, too, but for rounding. What is exported is the average, in one piece."""
+    settings = ("adapter=full", "optimizer.lr=1e-3", "phase.ema.update_interval=1")
+    settings += ("callbacks.round_checkpoint.largest_file_gib=1e-4",)
     for folder, rounds, strategy in (
-        *(("whole", ROUNDS, SHARDED), ("cut", 2, SHARDED), ("across", ROUNDS, FORKED)),
+        ("whole", ROUNDS, (*SHARDED, "callbacks=[default,pipeline_export]")),
+        ("cut", 2, SHARDED),
+        ("across", ROUNDS, ()),
         ("cut", ROUNDS, SHARDED),
     ):
         if folder == "across":

@@ -195,7 +195,7 @@ class PolicyPhase(lightning.LightningModule):
         return (
             micro_batches(rows, size)
             if isinstance(rows, int)
-            else micro_batches_by_size(self._sizes(rows), size)
+            else micro_batches_by_size(self._sizes(rows), size, in_step=self.sharded)
         )
 
     def rollout(

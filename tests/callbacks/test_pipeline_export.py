@@ -37,5 +37,5 @@ def test_a_distilled_pipeline_draws_and_edits_without_our_code(world, tmp_path):
 
 
 def test_a_run_that_trains_an_adapter_is_refused(world, tmp_path):
-    with pytest.raises(ConfigError, match="set adapter=whole, or export the adapter afterwards"):
+    with pytest.raises(ConfigError, match="set adapter=full, or export the adapter afterwards"):
         world.build("mopd_ode", tmp_path / "run", EXPORT, "reward=picture_quality").fit()

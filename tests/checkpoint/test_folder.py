@@ -12,6 +12,7 @@ from diffopd.checkpoint import (
     DamagedCheckpointError,
     latest_valid_checkpoint,
     read_checkpoint,
+    tensor_files,
     verify_checkpoint,
     write_checkpoint,
 )
@@ -19,11 +20,11 @@ from diffopd.checkpoint import folder as folder_module
 from diffopd.checkpoint.folder import (
     MANIFEST,
     STATE,
-    TENSORS,
     checkpoint_name,
     list_checkpoints,
     remove_checkpoint,
 )
+from diffopd.checkpoint.tensor_files import INDEX, TENSORS
 
 
 def state(value: float):
@@ -78,6 +79,79 @@ def test_a_tensor_that_a_part_holds_is_stored_there_alone(tmp_path):
         DamagedCheckpointError, match=r"refers to adapter/weights\.safetensors, which manifest"
     ):
         read_checkpoint(checkpoint)
+
+
+def large(folder, largest_file=12, parts=None):
+    """Three tensors of 8, 8 and 16 bytes; one that a part may hold; and one without values."""
+    pair = {"one": torch.tensor([1.0, 2.0]), "two": torch.tensor([float("nan"), -0.0])}
+    tree = {**pair, "four": torch.arange(4.0), "net.held": torch.ones(3), "empty": torch.zeros(0), "round": 7}
+    return tree, write_checkpoint(tree, folder, parts, largest_file=largest_file)
+
+
+def assert_same(found, tree):
+    assert list(found) == list(tree)
+    for name, value in tree.items():
+        if name == "round":
+            assert found[name] == value
+        else:
+            assert torch.equal(found[name].view(torch.uint8), value.view(torch.uint8))
+
+
+def test_a_large_state_is_in_several_files_with_an_index(tmp_path):
+    """As many as fit into a file are in one; a tensor that is too large for any has its own."""
+    tree, checkpoint = large(tmp_path / "round_000001")
+    files = [f"tensors-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]
+    assert sorted(os.listdir(checkpoint)) == sorted([*files, INDEX, STATE, MANIFEST])
+    held = [sorted(load_file(checkpoint / file)) for file in files]
+    assert held == [["one"], ["two"], ["four"], ["empty", "net.held"]]
+    index = json.loads((checkpoint / INDEX).read_text())
+    assert index["metadata"] == {"total_size": 8 + 8 + 16 + 12}
+    assert index["weight_map"] == {
+        name: file for file, names in zip(files, held, strict=True) for name in names
+    }
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    assert manifest["version"] == 3
+    assert set(manifest["files"]) == {*files, INDEX, STATE}
+    assert_same(read_checkpoint(checkpoint), tree)
+    _, one = large(tmp_path / "round_000002", largest_file=44)
+    assert sorted(os.listdir(one)) == sorted([TENSORS, STATE, MANIFEST])
+    assert json.loads((one / MANIFEST).read_text())["version"] == 1
+
+
+def test_several_files_and_a_part_hold_a_tensor_once(tmp_path):
+    def write(part):
+        part.mkdir()
+        save_file({"held": torch.ones(3)}, part / "weights.safetensors")
+
+    tree, checkpoint = large(tmp_path / "round_000001", parts={"adapter": write})
+    assert json.loads((checkpoint / MANIFEST).read_text())["version"] == 3
+    index = json.loads((checkpoint / INDEX).read_text())
+    assert "net.held" not in index["weight_map"]
+    assert_same(read_checkpoint(checkpoint), tree)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: flip_a_bit(c / "tensors-00002-of-00004.safetensors"), "is not what was written"),
+        (lambda c: (c / "tensors-00002-of-00004.safetensors").unlink(), "is missing"),
+        (lambda c: (c / INDEX).unlink(), "is missing"),
+        (lambda c: flip_a_bit(c / INDEX), "is not what was written"),
+        (lambda c: unname(c / MANIFEST, "tensors-00002-of-00004.safetensors"), "manifest.json does not name"),
+    ],
+)
+def test_damage_to_one_of_several_files_is_found(tmp_path, damage, message):
+    _, checkpoint = large(tmp_path / "round_000001")
+    damage(checkpoint)
+    with pytest.raises(DamagedCheckpointError, match=message):
+        read_checkpoint(checkpoint)
+
+
+def unname(manifest, name):
+    """Have a manifest no longer name a file."""
+    content = json.loads(manifest.read_text())
+    del content["files"][name]
+    manifest.write_text(json.dumps(content))
 
 
 def test_a_part_is_written_with_the_rest_and_verified(tmp_path):
@@ -137,7 +211,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch, fai
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module, failing, fail)
+        patch.setattr(tensor_files if failing == "save_file" else folder_module, failing, fail)
         with pytest.raises(OSError, match="disk full"):
             write_checkpoint(state(2.0), target)
     assert_state(target, 1.0)
@@ -221,7 +295,7 @@ def test_a_full_disk_leaves_no_part_of_what_it_could_not_hold(tmp_path, monkeypa
         path.write_bytes(b"as much as there was room for")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(folder_module, "save_file", fail)
+    monkeypatch.setattr(tensor_files, "save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(state(2.0), tmp_path / "round_000002")
     assert os.listdir(tmp_path) == ["round_000001"]

@@ -62,7 +62,7 @@ def calls(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _short_inputs_are_rounded(monkeypatch):
-    monkeypatch.setattr("diffopd.model.fused_block._WORTH_ROUNDING", 1)
+    monkeypatch.setattr("diffopd.model.fused_feed_forward._WORTH_ROUNDING", 1)
 
 
 @pytest.mark.parametrize("adapters", [None, "student", ROWS], ids=["base", "one", "mixed"])
@@ -106,7 +106,7 @@ def test_long_inputs_are_worked_on_in_parts(tiny, monkeypatch):
     model = load(tiny, fused_blocks="fp32")
     at = given(model)
     theirs = model.velocity(*at, "student")
-    monkeypatch.setattr("diffopd.model.fused_block._CHUNK", 7)
+    monkeypatch.setattr("diffopd.model.fused_feed_forward._CHUNK", 7)
     with model.in_round():
         ours = model.velocity(*at, "student")
     assert off(ours, theirs) < 2e-6

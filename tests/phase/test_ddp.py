@@ -41,7 +41,7 @@ SLOW_RUNS = {
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),
     "dopsd teacher.weights=frozen": (),
     "dopsd teacher.weights=live": (),
-    "dopsd adapter=whole": ("optimizer.lr=1e-3",),
+    "dopsd adapter=full": ("optimizer.lr=1e-3",),
     "dopsd@z_image_turbo": ("teacher.decay=0.75",),
     "mopd_sde estimator=log_ratio": ("reward=picture_quality",),
     "mopd_sde estimator=ppo_detached": ("reward=picture_quality",),

@@ -33,7 +33,7 @@ MORE_RUNS = {
     "dopsd_frozen": ("dopsd", "teacher.weights=frozen"),
     "dopsd_live": ("dopsd", "teacher.weights=live"),
     "dopsd_bf16": ("dopsd", "teacher.decay=0.75", "teacher.average_dtype=bf16_as_released"),
-    "dopsd_whole": ("dopsd", "teacher.decay=0.75", "adapter=whole", "optimizer.lr=1e-3"),
+    "dopsd_whole": ("dopsd", "teacher.decay=0.75", "adapter=full", "optimizer.lr=1e-3"),
     "dopsd_vlm": ("dopsd@z_image_turbo", "teacher.decay=0.75"),
     "sft": (
         *("mopd_sft", *STUDENT),

@@ -105,7 +105,6 @@ def test_the_student_learns_the_pictures(build):
             r"data\.image_size=\[8\] must be a whole number from 1 to 16384, or \[height, width\]",
         ),
         (["data.buckets=some"], r"data\.buckets=some must be one of none, area, released"),
-        (["trainer=sharded"], r"data\.buckets=area gives processes different numbers of forwards"),
         (["trainer.devices=3"], r"data\.prompts_per_round=2 must be a multiple of the number of processes"),
     ],
 )

@@ -8,12 +8,12 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
-from diffopd.checkpoint.folder import TENSORS
+from diffopd.checkpoint.tensor_files import INDEX, TENSORS
 from diffopd.policy import LowRank, Whole
 from diffopd.run.trained import adapter_of
 from support.interruption import ROUNDS, Interrupt, final_state
 
-WHOLE = ("adapter=whole", "optimizer.lr=1e-3", "phase.ema.update_interval=2", "~report", "~benchmark")
+WHOLE = ("adapter=full", "optimizer.lr=1e-3", "phase.ema.update_interval=2", "~report", "~benchmark")
 RUNS = {
     "opd": ("mopd_ode", "reward=picture_quality"),
     "tdm": ("mopd_tdm", "reward=picture_quality"),
@@ -96,13 +96,16 @@ def test_stock_diffusers_and_a_teacher_read_what_is_exported(build, world, tmp_p
 
 
 def test_an_interrupted_run_is_the_run_that_was_not(build):
+    """Its checkpoints are in several files, each of at most a tenth of a MiB of tensors."""
     settings = (f"trainer.max_epochs={ROUNDS}", "callbacks.round_checkpoint.every_n_rounds=100")
+    settings += ("callbacks.round_checkpoint.largest_file_gib=1e-4",)
     build("opd", "whole", *settings).fit()
     first = build("opd", "cut", *settings)
     first.trainer.callbacks.insert(0, Interrupt(in_round=1))
     first.fit()
     again = build("opd", "cut", *settings)
     assert again.checkpoint is not None
+    assert (again.checkpoint / INDEX).is_file()
     again.fit()
     expected, found = (final_state(again.folder.parent / name) for name in ("whole", "cut"))
     assert found.keys() == expected.keys()

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffopd import randomness
 from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.reward_learning import RewardPhase
-from diffopd.strategy.sharded import bytes_held
+from diffopd.strategy.divided import bytes_held, own_part, whole_value
 from support.tiny_runs import randomise
 
 
@@ -46,13 +46,22 @@ class Record(Callback):
 
     def _note_gradient(self, optimizer: Any, *_: Any) -> None:
         given = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        self.gradients.append(torch.cat([g.flatten() for g in given if g is not None]))
+        self.gradients.append(torch.cat([whole_value(g).flatten() for g in given if g is not None]))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         model = getattr(pl_module, "model", None)
-        held = bytes_held(model.transformer) if model is not None else 0
-        found = {"logged": logged, "held": held, **{name: getattr(self, name) for name in NAMES}}
+        held = (
+            0 if model is None else sum(map(bytes_held, (model.transformer, *model.backbones.transformers)))
+        )
+        states = (state for optimizer in trainer.optimizers for state in optimizer.state.values())
+        means = sum(own_part(value).numel() for state in states for value in state.values())
+        found = {
+            "logged": logged,
+            "held": held,
+            "means": means,
+            **{name: getattr(self, name) for name in NAMES},
+        }
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.save(found, self.folder / f"rank{trainer.global_rank}.pt")
 

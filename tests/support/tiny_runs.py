@@ -130,7 +130,7 @@ class TinyWorld:
     def config(self, experiment: str, folder: Path, *overrides: str) -> DictConfig:
         """The composed config of one experiment in its own folder."""
         small = self.overrides(experiment)
-        if "adapter=whole" in overrides:  # which has no rank
+        if {"adapter=full", "adapter=whole"} & set(overrides):  # which has no rank
             small = [setting for setting in small if not setting.startswith("adapter.")]
         name = experiment.partition("@")[0]
         cfg = copy.deepcopy(_composed((f"+experiment={name}", *small, *overrides)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from diffopd.checkpoint import ADAPTER
-from diffopd.policy import LowRank, Policy
+from diffopd.model.saving import save_transformer
+from diffopd.policy import LowRank, Policy, Whole
+from diffopd.strategy.divided import assembled
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +56,17 @@ class AdapterExport(Callback):
     ) -> None:
         """Have the adapter written into the checkpoint's folder."""
         if hasattr(pl_module, "handed_on"):
-            checkpoint[ADAPTER] = self.choice(pl_module).save
+            checkpoint[ADAPTER] = saver(self.choice(pl_module))
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both forms."""
-        if not hasattr(pl_module, "handed_on") or not trainer.is_global_zero:
+        if not hasattr(pl_module, "handed_on"):
             return
         policy = self.choice(pl_module)
+        save = saver(policy)
+        if not trainer.is_global_zero:
+            return
         if not trainer.global_step:
             log.info("no update was made: what is saved is what the run started from")
         elif policy.name != self.adapter:
@@ -70,12 +77,22 @@ class AdapterExport(Callback):
                 trainer.global_step,
                 policy.name,
             )
-        policy.save(self.peft_folder)
+        save(self.peft_folder)
         if isinstance(policy, LowRank):
             policy.export(self.lora_folder)
             log.info("adapter saved in %s (PEFT) and %s (diffusers)", self.peft_folder, self.lora_folder)
         else:
             log.info("transformer saved in %s (diffusers)", self.peft_folder)
+
+
+def saver(policy: Policy) -> Callable[[Path], Any]:
+    """What writes a policy as its own ``save`` does; all processes call this, one of them the result.
+
+    Weights in shards are put together here, as they are now.
+    """
+    if isinstance(policy, Whole):
+        return functools.partial(save_transformer, assembled(policy.transformer))
+    return policy.save
 
 
 def exported_adapter(phase: Any) -> str:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from diffopd.non_finite import NonFiniteError, Report, Suspect, check_gradient, write_report
 from diffopd.reward.checked import RewardError
+from diffopd.strategy.divided import gathered
 from diffopd.strategy.group import num_processes
 
 log = logging.getLogger(__name__)
@@ -147,11 +148,12 @@ class FiniteLoss(Callback):
 
     def _saved(self, trainer: Trainer, pl_module: LightningModule, report: Report) -> str:
         """Save, in the first process, and say where; a disk that is full must not hide the report."""
+        state = gathered(replay_state(pl_module))
         if not trainer.is_global_zero:
             return ""
         run = Path(trainer.default_root_dir)
         try:
-            folder = write_report(run, report, replay_state(pl_module))
+            folder = write_report(run, report, state)
         except (OSError, TypeError) as error:
             return f"its state could not be saved ({error})"
         return f"saved in {folder}; python -m diffopd.replay run={run} repeats the round"

@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from diffopd.callbacks.adapter_export import exported_adapter
-from diffopd.files.atomic import replacing_folder
+from diffopd.model.saving import save_pipeline
 from diffopd.policy import Whole
+from diffopd.strategy.divided import assembled
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 class PipelineExport(Callback):
     """When training ends, writes the base model's pipeline with the trained transformer in it.
 
-    For runs with ``adapter=whole``; which weights are written is :class:`AdapterExport`'s choice. Only a
+    For runs with ``adapter=full``; which weights are written is :class:`AdapterExport`'s choice. Only a
     family that tells guidance-distilled models apart (``is_distilled`` in ``model_index.json``) is told so.
     """
 
@@ -43,20 +44,19 @@ class PipelineExport(Callback):
         if not isinstance(policy, Whole):
             raise ValueError(
                 "callbacks.pipeline_export writes a trained transformer, which this run has not; set "
-                "adapter=whole, or export the adapter afterwards: python -m diffopd.export format=merged"
+                "adapter=full, or export the adapter afterwards: python -m diffopd.export format=merged"
             )
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it."""
+        phase = cast(Any, pl_module)
+        transformer = assembled(phase.policies[exported_adapter(phase)].transformer)
         if not trainer.is_global_zero:
             return
-        phase = cast(Any, pl_module)
-        policy = phase.policies[exported_adapter(phase)]
         stock = phase.model.pipeline
-        pipeline = type(stock)(**{**stock.components, "transformer": policy.transformer})
+        pipeline = type(stock)(**{**stock.components, "transformer": transformer})
         if "is_distilled" in stock.config:
             pipeline.register_to_config(is_distilled=self.step_distilled)
-        with replacing_folder(self.folder) as temporary:
-            pipeline.save_pretrained(temporary, safe_serialization=True)
+        save_pipeline(pipeline, self.folder)
         log.info("pipeline saved in %s", self.folder)

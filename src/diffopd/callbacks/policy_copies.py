@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffopd.policy import Policy
+from diffopd.strategy.divided import divided_like, whole_value
 
 Copies = dict[str, dict[str, Tensor]]
 """policy -> its weights by name."""
@@ -28,7 +29,9 @@ class Training(Protocol):
 def copy_policies(phase: Training) -> Copies:
     """All policies that training changes, as they are now, on the CPU."""
     return {
-        name: {key: value.detach().to("cpu", copy=True) for key, value in policy.weights().items()}
+        name: {
+            key: whole_value(value.detach()).to("cpu", copy=True) for key, value in policy.weights().items()
+        }
         for name, policy in phase.policies.items()
     }
 
@@ -38,4 +41,4 @@ def put_back(phase: Training, copies: Copies) -> None:
     """Give every policy the values of a copy."""
     for name, values in copies.items():
         for key, parameter in phase.policies[name].weights().items():
-            parameter.copy_(values[key])
+            parameter.copy_(divided_like(values[key], parameter))

@@ -41,7 +41,13 @@ class RoundCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, *, folder: str, every_n_rounds: int, keep_last: int, keep_every_n_rounds: int | None
+        self,
+        *,
+        folder: str,
+        every_n_rounds: int,
+        keep_last: int,
+        keep_every_n_rounds: int | None,
+        largest_file_gib: int | float = 5,  # not in the configs that earlier runs saved
     ) -> None:
         """Configure where, how often and how many.
 
@@ -51,10 +57,15 @@ class RoundCheckpoint(Checkpoint):
             keep_last: Number of newest checkpoints to keep, at least 1; older ones are removed.
             keep_every_n_rounds: Checkpoints after a multiple of so many rounds are kept for good, so a
                 multiple of ``every_n_rounds``; None for no others than the newest.
+            largest_file_gib: GiB of tensors in one file at most, above 0; more are in several files.
 
         Raises:
-            ValueError: If a number is below 1, or a multiple is none.
+            ValueError: If a number is out of range, or a multiple is none.
         """
+        if not largest_file_gib > 0:
+            raise ValueError(
+                f"callbacks.round_checkpoint.largest_file_gib must be above 0, got {largest_file_gib}"
+            )
         counts = {"every_n_rounds": every_n_rounds, "keep_last": keep_last}
         for name, value in (counts | {"keep_every_n_rounds": keep_every_n_rounds}).items():
             if value is not None and value < 1:
@@ -69,6 +80,7 @@ class RoundCheckpoint(Checkpoint):
         self.every_n_rounds = every_n_rounds
         self.keep_last = keep_last
         self.keep_every_n_rounds = keep_every_n_rounds
+        self.largest_file = int(largest_file_gib * 1024**3)
         self.interrupted = False
         self._asked_to_end = False
         self._newest = 0  # round of the newest checkpoint that is known to be this run's
@@ -109,7 +121,7 @@ class RoundCheckpoint(Checkpoint):
         self._unlogged = unlogged_means(trainer)
         if trainer.is_global_zero:
             make_way(self.folder, num_rounds)
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, storage_options={"largest_file": self.largest_file})
         if trainer.is_global_zero:
             clear_later(self.folder, self._newest, num_rounds)
             self._newest = num_rounds

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffopd.evaluation import generate
 from diffopd.policy import Policy
+from diffopd.strategy.divided import whole_value
 from diffopd.types import Prompts, Sampler
 
 MAX_BATCH = 4
@@ -104,5 +105,5 @@ class SampleSource:
         for policy in used:
             for name, parameter in sorted(policies[policy].weights().items()):
                 value.update(name.encode())
-                value.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+                value.update(whole_value(parameter.detach()).cpu().contiguous().numpy().tobytes())
         return value.hexdigest()

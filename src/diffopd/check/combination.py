@@ -252,7 +252,7 @@ def _examples(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _buckets(values: Mapping[str, Any]) -> Iterator[str]:
-    """Rows of several sizes need a phase that keeps them apart, and whole backbones."""
+    """Rows of several sizes need a phase that keeps them apart."""
     data = values.get("data")
     buckets = data.get("buckets") if isinstance(data, Mapping) else None
     if buckets in (None, "none"):
@@ -262,11 +262,6 @@ def _buckets(values: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"data.buckets={buckets} gives a round pictures of several sizes, and phase={phase} takes one; "
             "set data.buckets=none"
-        )
-    if constant(_target(values.get("trainer") or {}, "strategy"), "divides_backbone"):
-        yield (
-            f"data.buckets={buckets} gives processes different numbers of forwards, and trainer=sharded "
-            "needs the same; set data.buckets=none, or choose trainer=ddp"
         )
 
 

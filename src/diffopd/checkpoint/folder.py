@@ -7,16 +7,21 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffopd.checkpoint.tensor_files import (
+    FORMATS,
+    LARGEST_FILE,
+    TENSORS,
+    read_tensors,
+    required,
+    write_tensors,
+)
 from diffopd.checkpoint.tree import decode_tree, encode_tree
 from diffopd.config.renamed import with_current_names
 from diffopd.files.atomic import flush, give_usual_mode
@@ -24,7 +29,7 @@ from diffopd.files.fingerprint import sha256_of
 
 log = logging.getLogger(__name__)
 
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+STATE, MANIFEST = "state.json", "manifest.json"
 ADAPTER = "adapter"
 """Folder within a checkpoint of the adapter that its run would export, in PEFT's format."""
 INPUTS = "inputs"
@@ -33,10 +38,6 @@ SETTINGS = "settings"
 """Entry of a training's state: what of its config affects the result, flat."""
 SET_ASIDE = "set_aside"
 """Folder beside the checkpoints for what had the name of one that was to be saved, or a later one."""
-ELSEWHERE = "elsewhere"
-"""Entry of the header of the tensors' file: name of one that a part holds -> its file, its name there."""
-_VERSION, _VERSION_ELSEWHERE = 1, 2
-"""Formats: all tensors in one file; some of them only in the files of a part."""
 _PURPOSES = ("writing", "replaced", "removing")
 """Endings of hidden folders beside a checkpoint, each there for a moment."""
 
@@ -50,7 +51,11 @@ class DamagedCheckpointError(CheckpointError):
 
 
 def write_checkpoint(
-    state: Any, folder: str | PathLike[str], parts: Mapping[str, Callable[[Path], Any]] | None = None
+    state: Any,
+    folder: str | PathLike[str],
+    parts: Mapping[str, Callable[[Path], Any]] | None = None,
+    *,
+    largest_file: int = LARGEST_FILE,
 ) -> Path:
     """Write ``state`` so that ``folder`` holds either all of it or what it held before.
 
@@ -64,6 +69,7 @@ def write_checkpoint(
         parts: Name of a folder within it -> writes the folder's files; they are verified as the others are.
             A tensor of the state that one of their safetensors files holds, too, bit for bit and under the
             end of its name, is kept there alone.
+        largest_file: Bytes of tensors in one file at most; a larger state is in several, with an index.
 
     Returns:
         ``folder``. A file or link of its name is moved to ``set_aside``.
@@ -81,7 +87,7 @@ def write_checkpoint(
     _remove(replaced)
     temporary.mkdir()
     try:
-        _fill(temporary, tensors, text, parts or {})
+        _fill(temporary, tensors, text, parts or {}, largest_file)
     except Exception:
         _remove(temporary)  # a full disk needs the room
         raise
@@ -97,46 +103,26 @@ def write_checkpoint(
 
 
 def _fill(
-    folder: Path, tensors: Mapping[str, Tensor], text: str, parts: Mapping[str, Callable[[Path], Any]]
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    text: str,
+    parts: Mapping[str, Callable[[Path], Any]],
+    largest_file: int,
 ) -> None:
     """Write a checkpoint's files, and have them reach the disk."""
-    names = [TENSORS, STATE]
+    others = list[str]()
     for name, write in parts.items():
         write(folder / name)
         found = sorted(path for path in (folder / name).rglob("*") if path.is_file())
-        names += [path.relative_to(folder).as_posix() for path in found]
-    elsewhere = _elsewhere(folder, names, tensors)
-    header = {ELSEWHERE: json.dumps(elsewhere)} if elsewhere else None
-    rest = {name: tensor for name, tensor in tensors.items() if name not in elsewhere}
-    save_file(rest, folder / TENSORS, header)
+        others += [path.relative_to(folder).as_posix() for path in found]
+    files, version = write_tensors(folder, tensors, others, largest_file)
     (folder / STATE).write_text(text)
-    version = _VERSION_ELSEWHERE if elsewhere else _VERSION
+    names = [*files, STATE, *others]
     manifest = {"version": version, "files": {name: _fingerprint(folder / name) for name in names}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     give_usual_mode(folder)
     for path in (*folder.rglob("*"), folder):
         flush(path)
-
-
-def _elsewhere(folder: Path, names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Tensors that files written already hold: whole weights are exported as they are in the state."""
-    found: dict[str, list[str]] = {}
-    for file in (name for name in names if name.endswith(".safetensors") and name != TENSORS):
-        with safe_open(folder / file, framework="pt") as opened:
-            there = set(opened.keys())
-            for name, tensor in tensors.items():
-                parts = name.split(".")
-                ends = (".".join(parts[start:]) for start in range(1, len(parts)))
-                key = next((end for end in ends if end in there), None)
-                if key is not None and name not in found and _same_bytes(tensor, opened.get_tensor(key)):
-                    found[name] = [file, key]
-    return found
-
-
-def _same_bytes(one: Tensor, other: Tensor) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
 
 
 def read_checkpoint(folder: str | PathLike[str], device: str = "cpu") -> Any:
@@ -151,22 +137,13 @@ def read_checkpoint(folder: str | PathLike[str], device: str = "cpu") -> Any:
     """
     folder = Path(folder)
     verify_checkpoint(folder)
-    return decode_tree(json.loads((folder / STATE).read_text()), _read_tensors(folder, device))
-
-
-def _read_tensors(folder: Path, device: str) -> dict[str, Tensor]:
-    """All tensors of a verified checkpoint, also those that a part's file holds."""
-    tensors = load_file(folder / TENSORS, device=device)
-    with safe_open(folder / TENSORS, framework="pt") as opened:
-        elsewhere = json.loads((opened.metadata() or {}).get(ELSEWHERE, "{}"))
     verified = json.loads((folder / MANIFEST).read_bytes())["files"]
-    for file in sorted({file for file, _ in elsewhere.values()}):
-        if file not in verified:
-            why = f"{folder / TENSORS} refers to {file}, which {MANIFEST} does not name"
-            raise DamagedCheckpointError(f"{why}; use an earlier checkpoint")
-        with safe_open(folder / file, framework="pt", device=device) as opened:
-            tensors |= {name: opened.get_tensor(key) for name, (of, key) in elsewhere.items() if of == file}
-    return tensors
+    try:
+        tensors = read_tensors(folder, device, verified)
+    except ValueError as error:
+        why = f"{error}, which {MANIFEST} does not name"
+        raise DamagedCheckpointError(f"{why}; use an earlier checkpoint") from error
+    return decode_tree(json.loads((folder / STATE).read_text()), tensors)
 
 
 def read_inputs(folder: str | PathLike[str]) -> dict[str, str]:
@@ -206,11 +183,10 @@ def _verify(folder: Path) -> None:
         raise DamagedCheckpointError(
             f"{folder / MANIFEST} cannot be read ({error!r}); use an earlier checkpoint"
         ) from error
-    if version not in (_VERSION, _VERSION_ELSEWHERE):
-        raise CheckpointError(
-            f"{folder} has format {version!r}, this version reads formats {_VERSION} and {_VERSION_ELSEWHERE}"
-        )
-    for name in dict.fromkeys((TENSORS, STATE, *files)):
+    if version not in FORMATS:
+        known = ", ".join(map(str, FORMATS))
+        raise CheckpointError(f"{folder} has format {version!r}, this version reads formats {known}")
+    for name in dict.fromkeys((required(version), STATE, *files)):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DamagedCheckpointError(f"{folder / MANIFEST} names {name}, which is not in the checkpoint")
         path = folder / name

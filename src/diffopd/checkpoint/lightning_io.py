@@ -46,14 +46,21 @@ class SafetensorsCheckpointIO(CheckpointIO):
 
         What a callback put under ``adapter`` is no state: it is called with the folder for an adapter.
 
+        Args:
+            checkpoint: What Lightning saves.
+            path: The folder to make.
+            storage_options: None, or ``largest_file``: bytes of tensors in one file at most.
+
         Raises:
-            TypeError: If the checkpoint holds more than tensors and plain data, or with storage options.
+            TypeError: If the checkpoint holds more than tensors and plain data, or with other options.
         """
-        if storage_options is not None:
-            raise TypeError("SafetensorsCheckpointIO takes no storage_options: it writes to a local folder")
+        options = dict(storage_options or {})
+        if unknown := options.keys() - {"largest_file"}:
+            raise TypeError(f"SafetensorsCheckpointIO takes largest_file alone, got {min(unknown)}")
         state = {**checkpoint, **self.kept}
         write_adapter = state.pop(ADAPTER, None)
-        write_checkpoint(state, path, {} if write_adapter is None else {ADAPTER: write_adapter})
+        parts = {} if write_adapter is None else {ADAPTER: write_adapter}
+        write_checkpoint(state, path, parts, **options)
 
     @override
     def load_checkpoint(

@@ -28,7 +28,8 @@ def encode_tree(tree: Any) -> tuple[Json, dict[str, Tensor]]:
         tree: The state, e.g. what Lightning puts in a checkpoint.
 
     Returns:
-        The JSON part and the tensors it refers to, detached, contiguous, on the CPU and sharing no memory.
+        The JSON part and the tensors it refers to, detached, contiguous, sharing no memory, each
+        on its device.
 
     Raises:
         TypeError: If the state holds anything else; the message names where.
@@ -85,7 +86,7 @@ class _Encoder:
         name = path or "tensor"
         while name in self.tensors:  # keys 0 and "0" read alike in a path
             name += "'"
-        dense = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+        dense = tensor.detach().contiguous().resolve_conj().resolve_neg()
         storage = dense.untyped_storage().data_ptr()
         if storage in self._storages:
             dense = dense.clone()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from diffopd.data.rounds import round_in_progress
 from diffopd.randomness import numpy_generator
 from diffopd.world.draw import draw
 from diffopd.world.figure_request import FigureRequest, figure_caption, figure_scene, random_figure_request
@@ -173,10 +174,7 @@ class DrawingData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[DrawingBatch]:
         """Loader of the current round, this process's share of each batch."""
-        round_index, rank, processes = 0, 0, 1
-        if self.trainer is not None:
-            round_index, rank = self.trainer.current_epoch, self.trainer.global_rank
-            processes = self.trainer.world_size
+        round_index, rank, processes = round_in_progress(self)
         share = self.batch_size // processes
         rows = range(rank * share, (rank + 1) * share)
         data = _Round(

@@ -118,11 +118,7 @@ class RoundData(lightning.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Prompts]:
         """Loader of the current round's one batch, this process's share of it."""
-        round_index, rank, processes = 0, 0, 1
-        if self.trainer is not None:
-            round_index, rank = self.trainer.current_epoch, self.trainer.global_rank
-            processes = self.trainer.world_size
-        return DataLoader(_Round(self.batch(round_index, rank, processes)), batch_size=None, num_workers=0)
+        return DataLoader(_Round(self.batch(*round_in_progress(self))), batch_size=None, num_workers=0)
 
     def transfer_batch_to_device(self, batch: Prompts, device: torch.device, dataloader_idx: int) -> Prompts:
         """Prompts stay where they are."""
@@ -184,6 +180,15 @@ class _Round(Dataset[Prompts]):
 
     def __getitem__(self, index: int) -> Prompts:
         return self.prompts
+
+
+def round_in_progress(data: lightning.LightningDataModule) -> tuple[int, int, int]:
+    """The round that a data module's trainer is in, the number of its process, and how many there are.
+
+    Without a trainer that is the first round, in one process.
+    """
+    trainer = data.trainer
+    return (0, 0, 1) if trainer is None else (trainer.current_epoch, trainer.global_rank, trainer.world_size)
 
 
 def check_count(setting: str, value: Any) -> int:

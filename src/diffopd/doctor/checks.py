@@ -233,12 +233,12 @@ def disk_findings(folder: str, needed: int, *, about: str = "disk") -> Iterator[
 
 
 def estimated_checkpoint(phase: Any) -> int | None:
-    """Bytes of a checkpoint of a phase that trains adapters, all in fp32; None for others.
+    """Bytes of a checkpoint of a phase that trains policies; None for others.
 
-    The adapters it keeps, and two running means for each trained parameter, as AdamW has.
+    The policies it keeps, and two running means for each trained parameter, as AdamW has.
     """
     if not hasattr(phase, "policies"):
         return None
-    saved = sum(p.numel() for policy in phase.policies.values() for p in policy.weights().values())
-    trained = sum(p.numel() for p in phase.parameters() if p.requires_grad)
-    return 4 * (saved + 2 * trained)
+    saved = [p for policy in phase.policies.values() for p in policy.weights().values()]
+    trained = [p for p in phase.parameters() if p.requires_grad]
+    return sum(p.numel() * p.element_size() for p in [*saved, *trained, *trained])

@@ -12,6 +12,7 @@ from rich.console import Console
 from diffopd.check import config_errors
 from diffopd.check.source import constant
 from diffopd.check.values import plain_values
+from diffopd.doctor.all_weights import all_weights_findings
 from diffopd.doctor.checks import disk_findings, early_findings, length_findings
 from diffopd.doctor.cost import learns_from_rewards
 from diffopd.doctor.finding import Finding, Level, exit_code, findings_table
@@ -38,7 +39,7 @@ def examine(cfg: DictConfig, console: Console | None = None) -> int:
     with config_errors():
         plan = Plan.of(plain_values(cfg))
         console.print(plan.to_rich())
-        findings = list(early_findings(plan))
+        findings = [*early_findings(plan), *all_weights_findings(plan.values)]
         if exit_code(findings) < 2:
             findings += _tried(cfg, plan, console)
     console.print(findings_table(findings))

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from diffopd.adapter import adapter_parameters, adapter_strength, export_lora, save_adapter
 from diffopd.export.verify import States, release, velocities
-from diffopd.files.atomic import atomic_save_safetensors, give_usual_mode
+from diffopd.files.atomic import atomic_save_safetensors
 from diffopd.files.names import INDEX
 from diffopd.model import PipelineModel
+from diffopd.model.saving import forget_origin, save_transformer
 from diffopd.weights.files import read_json
 
 COMFYUI_FILE = "lora_comfyui.safetensors"
@@ -221,8 +222,7 @@ class Merged(Format):
             transformer = self.fresh_transformer(model, base)
             add_adapter_product(transformer, factors)
         nn.Module.to(transformer, self.dtype)
-        transformer.save_pretrained(folder / TRANSFORMER, safe_serialization=True)
-        give_usual_mode(folder / TRANSFORMER)
+        save_transformer(transformer, folder / TRANSFORMER)
         del transformer
         if self.whole_pipeline:
             index = read_json(base / INDEX, f"model.path={base}: {INDEX}")
@@ -230,6 +230,7 @@ class Merged(Format):
             for component in index:
                 if component != TRANSFORMER and (base / component).is_dir():
                     shutil.copytree(base / component, folder / component)
+            forget_origin(folder)
         return sorted((folder / TRANSFORMER).glob("*.safetensors"))
 
     def read(self, model: PipelineModel, base: Path, folder: Path) -> nn.Module:

@@ -76,7 +76,7 @@ def export(
     setting = "run" if source.run else "adapter"
     if find_place(source.adapter, setting=setting).kind == "transformer" and not written_as.whole_model:
         raise ValueError(
-            f"{setting}={source.run or source.adapter} is a whole transformer (adapter=whole), which is no "
+            f"{setting}={source.run or source.adapter} is a whole transformer (adapter=full), which is no "
             f"{written_as.title}; choose format=merged"
         )
     load_frozen(model, ADAPTER, source.adapter, setting=setting)

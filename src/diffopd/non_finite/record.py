@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from diffopd.non_finite.error import NonFiniteError, Suspect
+from diffopd.strategy.divided import whole_value
 from diffopd.types import Prompts
 
 
@@ -59,7 +61,7 @@ class RoundRecord:
             parameters: What is trained.
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else losses.new_zeros(())
+        norm = whole_value(get_total_norm(gradients)) if gradients else losses.new_zeros(())
         per_row = [steps] * len(prompts) if isinstance(steps, int) else steps
         self.entries.append(Entry(prompts, per_row, losses.detach(), norm))
 
@@ -106,7 +108,7 @@ def check_gradient(optimizer: torch.optim.Optimizer) -> None:
         NonFiniteError: If its norm is not finite.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     if not bool(torch.isfinite(norm)):
         raise NonFiniteError("gradient", f"the gradient's norm is {norm.item():g}")
 

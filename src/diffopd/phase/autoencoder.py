@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
-from diffopd.files.atomic import replacing_folder
 from diffopd.model.pretraining import pretraining
+from diffopd.model.saving import save_pipeline
 from diffopd.phase.half import half_precision
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
@@ -118,5 +118,4 @@ class AutoencoderPhase(lightning.LightningModule):
         self.vae.eval()
         pretraining(self.pipeline, text_length=0).measure(self._images(range(512)).to(self.device) * 2 - 1)
         if self.trainer.is_global_zero:
-            with replacing_folder(self.output) as temporary:
-                self.pipeline.save_pretrained(temporary, safe_serialization=True)
+            save_pipeline(self.pipeline, self.output)

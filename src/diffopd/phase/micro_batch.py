@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffopd.phase.by_task import task_weights
+from diffopd.phase.processes import largest
 from diffopd.types import Conditioning, Prompts, VelocityFunction
 
 
@@ -37,8 +38,15 @@ def micro_batches(num_rows: int, size: int | None) -> list[list[int]]:
     return [list(range(start, min(start + step, num_rows))) for start in range(0, num_rows, step)]
 
 
-def micro_batches_by_size(sizes: Sequence[Hashable], size: int | None) -> list[list[int]]:
+def micro_batches_by_size(
+    sizes: Sequence[Hashable], size: int | None, *, in_step: bool = False
+) -> list[list[int]]:
     """The same, of rows that go together only if their latents are of one size; the first row's come first.
+
+    Args:
+        sizes: Of each row's latent.
+        size: Most rows together; None for no limit.
+        in_step: Have as many as every other process, which has as many rows: a forward needs all processes.
 
     Examples:
         >>> micro_batches_by_size(["wide", "high", "wide", "wide"], 2)
@@ -47,11 +55,27 @@ def micro_batches_by_size(sizes: Sequence[Hashable], size: int | None) -> list[l
     rows_of: dict[Hashable, list[int]] = {}
     for row, of_row in enumerate(sizes):
         rows_of.setdefault(of_row, []).append(row)
-    return [
+    parts = [
         [rows[place] for place in part]
         for rows in rows_of.values()
         for part in micro_batches(len(rows), size)
     ]
+    return halved_to(parts, largest(len(parts))) if in_step else parts
+
+
+def halved_to(parts: Sequence[Sequence[int]], number: int) -> list[list[int]]:
+    """Halve the longest of some micro-batches, again and again, until there are so many.
+
+    Examples:
+        >>> halved_to([[0, 2, 3], [1]], 3)
+        [[0, 2], [3], [1]]
+    """
+    found = [list(part) for part in parts]
+    while len(found) < number:
+        place = max(range(len(found)), key=lambda place: len(found[place]))
+        middle = (len(found[place]) + 1) // 2
+        found[place : place + 1] = [found[place][:middle], found[place][middle:]]
+    return found
 
 
 def row_weights(tasks: Sequence[str], balance: Mapping[str, float], *, sum_tasks: bool) -> Tensor:

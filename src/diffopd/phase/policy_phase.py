@@ -18,11 +18,12 @@ from diffopd.phase.micro_batch import micro_batches, micro_batches_by_size
 from diffopd.phase.round_log import RoundLog
 from diffopd.phase.settings import TrainSettings
 from diffopd.phase.task_gradients import TaskGradients
-from diffopd.policy import Fixed, OptimizerFactory, Policy, Whole, new_policy
+from diffopd.policy import Fixed, OptimizerFactory, Policy, new_policy
 from diffopd.randomness import normal_rows
 from diffopd.sampler import TransitionSampler
+from diffopd.strategy.divided import leave_out_parts, load_into_parts, whole_value
 from diffopd.strategy.gradients import average_gradients
-from diffopd.strategy.sharded import shard, without_shards
+from diffopd.strategy.sharded import shard
 from diffopd.types import Conditioning, Prompts, Transition
 from diffopd.types.size import Size
 
@@ -134,20 +135,19 @@ class PolicyPhase(lightning.LightningModule):
         self.model.prompt_cache.refresh()
 
     def configure_model(self) -> None:
-        """With ``trainer=sharded``, divide the backbones among the processes; adapters stay whole."""
+        """With ``trainer=sharded``, divide the backbones among the processes, also those that are trained.
+
+        Adapters stay whole.
+        """
         if self.device_mesh is None or self.sharded:
             return
-        if any(isinstance(policy, Whole) for policy in self.policies.values()):
-            raise ValueError(
-                "trainer=sharded divides frozen weights, and adapter=whole trains all of them; choose "
-                "trainer=ddp, or adapter=lora"
-            )
         self.sharded = True
         mesh = self.device_mesh["data_parallel"]
         for backbone in (self.model.transformer, *self.model.backbones.transformers):
             whole = [p for n in adapter_names(backbone) for p in adapter_parameters(backbone, n).values()]
             shard(backbone, whole, mesh)
-        without_shards(self)
+        leave_out_parts(self, but=self._is_trained)
+        load_into_parts(self)
 
     # What a round is made of.
 
@@ -195,7 +195,7 @@ class PolicyPhase(lightning.LightningModule):
         return (
             micro_batches(rows, size)
             if isinstance(rows, int)
-            else micro_batches_by_size(self._sizes(rows), size)
+            else micro_batches_by_size(self._sizes(rows), size, in_step=self.sharded)
         )
 
     def rollout(
@@ -276,7 +276,7 @@ class PolicyPhase(lightning.LightningModule):
         """
         parameters = list(policy.weights().values())
         average_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
+        norm = whole_value(nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip))
         self.record.check(norm)
         if self.updates_in_round > 1 and not self.round_start:
             state = self.state_dict()
@@ -300,7 +300,10 @@ class PolicyPhase(lightning.LightningModule):
         checkpoint["state_dict"] = {key: state[key] for key in self._trained_keys(state)}
 
     def _trained_keys(self, state: Mapping[str, Any]) -> list[str]:
-        return [key for key in state if any(policy.owns(key) for policy in self.policies.values())]
+        return [key for key in state if self._is_trained(key)]
+
+    def _is_trained(self, key: str) -> bool:
+        return any(policy.owns(key) for policy in self.policies.values())
 
     def trial_step(self, batch_size: int = 16) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""

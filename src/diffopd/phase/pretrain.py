@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from diffopd.data.drawings import DrawingBatch
-from diffopd.files.atomic import replacing_folder
 from diffopd.flow import interpolate, shift_sigma
 from diffopd.loss import velocity_gap
 from diffopd.model.pretraining import pretraining
+from diffopd.model.saving import save_pipeline
 from diffopd.phase.half import half_precision
-from diffopd.phase.pretrain_rows import EncodedDrawings, Shown, encode_drawings, shown
+from diffopd.phase.pretrain_rows import (
+    EncodedDrawings,
+    Row,
+    Shown,
+    encode_drawings,
+    shown,
+    stacked_references,
+    without_and_with_reference,
+)
 from diffopd.phase.schedule import warmup_cosine
 from diffopd.randomness import torch_generator
 from diffopd.types.precision import parse_dtype
@@ -126,44 +135,39 @@ class PretrainPhase(lightning.LightningModule):
         size, shape = len(batch.everyone), self.drawings.latents.shape[1:]
         noise = batch.mine(torch.randn((size, *shape), generator=generator)).to(self.device)
         sigma = shift_sigma(batch.mine(torch.rand(size, generator=generator)), self.sigma_shift)
-        sigma = sigma.to(self.device)
         dropped = torch.rand(size, generator=generator) < self.caption_dropout
         kinds = [shown(position, self.shares) for position in range(size)]
-        rows = [self.drawings.row(i, kind) for i, kind in zip(batch.everyone, kinds, strict=True)]
-        texts = ["" if drop else row.text for row, drop in zip(rows, dropped, strict=True)]
-        signs = torch.tensor(["sign" in text for text in texts])
-        mine = range(batch.rows.start, batch.rows.stop)
-        clean = torch.stack([rows[i].clean for i in mine]).to(self.device)
-        error = torch.zeros(len(batch), device=self.device)
-        for with_reference in (False, True):
-            chosen = [n for n, i in enumerate(mine) if (kinds[i] is not Shown.NOTHING) == with_reference]
-            if not chosen:
-                continue
-            references = None
-            if with_reference:
-                found = [rows[batch.rows.start + n].reference for n in chosen]
-                references = torch.stack([reference for reference in found if reference is not None])
-                references = references.to(self.device)
-            velocity = self._velocity(
-                interpolate(clean[chosen], noise[chosen], sigma[chosen]),
-                sigma[chosen],
-                [texts[batch.rows.start + n] for n in chosen],
-                references,
-            )
-            target = noise[chosen] - clean[chosen]
-            error = error.index_put(
-                (torch.tensor(chosen, device=self.device),),
-                velocity_gap(velocity, target, reduction="mean"),
-            )
-        logged = {"train/loss": error.mean().detach()}
-        groups = {f"loss_{kind.value}": torch.tensor([k is kind for k in kinds]) for kind in set(kinds)}
-        groups = {"loss_signs": signs} | (groups if len(groups) > 1 else {})
-        for name, chosen_rows in groups.items():
-            if chosen_rows.any():  # on some process
-                weights = batch.mine(chosen_rows / chosen_rows.float().mean()).to(self.device)
-                logged[f"train/{name}"] = (weights * error.detach()).mean()
-        self.log_dict(logged, sync_dist=True, batch_size=len(batch))
+        rows = [self.drawings.row(index, kind) for index, kind in zip(batch.everyone, kinds, strict=True)]
+        rows = [replace(row, text="") if drop else row for row, drop in zip(rows, dropped, strict=True)]
+        error = self._error(rows[batch.rows.start : batch.rows.stop], noise, sigma.to(self.device))
+        self._log(error.detach(), batch, rows, kinds)
         return error.mean()
+
+    def _error(self, rows: Sequence[Row], noise: Tensor, sigma: Tensor) -> Tensor:
+        """Mean squared error of each velocity; samples with a reference have a forward of their own."""
+        clean = torch.stack([row.clean for row in rows]).to(self.device)
+        latent, target = interpolate(clean, noise, sigma), noise - clean
+        error = torch.zeros(len(rows), device=self.device)
+        for chosen in without_and_with_reference(rows):
+            texts, references = [rows[i].text for i in chosen], stacked_references([rows[i] for i in chosen])
+            references = None if references is None else references.to(self.device)
+            velocity = self._velocity(latent[chosen], sigma[chosen], texts, references)
+            places = (torch.tensor(chosen, device=self.device),)
+            error = error.index_put(places, velocity_gap(velocity, target[chosen], reduction="mean"))
+        return error
+
+    def _log(self, error: Tensor, batch: DrawingBatch, rows: Sequence[Row], kinds: Sequence[Shown]) -> None:
+        """Log the mean error, and that of signs and of each kind of reference, over all processes."""
+        groups = {"loss_signs": ["sign" in row.text for row in rows]}
+        if len(set(kinds)) > 1:
+            groups |= {f"loss_{kind.value}": [other is kind for other in kinds] for kind in set(kinds)}
+        logged = {"train/loss": error.mean()}
+        for name, members in groups.items():
+            if any(members):  # on some process
+                chosen = torch.tensor(members)
+                weights = batch.mine(chosen / chosen.float().mean()).to(self.device)
+                logged[f"train/{name}"] = (weights * error).mean()
+        self.log_dict(logged, sync_dist=True, batch_size=len(batch))
 
     def trial_step(self, batch_size: int = 16) -> None:
         """A forward and backward of the usual shape without lasting effects, to time."""
@@ -199,8 +203,7 @@ class PretrainPhase(lightning.LightningModule):
         """Save the pipeline with its averaged weights; training weights are put back after."""
         training = {k: v.clone() for k, v in self.trained.state_dict().items()}
         self.trained.load_state_dict(self.average.module.state_dict())
-        with replacing_folder(folder) as temporary:
-            self.pipeline.save_pretrained(temporary, safe_serialization=True)
+        save_pipeline(self.pipeline, folder)
         self.trained.load_state_dict(training)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -86,6 +86,21 @@ def shown(position: int, shares: Mapping[Shown, float]) -> Shown:
             return kind
         place -= share
     return Shown.NOTHING
+
+
+def without_and_with_reference(rows: Sequence[Row]) -> list[list[int]]:
+    """Numbers of the samples that go through a network together: without a reference, and with one."""
+    groups = (
+        [number for number, row in enumerate(rows) if (row.reference is not None) == with_reference]
+        for with_reference in (False, True)
+    )
+    return [group for group in groups if group]
+
+
+def stacked_references(rows: Sequence[Row]) -> Tensor | None:
+    """The references of samples that all have one, ``(row, channels, height, width)``; None without."""
+    found = [row.reference for row in rows if row.reference is not None]
+    return torch.stack(found) if found else None
 
 
 @torch.no_grad()

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from diffopd.strategy.divided import inner_products
 from diffopd.strategy.gradients import averaged_gradients, flat_gradient
 
 
@@ -20,6 +22,7 @@ class TaskGradients:
 
     def __init__(self, tasks: Sequence[str], parameters: Iterable[torch.nn.Parameter]) -> None:
         self._parameters = list(parameters)
+        self._parts = any(isinstance(parameter, DTensor) for parameter in self._parameters)
         self._of = dict.fromkeys(tasks, torch.zeros_like(flat_gradient(self._parameters)))
 
     def backward(self, losses: Tensor, tasks: Sequence[str], backward: Callable[..., None]) -> None:
@@ -46,13 +49,16 @@ class TaskGradients:
             The cosine of every two, ``train/conflict/<a>_<b>``, and each one's share of the sum of their
             norms, ``train/gradient_share/<task>``.
         """
-        names = list(self._of)
-        gradients = averaged_gradients(torch.stack(list(self._of.values())))
+        names, gradients = list(self._of), torch.stack(list(self._of.values()))
         self._of = dict.fromkeys(names, torch.zeros_like(gradients[0]))
-        unit, norms = torch.nn.functional.normalize(gradients, dim=1), gradients.norm(dim=1)
-        shares = norms / norms.sum().clamp_min(torch.finfo(norms.dtype).tiny)
+        if not self._parts:  # those in shards were averaged as they came up
+            gradients = averaged_gradients(gradients)
+        products = inner_products(gradients, parts=self._parts)
+        tiny = torch.finfo(products.dtype).tiny
+        norms = products.diag().sqrt()
+        shares = norms / norms.sum().clamp_min(tiny)
         return {f"train/gradient_share/{task}": share for task, share in zip(names, shares, strict=True)} | {
-            f"train/conflict/{names[a]}_{names[b]}": (unit[a] * unit[b]).sum()
+            f"train/conflict/{names[a]}_{names[b]}": products[a, b] / (norms[a] * norms[b]).clamp_min(tiny)
             for a in range(len(names))
             for b in range(a + 1, len(names))
         }

@@ -12,6 +12,7 @@ from diffopd.flow import interpolate
 from diffopd.loss import TDM, renoise
 from diffopd.model import PipelineModel
 from diffopd.phase.fake_score import FakeScorePhase, Noised, Predicted
+from diffopd.phase.processes import largest
 from diffopd.phase.settings import StudentSettings
 from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
@@ -147,7 +148,8 @@ class TDMPhase(FakeScorePhase):
         steps = segments * self.steps_per_segment
         rollout = self.states(prompts, conditioning)
         latent = next(rollout).clone()
-        for step in range(1, int(steps.max()) + 1):
+        last = int(steps.max())
+        for step in range(1, (largest(last) if self.sharded else last) + 1):  # a forward needs all processes
             reached, rows = next(rollout), steps == step
             latent[rows] = reached[rows]
         return latent, self.bounds[segments].to(self.device)

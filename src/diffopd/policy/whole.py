@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import nn
 
 from diffopd.adapter import Shape
-from diffopd.files.atomic import replacing_folder
 from diffopd.model import PipelineModel
+from diffopd.model.saving import save_transformer
 from diffopd.policy.base import Policy
 
 
@@ -22,8 +22,10 @@ class WholeWeights(Shape):
 
     Attributes:
         dtype: Precision of the trained weights: fp32, or bf16, in which small updates are lost to rounding.
+        all_weights: What tells it from an adapter where only a config is read.
     """
 
+    all_weights: ClassVar[bool] = True
     dtype: str = "fp32"
 
 
@@ -90,9 +92,7 @@ class Whole(Policy):
 
     def save(self, folder: Path) -> None:
         """Write it as diffusers does: ``config.json`` and safetensors."""
-        transformer: Any = self.transformer
-        with replacing_folder(folder) as temporary:
-            transformer.save_pretrained(temporary, safe_serialization=True)
+        save_transformer(self.transformer, folder)
 
 
 def _base_values(own: nn.Module, like: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,8 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffopd.adapter.location import TRANSFORMER
 from diffopd.checkpoint import ADAPTER, CheckpointError, latest_valid_checkpoint, verify_checkpoint
-from diffopd.checkpoint.folder import MANIFEST, STATE, TENSORS
+from diffopd.checkpoint.folder import MANIFEST, STATE
 from diffopd.checkpoint.place import DEFAULT, earlier_folder
+from diffopd.checkpoint.tensor_files import INDEX, TENSORS
 from diffopd.config.saved import CONFIG, read_config
 from diffopd.files.names import ADAPTER_CONFIG, MODEL_CONFIG
 from diffopd.files.paths import resolve_path
@@ -61,7 +62,7 @@ def run_of(checkpoint: Path) -> Path:
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder is a checkpoint, damaged or not."""
-    return sum((folder / name).is_file() for name in (TENSORS, STATE, MANIFEST)) > 1
+    return sum((folder / name).is_file() for name in (TENSORS, INDEX, STATE, MANIFEST)) > 1
 
 
 def is_run(folder: Path) -> bool:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
+from diffopd.strategy.divided import own_part
 from diffopd.strategy.group import num_processes
 
 
@@ -33,15 +35,18 @@ def traffic() -> Traffic:
 
 
 def flat_gradient(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
-    """A copy of all gradients as one vector; zeros where there is none."""
-    return torch.cat(
-        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
-    )
+    """A copy of all gradients as one vector; zeros where there is none. Of those in shards, the own part."""
+    values = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    return torch.cat([own_part(value).flatten() for value in values])
 
 
 def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Average the gradients of one update over all processes in one transfer; nothing in a single process."""
-    if num_processes() == 1:
+    """Average the gradients of one update over all processes in one transfer; nothing in a single process.
+
+    Gradients in shards are left as they are: they were averaged as they came up.
+    """
+    parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+    if num_processes() == 1 or not parameters:
         return
     flat = averaged_gradients(flat_gradient(parameters))
     for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):

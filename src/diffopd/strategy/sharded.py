@@ -1,19 +1,18 @@
-"""The frozen backbone in shards, one on each process, for models larger than one GPU."""
+"""Backbones in shards, one on each process: frozen ones, and with ``adapter=full`` those that are trained."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, final
 
-import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from typing_extensions import override
 
+from diffopd.strategy.divided import gather_state_dict, gathered, optimizer_state_in_parts
 from diffopd.strategy.together import StartMethod, Together
 
 
@@ -22,7 +21,9 @@ class Sharded(Together, ModelParallelStrategy):
     """Lightning's model-parallel strategy for phases that shard their backbone in ``configure_model``.
 
     Adapters stay whole on every process, so their gradients, optimizers and checkpoints are those of data
-    parallel training; checkpoints are written in this project's format by the first process.
+    parallel training. Whole weights that are trained are divided, and with them their gradients and the
+    optimizer's means. Checkpoints are written in this project's format by the first process, which puts
+    together what is divided, so one process or data parallel training resumes them, too.
 
     Args:
         start_method: As for :class:`~diffopd.strategy.together.Together`.
@@ -46,7 +47,14 @@ class Sharded(Together, ModelParallelStrategy):
     def _connect(self) -> None:
         self._setup_distributed()
 
-    # Checkpoints hold what is whole on every process, see without_shards, so Lightning's plain ways serve.
+    @override
+    def teardown(self) -> None:
+        """Let go of the model; the process that forked this one is then given whole weights."""
+        if self.start_method == "fork" and self.lightning_module is not None:
+            gather_state_dict(self.lightning_module)
+        super().teardown()
+
+    # Lightning's plain ways serve, around which what is in shards is put together and taken apart.
 
     @property
     @override
@@ -55,11 +63,11 @@ class Sharded(Together, ModelParallelStrategy):
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return Strategy.lightning_module_state_dict(self)
+        return gathered(Strategy.lightning_module_state_dict(self))
 
     @override
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return Strategy.optimizer_state(self, optimizer)
+        return gathered(Strategy.optimizer_state(self, optimizer))
 
     @override
     def save_checkpoint(
@@ -77,13 +85,16 @@ class Sharded(Together, ModelParallelStrategy):
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        Strategy.load_optimizer_state_dict(self, checkpoint)
+        kept = zip(checkpoint["optimizer_states"], self.optimizers, strict=True)
+        states = [optimizer_state_in_parts(state, optimizer) for state, optimizer in kept]
+        Strategy.load_optimizer_state_dict(self, {**checkpoint, "optimizer_states": states})
 
 
 def shard(backbone: Any, whole: Collection[nn.Parameter], mesh: DeviceMesh) -> None:
     """Divide a backbone's weights among processes, block by block.
 
-    A block's weights are gathered while it computes, in both directions, and let go of after it.
+    A block's weights are gathered while it computes, in both directions, and let go of after it. The gradient
+    of weights that are trained is averaged over processes in each backward, and each process keeps its part.
 
     Args:
         backbone: Its repeated blocks are those in its ``_no_split_modules`` or ``_repeated_blocks``.
@@ -95,19 +106,6 @@ def shard(backbone: Any, whole: Collection[nn.Parameter], mesh: DeviceMesh) -> N
     for module in [module for module in backbone.modules() if type(module).__name__ in names]:
         fully_shard(module, mesh=mesh, ignored_params=kept)
     fully_shard(backbone, mesh=mesh, ignored_params=kept, reshard_after_forward=True)
-
-
-def without_shards(module: nn.Module) -> None:
-    """Leave a module's shards out of its state, as no process has the whole of them."""
-
-    def leave_out(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
-        for name in [name for name, value in state.items() if isinstance(value, DTensor)]:
-            del state[name]
-
-    module.register_state_dict_post_hook(leave_out)
-
-
-def bytes_held(module: nn.Module) -> int:
-    """Bytes of a module's parameters that lie on this process."""
-    parts = (p.to_local() if isinstance(p, DTensor) else p for p in module.parameters())
-    return sum(part.numel() * part.element_size() for part in parts if isinstance(part, torch.Tensor))
+    for module in backbone.modules():
+        if isinstance(module, FSDPModule):  # not all backends average
+            module.set_force_sum_reduction_for_comms(True)

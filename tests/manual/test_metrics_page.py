@@ -30,7 +30,7 @@ RUNS = {
     "sft": [("mopd_sft", ("phase.kl_weight=1", *SCORED))],
     "dmd": [("mopd_dmd", SCORED)],
     "tdm": [("mopd_tdm", SCORED)],
-    "nft": [("multi_nft", SIGNAL)],
+    "nft": [("multi_nft", SIGNAL), ("ram_aesthetic", ()), ("rvm_aesthetic", ())],
     "grpo": [("multi_guard", ("loss.kl_weight=0.04", *SIGNAL))],
     "gradient_variance": [
         (

@@ -38,6 +38,8 @@ SLOW_RUNS = {
     ),
     "mopd_dmd": (*SCORED, *ONE_FAKE),
     "mopd_tdm": (*SCORED, *ONE_FAKE),
+    "ram_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1"),
+    "rvm_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.residual=old"),
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),
     "dopsd teacher.weights=frozen": (),
     "dopsd teacher.weights=live": (),

@@ -20,6 +20,8 @@ RUNS = {
 }
 MORE_RUNS = {
     "flow_grpo": ("guard_aesthetic", "loss=flow_grpo"),
+    "ram": ("ram_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=2"),
+    "rvm": ("rvm_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=1", "loss.anchor=old"),
     "balance": ("mopd_ode", *STUDENT, "balance=remaining_gap", "balance.update_every_n_rounds=2"),
     "automatic": ("mopd_ode", *STUDENT, "routing=automatic", "routing.num_prompts=2"),
     "log_ratio": ("mopd_sde", *STUDENT, "estimator=log_ratio"),

@@ -138,7 +138,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 
 WITHOUT_REWARD = ("dopsd", "sft_pairs")
 """Experiments that learn from pictures alone."""
-REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi")
+REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi", "ram", "rvm")
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")
 

@@ -76,7 +76,7 @@ def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:
         groups = Groups.read()
         fitting = {
             "teacher": "choose loss=opd",
-            "advantage": "choose loss=diffusion_nft",
+            "advantage": "choose loss=diffusion_nft, loss=ram or loss=rvm",
             "transition_advantage": "choose loss=flow_grpo or loss=grpo_guard",
             "data": "choose loss=flow_matching",
             "distribution": "choose loss=dmd",

@@ -1,4 +1,4 @@
-"""DiffusionNFT: learn a reward on the noising process, from one's own samples."""
+"""Learn a reward on the noising process, from one's own samples: DiffusionNFT and its kin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffopd.adapter import Shape, blend, old_policy_decay, ramp_decay
 from diffopd.flow import interpolate
-from diffopd.loss import DiffusionNFT
+from diffopd.loss import NoisedLoss
 from diffopd.model import PipelineModel
 from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.reward_learning import RewardPhase
@@ -24,17 +24,17 @@ from diffopd.types import Conditioning, Prompts, Reward
 
 @final
 class NFTPhase(RewardPhase):
-    """A teacher by reinforcement learning with DiffusionNFT.
+    """A teacher by reinforcement learning on the noising process: DiffusionNFT, RAM, RVM.
 
     A round: the old policy samples several images of each prompt; their rewards become advantages within
-    each prompt's group; the trained policy takes a few steps of the NFT loss at random noise levels; the old
+    each prompt's group; the trained policy takes a few steps of the loss at random noise levels; the old
     policy moves towards it.
 
     Args:
         model: The frozen text-to-image model; it is the KL reference.
         adapter: Shape of the trained policy.
         sampler: The old policy's sampler, any; its guidance scale (1 in the paper) is the policy's.
-        loss: The NFT loss.
+        loss: DiffusionNFT's, or another that learns from noised samples and their advantages.
         reward: What to maximize.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that learn from rewards.
@@ -58,7 +58,7 @@ class NFTPhase(RewardPhase):
         model: PipelineModel,
         adapter: Shape,
         sampler: TransitionSampler,
-        loss: DiffusionNFT,
+        loss: NoisedLoss,
         reward: Reward,
         optimizer: OptimizerFactory,
         settings: RewardSettings,
@@ -92,7 +92,7 @@ class NFTPhase(RewardPhase):
         return self.updates_per_round
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
-        """One round of DiffusionNFT."""
+        """One round: samples, their rewards, a few updates, and the old policy's move."""
         conditioning = self.conditioning(prompts)
         with finite_rewards_everywhere(self.device), self.scoring(prompts) as scoring:
             clean = self._samples(prompts, conditioning, scoring)
@@ -111,7 +111,7 @@ class NFTPhase(RewardPhase):
                     )
                     losses = term.value * weights[rows] / per_update
                     loss = self.add_gradient(losses, part, steps.tolist())
-                    self.round_log.add("train/loss/nft", loss / self.updates_per_round)
+                    self.round_log.add(f"train/loss/{self.loss.name}", loss / self.updates_per_round)
             self.round_log.put(self.gradient_conflict())
             self.round_log.add("train/gradient_norm", self.update() / self.updates_per_round)
         decay = self._old_decay(self.global_step)
@@ -148,13 +148,14 @@ class NFTPhase(RewardPhase):
         advantage: Tensor,
         column: int,
     ) -> Any:
-        """The NFT loss of some rows, each at its own noise level with fresh noise."""
+        """The loss of some rows, each at its own noise level with fresh noise."""
         scale = self.sampler.guidance_scale
         sigma = self.sampler.sigmas()[steps].to(self.device)
         latent = interpolate(clean, self.noise(f"nft/noise/{column}", prompts), sigma)
         with torch.no_grad():
-            velocity_old = self.old.velocity(latent, sigma, conditioning, scale)
-            reference = None
+            velocity_old = reference = None
+            if self.loss.needs_old:
+                velocity_old = self.old.velocity(latent, sigma, conditioning, scale)
             if self.loss.needs_reference:
                 reference = self.base.velocity(latent, sigma, conditioning, scale)
         velocity = self.student.velocity(latent, sigma, conditioning, scale)

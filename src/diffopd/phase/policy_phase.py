@@ -15,6 +15,7 @@ from diffopd.data.rounds import RoundData
 from diffopd.model import PipelineModel
 from diffopd.non_finite import RoundRecord
 from diffopd.phase.micro_batch import micro_batches, micro_batches_by_size
+from diffopd.phase.processes import num_processes
 from diffopd.phase.round_log import RoundLog
 from diffopd.phase.settings import TrainSettings
 from diffopd.phase.task_gradients import TaskGradients
@@ -84,6 +85,7 @@ class PolicyPhase(lightning.LightningModule):
         self.round_start: dict[str, Tensor] = {}
         self._task_gradients: TaskGradients | None = None
         self._encoded: dict[Any, Conditioning] = {}
+        self._forwards_before = 0
         self._followers: list[Callable[[], None]] = []
         self.sharded = False
         self.encoded_rounds: int | None = None
@@ -238,6 +240,7 @@ class PolicyPhase(lightning.LightningModule):
         """Begin the round's log and record; decide whether it compares its tasks' gradients."""
         self.round_log = RoundLog(batch.tasks, self.device)
         self.record, self.round_start = RoundRecord(), {}
+        self._forwards_before = self.model.num_forwards
         tasks = list(dict.fromkeys(batch.tasks))
         measured = self.due(self.settings.conflict_every_n_rounds)
         parameters = self.student.weights().values()
@@ -289,7 +292,9 @@ class PolicyPhase(lightning.LightningModule):
         return 1
 
     def log_round(self, prompts: Prompts) -> None:
-        """Log what the round added up, as means over processes."""
+        """Log what the round added up, as means over processes, and the forwards of all of them."""
+        forwards = (self.model.num_forwards - self._forwards_before) * num_processes()
+        self.round_log.put({"train/cost/forwards": torch.tensor(float(forwards), device=self.device)})
         self.log_dict(self.round_log.values(), sync_dist=True, batch_size=len(prompts))
 
     # Checkpoints and timing.

@@ -153,6 +153,12 @@ MUTATIONS = (
         "2 * (current - old) * (old - target)",
         "(current - old) * (old - target)",
     ),
+    Mutation(
+        "the gate lets bad branches in the best direction repel",
+        "loss/self_opd.py",
+        "(1 - cosine) / 2",
+        "(1 + cosine) / 2",
+    ),
     Mutation("real and fake change places", "loss/dmd.py", "(real - fake) / scale", "(fake - real) / scale"),
     Mutation("TDM's target", "loss/tdm.py", "start.detach() + real - fake", "start.detach() + real + fake"),
     Mutation(

@@ -15,6 +15,7 @@ from diffopd.loss.reverse_kl import ReverseKL, reverse_kl_weight
 from diffopd.loss.reverse_kl_at import ReverseKLAt, reverse_kl_at_weight
 from diffopd.loss.reverse_kl_released import ReverseKLReleased, reverse_kl_released_weight
 from diffopd.loss.rvm import RVM, rvm_loss
+from diffopd.loss.self_opd import SelfOPD, branch_advantages, branch_loss, direction_gate
 from diffopd.loss.tdm import TDM, importance_weight, mixed_noise, renoise, tdm_fake_loss, tdm_loss
 from diffopd.loss.velocity_matching import TransitionMatching, matching_term, velocity_gap
 from diffopd.loss.velocity_uniform import VelocityUniform, velocity_uniform_weight
@@ -36,11 +37,15 @@ __all__ = [
     "ReverseKL",
     "ReverseKLAt",
     "ReverseKLReleased",
+    "SelfOPD",
     "TransitionMatching",
     "VelocityUniform",
+    "branch_advantages",
+    "branch_loss",
     "clean_l2_weight",
     "clipped_surrogate",
     "diffusion_nft_loss",
+    "direction_gate",
     "dmd_gradient",
     "dmd_loss",
     "flow_grpo_log_ratio",

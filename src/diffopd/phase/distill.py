@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from diffopd.adapter import Shape
-from diffopd.estimator import Estimator
+from diffopd.estimator import ClosedForm, Estimator
 from diffopd.loss import TransitionMatching
 from diffopd.model import PipelineModel
 from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.balance import Balance
+from diffopd.phase.guidance import loss_guidance
 from diffopd.phase.measure import measure_teachers
 from diffopd.phase.micro_batch import MicroBatch, row_weights
 from diffopd.phase.policy_phase import PolicyPhase
@@ -61,6 +62,8 @@ class DistillPhase(PolicyPhase):
         updates_per_round: Optimizer steps on the same rollout; more than one needs ``two_pass``.
         step_reduction: ``mean`` or ``sum`` of the losses over steps.
         task_reduction: ``mean`` or ``sum`` of the losses over tasks.
+        loss_guidance_scale: Guidance of the student in the loss; null = the sampler's. Another one costs one
+            more forward at every trained state.
 
     Attributes:
         settings_type: Type of ``settings``.
@@ -94,6 +97,7 @@ class DistillPhase(PolicyPhase):
         updates_per_round: int,
         step_reduction: Literal["mean", "sum"],
         task_reduction: Literal["mean", "sum"],
+        loss_guidance_scale: int | float | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         for (setting, allowed), value in zip(
             CHOICES.items(), (round, step_reduction, task_reduction), strict=True
@@ -111,6 +115,7 @@ class DistillPhase(PolicyPhase):
         self.target = teacher.routed(routing)
         self.target.join(self)
         self.sampler, self.states = sampler, states
+        self.loss_guidance = loss_guidance(loss_guidance_scale, sampler)
         trainable = [transition for transition in sampler.grid_transitions() if transition.step in possible]
         self.loss = loss.over(trainable)
         self.estimator = estimator
@@ -118,6 +123,14 @@ class DistillPhase(PolicyPhase):
         self.regulariser.join(self)
         self.balance, self.reward = balance, reward
         self.two_pass = round == "two_pass"
+        other_guidance = self.loss_guidance != sampler.guidance_scale
+        if other_guidance and not isinstance(estimator, ClosedForm):
+            raise ValueError(
+                f"phase.loss_guidance_scale={self.loss_guidance:g} and sampler.guidance_scale="
+                f"{sampler.guidance_scale:g} differ, which needs estimator=closed_form: other "
+                "estimators weigh the density of what was drawn, at one guidance"
+            )
+        self._recomputes = self.two_pass or other_guidance
         self.updates_per_round = updates_per_round
         self.draw_weight = states.weight(sampler.num_steps)
         self.step_weight = self.draw_weight / len(possible) if step_reduction == "mean" else self.draw_weight
@@ -141,6 +154,10 @@ class DistillPhase(PolicyPhase):
             self._two_pass_round(prompts, steps)
             return
         for rows in self._rows(prompts):
+            if self._recomputes:  # the same states, seen at the loss's guidance
+                for state in self._stored(rows, steps):
+                    self._match(rows, self._recomputed(rows, state), state.velocity, len(steps))
+                continue
             for transition in self._rollout(rows, steps):  # the student's own states
                 if transition.step in steps:
                     self._match(rows, transition, transition.velocity.detach(), len(steps))
@@ -216,7 +233,7 @@ class DistillPhase(PolicyPhase):
         """
         rollout = self.rollout(self.sampler, rows.prompts, rows.conditioning, self.student)
         for step in range(self.sampler.num_steps if self._scored else steps[-1] + 1):
-            with torch.set_grad_enabled(step in steps and not self.two_pass):
+            with torch.set_grad_enabled(step in steps and not self._recomputes):
                 transition = next(rollout)
             yield transition
             if step == self.sampler.num_steps - 1 and self._scored:
@@ -246,7 +263,7 @@ class DistillPhase(PolicyPhase):
 
     def _recomputed(self, rows: MicroBatch, old: StoredTransition) -> Transition:
         """A stored step with the velocity the student has now."""
-        student = self.student.given(rows.conditioning, self.sampler.guidance_scale)
+        student = self.student.given(rows.conditioning, self.loss_guidance)
         return transition_at(
             self.sampler,
             old.step,

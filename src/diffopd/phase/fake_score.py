@@ -14,6 +14,7 @@ from diffopd.adapter import Shape
 from diffopd.flow import velocity_to_clean, velocity_to_noise
 from diffopd.loss import velocity_gap
 from diffopd.model import PipelineModel
+from diffopd.phase.guidance import loss_guidance
 from diffopd.phase.processes import num_processes
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
@@ -106,6 +107,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         fake_optimizer: Makes that of the fake score.
         settings: Shared with other phases that have teachers; the average counts student updates.
         fake_updates_per_round: Updates of the fake score for one of the student, at least 1.
+        loss_guidance_scale: Guidance of the student where it is trained; null = the sampler's.
 
     Attributes:
         method: Its name in what is logged.
@@ -130,6 +132,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         fake_optimizer: OptimizerFactory,
         settings: StudentSettings,
         fake_updates_per_round: int,
+        loss_guidance_scale: int | float | None,
     ) -> None:
         if fake_updates_per_round < 1:
             raise ValueError(
@@ -145,7 +148,7 @@ class FakeScorePhase(TaughtPhase, ABC):
             optimizer=optimizer,
             settings=settings,
         )
-        self.loss = loss
+        self.loss, self.loss_guidance = loss, loss_guidance(loss_guidance_scale, sampler)
         self.make_fake_optimizer = fake_optimizer
         self.fake_updates_per_round = fake_updates_per_round
         self.fake = self.add_policy("fake")
@@ -212,7 +215,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         """The student's velocity at a state of its rollout, with gradient."""
         conditioning = self.conditioning(prompts)
         latent, sigma = self.state(prompts, conditioning)
-        velocity = self.student.velocity(latent, sigma, conditioning, self.sampler.guidance_scale)
+        velocity = self.student.velocity(latent, sigma, conditioning, self.loss_guidance)
         return Predicted(prompts, conditioning, latent, sigma, velocity)
 
     def _compared(self, predicted: Predicted) -> Tensor:

@@ -33,7 +33,7 @@ class NFTPhase(RewardPhase):
     Args:
         model: The frozen text-to-image model; it is the KL reference.
         adapter: Shape of the trained policy.
-        sampler: The old policy's sampler, any; its guidance scale (1 in the paper) is the policy's.
+        sampler: The old policy's sampler, any; its guidance scale (1 in the paper) is that of samples.
         loss: DiffusionNFT's, or another that learns from noised samples and their advantages.
         reward: What to maximize.
         optimizer: Makes the optimizer from parameters.
@@ -42,6 +42,8 @@ class NFTPhase(RewardPhase):
             counted in optimizer steps.
         num_timesteps: Noise levels each sample is trained at; null for all but the last of the grid.
         updates_per_round: Optimizer steps in a round; the noise levels are shared among them.
+        loss_guidance_scale: Guidance of the networks in the loss; null = the sampler's. 1 with guided
+            rollouts trains a student that needs no guidance.
 
     Attributes:
         old: The policy that makes the samples; it follows the trained one slowly.
@@ -65,6 +67,7 @@ class NFTPhase(RewardPhase):
         old_policy: Mapping[str, Any],
         num_timesteps: int | None,
         updates_per_round: int,
+        loss_guidance_scale: int | float | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         super().__init__(
             model=model,
@@ -74,6 +77,7 @@ class NFTPhase(RewardPhase):
             optimizer=optimizer,
             settings=settings,
             advantage_clip=loss.advantage_clip,
+            loss_guidance_scale=loss_guidance_scale,
         )
         self.old = self.add_policy("old")
         self.loss = loss
@@ -149,7 +153,7 @@ class NFTPhase(RewardPhase):
         column: int,
     ) -> Any:
         """The loss of some rows, each at its own noise level with fresh noise."""
-        scale = self.sampler.guidance_scale
+        scale = self.loss_guidance
         sigma = self.sampler.sigmas()[steps].to(self.device)
         latent = interpolate(clean, self.noise(f"nft/noise/{column}", prompts), sigma)
         with torch.no_grad():

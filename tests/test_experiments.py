@@ -19,6 +19,7 @@ OF_ANY_TASK = (
     "flow_grpo",
     "ram",
     "rvm",
+    "few_step",
 )  # those named after their task, such as teacher_ocr, are these
 MINI_MODEL = (
     "mini_autoencoder",

@@ -27,11 +27,17 @@ RUNS = {
             ("balance=remaining_gap", "balance.update_every_n_rounds=1", "regulariser=anchor", *SCORED),
         ),
         ("mopd_ppo", SCORED),
+        ("sopd_aesthetic", ("regulariser=distribution",)),
     ],
     "sft": [("mopd_sft", ("phase.kl_weight=1", *SCORED))],
     "dmd": [("mopd_dmd", SCORED)],
     "tdm": [("mopd_tdm", SCORED)],
-    "nft": [("multi_nft", SIGNAL), ("ram_aesthetic", FILTERED), ("rvm_aesthetic", ())],
+    "nft": [
+        ("multi_nft", SIGNAL),
+        ("ram_aesthetic", FILTERED),
+        ("rvm_aesthetic", ()),
+        ("few_step_aesthetic", ()),
+    ],
     "grpo": [("multi_guard", ("loss.kl_weight=0.04", *FILTERED, *SIGNAL))],
     "self_opd": [("self_opd", SIGNAL)],
     "gradient_variance": [
@@ -47,7 +53,10 @@ RUNS = {
     ],
     "pretrain": [
         ("mini_pretrain", ("phase.sign_share=1",)),
-        ("mini_klein_pretrain", ("phase.copy_share=0.34", "phase.same_figure_share=0.33", "data.batch_size=3")),
+        (
+            "mini_klein_pretrain",
+            ("phase.copy_share=0.34", "phase.same_figure_share=0.33", "data.batch_size=3"),
+        ),
     ],
     "autoencoder": [("mini_autoencoder", ())],
 }

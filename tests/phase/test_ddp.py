@@ -40,6 +40,8 @@ SLOW_RUNS = {
     "mopd_tdm": (*SCORED, *ONE_FAKE),
     "ram_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1"),
     "rvm_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.residual=old"),
+    "few_step_aesthetic": (*NFT[1:2], "phase.num_timesteps=2", "regulariser.fake_updates_per_round=1"),
+    "sopd_aesthetic regulariser=distribution": (*SCORED, "regulariser.fake_updates_per_round=1"),
     "self_opd_aesthetic": ("sampler.num_steps=4", "phase.state_weights=[2,1,0]"),
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),
     "dopsd teacher.weights=frozen": (),

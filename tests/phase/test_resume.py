@@ -23,6 +23,8 @@ MORE_RUNS = {
     "flow_grpo": ("guard_aesthetic", "loss=flow_grpo"),
     "ram": ("ram_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=2"),
     "rvm": ("rvm_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=1", "loss.anchor=old"),
+    "few_step": ("few_step_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=2"),
+    "distribution": ("mopd_ode", *STUDENT, "sampler.num_steps=3", "regulariser=distribution"),
     "self_opd": ("self_opd_aesthetic", *FEW_STATES),
     "balance": ("mopd_ode", *STUDENT, "balance=remaining_gap", "balance.update_every_n_rounds=2"),
     "automatic": ("mopd_ode", *STUDENT, "routing=automatic", "routing.num_prompts=2"),

@@ -84,7 +84,14 @@ class TinyWorld:
             return [*RUN, f"model.path={self.klein}", *teachers, *few, "sampler.num_steps=4"]
         if experiment == "mini_klein_pretrain":
             return [*RUN, f"pipeline.path={self.klein}", *DRAWINGS]
-        if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini_more", "mini64_pretrain", "mini64_more"):
+        if experiment in (
+            "mini_pretrain",
+            "mini_signs",
+            "mini_more_signs",
+            "mini_more",
+            "mini64_pretrain",
+            "mini64_more",
+        ):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
         if experiment.startswith("dopsd"):  # on a pipeline of its own, made for those that ask: dopsd@<model>
             from support.tiny_dopsd import dopsd_overrides
@@ -140,7 +147,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 
 WITHOUT_REWARD = ("dopsd", "sft_pairs")
 """Experiments that learn from pictures alone."""
-REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi", "ram", "rvm", "self_opd")
+REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi", "ram", "rvm", "self_opd", "few_step")
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")
 

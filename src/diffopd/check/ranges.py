@@ -234,6 +234,10 @@ LIMITS: Mapping[str, Rule] = {
     "balance.smallest": SHARE_ABOVE_0,
     "balance.update_every_n_rounds": COUNT,
     "regulariser.weight": above_0(1e6),
+    "regulariser.tau_min": Range(0, 1, open_low=True, open_high=True),
+    "regulariser.tau_max": SHARE_ABOVE_0,
+    "regulariser.tau_shift": SHIFT,
+    "regulariser.fake_updates_per_round": whole(1, 10_000),
     "regulariser.guidance_scale": at_least_0(100, None),
     "states.first": whole(-1_000_000),
     "states.last": whole(-1_000_000),
@@ -367,7 +371,7 @@ LIMITS: Mapping[str, Rule] = {
     "pipeline.*.block_out_channels.*": COUNT,
     **{
         f"{place}.{key}": rule
-        for place in ("optimizer", "phase.fake_optimizer")
+        for place in ("optimizer", "phase.fake_optimizer", "regulariser.fake_optimizer")
         for key, rule in _OPTIMIZER.items()
     },
 }

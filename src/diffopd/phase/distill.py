@@ -14,6 +14,7 @@ from diffopd.loss import TransitionMatching
 from diffopd.model import PipelineModel
 from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.balance import Balance
+from diffopd.phase.distribution import DistributionTerm
 from diffopd.phase.guidance import loss_guidance
 from diffopd.phase.measure import measure_teachers
 from diffopd.phase.micro_batch import MicroBatch, row_weights
@@ -26,7 +27,7 @@ from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler, transition_at
 from diffopd.states import StepChoice
-from diffopd.teacher import Regulariser, Routing, Target, TeacherSet
+from diffopd.teacher import Distribution, Regulariser, Routing, Target, TeacherSet
 from diffopd.types import Prompts, Reward, Transition
 
 CHOICES = {
@@ -121,6 +122,9 @@ class DistillPhase(PolicyPhase):
         self.estimator = estimator
         self.regulariser = regulariser.over(trainable)
         self.regulariser.join(self)
+        self.distribution: DistributionTerm | None = None
+        if isinstance(self.regulariser, Distribution):
+            self.distribution = DistributionTerm(self, self.regulariser, updates_per_round)
         self.balance, self.reward = balance, reward
         self.two_pass = round == "two_pass"
         other_guidance = self.loss_guidance != sampler.guidance_scale
@@ -169,7 +173,9 @@ class DistillPhase(PolicyPhase):
         target = rows.target(transition.latent, transition.sigma)
         term = self.estimator(self.loss, transition, velocity_old, target)  # Eq. 11, or 12 without noise
         losses = term.value
-        if self.regulariser.weight > 0:
+        if self.distribution is not None:
+            losses = losses + self._near_distribution(rows, transition)
+        elif self.regulariser.weight > 0:
             losses = losses + self._anchored(rows, transition)
         losses = rows.weights * losses * self.step_weight
         loss = self.add_gradient(losses, rows.prompts, transition.step) / self.updates_per_round
@@ -191,6 +197,8 @@ class DistillPhase(PolicyPhase):
         for name, value in self.gradient_conflict().items():
             self.round_log.add(name, value / self.updates_per_round)
         self.round_log.add("train/gradient_norm", self.update() / self.updates_per_round)
+        if self.distribution is not None:
+            self.distribution.learn()
 
     def on_train_start(self) -> None:
         """Let a routing that chooses by measured scores see them, once."""
@@ -201,8 +209,8 @@ class DistillPhase(PolicyPhase):
 
     @property
     def updates_in_round(self) -> int:
-        """As ``phase.updates_per_round`` says."""
-        return self.updates_per_round
+        """As ``phase.updates_per_round`` says, with those of a fake score after each."""
+        return self.updates_per_round * (1 + (self.distribution.updates if self.distribution else 0))
 
     # The rollout.
 
@@ -281,6 +289,13 @@ class DistillPhase(PolicyPhase):
         share = (rows.weights * anchor.detach()).sum() * self.step_weight
         self.round_log.add("train/loss/anchor", share / self.updates_per_round)
         return self.regulariser.weight * anchor
+
+    def _near_distribution(self, rows: MicroBatch, transition: Transition) -> Tensor:
+        """The regulariser's weighted term per row, where it compares distributions."""
+        assert self.distribution is not None
+        state = (transition.latent, transition.sigma, transition.velocity)
+        weights = rows.weights * self.step_weight
+        return self.distribution.at(str(transition.step), rows.prompts, rows.conditioning, state, weights)
 
     def _add_metrics(
         self, rows: MicroBatch, step: int, metrics: Mapping[str, Tensor], num_drawn: int

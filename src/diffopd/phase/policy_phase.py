@@ -87,6 +87,7 @@ class PolicyPhase(lightning.LightningModule):
         self._encoded: dict[Any, Conditioning] = {}
         self._forwards_before = 0
         self._followers: list[Callable[[], None]] = []
+        self._beside: list[tuple[Policy, OptimizerFactory]] = []
         self.sharded = False
         self.encoded_rounds: int | None = None
 
@@ -115,9 +116,16 @@ class PolicyPhase(lightning.LightningModule):
         """Whether something that is done every so many rounds is done in this one; 0 for never."""
         return every_n_rounds > 0 and self.round % every_n_rounds == 0
 
+    def train_beside(self, policy: Policy, optimizer: OptimizerFactory) -> None:
+        """Have a policy trained beside the student, by an optimizer of its own: :meth:`update_beside`."""
+        policy.set_trained(True)
+        self._beside.append((policy, optimizer))
+
     def configure_optimizers(self) -> Any:
-        """The optimizer of the trained policy's weights."""
-        return self.make_optimizer(self.student.weights().values())
+        """The optimizer of the trained policy's weights, then those of policies trained beside it."""
+        first = self.make_optimizer(self.student.weights().values())
+        others = [make(policy.weights().values()) for policy, make in self._beside]
+        return [first, *others] if others else first
 
     def on_fit_start(self) -> None:
         """Have the prompts of the planned rounds encoded before the first, if there is a cache for them.
@@ -266,6 +274,20 @@ class PolicyPhase(lightning.LightningModule):
         self.ema.update(self.average.weights(), self.student.weights(), self.global_step)
         for move in self._followers:
             move()
+        return norm
+
+    def update_beside(self, policy: Policy) -> Tensor:
+        """One step of the optimizer of a policy beside the student, which ``global_step`` does not count.
+
+        Returns:
+            Gradient norm before clipping.
+        """
+        norm = self.clip_gradient(policy)
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizers, list)
+        place = 1 + next(number for number, (beside, _) in enumerate(self._beside) if beside is policy)
+        optimizers[place].step()
+        optimizers[place].zero_grad()
         return norm
 
     def clip_gradient(self, policy: Policy) -> Tensor:

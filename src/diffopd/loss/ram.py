@@ -85,7 +85,8 @@ class RAM:
         advantage_clip: int | float,
     ) -> None:
         check_positive(reward_scale=reward_scale, advantage_clip=advantage_clip)
-        self.residual = check_choice("residual", residual, RESIDUALS)
+        check_choice("residual", residual, RESIDUALS)
+        self.residual: Literal["student", "old"] = residual
         self.reward_scale, self.advantage_clip = reward_scale, advantage_clip
 
     @property

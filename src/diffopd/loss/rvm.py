@@ -100,8 +100,10 @@ class RVM:
     ) -> None:
         check_positive(reward_scale=reward_scale, advantage_clip=advantage_clip)
         check_at_least_zero(anchor_weight=anchor_weight)
-        self.residual = check_choice("residual", residual, RESIDUALS)
-        self.anchor = check_choice("anchor", anchor, ANCHORS)
+        check_choice("residual", residual, RESIDUALS)
+        self.residual: Literal["student", "old"] = residual
+        check_choice("anchor", anchor, ANCHORS)
+        self.anchor = anchor
         self.reward_scale, self.advantage_clip = reward_scale, advantage_clip
         self.anchor_weight = anchor_weight
 

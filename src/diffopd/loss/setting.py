@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 from diffopd.flow.reduction import REDUCTIONS
-
-Choice = TypeVar("Choice", bound=str)
 
 
 def checked_reduction(reduction: str) -> str:
@@ -63,12 +60,11 @@ def check_at_least_zero(**settings: int | float) -> None:
             raise ValueError(f"loss.{name} must be a finite number of at least 0, got {value}")
 
 
-def check_choice(setting: str, value: Choice, allowed: Sequence[str]) -> Choice:
-    """``value`` if it is one of those allowed.
+def check_choice(setting: str, value: str, allowed: Sequence[str]) -> None:
+    """Check that ``value`` is one of those allowed.
 
     Raises:
-        ValueError: If not.
+        ValueError: If it is not.
     """
     if value not in allowed:
         raise ValueError(f"loss.{setting} must be one of {', '.join(allowed)}, got {value!r}")
-    return value

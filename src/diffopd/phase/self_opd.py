@@ -61,7 +61,7 @@ class SelfOPDPhase(ScoredPhase):
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases whose samples are scored.
         num_branches: Branches of a state, at least 2.
-        num_states: States of a rollout that are trained, drawn anew each round, the same for all samples.
+        num_states: States of a rollout that are trained, drawn again each round, the same for all samples.
         state_weights: How likely each step is to be drawn, in the order of the grid; null = all but the last
             alike.
         loss_guidance_scale: Guidance of the student's velocity in the loss; null = the sampler's.

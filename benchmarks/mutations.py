@@ -141,6 +141,24 @@ MUTATIONS = (
         "repulsion = (1 - reward_weight) *",
         "repulsion = reward_weight *",
     ),
+    Mutation(
+        "RAM moves away from good samples",
+        "loss/ram.py",
+        "reference + row_weight(reward, target)",
+        "reference - row_weight(reward, target)",
+    ),
+    Mutation(
+        "RVM's tangent",
+        "loss/rvm.py",
+        "2 * (current - old) * (old - target)",
+        "(current - old) * (old - target)",
+    ),
+    Mutation(
+        "the gate lets bad branches in the best direction repel",
+        "loss/self_opd.py",
+        "(1 - cosine) / 2",
+        "(1 + cosine) / 2",
+    ),
     Mutation("real and fake change places", "loss/dmd.py", "(real - fake) / scale", "(fake - real) / scale"),
     Mutation("TDM's target", "loss/tdm.py", "start.detach() + real - fake", "start.detach() + real + fake"),
     Mutation(

@@ -67,6 +67,14 @@ DRAWINGS = ("phase.warmup_steps=2", "data.num_drawings=16", "data.batch_size=2",
 PHASES: dict[str, tuple[str, ...]] = {
     "opd": ("+experiment=mopd_ode", *STUDENT, "balance=remaining_gap"),
     "nft": NFT,
+    "few_step": (
+        *("+experiment=few_step_aesthetic", *LEARNER, "phase.updates_per_round=2"),
+        "regulariser.fake_updates_per_round=1",
+    ),
+    "self_opd": (
+        *("+experiment=self_opd_aesthetic", NO_REPORT, "data.tasks.aesthetic.prompts_per_round=2", *STEPS),
+        *("phase.state_weights=[2,1]", "phase.num_branches=2"),
+    ),
     "flow_grpo": (*GRPO, "loss=flow_grpo"),
     "guard": (*GRPO, "phase.noise_window.size=1"),
     "opd_sde": ("+experiment=mopd_sde", *STUDENT),

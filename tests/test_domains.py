@@ -19,6 +19,10 @@ CHOSEN = {
     "guard_ocr": {"optimizer.lr": (2e-3, 3e-4), "adapter.rank": (16, 32)}
     | {"sampler.guidance_scale": (1.0, 4.5)}
     | {"loss.clip_low": (1e-4, 4e-6), "phase.ema.update_interval": (1, 8)},
+    "ram_ocr": {"optimizer.lr": (2e-3, 3e-4), "loss.advantage_clip": (1.5, 5.0)},
+    "rvm_ocr": {"optimizer.lr": (2e-3, 3e-4), "loss.reward_scale": (0.1, 0.1)},
+    "self_opd_ocr": {"optimizer.lr": (2e-3, 3e-4), "sampler.guidance_scale": (1.0, 4.5)},
+    "few_step_ocr": {"regulariser.fake_optimizer.lr": (2e-3, 3e-4), "sampler.num_steps": (4, 4)},
     "flow_grpo_ocr": {"loss.clip_low": (1e-4, 1e-4), "loss.clip_high": (1e-4, 1e-4)},
 }  # fmt: skip
 

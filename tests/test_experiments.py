@@ -17,6 +17,9 @@ OF_ANY_TASK = (
     "teacher",
     "guard",
     "flow_grpo",
+    "ram",
+    "rvm",
+    "few_step",
 )  # those named after their task, such as teacher_ocr, are these
 MINI_MODEL = (
     "mini_autoencoder",

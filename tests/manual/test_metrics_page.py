@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 OFTEN = ("phase.conflict_every_n_rounds=1",)
 SIGNAL = ("callbacks=[default,gradient_signal]", "callbacks.gradient_signal.num_rounds=2", *OFTEN)
 SCORED = ("phase.score_every_n_rounds=1", *SIGNAL)
+FILTERED = ("data.prompt_filter.min_range=0.1",)
 RUNS = {
     "distill": [
         (
@@ -26,12 +27,19 @@ RUNS = {
             ("balance=remaining_gap", "balance.update_every_n_rounds=1", "regulariser=anchor", *SCORED),
         ),
         ("mopd_ppo", SCORED),
+        ("sopd_aesthetic", ("regulariser=distribution",)),
     ],
     "sft": [("mopd_sft", ("phase.kl_weight=1", *SCORED))],
     "dmd": [("mopd_dmd", SCORED)],
     "tdm": [("mopd_tdm", SCORED)],
-    "nft": [("multi_nft", SIGNAL)],
-    "grpo": [("multi_guard", ("loss.kl_weight=0.04", *SIGNAL))],
+    "nft": [
+        ("multi_nft", SIGNAL),
+        ("ram_aesthetic", FILTERED),
+        ("rvm_aesthetic", ()),
+        ("few_step_aesthetic", ()),
+    ],
+    "grpo": [("multi_guard", ("loss.kl_weight=0.04", *FILTERED, *SIGNAL))],
+    "self_opd": [("self_opd", SIGNAL)],
     "gradient_variance": [
         (
             "gradient_variance",

@@ -98,6 +98,38 @@ def test_rollouts_and_training_are_unguided(build_round):
     experiment.phase.model.velocity = counted
     experiment.fit()
     assert rows == [(6, "old")] * 10 + [(6, "old"), (6, "student")] * 2
+    assert experiment.trainer.callback_metrics["train/cost/forwards"] == 6 * (10 + 2 * 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        (("loss=ram",), [None, "student"]),
+        (("loss=ram", "loss.residual=old"), ["old", None, "student"]),
+        (("loss=rvm", "loss.anchor_weight=0"), ["student"]),
+    ],
+)
+def test_a_loss_costs_the_forwards_it_needs(world, tmp_path, settings, asked):
+    experiment = world.build("ram_aesthetic", tmp_path / "run", *ONE_UPDATE, *settings)
+    names, forward = [], experiment.phase.model.velocity
+
+    def noted(latent, sigma, conditioning, adapters=None):
+        names.append(adapters)
+        return forward(latent, sigma, conditioning, adapters)
+
+    experiment.phase.model.velocity = noted
+    experiment.fit()
+    assert names[10:] == asked * 2
+    assert len(experiment.phase.policies["student"].weights()) > 0
+
+
+def test_ram_samples_from_the_model_of_the_round_before(world, tmp_path):
+    experiment = world.build("ram_aesthetic", tmp_path / "run", *ONE_UPDATE)
+    run = run_rounds(experiment)
+    old, student = (run.phase.policies[name].weights().values() for name in ("old", "student"))
+    assert all(torch.equal(a, b) for a, b in zip(old, student, strict=True))
+    assert run.flat_gradient().norm() > 0
+    assert run.metrics["train/loss/ram"] > 0
 
 
 def test_micro_batches_change_nothing(build_round):

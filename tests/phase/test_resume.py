@@ -10,6 +10,7 @@ from support.interruption import ROUNDS, Interrupt, final_state, metrics
 
 STUDENT = ("reward=picture_quality", "phase.score_every_n_rounds=3", "phase.ema.update_interval=2")
 DRAWINGS = ("phase.warmup_steps=1", "data.batches_per_round=2")
+FEW_STATES = ("sampler.num_steps=4", "phase.state_weights=[2,1,0]")
 RUNS = {
     "mopd_sde": ("mopd_sde", *STUDENT),
     "teacher_aesthetic": ("teacher_aesthetic",),
@@ -20,6 +21,11 @@ RUNS = {
 }
 MORE_RUNS = {
     "flow_grpo": ("guard_aesthetic", "loss=flow_grpo"),
+    "ram": ("ram_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=2"),
+    "rvm": ("rvm_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=1", "loss.anchor=old"),
+    "few_step": ("few_step_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=2"),
+    "distribution": ("mopd_ode", *STUDENT, "sampler.num_steps=3", "regulariser=distribution"),
+    "self_opd": ("self_opd_aesthetic", *FEW_STATES),
     "balance": ("mopd_ode", *STUDENT, "balance=remaining_gap", "balance.update_every_n_rounds=2"),
     "automatic": ("mopd_ode", *STUDENT, "routing=automatic", "routing.num_prompts=2"),
     "log_ratio": ("mopd_sde", *STUDENT, "estimator=log_ratio"),

@@ -111,7 +111,9 @@ class TinyWorld:
             sizes = [f"data.path={pairs}", "data.prompts_per_round=2"]
             return [*RUN, f"model.path={self.pipeline}", *adapter, *sizes]
         tasks = tasks_of(experiment)
-        if experiment.startswith(REWARD_LEARNING):
+        if experiment.startswith("self_opd"):
+            sizes = ["phase.num_branches=2", "phase.num_states=1"]
+        elif experiment.startswith(REWARD_LEARNING):
             sizes = [f"data.tasks.{task}.group_size=3" for task in tasks]
         else:
             sizes = [f"teacher.teachers.{task}.path={self.teachers[task]}" for task in tasks]
@@ -151,7 +153,7 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
 
 WITHOUT_REWARD = ("dopsd", "sft_pairs", "mini_klein_distil")
 """Experiments that score nothing."""
-REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi")
+REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi", "ram", "rvm", "self_opd", "few_step")
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from diffopd.adapter import LoRA, add_adapter, load_adapter, save_adapter, set_trainable
 from diffopd.loss import VelocityUniform
 from diffopd.model import SD3Model, guided_velocity, read_transformer_config
+from diffopd.model.backbones import Backbones
 from diffopd.teacher import Anchor, TeacherSet, check_frozen, load_frozen
 from diffopd.types import Prompts
 from support.tiny_pipelines import TWO_PROJECTIONS
@@ -291,3 +292,50 @@ def test_our_own_adapter_is_no_exception(model, tmp_path):
     save_adapter(model.transformer, "student", tmp_path)
     load_frozen(model, "again", tmp_path, setting="x")
     assert "again" in model.transformer.peft_config
+
+
+class Moved(torch.nn.Linear):
+    """Notes where it is sent, and stays."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.sent = []
+
+    def to(self, device):
+        self.sent.append(str(device))
+        return self
+
+
+def test_idle_whole_transformers_wait_on_the_cpu():
+    """One that rests comes when asked, and goes when another one comes; the model moves without them."""
+    whole = torch.nn.Module()
+    whole.transformer, whole.backbones = torch.nn.Linear(2, 2), Backbones()
+    held = {name: Moved() for name in ("first", "second", "student")}
+    for name, transformer in held.items():
+        whole.backbones.add(name, transformer, rests=name != "student")
+    whole.to("meta")
+    assert {name: next(m.parameters()).device.type for name, m in held.items()} == {
+        "first": "cpu",
+        "second": "cpu",
+        "student": "meta",
+    }
+    for name in ("first", "first", "student", "second"):
+        with whole.backbones.in_place_of_own(whole, name):
+            assert whole.transformer is held[name]
+    sent = {name: transformer.sent for name, transformer in held.items()}
+    assert sent == {"first": ["cpu", "meta", "cpu"], "second": ["cpu", "meta"], "student": []}
+
+
+def test_teachers_that_rest_answer_as_others(model, tuned):
+    """On a CPU nobody moves; the setting reaches whole transformers alone."""
+    folder, _ = tuned
+    teachers = TeacherSet(
+        teachers={"whole": {"path": str(folder), "guidance_scale": 3.0}}, check_base=False, offload_idle=True
+    )
+    teachers.load(model)
+    assert model.backbones._resting == {"teacher_whole"}
+    latent, sigma, conditioning = states(model)
+    given = (latent, sigma, ["whole"] * 4, conditioning, model.unconditional())
+    found = teachers.velocity(model, *given)
+    model.backbones._resting.clear()
+    assert torch.equal(found, teachers.velocity(model, *given))

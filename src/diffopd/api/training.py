@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffopd.api.given import Place, listed
 from diffopd.check import ConfigError
 from diffopd.command.called import call_command, compose_command, equivalent_arguments
+from diffopd.config.guidance import trained_guidance
 from diffopd.config.saved import CONFIG, read_config
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class Run:
 
         config = self.config
         names = []
-        if "sampler" in config:
-            names.append(f"student_guidance_{config.sampler.guidance_scale:g}.json")
+        if (scale := trained_guidance(config)) is not None:
+            names.append(f"student_guidance_{scale:g}.json")
         if config.get("benchmark"):
             names.append(f"{config.benchmark.name}.json")
         files = [self.folder / "report" / name for name in names]

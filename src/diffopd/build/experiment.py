@@ -258,6 +258,9 @@ def _optimizers(cfg: DictConfig, parts: Mapping[str, Any]) -> dict[str, Any]:
     found = {"optimizer": parts["optimizer"]} if "optimizer" in parts else {}
     if "fake_optimizer" in cfg.phase:
         found["phase.fake_optimizer"] = instantiate(cfg.phase.fake_optimizer)
+    beside = getattr(parts.get("regulariser"), "fake_optimizer", None)
+    if beside is not None:
+        found["regulariser.fake_optimizer"] = beside
     return found
 
 

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from diffopd.check.error import config_errors
 from diffopd.check.prompts import reward_is_asked
 from diffopd.check.setting import Groups, phase_takes
+from diffopd.check.signal import LEARNS_FROM_REWARDS
 from diffopd.check.source import constant, read_target
 from diffopd.check.tasks import tasks_of
 from diffopd.host.rank import lacks_srun, launched_processes
@@ -33,6 +34,7 @@ def choice_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _examples(values)
     yield from _buckets(values)
     yield from _reward(values)
+    yield from _prompt_filter(values)
     yield from _context(values)
     yield from _report(values)
     yield from _processes(values)
@@ -57,6 +59,7 @@ def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
     given = {
         "model.guidance_scale": model.get("guidance_scale"),
         "sampler.guidance_scale": (sampler or {}).get("guidance_scale"),
+        "phase.loss_guidance_scale": (values.get("phase") or {}).get("loss_guidance_scale"),
         "teacher.guidance_scale": (teacher or {}).get("guidance_scale"),
         "guidance_scale": values.get("guidance_scale"),
     }
@@ -76,8 +79,9 @@ def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:
         groups = Groups.read()
         fitting = {
             "teacher": "choose loss=opd",
-            "advantage": "choose loss=diffusion_nft",
+            "advantage": "choose loss=diffusion_nft, loss=ram or loss=rvm",
             "transition_advantage": "choose loss=flow_grpo or loss=grpo_guard",
+            "branches": "choose loss=self_opd",
             "data": "choose loss=flow_matching",
             "distribution": "choose loss=dmd",
             "trajectory_distribution": "choose loss=tdm",
@@ -93,6 +97,7 @@ _SOURCES = {
     "teacher": "a teacher's velocities",
     "advantage": "advantages of rewards",
     "transition_advantage": "advantages of visited transitions",
+    "branches": "finished branches of visited states",
     "data": "data",
     "distribution": "the scores of two distributions",
     "trajectory_distribution": "the scores of two distributions along a trajectory",
@@ -115,6 +120,8 @@ def _noise(values: Mapping[str, Any]) -> Iterator[str]:
     shown = group.replace("regulariser.loss", "loss@regulariser.loss")
     name = f"{shown}={Groups.read().choice_of(choices, _target_at(values, group))}"
     why, instead = _NEEDS_NOISE[group]
+    if constant(_target_at(values, group), "supervision") == "branches":
+        why, instead = "draws branches by the noise of a transition", "loss=diffusion_nft phase=nft"
     if len(silent) == len(trained):
         noisy = "sampler.noise_level=0.7"
         if type(sampler).max_noise_level == 0:
@@ -152,6 +159,8 @@ def _trained(values: Mapping[str, Any], num_steps: int) -> Sequence[int]:
     """The steps that a phase may train."""
     if values.get("states") and phase_takes(values, "states"):
         return instantiate(values["states"]).steps(num_steps)
+    if (weights := values["phase"].get("state_weights")) is not None:
+        return [step for step, weight in enumerate(weights) if weight > 0 and step < num_steps]
     return range(num_steps - (values["phase"].get("train_steps") == "all_but_last"))
 
 
@@ -284,6 +293,27 @@ def _reward(values: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _prompt_filter(values: Mapping[str, Any]) -> Iterator[str]:
+    """A filter of prompts goes by the rewards of groups, which most phases do not compare."""
+    settings = (values.get("data") or {}).get("prompt_filter")
+    smallest = settings.get("min_range") if isinstance(settings, Mapping) else None
+    if smallest is None:
+        return
+    if constant(_target(values, "phase"), "supervision") not in LEARNS_FROM_REWARDS:
+        phase = Groups.read().choice_of("phase", _target(values, "phase"))
+        yield (
+            f"data.prompt_filter.min_range={smallest} goes by rewards within groups, and phase={phase} "
+            "compares none; set data.prompt_filter.min_range=null, or choose phase=nft or phase=grpo"
+        )
+    for task, at in tasks_of(values).items():
+        if at.entry.get("group_size") == 1:
+            yield (
+                f"data.prompt_filter.min_range={smallest} needs several samples of a prompt, and "
+                f"{at.setting}.group_size=1 makes one of {task}'s; raise it, or set "
+                "data.prompt_filter.min_range=null"
+            )
+
+
 def _context(values: Mapping[str, Any]) -> Iterator[str]:
     """A context that shows pictures has pictures to show, and a model that looks at them."""
     teacher = values.get("teacher")
@@ -408,6 +438,11 @@ def _strategy(values: Mapping[str, Any], trainer: Mapping[str, Any]) -> Iterator
     if not constant(_target(values, "phase"), "shards_backbone"):
         yield (
             "trainer=sharded divides a frozen backbone, which this phase does not have; choose trainer=ddp"
+        )
+    if phase_takes(values, "teacher") and (values.get("teacher") or {}).get("offload_idle") is True:
+        yield (
+            "trainer=sharded divides teachers among the processes, and teacher.offload_idle=true moves whole "
+            "ones; set teacher.offload_idle=false"
         )
     if (values.get("model") or {}).get("compile") is True:
         yield "trainer=sharded with model.compile=true is not supported; set model.compile=false"

@@ -194,6 +194,9 @@ LIMITS: Mapping[str, Rule] = {
     "data.tasks.*.path": Text(),
     "data.tasks.*.prompts_per_round": whole(1, 100_000),
     "data.tasks.*.group_size": whole(1, 10_000),
+    "data.prompt_filter.min_range": at_least_0(1e6, None),
+    "data.prompt_filter.min_range.*": at_least_0(1e6),
+    "data.prompt_filter.skip_passes": whole(1, 10_000),
     "data.path": Text(),
     "data.task": Text(),
     "data.captions": Text(),
@@ -231,6 +234,10 @@ LIMITS: Mapping[str, Rule] = {
     "balance.smallest": SHARE_ABOVE_0,
     "balance.update_every_n_rounds": COUNT,
     "regulariser.weight": above_0(1e6),
+    "regulariser.tau_min": Range(0, 1, open_low=True, open_high=True),
+    "regulariser.tau_max": SHARE_ABOVE_0,
+    "regulariser.tau_shift": SHIFT,
+    "regulariser.fake_updates_per_round": whole(1, 10_000),
     "regulariser.guidance_scale": at_least_0(100, None),
     "states.first": whole(-1_000_000),
     "states.last": whole(-1_000_000),
@@ -240,6 +247,9 @@ LIMITS: Mapping[str, Rule] = {
     "loss.beta": above_0(100),
     "loss.huber_width": above_0(1e6),
     "loss.snr_clip": above_0(1e6),
+    "loss.reward_scale": above_0(1e6),
+    "loss.anchor_weight": WEIGHT,
+    "loss.weight_clip": above_0(1e6),
     "model.*dtype": PRECISION,
     "model.image_size": SIZE,
     "model.image_size.*": PIXELS,
@@ -285,6 +295,11 @@ LIMITS: Mapping[str, Rule] = {
     "phase.score_every_n_rounds": whole(0),
     "phase.num_timesteps": whole(1, 1_000_000, None),
     "phase.updates_per_round": COUNT,
+    "phase.loss_guidance_scale": at_least_0(100, None),
+    "phase.num_branches": whole(2, 10_000),
+    "phase.num_states": COUNT,
+    "phase.state_weights": Numbers(None, also=(None,)),
+    "phase.state_weights.*": WEIGHT,
     "phase.ema.decay": DECAY,
     "phase.ema.update_interval": COUNT,
     "phase.ema_decay": DECAY,
@@ -356,7 +371,7 @@ LIMITS: Mapping[str, Rule] = {
     "pipeline.*.block_out_channels.*": COUNT,
     **{
         f"{place}.{key}": rule
-        for place in ("optimizer", "phase.fake_optimizer")
+        for place in ("optimizer", "phase.fake_optimizer", "regulariser.fake_optimizer")
         for key, rule in _OPTIMIZER.items()
     },
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from diffopd.data.prompt_files import PromptEntry, read_prompts
+from diffopd.data.prompt_filter import PromptFilter
 from diffopd.data.rounds import RoundData, TaskPrompts, check_count
 from diffopd.types import Prompts
 
@@ -21,6 +22,8 @@ class PromptData(RoundData):
         seed: Of the order.
         schedule: ``accumulate``: all tasks in every round; ``alternate``: one task per round, in turn.
         tasks: task -> ``{path, prompts_per_round, group_size}``.
+        prompt_filter: ``min_range`` and ``skip_passes`` of a
+            :class:`~diffopd.data.prompt_filter.PromptFilter`; none if ``min_range`` is None.
 
     Attributes:
         tasks: task -> its prompts and counts.
@@ -30,7 +33,14 @@ class PromptData(RoundData):
             be read.
     """
 
-    def __init__(self, *, seed: int, schedule: str, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int,
+        schedule: str,
+        tasks: Mapping[str, Mapping[str, Any]],
+        prompt_filter: Mapping[str, Any] | None = None,  # not in the configs that earlier runs saved
+    ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(
                 f"data.schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}; accumulate = all "
@@ -39,7 +49,10 @@ class PromptData(RoundData):
         if not tasks:
             raise ValueError("data.tasks is empty; name at least one task, as in data=ocr")
         read = {task: _task_prompts(task, settings) for task, settings in tasks.items()}
-        super().__init__(seed, read, alternate=schedule == "alternate")
+        filtering = None
+        if prompt_filter is not None and prompt_filter["min_range"] is not None:
+            filtering = PromptFilter(**prompt_filter)
+        super().__init__(seed, read, alternate=schedule == "alternate", prompt_filter=filtering)
 
     def rows(self, entry: PromptEntry, task: str, indices: range, group: int, round_index: int) -> Prompts:
         """The prompt, as often as there are rows."""

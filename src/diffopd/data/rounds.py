@@ -11,6 +11,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from diffopd.data.prompt_filter import Order, PromptFilter
 from diffopd.randomness import numpy_generator
 from diffopd.types import Prompts
 
@@ -60,7 +61,8 @@ class RoundData(lightning.LightningDataModule, ABC):
     """One batch a round (a Lightning epoch) with the rows of all tasks, or of one task in turn.
 
     What a round uses follows from the seed and the round's number, so nothing is kept between rounds and a
-    resumed run sees what an uninterrupted one sees. Each task goes through its entries in a random order, a
+    resumed run sees what an uninterrupted one sees; with a filter it follows from the seed and the rewards
+    seen so far, which checkpoints hold. Each task goes through its entries in a random order, a
     new one for each pass: every entry is used once before any comes again. The global batch does not depend
     on the number of processes; each gets a contiguous share of every task's groups.
 
@@ -68,11 +70,20 @@ class RoundData(lightning.LightningDataModule, ABC):
         seed: Of the order.
         tasks: task -> its entries and counts.
         alternate: One task per round, in turn, instead of all.
+        prompt_filter: Passes over prompts whose rewards span little; None for none.
     """
 
-    def __init__(self, seed: int, tasks: Mapping[str, TaskPrompts], *, alternate: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        tasks: Mapping[str, TaskPrompts],
+        *,
+        alternate: bool = False,
+        prompt_filter: PromptFilter | None = None,
+    ) -> None:
         super().__init__()
         self.seed, self.tasks, self.alternate = seed, tasks, alternate
+        self.prompt_filter = prompt_filter
 
     @abstractmethod
     def rows(self, entry: Any, task: str, indices: range, group: int, round_index: int) -> Prompts:
@@ -89,9 +100,13 @@ class RoundData(lightning.LightningDataModule, ABC):
     def texts_of(self, num_rounds: int) -> list[str]:
         """The different texts that the first so many rounds draw, over all processes.
 
-        Where one of an entry's texts is drawn for a row, these are all of them.
+        Where one of an entry's texts is drawn for a row, these are all of them. With a filter nobody knows
+        which it will be, and these are the texts of all entries.
         """
         drawn: dict[str, None] = {}
+        if self.prompt_filter is not None:
+            entries = [entry for prompts in self.tasks.values() for entry in prompts.entries]
+            return list(dict.fromkeys(text for entry in entries for text in entry.texts))
         for number, (task, prompts) in enumerate(self.tasks.items()):
             turns = len(range(number, num_rounds, len(self.tasks))) if self.alternate else num_rounds
             # In a pass each entry comes once, so only the draws of the first pass count.
@@ -154,15 +169,61 @@ class RoundData(lightning.LightningDataModule, ABC):
 
     def _entries(self, task: str, round_index: int) -> list[Entry]:
         """The entries of one task in one round."""
+        prompts, passes = self.tasks[task], self._passes(task)
+        places = [divmod(draw, len(prompts.entries)) for draw in self._draws(task, round_index)]
+        return [prompts.entries[passes(number)[position]] for number, position in places]
+
+    def _draws(self, task: str, round_index: int) -> Sequence[int]:
+        """Numbers of the task's draws in one round, through its passes."""
         prompts = self.tasks[task]
-        total, orders = len(prompts.entries), dict[int, Any]()
-        chosen = []
-        for draw in range(prompts.prompts_per_round):
-            pass_number, position = divmod(round_index * prompts.prompts_per_round + draw, total)
-            if pass_number not in orders:
-                orders[pass_number] = self._order(task, pass_number, total)
-            chosen.append(prompts.entries[orders[pass_number][position]])
-        return chosen
+        count = prompts.prompts_per_round
+        first = round_index * count
+        if self.prompt_filter is None:
+            return range(first, first + count)
+        return self.prompt_filter.chosen(task, count, len(prompts.entries), self._passes(task), first)
+
+    def observe(self, round_index: int, ranges: Mapping[str, Mapping[int, float]]) -> dict[str, int]:
+        """Tell the filter, if there is one, how far the rewards of the round's groups spanned.
+
+        Args:
+            round_index: The round, as in :meth:`batch`.
+            ranges: Task -> group -> largest less smallest reward, over all processes.
+
+        Returns:
+            Task -> prompts that were passed over to choose this round's.
+        """
+        passed_over, first_group = {}, 0
+        if self.alternate:
+            round_index //= len(self.tasks)
+        for task, prompts in self.tasks.items():
+            groups = range(first_group, first_group + prompts.prompts_per_round)
+            first_group += prompts.prompts_per_round
+            if self.prompt_filter is not None and task in ranges:
+                draws, found = self._draws(task, round_index), [ranges[task][group] for group in groups]
+                passed_over[task] = self.prompt_filter.observe(
+                    task, draws, len(prompts.entries), self._passes(task), found, round_index * len(groups)
+                )
+        return passed_over
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the filter has seen."""
+        return {} if self.prompt_filter is None else self.prompt_filter.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        if self.prompt_filter is not None:
+            self.prompt_filter.load_state_dict(state_dict)
+
+    def _passes(self, task: str) -> Order:
+        """Number of a pass to its order, each computed once."""
+        orders: dict[int, Any] = {}
+
+        def order(number: int) -> Any:
+            if number not in orders:
+                orders[number] = self._order(task, number, len(self.tasks[task].entries))
+            return orders[number]
+
+        return order
 
     def _order(self, task: str, pass_number: int, total: int) -> Any:
         """Places of a task's entries in the order of one pass."""

@@ -113,6 +113,13 @@ def _reward_learning(values: Values, rows: int, number: int) -> Cost:
     return Cost(images=rows, reward_calls=rows, held_out_calls=held_out, updates=phase["updates_per_round"])
 
 
+def _branching(values: Values, rows: int, number: int) -> Cost:
+    phase = values["phase"]
+    samples = rows * phase["num_states"] * (phase["num_branches"] + 1)
+    held_out = samples * len(phase.get("held_out") or ())
+    return Cost(images=samples, reward_calls=samples, held_out_calls=held_out, updates=1)
+
+
 def _drawings(values: Values, rows: int, number: int) -> Cost:
     return Cost(updates=values["data"]["batches_per_round"])
 
@@ -126,6 +133,7 @@ _ROUNDS: Mapping[str | None, Callable[[Values, int, int], Cost]] = {
     "fine_tuning": _fine_tuning,
     "distribution_matching": _distribution_matching,
     "reward_learning": _reward_learning,
+    "branching": _branching,
     "drawings": _drawings,
     "measurement": _measurement,
 }

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from diffopd.adapter import find_place
+from diffopd.config.guidance import trained_guidance
 from diffopd.export.formats import Format
 from diffopd.export.source import Source
 from diffopd.export.verify import Verification
@@ -129,7 +130,7 @@ def _sampling(source: Source) -> str:
     lines = [f"`height=width={height}`" if height == width else f"`height={height}`, `width={width}`"]
     if "text_length" in source.model:
         lines.append(f"`max_sequence_length={source.model.text_length}`")
-    guidance = (source.settings.get("sampler") or {}).get("guidance_scale")
+    guidance = trained_guidance(source.settings)
     if guidance is None and source.card is not None:
         guidance = TeacherCard.load(source.card.parent).guidance_scale
     if guidance is not None:

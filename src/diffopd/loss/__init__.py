@@ -6,12 +6,16 @@ from diffopd.loss.dmd import DMD, dmd_gradient, dmd_loss
 from diffopd.loss.flow_grpo import FlowGRPO, flow_grpo_log_ratio
 from diffopd.loss.flow_matching import FlowMatching, flow_matching_loss
 from diffopd.loss.grpo_guard import GRPOGuard, ratio_norm, step_balance
+from diffopd.loss.noised import NoisedLoss, sample_velocity
 from diffopd.loss.ode_l2 import ODEL2, ode_l2_weight
 from diffopd.loss.opd import OPD, opd_weight
 from diffopd.loss.policy_gradient import PolicyGradient, clipped_surrogate, policy_step, reference_kl
+from diffopd.loss.ram import RAM, ram_loss
 from diffopd.loss.reverse_kl import ReverseKL, reverse_kl_weight
 from diffopd.loss.reverse_kl_at import ReverseKLAt, reverse_kl_at_weight
 from diffopd.loss.reverse_kl_released import ReverseKLReleased, reverse_kl_released_weight
+from diffopd.loss.rvm import RVM, rvm_loss
+from diffopd.loss.self_opd import SelfOPD, branch_advantages, branch_loss, direction_gate
 from diffopd.loss.tdm import TDM, importance_weight, mixed_noise, renoise, tdm_fake_loss, tdm_loss
 from diffopd.loss.velocity_matching import TransitionMatching, matching_term, velocity_gap
 from diffopd.loss.velocity_uniform import VelocityUniform, velocity_uniform_weight
@@ -20,21 +24,28 @@ __all__ = [
     "DMD",
     "ODEL2",
     "OPD",
+    "RAM",
+    "RVM",
     "TDM",
     "CleanL2",
     "DiffusionNFT",
     "FlowGRPO",
     "FlowMatching",
     "GRPOGuard",
+    "NoisedLoss",
     "PolicyGradient",
     "ReverseKL",
     "ReverseKLAt",
     "ReverseKLReleased",
+    "SelfOPD",
     "TransitionMatching",
     "VelocityUniform",
+    "branch_advantages",
+    "branch_loss",
     "clean_l2_weight",
     "clipped_surrogate",
     "diffusion_nft_loss",
+    "direction_gate",
     "dmd_gradient",
     "dmd_loss",
     "flow_grpo_log_ratio",
@@ -45,6 +56,7 @@ __all__ = [
     "ode_l2_weight",
     "opd_weight",
     "policy_step",
+    "ram_loss",
     "ratio_norm",
     "reference_kl",
     "renoise",
@@ -52,6 +64,8 @@ __all__ = [
     "reverse_kl_released_weight",
     "reverse_kl_weight",
     "reward_weight_from_advantage",
+    "rvm_loss",
+    "sample_velocity",
     "step_balance",
     "tdm_fake_loss",
     "tdm_loss",

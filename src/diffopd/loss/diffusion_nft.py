@@ -108,10 +108,14 @@ class DiffusionNFT:
     """The DiffusionNFT loss with its settings.
 
     Attributes:
+        name: What its value is logged as.
         needs_noise: Whether a deterministic sampler is an error.
+        needs_old: Whether a call needs the velocity of the policy that made the samples.
         supervision: What the loss learns from.
     """
 
+    name: ClassVar[str] = "nft"
+    needs_old: ClassVar[bool] = True
     needs_noise: ClassVar[bool] = False
     supervision: ClassVar[str] = "advantage"
 
@@ -130,7 +134,7 @@ class DiffusionNFT:
     def __call__(
         self,
         velocity: Tensor,
-        velocity_old: Tensor,
+        velocity_old: Tensor | None,
         velocity_reference: Tensor | None,
         latent: Tensor,
         sigma: Tensor,
@@ -138,6 +142,7 @@ class DiffusionNFT:
         advantage: Tensor,
     ) -> LossTerm:
         """Loss per sample for raw advantages; gradients reach ``velocity`` alone."""
+        assert velocity_old is not None, "its needs_old is true"
         return diffusion_nft_loss(
             velocity,
             velocity_old,

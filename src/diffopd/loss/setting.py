@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from diffopd.flow.reduction import REDUCTIONS
 
@@ -38,8 +39,7 @@ def check_kl_weight(kl_weight: int | float) -> None:
     Raises:
         ValueError: If it is not.
     """
-    if not 0 <= kl_weight < math.inf:
-        raise ValueError(f"loss.kl_weight must be a finite number of at least 0, got {kl_weight}")
+    check_at_least_zero(kl_weight=kl_weight)
 
 
 def missing_reference(kl_weight: int | float) -> ValueError:
@@ -47,3 +47,24 @@ def missing_reference(kl_weight: int | float) -> ValueError:
     return ValueError(
         f"loss.kl_weight is {kl_weight} but no reference velocity came; pass one or set loss.kl_weight=0"
     )
+
+
+def check_at_least_zero(**settings: int | float) -> None:
+    """Refuse a setting that is not a finite number of at least 0.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, value in settings.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"loss.{name} must be a finite number of at least 0, got {value}")
+
+
+def check_choice(setting: str, value: str, allowed: Sequence[str]) -> None:
+    """Check that ``value`` is one of those allowed.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in allowed:
+        raise ValueError(f"loss.{setting} must be one of {', '.join(allowed)}, got {value!r}")

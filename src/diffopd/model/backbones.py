@@ -19,12 +19,15 @@ class Backbones(nn.Module):
     """Transformers of one family that answer in the place of a model's own: teachers and trained policies.
 
     As a part of the model they move with it from device to device. Each takes the memory of a backbone, and
-    each forward that has rows of it runs it once on these rows.
+    each forward that has rows of it runs it once on these rows. Those that rest while idle wait on the CPU,
+    wherever the model is: the one that was asked last is on the device of the model's own transformer.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._held = nn.ModuleDict()
+        self._resting: set[str] = set()
+        self._awake: str | None = None
         self.eval()
 
     @property
@@ -37,8 +40,13 @@ class Backbones(nn.Module):
         """The transformers that are held."""
         return tuple(self._held.values())
 
-    def add(self, name: str, transformer: nn.Module) -> None:
+    def add(self, name: str, transformer: nn.Module, *, rests: bool = False) -> None:
         """Hold a transformer, frozen.
+
+        Args:
+            name: Its name.
+            transformer: The transformer.
+            rests: Keep it on the CPU but from a forward of its own to one of another that rests.
 
         Raises:
             ValueError: If the name is taken.
@@ -46,6 +54,9 @@ class Backbones(nn.Module):
         if name in self._held:
             raise ValueError(f"the model already holds a transformer named {name}; it holds {self.names}")
         self._held[name] = transformer.requires_grad_(False).eval()
+        if rests:
+            self._resting.add(name)
+            transformer.to("cpu")
 
     def named(self, name: str) -> nn.Module:
         """The transformer of that name."""
@@ -59,15 +70,35 @@ class Backbones(nn.Module):
     def remove(self, name: str) -> None:
         """Let go of a transformer."""
         del self._held[name]
+        self._resting.discard(name)
+        self._awake = None if self._awake == name else self._awake
 
     def train(self, mode: bool = True) -> Backbones:
         """Stay in evaluation mode."""
         return super().train(False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Backbones:
+        """Move, but for those that rest, which come when they are asked."""
+        for name, transformer in self._held.items():
+            if name not in self._resting:
+                transformer._apply(fn)
+        return self
+
+    def _wake(self, name: str, device: torch.device) -> None:
+        """Have a transformer that rests on the device, and no other of those."""
+        if self._awake == name:
+            return
+        if self._awake is not None:
+            self._held[self._awake].to("cpu")
+        self._held[name].to(device)
+        self._awake = name
+
     @contextlib.contextmanager
     def in_place_of_own(self, model: nn.Module, name: str) -> Iterator[None]:
         """Within this block ``model.transformer`` is the one called ``name``."""
         own: Any = model.transformer
+        if name in self._resting:
+            self._wake(name, next(own.parameters()).device)
         model.transformer = self._held[name]
         try:
             yield

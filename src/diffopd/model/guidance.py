@@ -50,7 +50,7 @@ def guided_velocity(
     guided = [row for row, value in enumerate(scales) if value != 1]
     if not guided:
         return model.velocity(latent, sigma, conditioning, adapters)
-    if getattr(model, "step_distilled", False):
+    if getattr(model, "step_distilled", False) and not _all_beside(model, adapters, guided):
         raise ValueError(
             f"a guidance scale of {scales[guided[0]]:g} is asked for, but model.step_distilled=true: this "
             "model is guidance-distilled; set guidance scales to 1, or load its base model with "
@@ -86,6 +86,14 @@ def guided_velocity(
     combine = getattr(model, "guide", guide)
     rows = combine(without_prompt, pick(conditional), strength)
     return rows if every else conditional.index_copy(0, index, rows)
+
+
+def _all_beside(model: VelocityModel, adapters: str | Sequence[str] | None, rows: Sequence[int]) -> bool:
+    """Whether whole transformers answer these rows, which may be guided beside a distilled backbone."""
+    held = getattr(getattr(model, "backbones", None), "names", ())
+    if adapters is None or isinstance(adapters, str):
+        return adapters in held
+    return all(adapters[row] in held for row in rows)
 
 
 def row_scales(scale: int | float | Sequence[int | float] | Tensor, batch: int) -> list[float]:

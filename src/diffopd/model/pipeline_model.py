@@ -58,6 +58,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         size: Height and width in pixels of the pictures it draws, where nothing else is said.
         vision_tower: The vision-language model that pictures are seen with, or None.
         prompt_cache: Encoded prompts on disk, or None.
+        num_forwards: Rows whose velocity was computed so far; a guided row is two.
     """
 
     kind: ClassVar[type[DiffusionPipeline]]
@@ -179,6 +180,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             self.vae.enable_tiling()
         self._fused = self._fused_blocks(fused_blocks, compile)
         self._in_round = False
+        self.num_forwards = 0
         if compile:
             self.compile_blocks()
 
@@ -315,6 +317,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
         Returns:
             Velocities in fp32.
         """
+        self.num_forwards += latent.shape[0]
         route = Route.plan(adapters, latent.shape[0])
         states, sigmas = route.arrange(latent, sigma)
         given = conditioning if route.order is None else conditioning.select(route.order)

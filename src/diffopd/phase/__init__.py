@@ -7,6 +7,8 @@ from diffopd.phase.grpo import GRPOPhase
 from diffopd.phase.nft import NFTPhase
 from diffopd.phase.pretrain import PretrainPhase
 from diffopd.phase.reward_learning import RewardPhase
+from diffopd.phase.scored_phase import ScoredPhase
+from diffopd.phase.self_opd import SelfOPDPhase
 from diffopd.phase.sft import SFTPhase
 from diffopd.phase.tdm import TDMPhase
 
@@ -19,5 +21,7 @@ __all__ = [
     "PretrainPhase",
     "RewardPhase",
     "SFTPhase",
+    "ScoredPhase",
+    "SelfOPDPhase",
     "TDMPhase",
 ]

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from diffopd.adapter import Shape
-from diffopd.estimator import Estimator
+from diffopd.estimator import ClosedForm, Estimator
 from diffopd.loss import TransitionMatching
 from diffopd.model import PipelineModel
 from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.balance import Balance
+from diffopd.phase.distribution import DistributionTerm
+from diffopd.phase.guidance import loss_guidance
 from diffopd.phase.measure import measure_teachers
 from diffopd.phase.micro_batch import MicroBatch, row_weights
 from diffopd.phase.policy_phase import PolicyPhase
@@ -25,7 +27,7 @@ from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler, transition_at
 from diffopd.states import StepChoice
-from diffopd.teacher import Regulariser, Routing, Target, TeacherSet
+from diffopd.teacher import Distribution, Regulariser, Routing, Target, TeacherSet
 from diffopd.types import Prompts, Reward, Transition
 
 CHOICES = {
@@ -61,6 +63,8 @@ class DistillPhase(PolicyPhase):
         updates_per_round: Optimizer steps on the same rollout; more than one needs ``two_pass``.
         step_reduction: ``mean`` or ``sum`` of the losses over steps.
         task_reduction: ``mean`` or ``sum`` of the losses over tasks.
+        loss_guidance_scale: Guidance of the student in the loss; null = the sampler's. Another one costs one
+            more forward at every trained state.
 
     Attributes:
         settings_type: Type of ``settings``.
@@ -94,6 +98,7 @@ class DistillPhase(PolicyPhase):
         updates_per_round: int,
         step_reduction: Literal["mean", "sum"],
         task_reduction: Literal["mean", "sum"],
+        loss_guidance_scale: int | float | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         for (setting, allowed), value in zip(
             CHOICES.items(), (round, step_reduction, task_reduction), strict=True
@@ -111,13 +116,25 @@ class DistillPhase(PolicyPhase):
         self.target = teacher.routed(routing)
         self.target.join(self)
         self.sampler, self.states = sampler, states
+        self.loss_guidance = loss_guidance(loss_guidance_scale, sampler)
         trainable = [transition for transition in sampler.grid_transitions() if transition.step in possible]
         self.loss = loss.over(trainable)
         self.estimator = estimator
         self.regulariser = regulariser.over(trainable)
         self.regulariser.join(self)
+        self.distribution: DistributionTerm | None = None
+        if isinstance(self.regulariser, Distribution):
+            self.distribution = DistributionTerm(self, self.regulariser, updates_per_round)
         self.balance, self.reward = balance, reward
         self.two_pass = round == "two_pass"
+        other_guidance = self.loss_guidance != sampler.guidance_scale
+        if other_guidance and not isinstance(estimator, ClosedForm):
+            raise ValueError(
+                f"phase.loss_guidance_scale={self.loss_guidance:g} and sampler.guidance_scale="
+                f"{sampler.guidance_scale:g} differ, which needs estimator=closed_form: other "
+                "estimators weigh the density of what was drawn, at one guidance"
+            )
+        self._recomputes = self.two_pass or other_guidance
         self.updates_per_round = updates_per_round
         self.draw_weight = states.weight(sampler.num_steps)
         self.step_weight = self.draw_weight / len(possible) if step_reduction == "mean" else self.draw_weight
@@ -141,6 +158,10 @@ class DistillPhase(PolicyPhase):
             self._two_pass_round(prompts, steps)
             return
         for rows in self._rows(prompts):
+            if self._recomputes:  # the same states, seen at the loss's guidance
+                for state in self._stored(rows, steps):
+                    self._match(rows, self._recomputed(rows, state), state.velocity, len(steps))
+                continue
             for transition in self._rollout(rows, steps):  # the student's own states
                 if transition.step in steps:
                     self._match(rows, transition, transition.velocity.detach(), len(steps))
@@ -152,7 +173,9 @@ class DistillPhase(PolicyPhase):
         target = rows.target(transition.latent, transition.sigma)
         term = self.estimator(self.loss, transition, velocity_old, target)  # Eq. 11, or 12 without noise
         losses = term.value
-        if self.regulariser.weight > 0:
+        if self.distribution is not None:
+            losses = losses + self._near_distribution(rows, transition)
+        elif self.regulariser.weight > 0:
             losses = losses + self._anchored(rows, transition)
         losses = rows.weights * losses * self.step_weight
         loss = self.add_gradient(losses, rows.prompts, transition.step) / self.updates_per_round
@@ -174,6 +197,8 @@ class DistillPhase(PolicyPhase):
         for name, value in self.gradient_conflict().items():
             self.round_log.add(name, value / self.updates_per_round)
         self.round_log.add("train/gradient_norm", self.update() / self.updates_per_round)
+        if self.distribution is not None:
+            self.distribution.learn()
 
     def on_train_start(self) -> None:
         """Let a routing that chooses by measured scores see them, once."""
@@ -184,8 +209,8 @@ class DistillPhase(PolicyPhase):
 
     @property
     def updates_in_round(self) -> int:
-        """As ``phase.updates_per_round`` says."""
-        return self.updates_per_round
+        """As ``phase.updates_per_round`` says, with those of a fake score after each."""
+        return self.updates_per_round * (1 + (self.distribution.updates if self.distribution else 0))
 
     # The rollout.
 
@@ -216,7 +241,7 @@ class DistillPhase(PolicyPhase):
         """
         rollout = self.rollout(self.sampler, rows.prompts, rows.conditioning, self.student)
         for step in range(self.sampler.num_steps if self._scored else steps[-1] + 1):
-            with torch.set_grad_enabled(step in steps and not self.two_pass):
+            with torch.set_grad_enabled(step in steps and not self._recomputes):
                 transition = next(rollout)
             yield transition
             if step == self.sampler.num_steps - 1 and self._scored:
@@ -246,7 +271,7 @@ class DistillPhase(PolicyPhase):
 
     def _recomputed(self, rows: MicroBatch, old: StoredTransition) -> Transition:
         """A stored step with the velocity the student has now."""
-        student = self.student.given(rows.conditioning, self.sampler.guidance_scale)
+        student = self.student.given(rows.conditioning, self.loss_guidance)
         return transition_at(
             self.sampler,
             old.step,
@@ -264,6 +289,13 @@ class DistillPhase(PolicyPhase):
         share = (rows.weights * anchor.detach()).sum() * self.step_weight
         self.round_log.add("train/loss/anchor", share / self.updates_per_round)
         return self.regulariser.weight * anchor
+
+    def _near_distribution(self, rows: MicroBatch, transition: Transition) -> Tensor:
+        """The regulariser's weighted term per row, where it compares distributions."""
+        assert self.distribution is not None
+        state = (transition.latent, transition.sigma, transition.velocity)
+        weights = rows.weights * self.step_weight
+        return self.distribution.at(str(transition.step), rows.prompts, rows.conditioning, state, weights)
 
     def _add_metrics(
         self, rows: MicroBatch, step: int, metrics: Mapping[str, Tensor], num_drawn: int

@@ -47,6 +47,7 @@ class DMDPhase(FakeScorePhase):
         tau_shift: Shift of the uniformly drawn level towards noise, also of the fake score's; 1 for none.
         fake_tau_min: Smallest noise level at which the fake score is trained, at least 0.
         fake_tau_max: Largest, at most 1.
+        loss_guidance_scale: Guidance of the student where it is trained; null = the sampler's.
 
     Attributes:
         supervision: What its loss learns from.
@@ -80,6 +81,7 @@ class DMDPhase(FakeScorePhase):
         tau_shift: int | float,
         fake_tau_min: int | float,
         fake_tau_max: int | float,
+        loss_guidance_scale: int | float | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         last = max(0, sampler.num_steps - 2) if last_exit_step is None else last_exit_step
         if not 0 <= first_exit_step <= last < sampler.num_steps:
@@ -108,6 +110,7 @@ class DMDPhase(FakeScorePhase):
             fake_optimizer=fake_optimizer,
             settings=settings,
             fake_updates_per_round=fake_updates_per_round,
+            loss_guidance_scale=loss_guidance_scale,
         )
         self.exit_steps = range(first_exit_step, last + 1)
         self.tau_range, self.fake_tau_range = (tau_min, tau_max), (fake_tau_min, fake_tau_max)

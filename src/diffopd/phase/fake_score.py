@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from diffopd.adapter import Shape
 from diffopd.flow import velocity_to_clean, velocity_to_noise
 from diffopd.loss import velocity_gap
 from diffopd.model import PipelineModel
+from diffopd.phase.guidance import loss_guidance
 from diffopd.phase.processes import num_processes
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
@@ -106,6 +107,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         fake_optimizer: Makes that of the fake score.
         settings: Shared with other phases that have teachers; the average counts student updates.
         fake_updates_per_round: Updates of the fake score for one of the student, at least 1.
+        loss_guidance_scale: Guidance of the student where it is trained; null = the sampler's.
 
     Attributes:
         method: Its name in what is logged.
@@ -130,6 +132,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         fake_optimizer: OptimizerFactory,
         settings: StudentSettings,
         fake_updates_per_round: int,
+        loss_guidance_scale: int | float | None,
     ) -> None:
         if fake_updates_per_round < 1:
             raise ValueError(
@@ -145,18 +148,10 @@ class FakeScorePhase(TaughtPhase, ABC):
             optimizer=optimizer,
             settings=settings,
         )
-        self.loss = loss
-        self.make_fake_optimizer = fake_optimizer
+        self.loss, self.loss_guidance = loss, loss_guidance(loss_guidance_scale, sampler)
         self.fake_updates_per_round = fake_updates_per_round
         self.fake = self.add_policy("fake")
-        self.fake.set_trained(True)
-
-    def configure_optimizers(self) -> Any:
-        """The student's optimizer, then the fake score's."""
-        return [
-            self.make_optimizer(self.student.weights().values()),
-            self.make_fake_optimizer(self.fake.weights().values()),
-        ]
+        self.train_beside(self.fake, fake_optimizer)
 
     @property
     def updates_in_round(self) -> int:
@@ -203,7 +198,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         for number in range(self.fake_updates_per_round):
             for predicted, share in visited:  # the fake score learns what the student predicted
                 self._add_fake_gradient(predicted, share, f"{self.method}/fake/{number}")
-            norm = self._update_fake()
+            norm = self.update_beside(self.fake)
             self.round_log.add("train/fake_gradient_norm", norm / self.fake_updates_per_round)
         self.round_log.add("train/cost/images", len(prompts) * num_processes())
         self.log_round(prompts)
@@ -212,7 +207,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         """The student's velocity at a state of its rollout, with gradient."""
         conditioning = self.conditioning(prompts)
         latent, sigma = self.state(prompts, conditioning)
-        velocity = self.student.velocity(latent, sigma, conditioning, self.sampler.guidance_scale)
+        velocity = self.student.velocity(latent, sigma, conditioning, self.loss_guidance)
         return Predicted(prompts, conditioning, latent, sigma, velocity)
 
     def _compared(self, predicted: Predicted) -> Tensor:
@@ -244,19 +239,6 @@ class FakeScorePhase(TaughtPhase, ABC):
         self.round_log.add("train/loss/fake", loss.detach() / self.fake_updates_per_round)
         for name, value in term.metrics.items():
             self.round_log.add(f"train/{name}", (weights * value).sum() / self.fake_updates_per_round)
-
-    def _update_fake(self) -> Tensor:
-        """One step of the fake score's optimizer, which ``global_step`` does not count.
-
-        Returns:
-            Gradient norm before clipping.
-        """
-        norm = self.clip_gradient(self.fake)
-        optimizers = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizers, list)
-        optimizers[1].step()
-        optimizers[1].zero_grad()
-        return norm
 
     @torch.no_grad()
     def states(self, prompts: Prompts, conditioning: Conditioning) -> Iterator[Tensor]:

@@ -21,7 +21,7 @@ from diffopd.phase.stored import StoredTransition
 from diffopd.policy import OptimizerFactory
 from diffopd.randomness import numpy_generator, torch_generator
 from diffopd.sampler import NoiseWindow, TransitionSampler, transition_at
-from diffopd.types import Conditioning, Prompts, Reward
+from diffopd.types import Conditioning, Prompts, Reward, Transition
 
 RATIO_TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-3}
 """How far from 1 the ratio may be before the first update, by the backbone's precision: rounding alone, as
@@ -39,7 +39,7 @@ class GRPOPhase(RewardPhase):
     Args:
         model: The frozen text-to-image model; it is the KL reference.
         adapter: Shape of the trained policy.
-        sampler: A stochastic sampler; its guidance scale is the policy's.
+        sampler: A stochastic sampler; its guidance scale is that of samples.
         loss: Flow-GRPO's or GRPO-Guard's loss.
         reward: What to maximize.
         optimizer: Makes the optimizer from parameters.
@@ -49,6 +49,8 @@ class GRPOPhase(RewardPhase):
             ``first`` to ``last``, the others being ODE steps; size null for noise in every step. Only noisy
             steps are trained.
         updates_per_round: Optimizer steps in a round; the samples are shared among them.
+        loss_guidance_scale: Guidance of the networks in the loss; null = the sampler's. Another one asks the
+            policy once more at every trained state of the rollout, as the ratio compares it at this one.
 
     Attributes:
         supervision: What its loss learns from.
@@ -71,6 +73,7 @@ class GRPOPhase(RewardPhase):
         train_steps: Literal["all", "all_but_last"],
         noise_window: Mapping[str, Any],
         updates_per_round: int,
+        loss_guidance_scale: int | float | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         super().__init__(
             model=model,
@@ -80,6 +83,7 @@ class GRPOPhase(RewardPhase):
             optimizer=optimizer,
             settings=settings,
             advantage_clip=loss.advantage_clip,
+            loss_guidance_scale=loss_guidance_scale,
         )
         self.loss = loss
         self.train_steps = range(sampler.num_steps - (train_steps == "all_but_last"))
@@ -165,15 +169,13 @@ class GRPOPhase(RewardPhase):
         clean = []
         for rows in self.micro_batches(len(prompts)):
             visited, latent = [], torch.empty(0)
-            for transition in self.rollout(
-                sampler, prompts.select(rows), conditioning.select(rows), self.student
-            ):
+            given = conditioning.select(rows)
+            for transition in self.rollout(sampler, prompts.select(rows), given, self.student):
                 latent = transition.next_latent
                 if transition.step in self.train_steps and transition.stochastic:
+                    velocity = self._compared_velocity(sampler, transition, given)
                     visited.append(
-                        StoredTransition(
-                            transition.step, transition.latent, transition.velocity.float(), latent, None
-                        )
+                        StoredTransition(transition.step, transition.latent, velocity, latent, None)
                     )
             parts.append(visited)
             clean.append(latent)
@@ -189,6 +191,15 @@ class GRPOPhase(RewardPhase):
             for same in zip(*parts, strict=True)
         ]
         return visits, torch.cat(clean)
+
+    def _compared_velocity(
+        self, sampler: TransitionSampler, transition: Transition, conditioning: Conditioning
+    ) -> Tensor:
+        """The policy's velocity at a visited state, at the guidance at which the ratio compares it."""
+        if self.loss_guidance == sampler.guidance_scale:
+            return transition.velocity.float()
+        sigma = sampler.sigma_at(transition.step, transition.latent)
+        return self.student.velocity(transition.latent, sigma, conditioning, self.loss_guidance)
 
     def _updates(self, judged: Judged, prompts: Prompts) -> Iterator[tuple[list[int], Tensor]]:
         """For each update this process's rows and their weights.
@@ -237,7 +248,7 @@ class GRPOPhase(RewardPhase):
         advantage: Tensor,
     ) -> Any:
         """The policy loss of some rows at one stored transition."""
-        latent, scale = visit.latent[rows], self.sampler.guidance_scale
+        latent, scale = visit.latent[rows], self.loss_guidance
         sigma = sampler.sigma_at(visit.step, latent)
         reference = None
         if self.loss.needs_reference:

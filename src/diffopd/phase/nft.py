@@ -1,4 +1,4 @@
-"""DiffusionNFT: learn a reward on the noising process, from one's own samples."""
+"""Learn a reward on the noising process, from one's own samples: DiffusionNFT and its kin."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from torch import Tensor
 
 from diffopd.adapter import Shape, blend, old_policy_decay, ramp_decay
 from diffopd.flow import interpolate
-from diffopd.loss import DiffusionNFT
+from diffopd.loss import NoisedLoss
 from diffopd.model import PipelineModel
 from diffopd.phase.agreement import finite_rewards_everywhere
+from diffopd.phase.distribution import DistributionTerm
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
 from diffopd.phase.settings import RewardSettings
 from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler
+from diffopd.teacher import Distribution, Regulariser
 from diffopd.types import Conditioning, Prompts, Reward
 
 
 @final
 class NFTPhase(RewardPhase):
-    """A teacher by reinforcement learning with DiffusionNFT.
+    """A teacher by reinforcement learning on the noising process: DiffusionNFT, RAM, RVM.
 
     A round: the old policy samples several images of each prompt; their rewards become advantages within
-    each prompt's group; the trained policy takes a few steps of the NFT loss at random noise levels; the old
+    each prompt's group; the trained policy takes a few steps of the loss at random noise levels; the old
     policy moves towards it.
 
     Args:
         model: The frozen text-to-image model; it is the KL reference.
         adapter: Shape of the trained policy.
-        sampler: The old policy's sampler, any; its guidance scale (1 in the paper) is the policy's.
-        loss: The NFT loss.
+        sampler: The old policy's sampler, any; its guidance scale (1 in the paper) is that of samples.
+        loss: DiffusionNFT's, or another that learns from noised samples and their advantages.
         reward: What to maximize.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that learn from rewards.
@@ -42,6 +44,9 @@ class NFTPhase(RewardPhase):
             counted in optimizer steps.
         num_timesteps: Noise levels each sample is trained at; null for all but the last of the grid.
         updates_per_round: Optimizer steps in a round; the noise levels are shared among them.
+        regulariser: Keeps the model near another's distribution, or nothing does.
+        loss_guidance_scale: Guidance of the networks in the loss; null = the sampler's. 1 with guided
+            rollouts trains a student that needs no guidance.
 
     Attributes:
         old: The policy that makes the samples; it follows the trained one slowly.
@@ -58,13 +63,15 @@ class NFTPhase(RewardPhase):
         model: PipelineModel,
         adapter: Shape,
         sampler: TransitionSampler,
-        loss: DiffusionNFT,
+        loss: NoisedLoss,
         reward: Reward,
         optimizer: OptimizerFactory,
         settings: RewardSettings,
         old_policy: Mapping[str, Any],
         num_timesteps: int | None,
         updates_per_round: int,
+        regulariser: Regulariser | None = None,
+        loss_guidance_scale: int | float | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         super().__init__(
             model=model,
@@ -74,8 +81,19 @@ class NFTPhase(RewardPhase):
             optimizer=optimizer,
             settings=settings,
             advantage_clip=loss.advantage_clip,
+            loss_guidance_scale=loss_guidance_scale,
         )
         self.old = self.add_policy("old")
+        self.distribution: DistributionTerm | None = None
+        if isinstance(regulariser, Distribution):
+            regulariser.join(self)
+            self.distribution = DistributionTerm(self, regulariser, updates_per_round)
+        elif regulariser is not None and regulariser.weight > 0:
+            raise ValueError(
+                f"phase=nft takes no {type(regulariser).__name__} as its regulariser, which compares "
+                "transitions; choose regulariser=distribution, or loss.kl_weight for the base model's "
+                "velocity"
+            )
         self.loss = loss
         self.old_policy = old_policy
         self.num_timesteps = num_timesteps or sampler.num_steps - 1
@@ -88,11 +106,11 @@ class NFTPhase(RewardPhase):
 
     @property
     def updates_in_round(self) -> int:
-        """As ``phase.updates_per_round`` says."""
-        return self.updates_per_round
+        """As ``phase.updates_per_round`` says, with those of a fake score after each."""
+        return self.updates_per_round * (1 + (self.distribution.updates if self.distribution else 0))
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
-        """One round of DiffusionNFT."""
+        """One round: samples, their rewards, a few updates, and the old policy's move."""
         conditioning = self.conditioning(prompts)
         with finite_rewards_everywhere(self.device), self.scoring(prompts) as scoring:
             clean = self._samples(prompts, conditioning, scoring)
@@ -106,14 +124,17 @@ class NFTPhase(RewardPhase):
             for column in range(update * per_update, (update + 1) * per_update):
                 for rows in self.micro_batches(len(prompts)):
                     steps, part = steps_of_rows[rows, column], prompts.select(rows)
-                    term = self._loss(
-                        part, conditioning.select(rows), clean[rows], steps, advantage[rows], column
+                    share = weights[rows] / per_update
+                    losses = self._losses(
+                        part, conditioning.select(rows), clean[rows], steps, advantage[rows], column, share
                     )
-                    losses = term.value * weights[rows] / per_update
+                    losses = losses * weights[rows] / per_update
                     loss = self.add_gradient(losses, part, steps.tolist())
-                    self.round_log.add("train/loss/nft", loss / self.updates_per_round)
+                    self.round_log.add(f"train/loss/{self.loss.name}", loss / self.updates_per_round)
             self.round_log.put(self.gradient_conflict())
             self.round_log.add("train/gradient_norm", self.update() / self.updates_per_round)
+            if self.distribution is not None:
+                self.distribution.learn()
         decay = self._old_decay(self.global_step)
         blend(self.old.weights(), self.student.weights(), decay)
         self.round_log.add("train/old_policy_decay", decay)
@@ -139,7 +160,7 @@ class NFTPhase(RewardPhase):
         ]
         return torch.stack(rows)[:, : self.num_timesteps]
 
-    def _loss(
+    def _losses(
         self,
         prompts: Prompts,
         conditioning: Conditioning,
@@ -147,18 +168,24 @@ class NFTPhase(RewardPhase):
         steps: Tensor,
         advantage: Tensor,
         column: int,
-    ) -> Any:
-        """The NFT loss of some rows, each at its own noise level with fresh noise."""
-        scale = self.sampler.guidance_scale
+        share: Tensor,
+    ) -> Tensor:
+        """The losses of some rows, each at its own noise level with fresh noise."""
+        scale = self.loss_guidance
         sigma = self.sampler.sigmas()[steps].to(self.device)
         latent = interpolate(clean, self.noise(f"nft/noise/{column}", prompts), sigma)
         with torch.no_grad():
-            velocity_old = self.old.velocity(latent, sigma, conditioning, scale)
-            reference = None
+            velocity_old = reference = None
+            if self.loss.needs_old:
+                velocity_old = self.old.velocity(latent, sigma, conditioning, scale)
             if self.loss.needs_reference:
                 reference = self.base.velocity(latent, sigma, conditioning, scale)
         velocity = self.student.velocity(latent, sigma, conditioning, scale)
-        return self.loss(velocity, velocity_old, reference, latent, sigma, clean, advantage)
+        losses = self.loss(velocity, velocity_old, reference, latent, sigma, clean, advantage).value
+        if self.distribution is not None:
+            state = (latent, sigma, velocity)
+            losses = losses + self.distribution.at(str(column), prompts, conditioning, state, share)
+        return losses
 
     def _old_decay(self, step: int) -> float:
         if self.old_policy["decay_type"] is not None:

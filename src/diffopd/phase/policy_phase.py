@@ -15,6 +15,7 @@ from diffopd.data.rounds import RoundData
 from diffopd.model import PipelineModel
 from diffopd.non_finite import RoundRecord
 from diffopd.phase.micro_batch import micro_batches, micro_batches_by_size
+from diffopd.phase.processes import num_processes
 from diffopd.phase.round_log import RoundLog
 from diffopd.phase.settings import TrainSettings
 from diffopd.phase.task_gradients import TaskGradients
@@ -85,7 +86,9 @@ class PolicyPhase(lightning.LightningModule):
         self.round_start: dict[str, Tensor] = {}
         self._task_gradients: TaskGradients | None = None
         self._encoded: dict[Any, Conditioning] = {}
+        self._forwards_before = 0
         self._followers: list[Callable[[], None]] = []
+        self._beside: list[tuple[Policy, OptimizerFactory]] = []
         self.sharded = False
         self.encoded_rounds: int | None = None
 
@@ -114,9 +117,16 @@ class PolicyPhase(lightning.LightningModule):
         """Whether something that is done every so many rounds is done in this one; 0 for never."""
         return every_n_rounds > 0 and self.round % every_n_rounds == 0
 
+    def train_beside(self, policy: Policy, optimizer: OptimizerFactory) -> None:
+        """Have a policy trained beside the student, by an optimizer of its own: :meth:`update_beside`."""
+        policy.set_trained(True)
+        self._beside.append((policy, optimizer))
+
     def configure_optimizers(self) -> Any:
-        """The optimizer of the trained policy's weights."""
-        return self.make_optimizer(self.student.weights().values())
+        """The optimizer of the trained policy's weights, then those of policies trained beside it."""
+        first = self.make_optimizer(self.student.weights().values())
+        others = [make(policy.weights().values()) for policy, make in self._beside]
+        return [first, *others] if others else first
 
     def on_fit_start(self) -> None:
         """Have the prompts of the planned rounds encoded before the first, if there is a cache for them.
@@ -238,6 +248,7 @@ class PolicyPhase(lightning.LightningModule):
         """Begin the round's log and record; decide whether it compares its tasks' gradients."""
         self.round_log = RoundLog(batch.tasks, self.device)
         self.record, self.round_start = RoundRecord(), {}
+        self._forwards_before = self.model.num_forwards
         tasks = list(dict.fromkeys(batch.tasks))
         measured = self.due(self.settings.conflict_every_n_rounds)
         parameters = self.student.weights().values()
@@ -265,6 +276,20 @@ class PolicyPhase(lightning.LightningModule):
             move()
         return norm
 
+    def update_beside(self, policy: Policy) -> Tensor:
+        """One step of the optimizer of a policy beside the student, which ``global_step`` does not count.
+
+        Returns:
+            Gradient norm before clipping.
+        """
+        norm = self.clip_gradient(policy)
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizers, list)
+        place = 1 + next(number for number, (beside, _) in enumerate(self._beside) if beside is policy)
+        optimizers[place].step()
+        optimizers[place].zero_grad()
+        return norm
+
     def clip_gradient(self, policy: Policy) -> Tensor:
         """Average a policy's gradient over processes and clip it.
 
@@ -289,7 +314,9 @@ class PolicyPhase(lightning.LightningModule):
         return 1
 
     def log_round(self, prompts: Prompts) -> None:
-        """Log what the round added up, as means over processes."""
+        """Log what the round added up, as means over processes, and the forwards of all of them."""
+        forwards = (self.model.num_forwards - self._forwards_before) * num_processes()
+        self.round_log.put({"train/cost/forwards": torch.tensor(float(forwards), device=self.device)})
         self.log_dict(self.round_log.values(), sync_dist=True, batch_size=len(prompts))
 
     # Checkpoints and timing.

@@ -11,21 +11,19 @@ import torch
 from torch import Tensor, distributed
 
 from diffopd.adapter import Shape
-from diffopd.metric.drift import drift_signals
+from diffopd.data.prompt_filter import reward_ranges
+from diffopd.data.rounds import RoundData
 from diffopd.model import PipelineModel
-from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import num_processes
-from diffopd.phase.round_scoring import RoundScoring, Scored
-from diffopd.phase.scoring import scored, warn_of_constant
+from diffopd.phase.round_scoring import Scored
+from diffopd.phase.scored_phase import REWARD, ScoredPhase
+from diffopd.phase.scoring import warn_of_constant
 from diffopd.phase.settings import RewardSettings
 from diffopd.policy import OptimizerFactory
 from diffopd.reward.advantage import advantages, clip_advantages
 from diffopd.reward.checked import Sample
 from diffopd.sampler import TransitionSampler
-from diffopd.types import Prompts, Reward, Scores
-
-REWARD = "reward"
-"""Name of the trained reward among those of a round, and its place in the config."""
+from diffopd.types import Prompts, Reward
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,14 @@ class Judged:
         tasks: Task of each.
         advantages: Clipped advantage of each, statistics taken within its task.
         constant: Task -> its reward, for tasks whose several samples all got the same.
+        ranges: Task -> group -> its largest reward less its smallest.
     """
 
     indices: Sequence[int]
     tasks: Sequence[str]
     advantages: Tensor
     constant: Mapping[str, float]
+    ranges: Mapping[str, Mapping[int, float]]
 
     def of(self, prompts: Prompts) -> Tensor:
         """Advantages of these rows."""
@@ -50,17 +50,18 @@ class Judged:
         return self.advantages[[position[index] for index in prompts.indices]]
 
 
-class RewardPhase(PolicyPhase):
+class RewardPhase(ScoredPhase):
     """Base of the phases that learn from rewards of groups of samples.
 
     Args:
         model: The frozen text-to-image model, which is the reference.
         adapter: Shape of the trained policy.
-        sampler: Sampler of the rollouts; its guidance scale is the policy's.
+        sampler: Sampler of the rollouts; its guidance scale is theirs.
         reward: What to maximize.
         optimizer: Makes the optimizer from parameters.
         settings: Shared with other phases that learn from rewards.
         advantage_clip: Largest magnitude of an advantage.
+        loss_guidance_scale: Guidance of the networks in the loss; None = the sampler's.
 
     Attributes:
         settings_type: Type of ``settings``.
@@ -79,24 +80,18 @@ class RewardPhase(PolicyPhase):
         optimizer: OptimizerFactory,
         settings: RewardSettings,
         advantage_clip: float,
+        loss_guidance_scale: int | float | None,
     ) -> None:
-        super().__init__(model=model, adapter=adapter, optimizer=optimizer, settings=settings)
-        self.sampler, self.reward = sampler, reward
-        self.held_out = dict(settings.held_out)
+        super().__init__(
+            model=model,
+            adapter=adapter,
+            sampler=sampler,
+            reward=reward,
+            optimizer=optimizer,
+            settings=settings,
+            loss_guidance_scale=loss_guidance_scale,
+        )
         self.advantage_clip = advantage_clip
-
-    def scoring(self, prompts: Prompts) -> RoundScoring:
-        """Takes the round's images and scores them, by the reward and those held out."""
-        in_background = self.settings.score_in_background
-        return RoundScoring(prompts, self._score, in_background=in_background, device=self.device)
-
-    def _score(self, images: Tensor, prompts: Prompts) -> dict[str, Scores]:
-        """Scores by the reward, named ``reward``, and by those held out, named by their places."""
-        scores = {REWARD: scored(self, self.reward, images, prompts, REWARD)}
-        for name, reward in self.held_out.items():
-            path = f"phase.held_out.{name}"
-            scores[path] = scored(self, reward, images, prompts, path)
-        return scores
 
     @torch.no_grad()
     def judge(self, clean: Tensor, prompts: Prompts, found: Scored) -> Judged:
@@ -110,22 +105,25 @@ class RewardPhase(PolicyPhase):
         Returns:
             Advantages of the samples on all processes.
         """
-        images, scores, log = found.images, found.scores[REWARD], self.round_log
-        log.add_rewards(scores, prompts)
-        log.add("train/cost/images", len(prompts) * num_processes())
-        log.add("train/cost/reward_calls", len(prompts) * num_processes())
-        for name in self.held_out:
-            held_out = found.scores[f"phase.held_out.{name}"]
-            log.add(f"train/held_out/{name}", held_out.value.mean().to(self.device))
-        for name, value in drift_signals(clean.cpu(), images, prompts.groups).items():
-            log.add(f"train/drift/{name}", value.to(self.device))
-        judged = self.compared(scores.value, prompts)
+        self.watch(clean, prompts, found, len(prompts))
+        judged = self.compared(found.scores[REWARD].value, prompts)
         if self.global_rank == 0:  # every process knows of all samples, and has some of every task
             for task, value in judged.constant.items():
-                sample = Sample.of(images, prompts, prompts.tasks.index(task))
+                sample = Sample.of(found.images, prompts, prompts.tasks.index(task))
                 warn_of_constant(self, self.reward, value, sample, judged.tasks.count(task))
-        log.add("train/advantage/zero_share", (judged.advantages == 0).float().mean().to(self.device))
+        self._tell_filter(judged)
+        zero = (judged.advantages == 0).float().mean()
+        self.round_log.add("train/advantage/zero_share", zero.to(self.device))
         return judged
+
+    def _tell_filter(self, judged: Judged) -> None:
+        """Log how far rewards spanned within groups; a filter of prompts goes by it."""
+        for task, ranges in judged.ranges.items():
+            self.round_log.add(f"train/reward_range/{task}", sum(ranges.values()) / len(ranges))
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, RoundData):
+            for task, number in data.observe(self.round, judged.ranges).items():
+                self.round_log.add(f"train/prompts_passed_over/{task}", number)
 
     def compared(self, rewards: Tensor, prompts: Prompts) -> Judged:
         """Advantages of the samples on all processes, from this process's rewards."""
@@ -141,7 +139,7 @@ class RewardPhase(PolicyPhase):
                 constant[task] = of_task[0].item()
             raw = advantages(of_task, [groups[row] for row in rows], std=self.settings.advantage_std)
             result[rows] = clip_advantages(raw, clip=self.advantage_clip, mode=self.settings.advantage_mode)
-        return Judged(indices, tasks, result, constant)
+        return Judged(indices, tasks, result, constant, reward_ranges(values, groups, tasks))
 
     def _check_groups(self, groups: Sequence[int], tasks: Sequence[str]) -> None:
         """No group may lack members: its statistics are of all samples of its prompt."""

@@ -43,18 +43,27 @@ class StudentSettings(TrainSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardSettings(TrainSettings):
+class ScoredSettings(TrainSettings):
+    """How a policy learns from rewards of its samples.
+
+    Attributes:
+        held_out: Rewards that are logged and never trained on.
+        score_in_background: Score a micro-batch while the next is sampled; the round's results are the same.
+    """
+
+    held_out: Mapping[str, Reward]
+    score_in_background: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings(ScoredSettings):
     """How a policy learns from rewards of groups of samples.
 
     Attributes:
         advantage_std: ``global`` over the round's samples of a task, or ``group``.
         advantage_mode: Which advantages are kept: ``all``, ``positive_only``, ``negative_only``,
             ``one_only``, ``binary``.
-        held_out: Rewards that are logged and never trained on.
-        score_in_background: Score a micro-batch while the next is sampled; the round's results are the same.
     """
 
     advantage_std: StdScope
     advantage_mode: AdvantageMode
-    held_out: Mapping[str, Reward]
-    score_in_background: bool

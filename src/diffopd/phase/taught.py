@@ -33,6 +33,7 @@ class TaughtPhase(PolicyPhase):
 
     Attributes:
         settings_type: Type of ``settings``.
+        loss_guidance: Guidance at which the student is used.
     """
 
     settings_type: ClassVar[type[StudentSettings]] = StudentSettings
@@ -51,6 +52,7 @@ class TaughtPhase(PolicyPhase):
     ) -> None:
         super().__init__(model=model, adapter=adapter, optimizer=optimizer, settings=settings)
         self.teacher, self.sampler, self.reward = teacher, sampler, reward
+        self.loss_guidance = sampler.guidance_scale
         if teacher is not None:
             teacher.join(self)
 

@@ -78,6 +78,7 @@ class TDMPhase(FakeScorePhase):
         tau_window: Literal["segment", "to_noise"],
         tau_min: int | float,
         tau_margin: int | float,
+        loss_guidance_scale: int | float | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         for setting, value, allowed in (
             ("midpoint", midpoint, ("end", "random")),
@@ -106,6 +107,7 @@ class TDMPhase(FakeScorePhase):
             fake_optimizer=fake_optimizer,
             settings=settings,
             fake_updates_per_round=fake_updates_per_round,
+            loss_guidance_scale=loss_guidance_scale,
         )
         self.steps_per_segment = sampler.num_steps // num_segments
         self.bounds = sampler.sigmas()[:: self.steps_per_segment]

@@ -193,7 +193,7 @@ class TransitionSampler(ABC):
         return [self.transition(step, zero, zero, previous_clean=zero) for step in range(self.num_steps)]
 
     def rollout(
-        self, velocity: VelocityFunction, noise: Tensor, fresh_noise: NoiseFunction
+        self, velocity: VelocityFunction, noise: Tensor, fresh_noise: NoiseFunction, *, first_step: int = 0
     ) -> Iterator[Transition]:
         """Yield each transition; the caller may call ``backward`` before asking for the next.
 
@@ -203,11 +203,12 @@ class TransitionSampler(ABC):
 
         Args:
             velocity: The model, already conditioned and guided.
-            noise: Start of the rollout, standard normal.
+            noise: Start of the rollout, standard normal; with ``first_step`` the state that step starts from.
             fresh_noise: Called once for each stochastic step, never for a deterministic one.
+            first_step: Step to begin with; after the first a solver with history has none.
         """
         latent, previous_clean = noise.detach(), None
-        for step in range(self.num_steps):
+        for step in range(first_step, self.num_steps):
             prediction = velocity(latent, self.sigma_at(step, latent))
             transition = self.transition(
                 step,

@@ -2,6 +2,7 @@
 
 from diffopd.teacher.anchor import Anchor, NoAnchor, Regulariser
 from diffopd.teacher.card import CARD, MOST_SINGLE, Estimate, Recipe, Score, TeacherCard
+from diffopd.teacher.distribution import Distribution
 from diffopd.teacher.frozen import AdaptedModel, check_frozen, load_frozen
 from diffopd.teacher.held_out import HIGHER, LOWER, NEITHER, HeldOut
 from diffopd.teacher.routing import Automatic, ByTask, Mixture, Routing
@@ -19,6 +20,7 @@ __all__ = [
     "Anchor",
     "Automatic",
     "ByTask",
+    "Distribution",
     "Estimate",
     "HeldOut",
     "Learner",

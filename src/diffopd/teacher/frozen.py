@@ -60,7 +60,9 @@ def check_frozen(path: str | Path, base_config: Mapping[str, Any], *, setting: s
         check_adapter(path, base_config, setting=setting)
 
 
-def load_frozen(model: AdaptedModel, name: str, path: str | Path, *, setting: str) -> None:
+def load_frozen(
+    model: AdaptedModel, name: str, path: str | Path, *, setting: str, offload_idle: bool = False
+) -> None:
     """Add saved weights to a model under ``name``, frozen.
 
     A LoRA lies on the backbone. A whole transformer, in the backbone's precision, takes memory of its own.
@@ -70,6 +72,7 @@ def load_frozen(model: AdaptedModel, name: str, path: str | Path, *, setting: st
         name: Its name.
         path: As in :func:`~diffopd.adapter.find_place`.
         setting: Where they are named in the config, for the message.
+        offload_idle: Keep a whole transformer on the CPU while it is not asked.
 
     Raises:
         ValueError: If they cannot be read or do not fit.
@@ -82,7 +85,10 @@ def load_frozen(model: AdaptedModel, name: str, path: str | Path, *, setting: st
     _check_whole(place, {**own.config, "_class_name": type(own).__name__})
     transformer = load_component(type(own), place.path, dtype=own.dtype, where=place.where)
     check_finite(transformer, place.where, setting="model.dtype")
-    model.backbones.add(name, transformer.to(own.device))
+    if offload_idle:
+        model.backbones.add(name, transformer, rests=True)
+    else:
+        model.backbones.add(name, transformer.to(own.device))
 
 
 def check_base_of(card: TeacherCard | None, model: AdaptedModel, given: str, switch: str) -> None:

@@ -39,20 +39,27 @@ class TeacherSet(Target):
     has_names: ClassVar[bool] = True
     model: PipelineModel
 
-    def __init__(self, *, teachers: Mapping[str, Mapping[str, Any]], check_base: bool) -> None:
+    def __init__(
+        self,
+        *,
+        teachers: Mapping[str, Mapping[str, Any]],
+        check_base: bool,
+        offload_idle: bool = False,  # not in the configs that earlier runs saved
+    ) -> None:
         """Read the cards; weights wait for :meth:`load`.
 
         Args:
             teachers: name -> ``{path, guidance_scale}``; a null guidance scale is taken from the card, and a
                 teacher without one needs a scale here.
             check_base: Refuse a teacher whose card names another base model.
+            offload_idle: Keep teachers that are whole transformers on the CPU but for the one asked last.
 
         Raises:
             ValueError: If there is no teacher, or one has neither a complete card nor a guidance scale.
         """
         if not teachers:
             raise ValueError("teacher.teachers is empty; name at least one task, as in teacher=ocr")
-        self.check_base = check_base
+        self.check_base, self.offload_idle = check_base, offload_idle
         self._paths: dict[str, str] = {}
         self.cards: dict[str, TeacherCard] = {}
         self.guidance_scales: dict[str, float] = {}
@@ -96,7 +103,8 @@ class TeacherSet(Target):
             if self.check_base:
                 given = f"{_at(task, 'path')}={path}"
                 check_base_of(self.cards.get(task), model, given, "teacher.check_base")
-            load_frozen(model, self.adapter(task), path, setting=_at(task, "path"))
+            setting = _at(task, "path")
+            load_frozen(model, self.adapter(task), path, setting=setting, offload_idle=self.offload_idle)
 
     def adapter(self, task: str) -> str:
         """Name of the adapter, or whole transformer, that teaches ``task``.

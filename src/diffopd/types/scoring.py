@@ -41,6 +41,12 @@ class Scores:
         scales = dict.fromkeys(text for piece in pieces for text in piece.scale.split("; "))
         return Scores(torch.cat([piece.value for piece in pieces]), parts, "; ".join(scales))
 
+    def select(self, rows: Sequence[int]) -> Scores:
+        """The given rows, in the given order."""
+        chosen = list(rows)
+        parts = {name: values[chosen] for name, values in self.parts.items()}
+        return Scores(self.value[chosen], parts, self.scale)
+
 
 @runtime_checkable
 class Reward(Protocol):

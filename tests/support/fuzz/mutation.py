@@ -16,7 +16,7 @@ from diffopd.config.aliases import choices
 from diffopd.config.folder import config_folder
 
 CONF = Path(config_folder())
-OF_ANY_TASK = ("teacher", "guard", "flow_grpo")
+OF_ANY_TASK = ("teacher", "guard", "flow_grpo", "ram", "rvm", "few_step")
 """Experiments that are tried under the names that have a task, such as teacher_ocr."""
 EXPERIMENTS = [name for name in choices("experiment") if name not in OF_ANY_TASK]
 LEFT_ALONE = ("paths", "hydra", "name", "run_id")

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from diffopd.config.guidance import trained_guidance
 from diffopd.evaluation import EvaluationResult
 from diffopd.files.names import CONFIG
 from diffopd.files.sealed import SEAL, read_sealed_json, read_sealed_text
@@ -90,8 +91,7 @@ class Run:
     @property
     def guidance_scale(self) -> float | None:
         """The guidance it was trained for."""
-        sampler = self.settings.get("sampler")
-        return float(sampler["guidance_scale"]) if sampler and "guidance_scale" in sampler else None
+        return trained_guidance(self.settings)
 
     def family(self, prefix: str) -> dict[str, Series]:
         """Metrics of a prefix such as ``train/reward/``: last part of the name -> values."""

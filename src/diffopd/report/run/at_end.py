@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 from diffopd.callbacks import Samples, exported_adapter
 from diffopd.evaluation import Benchmark, evaluate
 from diffopd.files.sample_sheet import SHEET, SampleSheet
-from diffopd.phase import DistillPhase, RewardPhase
+from diffopd.phase import DistillPhase, ScoredPhase
 from diffopd.report.run.curve import reward_curve, reward_panels
 from diffopd.report.run.distillation import PICTURES, SCORING, report_distillation
 from diffopd.report.run.examples import Painter, draw_examples
@@ -63,7 +63,7 @@ class DistillationReport:
         """Score the student's exported adapter, write the report and its page."""
         assert isinstance(phase.teacher, TeacherSet)
         timed, tasks = Timed(), phase.teacher.tasks
-        scale = float(phase.sampler.guidance_scale)
+        scale = float(phase.loss_guidance)
         with failures_saved(run.folder, "report"):
             files = report_distillation(
                 model=phase.model,
@@ -111,9 +111,9 @@ class TeacherReport:
         self.batch_size, self.name = batch_size, name
         self.rows_per_task, self.prompts_searched = rows_per_task, prompts_searched
 
-    def __call__(self, phase: RewardPhase, benchmark: Benchmark, run: RunFiles) -> None:
+    def __call__(self, phase: ScoredPhase, benchmark: Benchmark, run: RunFiles) -> None:
         """Score the exported adapter at its own guidance, print beside the base, write card and page."""
-        scale, timed = float(phase.sampler.guidance_scale), Timed()
+        scale, timed = float(phase.loss_guidance), Timed()
         best = float(phase.model.guidance_scale)
         with failures_saved(run.folder, "report"), timed(SCORING):
             result = evaluate(

@@ -45,7 +45,10 @@ RUNS = {
     ],
     "pretrain": [
         ("mini_pretrain", ("phase.sign_share=1",)),
-        ("mini_klein_pretrain", ("phase.copy_share=0.34", "phase.same_figure_share=0.33", "data.batch_size=3")),
+        (
+            "mini_klein_pretrain",
+            ("phase.copy_share=0.34", "phase.same_figure_share=0.33", "data.batch_size=3"),
+        ),
     ],
     "autoencoder": [("mini_autoencoder", ())],
 }

@@ -90,7 +90,13 @@ def _scored(values: Values, rows: int, number: int) -> int:
 
 def _distillation(values: Values, rows: int, number: int) -> Cost:
     calls = _scored(values, rows, number)
-    return Cost(images=rows, reward_calls=calls, updates=values["phase"]["updates_per_round"])
+    images = 0 if values["phase"].get("states_from") == "pictures" else rows
+    return Cost(images=images, reward_calls=calls, updates=values["phase"]["updates_per_round"])
+
+
+def _preference(values: Values, rows: int, number: int) -> Cost:
+    images = 0 if values["phase"]["rejected"] == "pictures" else rows
+    return Cost(images=images, reward_calls=_scored(values, rows, number), updates=1)
 
 
 def _fine_tuning(values: Values, rows: int, number: int) -> Cost:
@@ -124,6 +130,7 @@ def _measurement(values: Values, rows: int, number: int) -> Cost:
 _ROUNDS: Mapping[str | None, Callable[[Values, int, int], Cost]] = {
     "distillation": _distillation,
     "fine_tuning": _fine_tuning,
+    "preference": _preference,
     "distribution_matching": _distribution_matching,
     "reward_learning": _reward_learning,
     "drawings": _drawings,

@@ -3,6 +3,7 @@
 from diffopd.loss.clean_l2 import CleanL2, clean_l2_weight
 from diffopd.loss.diffusion_nft import DiffusionNFT, diffusion_nft_loss, reward_weight_from_advantage
 from diffopd.loss.dmd import DMD, dmd_gradient, dmd_loss
+from diffopd.loss.dpo import DPO, Side, hinge_loss, preference_margin, sigmoid_loss
 from diffopd.loss.flow_grpo import FlowGRPO, flow_grpo_log_ratio
 from diffopd.loss.flow_matching import FlowMatching, flow_matching_loss
 from diffopd.loss.grpo_guard import GRPOGuard, ratio_norm, step_balance
@@ -18,6 +19,7 @@ from diffopd.loss.velocity_uniform import VelocityUniform, velocity_uniform_weig
 
 __all__ = [
     "DMD",
+    "DPO",
     "ODEL2",
     "OPD",
     "TDM",
@@ -30,6 +32,7 @@ __all__ = [
     "ReverseKL",
     "ReverseKLAt",
     "ReverseKLReleased",
+    "Side",
     "TransitionMatching",
     "VelocityUniform",
     "clean_l2_weight",
@@ -39,12 +42,14 @@ __all__ = [
     "dmd_loss",
     "flow_grpo_log_ratio",
     "flow_matching_loss",
+    "hinge_loss",
     "importance_weight",
     "matching_term",
     "mixed_noise",
     "ode_l2_weight",
     "opd_weight",
     "policy_step",
+    "preference_margin",
     "ratio_norm",
     "reference_kl",
     "renoise",
@@ -52,6 +57,7 @@ __all__ = [
     "reverse_kl_released_weight",
     "reverse_kl_weight",
     "reward_weight_from_advantage",
+    "sigmoid_loss",
     "step_balance",
     "tdm_fake_loss",
     "tdm_loss",

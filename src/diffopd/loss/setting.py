@@ -38,8 +38,17 @@ def check_kl_weight(kl_weight: int | float) -> None:
     Raises:
         ValueError: If it is not.
     """
-    if not 0 <= kl_weight < math.inf:
-        raise ValueError(f"loss.kl_weight must be a finite number of at least 0, got {kl_weight}")
+    check_weight("kl_weight", kl_weight)
+
+
+def check_weight(name: str, value: int | float) -> None:
+    """Check that a weight is a finite number of at least 0.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError(f"loss.{name} must be a finite number of at least 0, got {value}")
 
 
 def missing_reference(kl_weight: int | float) -> ValueError:

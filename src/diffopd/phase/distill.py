@@ -16,6 +16,7 @@ from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.balance import Balance
 from diffopd.phase.measure import measure_teachers
 from diffopd.phase.micro_batch import MicroBatch, row_weights
+from diffopd.phase.noised_pictures import noised_pictures
 from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import averaged, num_processes
 from diffopd.phase.scoring import scored
@@ -32,6 +33,7 @@ CHOICES = {
     "round": ("fused", "two_pass"),
     "step_reduction": ("mean", "sum"),
     "task_reduction": ("mean", "sum"),
+    "states_from": ("rollout", "pictures"),
 }
 """Settings with names, and the names."""
 
@@ -61,16 +63,20 @@ class DistillPhase(PolicyPhase):
         updates_per_round: Optimizer steps on the same rollout; more than one needs ``two_pass``.
         step_reduction: ``mean`` or ``sum`` of the losses over steps.
         task_reduction: ``mean`` or ``sum`` of the losses over tasks.
+        states_from: ``rollout``: the student's own states, on-policy; ``pictures``: those of the data's rows,
+            noised to the levels of the sampler's grid, off-policy.
 
     Attributes:
         settings_type: Type of ``settings``.
         supervision: What its loss learns from.
+        takes_states: That ``phase.states_from`` says where they come from.
         round_kind: What a round takes, for ``doctor``.
     """
 
     settings_type: ClassVar[type[StudentSettings]] = StudentSettings
     supervision: ClassVar[str] = "teacher"
     takes_buckets: ClassVar[bool] = True
+    takes_states: ClassVar[bool] = True
     round_kind: ClassVar[str] = "distillation"
     settings: StudentSettings
 
@@ -94,16 +100,21 @@ class DistillPhase(PolicyPhase):
         updates_per_round: int,
         step_reduction: Literal["mean", "sum"],
         task_reduction: Literal["mean", "sum"],
+        states_from: Literal["rollout", "pictures"] = "rollout",  # not in the configs that earlier runs saved
     ) -> None:
-        for (setting, allowed), value in zip(
-            CHOICES.items(), (round, step_reduction, task_reduction), strict=True
-        ):
+        chosen = (round, step_reduction, task_reduction, states_from)
+        for (setting, allowed), value in zip(CHOICES.items(), chosen, strict=True):
             if value not in allowed:
                 raise ValueError(f"phase.{setting}={value} is not known; choose one of {', '.join(allowed)}")
         if updates_per_round < 1 or (updates_per_round > 1 and round == "fused"):
             raise ValueError(
                 f"phase.updates_per_round={updates_per_round} must be 1 with phase.round=fused, which "
                 "computes the loss during the rollout; more need phase.round=two_pass"
+            )
+        if states_from == "pictures" and sampler.uses_history:
+            raise ValueError(
+                "phase.states_from=pictures has states of no rollout, and the sampler needs the step before "
+                "each; choose sampler=flow"
             )
         possible = states.steps(sampler.num_steps)
         super().__init__(model=model, adapter=adapter, optimizer=optimizer, settings=settings)
@@ -122,6 +133,7 @@ class DistillPhase(PolicyPhase):
         self.draw_weight = states.weight(sampler.num_steps)
         self.step_weight = self.draw_weight / len(possible) if step_reduction == "mean" else self.draw_weight
         self.sum_tasks = task_reduction == "sum"
+        self.on_policy = states_from == "rollout"
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round of Algorithm 1.
@@ -132,7 +144,7 @@ class DistillPhase(PolicyPhase):
         steps = self.states.draw(self.sampler.num_steps, torch_generator(self.seed, "states", self.round))
         with self.model.in_round():
             self._round(prompts, steps)
-        self.round_log.add("train/cost/images", len(prompts) * num_processes())
+        self.round_log.add("train/cost/images", len(prompts) * num_processes() * self.on_policy)
         self._watch_balance(prompts)
         self.log_round(prompts)
 
@@ -141,7 +153,7 @@ class DistillPhase(PolicyPhase):
             self._two_pass_round(prompts, steps)
             return
         for rows in self._rows(prompts):
-            for transition in self._rollout(rows, steps):  # the student's own states
+            for transition in self._transitions(rows, steps):
                 if transition.step in steps:
                     self._match(rows, transition, transition.velocity.detach(), len(steps))
                 del transition  # a step's activations end before the next step makes its own
@@ -209,6 +221,22 @@ class DistillPhase(PolicyPhase):
                 anchor=self.regulariser.given(part, given),
             )
 
+    def _transitions(self, rows: MicroBatch, steps: Sequence[int]) -> Iterator[Transition]:
+        """At the states where the loss is taken: the student's own, or noised pictures."""
+        if self.on_policy:
+            yield from self._rollout(rows, steps)
+            return
+        states = noised_pictures(self, self.sampler, rows, steps)
+        for _ in steps:
+            with torch.set_grad_enabled(not self.two_pass):
+                transition = next(states)
+            yield transition
+            del transition
+        if self._scored:
+            with torch.no_grad():
+                *_, last = self.rollout(self.sampler, rows.prompts, rows.conditioning, self.student)
+            self._score(rows.prompts, last.next_latent)
+
     def _rollout(self, rows: MicroBatch, steps: Sequence[int]) -> Iterator[Transition]:
         """The student's transitions, with gradients at the trained steps of a fused round.
 
@@ -236,7 +264,7 @@ class DistillPhase(PolicyPhase):
     def _stored(self, rows: MicroBatch, steps: Sequence[int]) -> Iterator[StoredTransition]:
         """The trained steps of a rollout without gradients."""
         previous_clean = None
-        for transition in self._rollout(rows, steps):
+        for transition in self._transitions(rows, steps):
             if transition.step in steps:
                 velocity = transition.velocity.float()
                 yield StoredTransition(

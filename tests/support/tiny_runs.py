@@ -94,9 +94,7 @@ class TinyWorld:
         ):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
         name, _, model = experiment.partition("@")
-        if (
-            name in OF_PICTURES or name == "assistant"
-        ):  # on a pipeline of its own, made for those that ask: dopsd@<model>
+        if name in (*OF_PICTURES, "assistant"):  # on a pipeline of its own, if asked for: dopsd@<model>
             from support.tiny_dopsd import overrides_of
 
             return overrides_of(name, self.pipeline.parent, model or "flux2_klein")

@@ -144,7 +144,8 @@ class DistillPhase(PolicyPhase):
         steps = self.states.draw(self.sampler.num_steps, torch_generator(self.seed, "states", self.round))
         with self.model.in_round():
             self._round(prompts, steps)
-        self.round_log.add("train/cost/images", len(prompts) * num_processes() * self.on_policy)
+        if self.on_policy:
+            self.round_log.add("train/cost/images", len(prompts) * num_processes())
         self._watch_balance(prompts)
         self.log_round(prompts)
 

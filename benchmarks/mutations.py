@@ -141,6 +141,12 @@ MUTATIONS = (
         "repulsion = (1 - reward_weight) *",
         "repulsion = reward_weight *",
     ),
+    Mutation(
+        "rejected pictures attract",
+        "loss/dpo.py",
+        "return preferred_gain - push * rejected_gain",
+        "return preferred_gain + push * rejected_gain",
+    ),
     Mutation("real and fake change places", "loss/dmd.py", "(real - fake) / scale", "(fake - real) / scale"),
     Mutation("TDM's target", "loss/tdm.py", "start.detach() + real - fake", "start.detach() + real + fake"),
     Mutation(

@@ -44,10 +44,11 @@ def overrides_of(experiment: str, folder: Path, name: str) -> list[str]:
         write_pairs(pairs)
     seen = ["domain.context.least_pixels=4096", "domain.context.most_pixels=4096"]
     seen = seen if name == "z_image_turbo" else []
-    own = {
-        "dreambooth_pairs": ["phase.class_prompt=a thing", "phase.num_class_pictures=3"],
-        "sft_assistant": [f"phase.assistant={_assistant_in(name, folder)}"],
-    }.get(experiment, [])
+    own = []
+    if experiment == "dreambooth_pairs":
+        own = ["phase.class_prompt=a thing", "phase.num_class_pictures=3"]
+    if experiment == "sft_assistant":
+        own = [f"phase.assistant={_assistant_in(name, folder)}"]
     data = [f"data.path={pairs}", "data.prompts_per_round=2"]
     return [*RUN, *family.overrides, *data, *SMALL, *(seen if experiment in SHOWN else []), *own]
 

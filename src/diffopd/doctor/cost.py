@@ -42,8 +42,8 @@ class Cost:
 def run_cost(values: Values) -> Cost | None:
     """What all rounds of a training take; None for a phase that is not known.
 
-    ``routing=automatic`` scores every teacher once before the first round, which is counted as reward calls
-    although it is not logged.
+    ``routing=automatic`` scores every teacher once before the first round, and class pictures are drawn then:
+    these are counted although they are not logged.
     """
     of_round = _ROUNDS.get(round_kind(values))
     if of_round is None:
@@ -139,6 +139,8 @@ _ROUNDS: Mapping[str | None, Callable[[Values, int, int], Cost]] = {
 
 
 def _before_training(values: Values) -> Cost:
+    if values["phase"].get("class_prompt") is not None:
+        return Cost(images=values["phase"]["num_class_pictures"])
     routing = values.get("routing") or {}
     if round_kind(values) != "distillation" or not constant(routing.get("_target_"), "measures"):
         return Cost()

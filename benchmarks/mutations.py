@@ -159,6 +159,12 @@ MUTATIONS = (
         "(1 - cosine) / 2",
         "(1 + cosine) / 2",
     ),
+    Mutation(
+        "rejected pictures attract",
+        "loss/dpo.py",
+        "return preferred_gain - push * rejected_gain",
+        "return preferred_gain + push * rejected_gain",
+    ),
     Mutation("real and fake change places", "loss/dmd.py", "(real - fake) / scale", "(fake - real) / scale"),
     Mutation("TDM's target", "loss/tdm.py", "start.detach() + real - fake", "start.detach() + real + fake"),
     Mutation(

@@ -12,7 +12,10 @@ from typing import Any
 from settings_page import table
 
 FILE = Path(__file__).with_name("metrics.toml")
-ALL_PHASES = ("distill", "sft", "dmd", "tdm", "nft", "grpo", "self_opd", "gradient_variance", "pretrain", "autoencoder")
+ALL_PHASES = (
+    *("distill", "sft", "preference", "dmd", "tdm", "nft", "grpo", "self_opd"),
+    *("gradient_variance", "pretrain", "autoencoder"),
+)
 BETTER = ("higher", "lower", "neither")
 
 HEAD = """# Metrics

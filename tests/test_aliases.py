@@ -12,7 +12,7 @@ from diffopd.config.aliases import aliases, choices
 from diffopd.config.folder import config_folder
 
 PRIMARY = {"metric": "evaluate", "claims": "report"}
-ADDED = ("experiment", "variant", "metric", "task")
+ADDED = ("experiment", "variant", "metric", "task", "loss")
 
 
 def composed(config_name, *overrides):

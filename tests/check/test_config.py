@@ -25,8 +25,12 @@ CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = choices("experiment")
 ODE = "+experiment=mopd_ode"
 GIVEN = {
-    "dopsd": ["data.path=my_pictures"],
-    "sft_pairs": ["data.path=my_pictures"],
+    **{
+        name: ["data.path=my_pictures"]
+        for name in ("dopsd", "sft_pairs", "sft_teacher_samples", "offpolicy_pairs", "pso_pairs", "dpo_pairs")
+    },
+    "dreambooth_pairs": ["data.path=my_pictures", "phase.class_prompt=a dog"],
+    "sft_assistant": ["data.path=my_pictures", "phase.assistant=runs/assistant/seed0/adapter"],
     "reward=custom": ["reward._target_=diffopd.reward.by_task.RewardByTask", "+reward.rewards={}"],
     "reward=hpsv2": ["reward.path=models/hpsv2"],
     "reward=laion_aesthetic": ["reward.path=models/laion_aesthetic"],

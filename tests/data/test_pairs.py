@@ -272,3 +272,32 @@ def test_the_choice_builds(folder, conf_dir):
         cfg = compose("train", overrides=["+data=pairs", f"data.path={folder}", "name=x"])
     assert len(instantiate(cfg.data).batch(0)) == 4
     assert instantiate(cfg.data).batch(0).targets[0].height == 32  # the embedded model's
+
+
+def test_a_rare_word_before_each_caption_or_one_text_for_all(folder, tmp_path):
+    """DreamBooth: with one text for all pictures, none needs a caption."""
+    assert told(data(folder, template="sks, {caption}"))["a.png"] == ("sks, a drawing, a",)
+    assert set(told(data(folder, template="a photo of sks dog")).values()) == {("a photo of sks dog",)}
+    (folder / "a.txt").unlink()
+    assert told(data(folder, template="a photo of sks dog"))["a.png"] == ("a photo of sks dog",)
+    with pytest.raises(ValueError, match=r"no caption for a\.png"):
+        data(folder, template="sks, {caption}")
+
+
+def test_pictures_that_others_are_preferred_to(tmp_path):
+    pictures(tmp_path, ("good.png", "bad.png"))
+    lines(tmp_path, [{"file_name": "good.png", "worse": "bad.png", "text": "a drawing"}])
+    (pair,) = data(tmp_path, rejected_key="worse", prompts_per_round=1).tasks["pictures"].entries
+    assert (pair.where, pair.rejected.path, pair.rejected.size) == (
+        "good.png",
+        str(tmp_path / "bad.png"),
+        pair.picture.size,
+    )
+    assert pair.metadata["captions"] == {"text": "a drawing"}
+    rows = data(tmp_path, rejected_key="worse", prompts_per_round=1, group_size=2).batch(0)
+    assert rows.rejected == (pair.rejected,) * 2
+    assert rows.select([1]).rejected == Prompts.concat([rows.select([1])]).rejected == (pair.rejected,)
+    assert data(tmp_path, prompts_per_round=1).batch(0).rejected == (None,)
+    (tmp_path / "bad.png").unlink()
+    with pytest.raises(ValueError, match=r"bad\.png is not there"):
+        data(tmp_path, rejected_key="worse")

@@ -106,3 +106,13 @@ def test_a_run_on_pictures_is_planned(plan):
     assert (found.rows_per_round, found.cost.updates, found.cost.images) == (16, 2, 0)
     (said,) = prompt_findings(found)
     assert said.text == "a round takes 8 pictures of pictures, there are 4, so some are used twice in a round"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "images"),
+    [("pso_pairs", 4), ("dpo_pairs", 0), ("offpolicy_pairs", 0), ("dreambooth_pairs", 3)],
+)
+def test_what_baselines_of_pictures_draw_is_planned(plan, experiment, images):
+    """Two rounds of two pictures: samples to prefer them to, none, or class pictures."""
+    cost = plan(experiment).cost
+    assert (cost.images, cost.updates, cost.reward_calls) == (images, 2, 0)

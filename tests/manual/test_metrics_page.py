@@ -29,7 +29,8 @@ RUNS = {
         ("mopd_ppo", SCORED),
         ("sopd_aesthetic", ("regulariser=distribution",)),
     ],
-    "sft": [("mopd_sft", ("phase.kl_weight=1", *SCORED))],
+    "sft": [("mopd_sft", ("phase.kl_weight=1", *SCORED)), ("dreambooth_pairs", ())],
+    "preference": [("pso_pairs", ("+reward=picture_quality", *SCORED))],
     "dmd": [("mopd_dmd", SCORED)],
     "tdm": [("mopd_tdm", SCORED)],
     "nft": [

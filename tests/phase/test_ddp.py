@@ -14,6 +14,8 @@ pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="autograd keeps threads per GPU, which no fork survives"
 )
 SCORED = ("reward=picture_quality", "phase.score_every_n_rounds=1")
+LOGGED = ("+reward=picture_quality", "phase.score_every_n_rounds=1")
+"""For those that roll out to be scored alone."""
 NFT = ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1")
 ONE_FAKE = ("phase.fake_updates_per_round=1",)
 RUNS = {
@@ -33,9 +35,15 @@ SLOW_RUNS = {
     "flow_opd": ("reward=picture_quality", "data.schedule=alternate"),
     "mopd_sft": (*SCORED, "phase.best_of_n=2", "phase.kl_weight=1"),
     "sft_pairs": (
-        *("+reward=picture_quality", "phase.score_every_n_rounds=1"),  # it rolls out to be scored alone
+        *LOGGED,
         *("data.prompts_per_round=4", "data.caption_key=[text,long]", "phase.num_timesteps=2"),
     ),
+    "dreambooth_pairs": (*LOGGED, "data.prompts_per_round=4", "phase.num_class_pictures=19"),
+    "pso_pairs": ("phase.num_timesteps=2", "data.prompts_per_round=4"),
+    "dpo_pairs": (*LOGGED, "loss=pso_released"),
+    "sft_teacher_samples": LOGGED,
+    "offpolicy_pairs": LOGGED,
+    "sft_assistant": LOGGED,
     "mopd_dmd": (*SCORED, *ONE_FAKE),
     "mopd_tdm": (*SCORED, *ONE_FAKE),
     "ram_aesthetic": ("phase.num_timesteps=2", "phase.updates_per_round=1"),

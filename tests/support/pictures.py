@@ -21,12 +21,13 @@ def picture_file(folder: Path, seed: int, height: int = 64, width: int = 64) -> 
 
 
 def write_pairs(folder: Path) -> Path:
-    """Four pictures with a short and a long caption each."""
+    """Four pictures with a short and a long caption each, preferred to the next one."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(4):
         name = Path(picture_file(folder, number, 80, 64).path).name
         line = {"file_name": name, "text": f"thing {number}", "long": f"thing {number}, all of it"}
+        line["rejected_file_name"] = f"picture{(number + 1) % 4}.png"
         lines.append(json.dumps(line))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
     return folder

@@ -99,10 +99,11 @@ class TinyWorld:
             "mini64_more",
         ):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
-        if experiment.startswith("dopsd"):  # on a pipeline of its own, made for those that ask: dopsd@<model>
-            from support.tiny_dopsd import dopsd_overrides
+        name, _, model = experiment.partition("@")
+        if name in (*OF_PICTURES, "assistant"):  # on a pipeline of its own, if asked for: dopsd@<model>
+            from support.tiny_dopsd import overrides_of
 
-            return dopsd_overrides(self.pipeline.parent, experiment.partition("@")[2] or "flux2_klein")
+            return overrides_of(name, self.pipeline.parent, model or "flux2_klein")
         adapter = ["adapter.rank=2", "adapter.alpha=4"]
         if experiment == "sft_pairs":
             pairs = self.pipeline.parent / "captioned"
@@ -151,8 +152,18 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
-WITHOUT_REWARD = ("dopsd", "sft_pairs", "mini_klein_distil")
-"""Experiments that score nothing."""
+OF_PICTURES = (
+    "dopsd",
+    "sft_teacher_samples",
+    "offpolicy_pairs",
+    "dreambooth_pairs",
+    "pso_pairs",
+    "dpo_pairs",
+    "sft_assistant",
+)
+"""Experiments of a few-step model and pictures."""
+WITHOUT_REWARD = (*OF_PICTURES, "sft_pairs", "assistant", "mini_klein_distil")
+"""Experiments that learn from pictures, or from samples as they are."""
 REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi", "ram", "rvm", "self_opd", "few_step")
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")

@@ -8,7 +8,10 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from diffopd.check.chosen import lacks as _lacks
+from diffopd.check.chosen import target_of as _target
 from diffopd.check.error import config_errors
+from diffopd.check.picture_choices import picture_problems
 from diffopd.check.prompts import reward_is_asked
 from diffopd.check.setting import Groups, phase_takes
 from diffopd.check.signal import LEARNS_FROM_REWARDS
@@ -33,6 +36,7 @@ def choice_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _tasks(values)
     yield from _examples(values)
     yield from _buckets(values)
+    yield from picture_problems(values)
     yield from _reward(values)
     yield from _prompt_filter(values)
     yield from _context(values)
@@ -83,6 +87,7 @@ def loss_problems(values: Mapping[str, Any]) -> Iterator[str]:
             "transition_advantage": "choose loss=flow_grpo or loss=grpo_guard",
             "branches": "choose loss=self_opd",
             "data": "choose loss=flow_matching",
+            "preference": "choose loss=dpo",
             "distribution": "choose loss=dmd",
             "trajectory_distribution": "choose loss=tdm",
         }
@@ -99,6 +104,7 @@ _SOURCES = {
     "transition_advantage": "advantages of visited transitions",
     "branches": "finished branches of visited states",
     "data": "data",
+    "preference": "pairs of pictures, one preferred to the other",
     "distribution": "the scores of two distributions",
     "trajectory_distribution": "the scores of two distributions along a trajectory",
 }
@@ -247,9 +253,10 @@ def _examples(values: Mapping[str, Any]) -> Iterator[str]:
                 f"phase.best_of_n={best_of_n} chooses among a teacher's samples, and phase.examples=pictures "
                 "has none; set phase.best_of_n=1"
             )
+    if examples in ("pictures", "base"):
         if teacher is not None:
             yield (
-                "a teacher is chosen, and phase.examples=pictures learns from none; leave it out with "
+                f"a teacher is chosen, and phase.examples={examples} learns from none; leave it out with "
                 "~teacher, or set phase.examples=teacher"
             )
     elif teacher is None:
@@ -334,12 +341,6 @@ def _context(values: Mapping[str, Any]) -> Iterator[str]:
             f"{choice} shows the teacher pictures, and model={model} reads none; choose context=text, "
             "model=flux2_klein or model=z_image_turbo"
         )
-
-
-def _lacks(values: Mapping[str, Any], group: str, name: str) -> bool:
-    """Whether the class that a group names is known not to have something."""
-    known = read_target(_target(values, group))
-    return known is not None and not known.function and not known.constants.get(name)
 
 
 def _report(values: Mapping[str, Any]) -> Iterator[str]:
@@ -446,12 +447,6 @@ def _strategy(values: Mapping[str, Any], trainer: Mapping[str, Any]) -> Iterator
         )
     if (values.get("model") or {}).get("compile") is True:
         yield "trainer=sharded with model.compile=true is not supported; set model.compile=false"
-
-
-def _target(values: Mapping[str, Any], group: str) -> str:
-    """Name of the class a group's choice builds, empty if there is none."""
-    node = values.get(group)
-    return str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
 
 
 def _target_at(values: Mapping[str, Any], path: str) -> str:

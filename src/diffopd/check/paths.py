@@ -63,6 +63,8 @@ def path_problems(values: Mapping[str, Any]) -> Iterator[str]:
     anchor = (values.get("regulariser") or {}).get("path") if phase_takes(values, "regulariser") else None
     if isinstance(anchor, str):
         yield from _adapter_place("regulariser.path", anchor)
+    if isinstance(assistant := (values.get("phase") or {}).get("assistant"), str):
+        yield from _adapter_place("phase.assistant", assistant)
     adapter = (values.get("adapter") or {}) if phase_takes(values, "adapter") else {}
     if isinstance(adapter.get("start"), str):
         yield from _adapter_place("adapter.start", adapter["start"])
@@ -149,7 +151,7 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If one does not fit.
     """
-    from diffopd.adapter import LoRA, check_start
+    from diffopd.adapter import LoRA, check_adapter, check_start
     from diffopd.model import read_transformer_config
 
     if not {"adapter", "teacher", "regulariser"} & set(parts):
@@ -168,6 +170,8 @@ def check_fit(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
         for group in ("teacher", "regulariser"):
             if group in parts:
                 parts[group].check(base)
+        if cfg.phase.get("assistant"):
+            check_adapter(cfg.phase.assistant, base, setting="phase.assistant")
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -16,6 +16,8 @@ from diffopd.files.picture import SUFFIXES
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Files of captions that are found by themselves, as Hugging Face's imagefolder has them."""
 BESIDE = ".txt"
+CAPTION = "{caption}"
+"""Stands for a picture's own caption in ``data.template``."""
 TEXT = "text"
 """Key of a caption that has none of its own, as it is a file beside its picture."""
 
@@ -30,6 +32,7 @@ class CaptionedFile:
         captions: key -> caption; those that are texts and not blank.
         rest: The other entries of its line.
         where: Where the captions are, for messages.
+        rejected: The picture that this one is preferred to, where lines name one.
     """
 
     file: Path
@@ -37,19 +40,26 @@ class CaptionedFile:
     captions: Mapping[str, str]
     rest: Mapping[str, Any]
     where: str
+    rejected: Path | None = None
 
 
-def caption_keys(setting: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The keys that ``data.caption_key`` names.
+def caption_keys(setting: str | Sequence[str] | None, template: str | None = None) -> tuple[str, ...]:
+    """The keys that ``data.caption_key`` names; none if ``data.template`` says the same of all pictures.
 
     Examples:
         >>> caption_keys(None), caption_keys("short_en"), caption_keys(["short_en", "detailed_en"])
         (('text',), ('short_en',), ('short_en', 'detailed_en'))
+        >>> caption_keys(None, "sks, {caption}"), caption_keys(None, "a photo of sks dog")
+        (('text',), ())
     """
+    if template is not None and CAPTION not in template:
+        return ()
     return (setting,) if isinstance(setting, str) else tuple(setting or (TEXT,))
 
 
-def read_captions(path: str, captions: str, picture_key: str, keys: Sequence[str]) -> list[CaptionedFile]:
+def read_captions(
+    path: str, captions: str, picture_key: str, keys: Sequence[str], rejected_key: str | None = None
+) -> list[CaptionedFile]:
     """The captioned pictures of a folder.
 
     Args:
@@ -57,7 +67,8 @@ def read_captions(path: str, captions: str, picture_key: str, keys: Sequence[str
         captions: ``auto``: ``metadata.jsonl`` or ``metadata.csv`` if there is one, else a ``.txt`` beside
             each picture; ``text``: the latter; or a ``.jsonl`` or ``.csv`` file below the folder.
         picture_key: Key of a line's picture, its place below the folder: a text, or a list of one.
-        keys: Keys of the captions that every picture must have.
+        keys: Keys of the captions that every picture must have; with none, pictures need no caption.
+        rejected_key: Key of the picture that a line's picture is preferred to; None = there are none.
 
     Raises:
         ValueError: If there are no pictures, or some have no caption: each of them by its name.
@@ -72,18 +83,31 @@ def read_captions(path: str, captions: str, picture_key: str, keys: Sequence[str
         raise ValueError(f"data.path={path}: {what} ({folder.absolute()})")
     source = _source(path, folder, captions)
     if source is None:
-        if tuple(keys) != (TEXT,):
+        if rejected_key is not None:
+            raise ValueError(
+                f"data.rejected_key={rejected_key} needs lines that name two pictures, and {folder} has none "
+                f"of {', '.join(METADATA)}; write one, or name such a file with data.captions=..."
+            )
+        if tuple(keys) not in ((TEXT,), ()):
             raise ValueError(
                 f"data.caption_key={_listed(keys)} needs captions with keys, and {folder} has {BESIDE} "
                 "files; leave data.caption_key=null, or name a file of captions with data.captions=..."
             )
-        return _beside(path, folder)
+        return _beside(path, folder, needed=bool(keys))
     read = _json_lines if source.suffix == ".jsonl" else _csv_lines
-    found = [_captioned(folder, source, number, line, picture_key) for number, line in read(source)]
+    found = [
+        _captioned(folder, source, number, line, picture_key, rejected_key) for number, line in read(source)
+    ]
     if not found:
         raise ValueError(f"data.path={path}: {source} holds no captions; write one line per picture")
     _check_keys(found, source, keys)
     return found
+
+
+def texts_of(file: CaptionedFile, keys: Sequence[str], template: str | None) -> tuple[str, ...]:
+    """What the model may be told of a picture: its captions of these keys, in the template."""
+    told = CAPTION if template is None else template
+    return tuple(told.replace(CAPTION, file.captions[key]) for key in keys) or (told,)
 
 
 def _source(path: str, folder: Path, captions: str) -> Path | None:
@@ -108,8 +132,8 @@ def _source(path: str, folder: Path, captions: str) -> Path | None:
     return there[0] if there else None
 
 
-def _beside(path: str, folder: Path) -> list[CaptionedFile]:
-    """Pictures with a text file each, in all folders below, by name."""
+def _beside(path: str, folder: Path, *, needed: bool) -> list[CaptionedFile]:
+    """Pictures with a text file each, in all folders below, by name; not all have one unless it is needed."""
     names = sorted(
         file.relative_to(folder)
         for file in folder.rglob("*")
@@ -125,10 +149,9 @@ def _beside(path: str, folder: Path) -> list[CaptionedFile]:
     for name in names:
         file = folder / name
         caption = _one_line(file.with_suffix(BESIDE))
-        if caption:
-            found.append(
-                CaptionedFile(file, name.as_posix(), {TEXT: caption}, {}, file.with_suffix(BESIDE).name)
-            )
+        if caption or not needed:
+            captions = {TEXT: caption} if caption else {}
+            found.append(CaptionedFile(file, name.as_posix(), captions, {}, file.with_suffix(BESIDE).name))
         else:
             without.append(name.as_posix())
     if without:
@@ -183,20 +206,31 @@ def _text(file: Path) -> str:
 
 
 def _captioned(
-    folder: Path, source: Path, number: int, line: Mapping[str, Any], picture_key: str
+    folder: Path,
+    source: Path,
+    number: int,
+    line: Mapping[str, Any],
+    picture_key: str,
+    rejected_key: str | None,
 ) -> CaptionedFile:
-    name = line.get(picture_key)
-    if isinstance(name, list) and len(name) == 1:
-        name = name[0]
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(
-            f"{source}, line {number}: {picture_key!r} must be the place of one picture below data.path, got "
-            f"{name!r}; the line has the keys {sorted(map(str, line))}. data.picture_key names another"
-        )
+    def named(key: str, setting: str) -> str:
+        name = line.get(key)
+        if isinstance(name, list) and len(name) == 1:
+            name = name[0]
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(
+                f"{source}, line {number}: {key!r} must be the place of one picture below data.path, got "
+                f"{name!r}; the line has the keys {sorted(map(str, line))}. {setting} names another"
+            )
+        return name
+
+    name = named(picture_key, "data.picture_key")
+    rejected = None if rejected_key is None else folder / named(rejected_key, "data.rejected_key")
+    pictures = (picture_key, rejected_key)
     captions = {key: " ".join(value.split()) for key, value in line.items() if isinstance(value, str)}
-    captions = {key: text for key, text in captions.items() if text and key != picture_key}
-    rest = {key: value for key, value in line.items() if key not in captions and key != picture_key}
-    return CaptionedFile(folder / name, name, captions, rest, f"{source.name}, line {number}")
+    captions = {key: text for key, text in captions.items() if text and key not in pictures}
+    rest = {key: value for key, value in line.items() if key not in captions and key not in pictures}
+    return CaptionedFile(folder / name, name, captions, rest, f"{source.name}, line {number}", rejected)
 
 
 def _check_keys(found: Sequence[CaptionedFile], source: Path, keys: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 from diffopd.data.buckets import RELEASED, nearest_size, sizes_of_area
-from diffopd.data.pair_files import CaptionedFile, caption_keys, read_captions
+from diffopd.data.pair_files import CaptionedFile, caption_keys, read_captions, texts_of
 from diffopd.data.reference_files import references_of
 from diffopd.data.rounds import RoundData, TaskPrompts, check_count
 from diffopd.files.fingerprint import sha256_of
@@ -35,6 +35,7 @@ class Pair:
         metadata: ``captions`` by key, ``file_name``, and what else its line had.
         where: Name of its file.
         references: What the student is shown beside the caption, as in editing.
+        rejected: The picture that it is preferred to, at the same size, or None.
     """
 
     picture: Picture
@@ -42,6 +43,7 @@ class Pair:
     metadata: Mapping[str, Any]
     where: str
     references: tuple[Picture, ...] = ()
+    rejected: Picture | None = None
 
 
 @final
@@ -71,7 +73,9 @@ class PairData(RoundData):
         background: Sequence[int],
         prompts_per_round: int,
         group_size: int,
-        reference_key: str | None = None,  # not in the configs that earlier runs saved
+        template: str | None = None,  # these are not in the configs that earlier runs saved
+        rejected_key: str | None = None,
+        reference_key: str | None = None,
     ) -> None:
         """Read the captions, and every picture to its end.
 
@@ -93,19 +97,23 @@ class PairData(RoundData):
             group_size: Rows of each.
             reference_key: Key of a line's reference pictures, places below the folder; every line must have
                 it. None = no references.
+            template: What the model is told in place of a picture's caption, for which ``{caption}`` stands;
+                without it, one text for all pictures, which then need no captions. None = the caption.
+            rejected_key: Key of the picture that a line's picture is preferred to, of a file of captions.
 
         Raises:
             ValueError: If there are no pictures, some have no caption, or some cannot be read; all of these
                 by their names.
         """
-        keys = caption_keys(caption_key)
-        files = read_captions(path, captions, picture_key, keys)
-        sizes = _sizes(path, files)
+        keys = caption_keys(caption_key, template)
+        files = read_captions(path, captions, picture_key, keys, rejected_key)
+        sizes = _sizes(path, [file.file for file in files])
+        _sizes(path, [file.rejected for file in files if file.rejected is not None])
         red, green, blue = background
         references = _references(path, files, reference_key, (red, green, blue))
         among = _sizes_of(buckets, height_and_width(image_size), bucket_step)
         pairs = [
-            _pair(file, nearest_size(seen, among), (red, green, blue), keys, shown)
+            _pair(file, nearest_size(seen, among), (red, green, blue), keys, template, shown)
             for file, seen, shown in zip(files, sizes, references, strict=True)
         ]
         self.sizes = tuple(dict.fromkeys(pair.picture.size for pair in pairs))
@@ -131,6 +139,7 @@ class PairData(RoundData):
             (group,) * size,
             (entry.picture,) * size,
             (entry.references,) * size,
+            rejected=(entry.rejected,) * size,
         )
 
 
@@ -150,16 +159,16 @@ def _sizes_of(buckets: str, size: Size, step: int) -> tuple[Size, ...]:
     return sizes_of_area(size, step) if buckets == "area" else (size,)
 
 
-def _sizes(path: str, files: Sequence[CaptionedFile]) -> list[tuple[int, int]]:
+def _sizes(path: str, files: Sequence[Path]) -> list[tuple[int, int]]:
     """Height and width of each picture.
 
     Raises:
         ValueError: With all that cannot be read.
     """
 
-    def size_or_problem(file: CaptionedFile) -> tuple[int, int] | str:
+    def size_or_problem(file: Path) -> tuple[int, int] | str:
         try:
-            return picture_size(file.file)
+            return picture_size(file)
         except ValueError as error:
             return str(error)
 
@@ -205,14 +214,19 @@ def _references(
 
 def _pair(
     file: CaptionedFile,
-    size: tuple[int, int],
+    size: Size,
     background: Colour,
     keys: Sequence[str],
+    template: str | None,
     references: tuple[Picture, ...],
 ) -> Pair:
+    def at_size(place: Path) -> Picture:
+        return Picture(str(place), sha256_of(place), *size, background)
+
     metadata = {**file.rest, "file_name": file.name, "captions": file.captions}
-    picture = Picture(str(file.file), sha256_of(file.file), *size, background)
-    return Pair(picture, tuple(file.captions[key] for key in keys), metadata, file.name, references)
+    rejected = None if file.rejected is None else at_size(file.rejected)
+    texts = texts_of(file, keys, template)
+    return Pair(at_size(file.file), texts, metadata, file.name, references, rejected)
 
 
 def _tell(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]]) -> None:

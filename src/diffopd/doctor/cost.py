@@ -42,8 +42,8 @@ class Cost:
 def run_cost(values: Values) -> Cost | None:
     """What all rounds of a training take; None for a phase that is not known.
 
-    ``routing=automatic`` scores every teacher once before the first round, which is counted as reward calls
-    although it is not logged.
+    ``routing=automatic`` scores every teacher once before the first round, and class pictures are drawn then:
+    these are counted although they are not logged.
     """
     of_round = _ROUNDS.get(round_kind(values))
     if of_round is None:
@@ -90,7 +90,13 @@ def _scored(values: Values, rows: int, number: int) -> int:
 
 def _distillation(values: Values, rows: int, number: int) -> Cost:
     calls = _scored(values, rows, number)
-    return Cost(images=rows, reward_calls=calls, updates=values["phase"]["updates_per_round"])
+    images = 0 if values["phase"].get("states_from") == "pictures" else rows
+    return Cost(images=images, reward_calls=calls, updates=values["phase"]["updates_per_round"])
+
+
+def _preference(values: Values, rows: int, number: int) -> Cost:
+    images = 0 if values["phase"]["rejected"] == "pictures" else rows
+    return Cost(images=images, reward_calls=_scored(values, rows, number), updates=1)
 
 
 def _fine_tuning(values: Values, rows: int, number: int) -> Cost:
@@ -131,6 +137,7 @@ def _measurement(values: Values, rows: int, number: int) -> Cost:
 _ROUNDS: Mapping[str | None, Callable[[Values, int, int], Cost]] = {
     "distillation": _distillation,
     "fine_tuning": _fine_tuning,
+    "preference": _preference,
     "distribution_matching": _distribution_matching,
     "reward_learning": _reward_learning,
     "branching": _branching,
@@ -140,6 +147,8 @@ _ROUNDS: Mapping[str | None, Callable[[Values, int, int], Cost]] = {
 
 
 def _before_training(values: Values) -> Cost:
+    if values["phase"].get("class_prompt") is not None:
+        return Cost(images=values["phase"]["num_class_pictures"])
     routing = values.get("routing") or {}
     if round_kind(values) != "distillation" or not constant(routing.get("_target_"), "measures"):
         return Cost()

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from diffopd.check.setting import phase_takes
 from diffopd.check.tasks import tasks_of
-from diffopd.data.pair_files import caption_keys, read_captions
+from diffopd.data.pair_files import caption_keys, read_captions, texts_of
 from diffopd.data.prompt_files import read_prompts
 from diffopd.doctor.cost import Cost, due, phase_name, rows_of, run_cost
 from diffopd.doctor.device import num_processes
@@ -182,9 +182,12 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[TaskPlan]:
     for task, at in tasks_of(values).items():
         path, counts = at.entry["path"], (at.entry["prompts_per_round"], at.entry["group_size"])
         if at.setting == "data":
-            keys = caption_keys(at.entry["caption_key"])
-            files = read_captions(path, at.entry["captions"], at.entry["picture_key"], keys)
-            texts = tuple(file.captions[key] for file in files for key in keys)
+            entry, template = at.entry, at.entry.get("template")
+            keys = caption_keys(entry["caption_key"], template)
+            files = read_captions(
+                path, entry["captions"], entry["picture_key"], keys, entry.get("rejected_key")
+            )
+            texts = tuple(text for file in files for text in texts_of(file, keys, template))
             yield TaskPlan(task, at.setting, "pictures", len(files), texts, *counts)
         else:
             prompts = read_prompts(path, task, setting=f"{at.setting}.path")

@@ -3,6 +3,7 @@
 from diffopd.loss.clean_l2 import CleanL2, clean_l2_weight
 from diffopd.loss.diffusion_nft import DiffusionNFT, diffusion_nft_loss, reward_weight_from_advantage
 from diffopd.loss.dmd import DMD, dmd_gradient, dmd_loss
+from diffopd.loss.dpo import DPO, Side, hinge_loss, preference_margin, sigmoid_loss
 from diffopd.loss.flow_grpo import FlowGRPO, flow_grpo_log_ratio
 from diffopd.loss.flow_matching import FlowMatching, flow_matching_loss
 from diffopd.loss.grpo_guard import GRPOGuard, ratio_norm, step_balance
@@ -22,6 +23,7 @@ from diffopd.loss.velocity_uniform import VelocityUniform, velocity_uniform_weig
 
 __all__ = [
     "DMD",
+    "DPO",
     "ODEL2",
     "OPD",
     "RAM",
@@ -38,6 +40,7 @@ __all__ = [
     "ReverseKLAt",
     "ReverseKLReleased",
     "SelfOPD",
+    "Side",
     "TransitionMatching",
     "VelocityUniform",
     "branch_advantages",
@@ -50,12 +53,14 @@ __all__ = [
     "dmd_loss",
     "flow_grpo_log_ratio",
     "flow_matching_loss",
+    "hinge_loss",
     "importance_weight",
     "matching_term",
     "mixed_noise",
     "ode_l2_weight",
     "opd_weight",
     "policy_step",
+    "preference_margin",
     "ram_loss",
     "ratio_norm",
     "reference_kl",
@@ -66,6 +71,7 @@ __all__ = [
     "reward_weight_from_advantage",
     "rvm_loss",
     "sample_velocity",
+    "sigmoid_loss",
     "step_balance",
     "tdm_fake_loss",
     "tdm_loss",

@@ -1,6 +1,6 @@
 """Velocity networks behind one call."""
 
-from diffopd.model.adapter_rows import BASE, AdapterRouter, Route
+from diffopd.model.adapter_rows import BASE, AdapterRouter, Route, together
 from diffopd.model.backbones import Backbones
 from diffopd.model.component import load_component
 from diffopd.model.flux import FluxModel
@@ -30,4 +30,5 @@ __all__ = [
     "load_pipeline",
     "pipeline_folder",
     "read_transformer_config",
+    "together",
 ]

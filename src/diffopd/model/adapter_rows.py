@@ -26,6 +26,27 @@ from torch.utils.checkpoint import checkpoint
 
 BASE = "__base__"
 """The name that stands for no adapter."""
+_AND = " + "
+
+
+def together(*names: str) -> str:
+    """A name that stands for several adapters at once: what each adds to the weights is added.
+
+    Examples:
+        >>> together("student", "assistant")
+        'student + assistant'
+    """
+    return _AND.join(names)
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The adapters that a name stands for.
+
+    Examples:
+        >>> parts_of("student + assistant"), parts_of("student")
+        (('student', 'assistant'), ('student',))
+    """
+    return tuple(name.split(_AND))
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ class Route:
     @property
     def names(self) -> set[str]:
         """The adapters in use, without the base."""
-        return {name for name, _ in self.runs} - {BASE}
+        return {part for name, _ in self.runs for part in parts_of(name)} - {BASE}
 
     def arrange(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Rows in the order the backbone sees them."""
@@ -150,7 +171,7 @@ class AdapterRouter:
         if runs is None:
             return None
         names = [name for name, size in runs for _ in range(size)]
-        gates = torch.tensor([[float(known == name) for known in self._known] for name in names])
+        gates = torch.tensor([[float(known in parts_of(name)) for known in self._known] for name in names])
         return gates.to(next(self.transformer.parameters()).device, non_blocking=True)
 
     def _hook_new_layers(self) -> None:
@@ -174,7 +195,9 @@ class AdapterRouter:
     def _add(self, layer: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if self.side_by_side:  # nothing below may read names or runs that change from call to call
             return None if self._gates is None else self._gated(layer, args[0], output)
-        if self._runs is None or all(name not in layer.lora_A for name, _ in self._runs):
+        if self._runs is None:
+            return None
+        if all(part not in layer.lora_A for name, _ in self._runs for part in parts_of(name)):
             return None
         sizes = [size for _, size in self._runs]
         if len(args[0]) != sum(sizes):
@@ -216,12 +239,14 @@ class _Reopened(contextlib.AbstractContextManager[None]):
 
 
 def _adapted(layer: Any, name: str, inputs: Tensor, base: Tensor) -> Tensor:
-    """``base + scaling * B(A(inputs))`` for one adapter, in the adapter's precision."""
-    if name not in layer.lora_A:
-        return base
-    down, up = layer.lora_A[name], layer.lora_B[name]
-    inputs = layer.lora_dropout[name](inputs.to(down.weight.dtype))
-    return (base + up(down(inputs)) * layer.scaling[name]).to(base.dtype)
+    """``base + scaling * B(A(inputs))`` for each adapter of the name, in the adapters' precision."""
+    output = base
+    for part in parts_of(name):
+        if part in layer.lora_A:
+            down, up = layer.lora_A[part], layer.lora_B[part]
+            given = layer.lora_dropout[part](inputs.to(down.weight.dtype))
+            output = output + up(down(given)) * layer.scaling[part]
+    return output.to(base.dtype)
 
 
 def _runs(names: Sequence[str]) -> tuple[tuple[str, int], ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffopd.flow import SigmaGrid
-from diffopd.model.adapter_rows import AdapterRouter, Route
+from diffopd.model.adapter_rows import AdapterRouter, Route, parts_of
 from diffopd.model.attention import choose_attention_backend
 from diffopd.model.backbones import Backbones, answered_by_backbones
 from diffopd.model.fused_blocks import PRECISIONS_OF_PRODUCTS, FusedBlocks, fusable
@@ -312,7 +312,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             sigma: Their noise, in [0, 1].
             conditioning: One row per state.
             adapters: One adapter for all rows, one per row (``"__base__"`` = none), or None for the backbone.
-                A name of ``backbones`` stands for that whole transformer.
+                A name of ``backbones`` stands for that whole transformer, and one made by
+                :func:`~diffopd.model.adapter_rows.together` for several adapters at once.
 
         Returns:
             Velocities in fp32.
@@ -339,7 +340,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             self._in_round = before
 
     def _blocks(self, route: Route) -> contextlib.AbstractContextManager[None]:
-        if self._fused is None or not self._in_round:
+        several = any(len(parts_of(name)) > 1 for name, _ in route.runs)  # which fused blocks know nothing of
+        if self._fused is None or not self._in_round or several:
             return contextlib.nullcontext()
         return self._fused.active(self.transformer, route.runs)
 

@@ -18,6 +18,7 @@ from diffopd.phase.distribution import DistributionTerm
 from diffopd.phase.guidance import loss_guidance
 from diffopd.phase.measure import measure_teachers
 from diffopd.phase.micro_batch import MicroBatch, row_weights
+from diffopd.phase.noised_pictures import noised_pictures
 from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import averaged, num_processes
 from diffopd.phase.scoring import scored
@@ -34,6 +35,7 @@ CHOICES = {
     "round": ("fused", "two_pass"),
     "step_reduction": ("mean", "sum"),
     "task_reduction": ("mean", "sum"),
+    "states_from": ("rollout", "pictures"),
 }
 """Settings with names, and the names."""
 
@@ -65,16 +67,20 @@ class DistillPhase(PolicyPhase):
         task_reduction: ``mean`` or ``sum`` of the losses over tasks.
         loss_guidance_scale: Guidance of the student in the loss; null = the sampler's. Another one costs one
             more forward at every trained state.
+        states_from: ``rollout``: the student's own states, on-policy; ``pictures``: those of the data's rows,
+            noised to the levels of the sampler's grid, off-policy.
 
     Attributes:
         settings_type: Type of ``settings``.
         supervision: What its loss learns from.
+        takes_states: That ``phase.states_from`` says where they come from.
         round_kind: What a round takes, for ``doctor``.
     """
 
     settings_type: ClassVar[type[StudentSettings]] = StudentSettings
     supervision: ClassVar[str] = "teacher"
     takes_buckets: ClassVar[bool] = True
+    takes_states: ClassVar[bool] = True
     round_kind: ClassVar[str] = "distillation"
     settings: StudentSettings
 
@@ -99,16 +105,21 @@ class DistillPhase(PolicyPhase):
         step_reduction: Literal["mean", "sum"],
         task_reduction: Literal["mean", "sum"],
         loss_guidance_scale: int | float | None = None,  # not in the configs that earlier runs saved
+        states_from: Literal["rollout", "pictures"] = "rollout",
     ) -> None:
-        for (setting, allowed), value in zip(
-            CHOICES.items(), (round, step_reduction, task_reduction), strict=True
-        ):
+        chosen = (round, step_reduction, task_reduction, states_from)
+        for (setting, allowed), value in zip(CHOICES.items(), chosen, strict=True):
             if value not in allowed:
                 raise ValueError(f"phase.{setting}={value} is not known; choose one of {', '.join(allowed)}")
         if updates_per_round < 1 or (updates_per_round > 1 and round == "fused"):
             raise ValueError(
                 f"phase.updates_per_round={updates_per_round} must be 1 with phase.round=fused, which "
                 "computes the loss during the rollout; more need phase.round=two_pass"
+            )
+        if states_from == "pictures" and sampler.uses_history:
+            raise ValueError(
+                "phase.states_from=pictures has states of no rollout, and the sampler needs the step before "
+                "each; choose sampler=flow"
             )
         possible = states.steps(sampler.num_steps)
         super().__init__(model=model, adapter=adapter, optimizer=optimizer, settings=settings)
@@ -139,6 +150,7 @@ class DistillPhase(PolicyPhase):
         self.draw_weight = states.weight(sampler.num_steps)
         self.step_weight = self.draw_weight / len(possible) if step_reduction == "mean" else self.draw_weight
         self.sum_tasks = task_reduction == "sum"
+        self.on_policy = states_from == "rollout"
 
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round of Algorithm 1.
@@ -149,7 +161,8 @@ class DistillPhase(PolicyPhase):
         steps = self.states.draw(self.sampler.num_steps, torch_generator(self.seed, "states", self.round))
         with self.model.in_round():
             self._round(prompts, steps)
-        self.round_log.add("train/cost/images", len(prompts) * num_processes())
+        if self.on_policy:
+            self.round_log.add("train/cost/images", len(prompts) * num_processes())
         self._watch_balance(prompts)
         self.log_round(prompts)
 
@@ -162,7 +175,7 @@ class DistillPhase(PolicyPhase):
                 for state in self._stored(rows, steps):
                     self._match(rows, self._recomputed(rows, state), state.velocity, len(steps))
                 continue
-            for transition in self._rollout(rows, steps):  # the student's own states
+            for transition in self._transitions(rows, steps):
                 if transition.step in steps:
                     self._match(rows, transition, transition.velocity.detach(), len(steps))
                 del transition  # a step's activations end before the next step makes its own
@@ -234,6 +247,22 @@ class DistillPhase(PolicyPhase):
                 anchor=self.regulariser.given(part, given),
             )
 
+    def _transitions(self, rows: MicroBatch, steps: Sequence[int]) -> Iterator[Transition]:
+        """At the states where the loss is taken: the student's own, or noised pictures."""
+        if self.on_policy:
+            yield from self._rollout(rows, steps)
+            return
+        states = noised_pictures(self, self.sampler, rows, steps)
+        for _ in steps:
+            with torch.set_grad_enabled(not self._recomputes):
+                transition = next(states)
+            yield transition
+            del transition
+        if self._scored:
+            with torch.no_grad():
+                *_, last = self.rollout(self.sampler, rows.prompts, rows.conditioning, self.student)
+            self._score(rows.prompts, last.next_latent)
+
     def _rollout(self, rows: MicroBatch, steps: Sequence[int]) -> Iterator[Transition]:
         """The student's transitions, with gradients at the trained steps of a fused round.
 
@@ -261,7 +290,7 @@ class DistillPhase(PolicyPhase):
     def _stored(self, rows: MicroBatch, steps: Sequence[int]) -> Iterator[StoredTransition]:
         """The trained steps of a rollout without gradients."""
         previous_clean = None
-        for transition in self._rollout(rows, steps):
+        for transition in self._transitions(rows, steps):
             if transition.step in steps:
                 velocity = transition.velocity.float()
                 yield StoredTransition(

@@ -119,8 +119,8 @@ def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None
     data = values["data"]
     if "captions" not in data:  # a data module of the user's own
         return _local(values, setting, value)
-    keys = caption_keys(data["caption_key"])
-    files = read_captions(value, data["captions"], data["picture_key"], keys)
+    keys = caption_keys(data["caption_key"], data.get("template"))
+    files = read_captions(value, data["captions"], data["picture_key"], keys, data.get("rejected_key"))
     told = (json.dumps([file.name, file.captions, file.rest], sort_keys=True) for file in files)
     lines = [f"{cached_sha256_of(file.file)} {text}" for file, text in zip(files, told, strict=True)]
     if key := data.get("reference_key"):
@@ -130,6 +130,7 @@ def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None
             for file in files
             for picture in references_of(file.rest.get(key, file.captions.get(key)), folder, file.where)
         ]
+    lines += [f"rejected {cached_sha256_of(file.rejected)}" for file in files if file.rejected]
     return _digest(lines)
 
 
@@ -150,6 +151,7 @@ def _prompts(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
 _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
     "teacher.teachers.*.path": _adapters,
     "regulariser.path": _adapters,
+    "phase.assistant": _adapters,
     "adapter.start": _adapters,
     "adapter.merge.folders": _adapters,
     "model.path": _base,

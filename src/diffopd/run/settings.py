@@ -33,6 +33,13 @@ _ADDED = {
     "phase.same_figure_share": 0.0,
     "model.vision_tower": None,
     "phase.examples": "teacher",
+    "phase.assistant": None,
+    "phase.class_prompt": None,
+    "phase.num_class_pictures": 100,
+    "phase.prior_weight": 1.0,
+    "phase.states_from": "rollout",
+    "data.template": None,
+    "data.rejected_key": None,
 }
 """Settings that came later -> what they were in a run whose config does not have them."""
 _REPEATED = ("model.lora_modules",)

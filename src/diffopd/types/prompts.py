@@ -26,6 +26,7 @@ class Prompts:
         groups: Index of the prompt each row repeats; rows of one group share statistics.
         targets: The picture that each row is to learn, or None; a network is not shown it.
         references: The pictures that a network is shown beside each text, in order.
+        rejected: The picture that each row's target is preferred to, or None.
     """
 
     texts: tuple[str, ...]
@@ -35,12 +36,14 @@ class Prompts:
     groups: tuple[int, ...]
     targets: tuple[Picture | None, ...] = ()
     references: tuple[tuple[Picture, ...], ...] = ()
+    rejected: tuple[Picture | None, ...] = ()
 
     def __post_init__(self) -> None:
         """Most prompts come without pictures."""
         rows = len(self.texts)
         object.__setattr__(self, "targets", self.targets or (None,) * rows)
         object.__setattr__(self, "references", self.references or ((),) * rows)
+        object.__setattr__(self, "rejected", self.rejected or (None,) * rows)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -80,6 +83,7 @@ class Prompts:
             self.groups,
             self.targets,
             self.references,
+            self.rejected,
         )
 
     @staticmethod

@@ -174,6 +174,7 @@ LIMITS: Mapping[str, Rule] = {
     "models.*.hours": at_least_0(1e7, None),
     "hardware.micro_batch_size": whole(1, 1_000_000, None),
     "domain.training_guidance": SCALE,
+    "domain.unseen_prompts": Texts(least=1),
     "domain.*.*lr": RATE,
     "domain.*.ema_decay": DECAY,
     "domain.*.ema_update_interval": COUNT,

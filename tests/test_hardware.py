@@ -70,6 +70,20 @@ def test_presets_leave_the_algorithm_alone(experiment):
             assert chosen.get("phase.micro_batch_size", expected) == expected
 
 
+@pytest.mark.parametrize("model", ["flux2_klein", "z_image_turbo"])
+def test_a_model_that_teaches_itself_takes_the_presets(model):
+    chosen = (f"model={model}", "+experiment=dopsd", "data.path=pictures")
+    plain = settings(*chosen)
+    for preset in ("gpu_24gb", "gpu_80gb"):
+        found = settings(*chosen, f"hardware={preset}")
+        changed = {key for key in plain.keys() | found.keys() if plain.get(key) != found.get(key)}
+        assert changed <= MAY_CHANGE - {"trainer.strategy"}, preset
+        assert (
+            found["phase.micro_batch_size"] >= found["data.prompts_per_round"]
+        )  # as docs/hardware.md computes
+        assert found["model.gradient_checkpointing"] == (preset == "gpu_24gb")
+
+
 def test_there_are_presets():
     assert PRESETS == ["gpu_24gb", "gpu_80gb", "node_8x80gb", "none"]
     node = composed("+experiment=mopd_ode", "hardware=node_8x80gb")

@@ -100,7 +100,7 @@ def test_memory_of_all_processes_against_what_is_there(ten_rounds, processes, on
     prediction = Prediction.of(replace(ten_rounds, processes=processes), measured)
     (found,) = [f for f in prediction.findings() if f.about == "memory"]
     assert found.level == level
-    assert prediction.memory == {"weights": 5 * GIB, "all else": GIB}
+    assert prediction.memory == {"weights": 5 * GIB, "activations and all else": GIB}
 
 
 def test_kinds_of_rounds_that_do_not_come_are_not_measured(plan):

@@ -18,7 +18,11 @@ from support.tiny_vision import seeing_family
 
 SHOWN = ("dopsd", "offpolicy_pairs", "sft_teacher_samples")
 """Experiments whose teacher sees the pictures."""
-SMALL = ("adapter.rank=2", "adapter.alpha=4", "phase.ema.update_interval=2", "optimizer.lr=1e-2")
+SMALL = (
+    *("adapter.rank=2", "adapter.alpha=4", "phase.ema.update_interval=2", "optimizer.lr=1e-2"),
+    *("callbacks.context_probe.num_pictures=2", "callbacks.context_probe.num_draws=1"),
+    "callbacks.leak_test.templates=null",  # nothing is drawn; tests of leaks ask for it
+)
 
 
 @cache

@@ -15,6 +15,7 @@ from PIL import Image
 from typing_extensions import override
 
 from diffopd.callbacks.adapter_export import exported_adapter
+from diffopd.callbacks.other_prompts import as_prompts, prompts_beside_pictures
 from diffopd.callbacks.sample_source import SampleSource
 from diffopd.evaluation import Benchmark
 from diffopd.files.sample_row import SampleRow
@@ -46,7 +47,8 @@ class Samples(Callback):
     The first process draws while the others wait for it at their next exchange. Where the backbone is in
     shards all of them draw, as a forward needs them all, and the first one writes.
 
-    It does nothing for phases that train no adapter, and where there is neither a benchmark nor ``prompts``.
+    It does nothing for phases that train no adapter, and where there are no prompts: neither ``prompts`` nor
+    a benchmark, nor pictures that are learned and ``templates``.
 
     Attributes:
         benchmark: Where prompts, sampler and seed are taken from; set by whoever builds the training.
@@ -63,6 +65,7 @@ class Samples(Callback):
         num_prompts: int,
         prompts: Sequence[str] | None,
         folder: str,
+        templates: Sequence[str] | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         """Configure what is drawn, and how often.
 
@@ -70,9 +73,12 @@ class Samples(Callback):
             every_n_rounds: Rounds between two rows; 0 = at ``shares`` alone, and without these never, not
                 even at the start and at the end.
             shares: Shares of all rounds, from 0 to 1, after which a row is drawn, too.
-            num_prompts: Prompts of the benchmark in a row, of the tasks that are trained in turn.
+            num_prompts: Prompts in a row: of the benchmark, of the tasks that are trained in turn; or of the
+                templates.
             prompts: Your own prompts instead; None for the benchmark's.
             folder: Where the pictures go.
+            templates: Prompts of a run that learns pictures, where there are no others; ``{caption}`` stands
+                for a caption of theirs.
 
         Raises:
             ValueError: If a number is too small, or the list of prompts is empty.
@@ -94,6 +100,7 @@ class Samples(Callback):
         self.shares = tuple(shares)
         self.num_prompts = num_prompts
         self.prompts = None if prompts is None else tuple(prompts)
+        self.templates = None if templates is None else tuple(templates)
         self.folder = Path(folder)
         self.benchmark: Benchmark | None = None
         self._source: SampleSource | None = None
@@ -132,6 +139,9 @@ class Samples(Callback):
         own = getattr(phase, "sampler", None)
         sampler = own if self.benchmark is None else self.benchmark.sampler
         prompts = self._own_prompts() or self._unseen_prompts(trainer)
+        if prompts is None:
+            templates = (self.templates or ())[: self.num_prompts]
+            prompts = prompts_beside_pictures(templates, getattr(trainer, "datamodule", None))
         if sampler is None or prompts is None:
             if trainer.is_global_zero:
                 log.info(
@@ -155,10 +165,7 @@ class Samples(Callback):
         )
 
     def _own_prompts(self) -> Prompts | None:
-        if self.prompts is None:
-            return None
-        count = len(self.prompts)
-        return Prompts(self.prompts, ("",) * count, ({},) * count, tuple(range(count)), tuple(range(count)))
+        return None if self.prompts is None else as_prompts(self.prompts)
 
     def _unseen_prompts(self, trainer: Trainer) -> Prompts | None:
         """The benchmark's first prompts of the tasks that are trained, one of each in turn."""

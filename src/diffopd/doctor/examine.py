@@ -14,6 +14,7 @@ from diffopd.check.source import constant
 from diffopd.check.values import plain_values
 from diffopd.doctor.all_weights import all_weights_findings
 from diffopd.doctor.checks import disk_findings, early_findings, length_findings
+from diffopd.doctor.context import context_findings
 from diffopd.doctor.cost import learns_from_rewards
 from diffopd.doctor.finding import Finding, Level, exit_code, findings_table
 from diffopd.doctor.measure import measure, trial
@@ -82,6 +83,7 @@ def _measured(
         if exit_code(found) == 2:
             return
         prediction = Prediction.of(plan, measure(experiment, plan, say=console.print))
+        yield from context_findings(experiment.trainer.callbacks, plan.values)  # pyright: ignore[reportAttributeAccessIssue]
     console.print(prediction.to_rich())
     yield from prediction.findings()
     yield from disk_findings(plan.values["paths"]["run"], round(sum(prediction.disk.values())))

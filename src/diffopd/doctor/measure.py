@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from diffopd.check.source import constant
 from diffopd.checkpoint.folder import list_checkpoints
 from diffopd.checkpoint.place import DEFAULT
 from diffopd.doctor.plan import Plan, is_fuller
-from diffopd.doctor.prompts import CacheFilling, cache_filling
+from diffopd.doctor.prompts import CacheFilling, cache_filling, picture_encoding
 from diffopd.doctor.stopwatch import Clock, Stopwatch
 
 FIRST, FULLER, PLAIN = "first", "fuller", "plain"
@@ -38,8 +38,11 @@ _WHAT = {
 _QUIET_LOGGERS = ("ResumableCSVLogger", "TensorBoardLogger")
 _LOGS = ("metrics.csv", "tensorboard")
 _PROMPTS = "prompt_cache"
-_TELLS_OF_FILES = "diffopd.callbacks.adapter_export"
-"""Its lines name files that are about to be removed."""
+_QUIET = {
+    "diffopd.callbacks.adapter_export": logging.WARNING,
+    "diffopd.callbacks.context_probe": logging.ERROR,
+}
+"""Loggers whose lines name files that are about to be removed, or say what a finding says."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Measured:
         filling: What filling the prompt cache takes.
         total_bytes: Memory there is.
         on_gpu: Whether memory means the GPU's.
+        parts: What the peak is made of as far as it is known, in bytes: the weights by what they are, the
+            gradients, the optimizer's means. Empty for a phase without policies.
+        picture_seconds: Encoding captions and shown pictures in the whole run; the rounds are without it.
     """
 
     rounds: Sequence[MeasuredRound]
@@ -84,6 +90,8 @@ class Measured:
     filling: CacheFilling
     total_bytes: int
     on_gpu: bool
+    parts: Mapping[str, int] = field(default_factory=dict)
+    picture_seconds: float = 0.0
 
 
 @contextlib.contextmanager
@@ -121,6 +129,8 @@ def trial_config(cfg: DictConfig, plan: Plan, folder: str) -> DictConfig:
     for node in changed.callbacks.values():
         places = {"folder": f"{folder}/{DEFAULT}", "peft_folder": f"{folder}/adapter"}
         _move_into(folder, node, places | {"lora_folder": f"{folder}/lora"})
+        if "if_no_help" in node:  # what ends a run is a finding here
+            node.if_no_help = "warn"
     _move_into(folder, changed.phase, {"output": f"{folder}/pipeline"})
     if plan.processes > 1:
         changed.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
@@ -155,7 +165,7 @@ def measure(
     stopwatch = Stopwatch(now)
     stopwatch.watch(phase)
     kinds = kinds_of_rounds(plan)
-    watch = _Watch(kinds, stopwatch, now, say)
+    watch = _Watch(kinds, stopwatch, now, say, plan.rounds * plan.processes)
     callbacks: list[Callback] = experiment.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     callbacks.insert(0, watch)
     if on_gpu:
@@ -163,7 +173,9 @@ def measure(
     cache = (plan.values.get("model") or {}).get("prompt_cache")
     filling = cache_filling(phase, experiment.data, plan.rounds * plan.processes, cache, now, say)
     phase.encoded_rounds = len(kinds)
-    with _quiet(_TELLS_OF_FILES):
+    with contextlib.ExitStack() as stack:
+        for name, level in _QUIET.items():
+            stack.enter_context(_quiet(name, level))
         experiment.fit()
     checkpoints = list_checkpoints(experiment.folder / "checkpoints")
     logs = sum(size_of(experiment.folder / name) for name in _LOGS)
@@ -179,7 +191,43 @@ def measure(
         filling=filling,
         total_bytes=torch.cuda.mem_get_info()[1] if on_gpu else memory_bytes(),
         on_gpu=on_gpu,
+        parts=memory_parts(phase, experiment.trainer.optimizers),
+        picture_seconds=watch.picture_seconds,
     )
+
+
+def memory_parts(phase: Any, optimizers: Sequence[Any]) -> dict[str, int]:
+    """Bytes of a phase's policies and of what training adds to them; empty for a phase without policies.
+
+    Args:
+        phase: After an update.
+        optimizers: Its optimizers.
+    """
+    if not hasattr(phase, "policies"):
+        return {}
+    trained, copies, gradients = 0, 0, 0
+    for policy in phase.policies.values():
+        for parameter in policy.weights().values():
+            size = parameter.numel() * parameter.element_size()
+            trained, copies = (
+                (trained + size, copies) if parameter.requires_grad else (trained, copies + size)
+            )
+            gradients += size * parameter.requires_grad
+    whole = sum(t.numel() * t.element_size() for t in (*phase.parameters(), *phase.buffers()))
+    means = sum(
+        value.numel() * value.element_size()
+        for optimizer in optimizers
+        for state in getattr(optimizer, "state", {}).values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+    return {
+        "frozen weights": whole - trained - copies,
+        "trained weights": trained,
+        "averages of them": copies,
+        "gradients": gradients,
+        "optimizer": means,
+    }
 
 
 def kinds_of_rounds(plan: Plan) -> list[str]:
@@ -208,12 +256,26 @@ class _Watch(Callback):
     """Times a round of each kind, then stops the training, which saves a checkpoint as it always does."""
 
     def __init__(
-        self, kinds: Sequence[str], stopwatch: Stopwatch, now: Clock, say: Callable[[str], None]
+        self,
+        kinds: Sequence[str],
+        stopwatch: Stopwatch,
+        now: Clock,
+        say: Callable[[str], None],
+        num_rounds: int,
     ) -> None:
         self.rounds: list[MeasuredRound] = []
-        self.save_seconds = 0.0
+        self.save_seconds = self.picture_seconds = 0.0
+        self._num_rounds = num_rounds
         self._kinds, self._stopwatch, self._now, self._say = kinds, stopwatch, now, say
         self._start = 0.0
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Encode before the rounds what they would encode in the first pass alone."""
+        data = getattr(trainer, "datamodule", None)
+        self.picture_seconds = picture_encoding(
+            pl_module, data, len(self._kinds), self._num_rounds, self._now
+        )
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -251,11 +313,11 @@ def _move_into(folder: str, node: Any, places: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Have a logger say warnings alone."""
+def _quiet(name: str, level: int) -> Iterator[None]:
+    """Have a logger say nothing below a level."""
     logger = logging.getLogger(name)
     before = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(level)
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from diffopd.doctor.prompts import CacheFilling
 
 GIB, MIB = 1024**3, 1024**2
 OTHER, SAVING, ENCODING = "other", "checkpoints", "encoding prompts"
+ELSE = "activations and all else"
 TIGHT = 0.9
 """Share of the memory above which a training is likely to run out of it in some round."""
 
@@ -61,13 +62,14 @@ class Prediction:
         num_saves = math.ceil(plan.rounds / keeping["every_n_rounds"]) if keeping else 0
         seconds = _time_by_part(plan, measured) | {
             SAVING: num_saves * measured.save_seconds,
-            ENCODING: measured.filling.seconds / plan.processes,
+            ENCODING: measured.filling.seconds / plan.processes + measured.picture_seconds / plan.processes,
         }
         of_node = 1 if measured.on_gpu else plan.processes // int(plan.values["trainer"].get("num_nodes", 1))
-        rest = max(0, measured.peak_bytes - measured.weight_bytes)
+        parts = dict(measured.parts) or {"weights": measured.weight_bytes}
+        rest = max(0, measured.peak_bytes - sum(parts.values()))
         return Prediction(
             seconds=_largest_first(seconds),
-            memory=_largest_first({"weights": measured.weight_bytes, "all else": rest}),
+            memory=_largest_first({**parts, ELSE: rest}),
             memory_needed=measured.peak_bytes * of_node,
             memory_present=measured.total_bytes,
             disk=_largest_first(

@@ -1,4 +1,4 @@
-"""What filling the prompt cache of a training takes: a few prompts are encoded, in a folder thrown away."""
+"""What encoding takes that is done once: a prompt cache, and the captions and pictures of one's own data."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from diffopd.data.pairs import PairData
 from diffopd.data.rounds import RoundData
 from diffopd.doctor.stopwatch import Clock
 from diffopd.model import PipelineModel
 from diffopd.model.prompt_cache import PromptCache
+from diffopd.phase.policy_phase import MAX_ENCODED
+from diffopd.teacher import SelfTeacher
 
 SAMPLE = 64
 """Prompts that are encoded and timed."""
@@ -61,3 +64,35 @@ def cache_filling(
     size = sum(file.stat().st_size for file in trial.folder.glob("*.safetensors"))
     factor = len(missing) / len(trial)
     return CacheFilling(len(missing), seconds * factor, round(size * factor))
+
+
+def picture_encoding(phase: Any, data: Any, measured: int, rounds: int, now: Clock) -> float:
+    """Seconds that encoding captions, and pictures that a teacher is shown, takes in a whole run.
+
+    They are kept in memory, so each is encoded in the first pass alone, and a few measured rounds would tell
+    too much. Those of the rounds to be measured are encoded here, timed, and scaled up.
+
+    Args:
+        phase: On its device.
+        data: Its data; of other data than pictures nothing is encoded.
+        measured: Rounds that will be measured.
+        rounds: Rounds of the run.
+        now: Seconds, rising.
+    """
+    if not isinstance(data, PairData):
+        return 0.0
+    teacher, rows = getattr(phase, "teacher", None), set[Any]()
+    start = now()
+    for number in range(measured):
+        prompts = data.batch(number)
+        told = [prompts]
+        if isinstance(teacher, SelfTeacher):
+            told.append(teacher.context(prompts))
+        for each in told:
+            phase.conditioning(each)
+        rows |= set(zip(prompts.texts, prompts.targets, strict=True))
+    seconds = now() - start
+    drawn = sum(task.prompts_per_round for task in data.tasks.values()) * rounds
+    captions = sum(len(entry.texts) for task in data.tasks.values() for entry in task.entries)
+    once = min(captions, drawn) if 2 * captions <= MAX_ENCODED else drawn
+    return seconds * max(once / len(rows), 1.0)

@@ -36,6 +36,7 @@ class Stopwatch:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock = clock
         self._within: list[float] = []
+        self._teaching = False
         self._thread = threading.current_thread()
 
     def timed(self, call: Callable[..., Any], name: str | Callable[..., str]) -> Callable[..., Any]:
@@ -62,9 +63,11 @@ class Stopwatch:
         """Time what a phase calls, as far as it has it: a model, rewards, backward passes, updates."""
         model = getattr(phase, "model", None)
         if model is not None:
-            model.velocity = self.timed(model.velocity, _forward)
+            model.velocity = self.timed(model.velocity, self._forward)
             for method, part in PARTS.items():
                 setattr(model, method, self.timed(getattr(model, method), part))
+        if getattr(phase, "target", None) is not None:
+            object.__setattr__(phase.target, "given", self._asked(phase.target.given))
         for method, part in OF_PHASE.items():
             if hasattr(phase, method):
                 setattr(phase, method, self.timed(getattr(phase, method), part))
@@ -72,6 +75,27 @@ class Stopwatch:
             phase.reward = self._timed_reward(phase.reward)
         if getattr(phase, "held_out", None):
             phase.held_out = {name: self._timed_reward(each) for name, each in phase.held_out.items()}
+
+    def _asked(self, given: Callable[..., Any]) -> Callable[..., Any]:
+        """What gives a teacher's velocity, so that its forwards are known by their caller.
+
+        A model that teaches itself answers under the name of the student, its average or the base model.
+        """
+
+        @functools.wraps(given)
+        def watched(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+            velocity = given(*args, **kwargs)
+
+            def answered(*states: Any) -> Any:
+                self._teaching = True
+                try:
+                    return velocity(*states)
+                finally:
+                    self._teaching = False
+
+            return answered
+
+        return watched
 
     def _timed_reward(self, reward: Any) -> Any:
         """A reward of the same class and name, timed; calls look up ``__call__`` in the class."""
@@ -83,11 +107,10 @@ class Stopwatch:
         object.__setattr__(reward, "__class__", watched)
         return reward
 
-
-def _forward(*args: Any, **kwargs: Any) -> str:
-    """Which part a call ``velocity(latent, sigma, conditioning, adapters)`` belongs to."""
-    adapters = kwargs.get("adapters", args[3] if len(args) > 3 else None)
-    names = [adapters] if isinstance(adapters, str) else adapters or ()
-    if any(name.startswith(TEACHER) for name in names):
-        return TEACHERS
-    return WITH_GRADIENT if torch.is_grad_enabled() else WITHOUT_GRADIENT
+    def _forward(self, *args: Any, **kwargs: Any) -> str:
+        """Which part a call ``velocity(latent, sigma, conditioning, adapters)`` belongs to."""
+        adapters = kwargs.get("adapters", args[3] if len(args) > 3 else None)
+        names = [adapters] if isinstance(adapters, str) else adapters or ()
+        if self._teaching or any(name.startswith(TEACHER) for name in names):
+            return TEACHERS
+        return WITH_GRADIENT if torch.is_grad_enabled() else WITHOUT_GRADIENT

@@ -34,6 +34,8 @@ _KEPT_ASIDE = (
     "adapter",
     "lora",
     "samples",
+    "context_probe.json",
+    "leak_test.json",
     "report",
     "pipeline",
     "gradient_variance.json",

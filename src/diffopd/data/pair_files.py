@@ -49,7 +49,9 @@ def caption_keys(setting: str | Sequence[str] | None) -> tuple[str, ...]:
     return (setting,) if isinstance(setting, str) else tuple(setting or (TEXT,))
 
 
-def read_captions(path: str, captions: str, picture_key: str, keys: Sequence[str]) -> list[CaptionedFile]:
+def read_captions(
+    path: str, captions: str, picture_key: str, keys: Sequence[str], *, setting: str = "data.path"
+) -> list[CaptionedFile]:
     """The captioned pictures of a folder.
 
     Args:
@@ -58,6 +60,7 @@ def read_captions(path: str, captions: str, picture_key: str, keys: Sequence[str
             each picture; ``text``: the latter; or a ``.jsonl`` or ``.csv`` file below the folder.
         picture_key: Key of a line's picture, its place below the folder: a text, or a list of one.
         keys: Keys of the captions that every picture must have.
+        setting: Where the folder is named in the config, for messages.
 
     Raises:
         ValueError: If there are no pictures, or some have no caption: each of them by its name.
@@ -69,24 +72,24 @@ def read_captions(path: str, captions: str, picture_key: str, keys: Sequence[str
             if folder.exists()
             else "there is no such folder"
         )
-        raise ValueError(f"data.path={path}: {what} ({folder.absolute()})")
-    source = _source(path, folder, captions)
+        raise ValueError(f"{setting}={path}: {what} ({folder.absolute()})")
+    source = _source(path, folder, captions, setting)
     if source is None:
         if tuple(keys) != (TEXT,):
             raise ValueError(
                 f"data.caption_key={_listed(keys)} needs captions with keys, and {folder} has {BESIDE} "
                 "files; leave data.caption_key=null, or name a file of captions with data.captions=..."
             )
-        return _beside(path, folder)
+        return _beside(path, folder, setting)
     read = _json_lines if source.suffix == ".jsonl" else _csv_lines
     found = [_captioned(folder, source, number, line, picture_key) for number, line in read(source)]
     if not found:
-        raise ValueError(f"data.path={path}: {source} holds no captions; write one line per picture")
+        raise ValueError(f"{setting}={path}: {source} holds no captions; write one line per picture")
     _check_keys(found, source, keys)
     return found
 
 
-def _source(path: str, folder: Path, captions: str) -> Path | None:
+def _source(path: str, folder: Path, captions: str, setting: str) -> Path | None:
     """The file of captions; None if each picture has its own."""
     if captions == "text":
         return None
@@ -95,7 +98,7 @@ def _source(path: str, folder: Path, captions: str) -> Path | None:
         if file.suffix not in (".jsonl", ".csv"):
             raise ValueError(
                 f"data.captions={captions} must be auto, text, or a .jsonl or .csv file below "
-                f"data.path={path}"
+                f"{setting}={path}"
             )
         if not file.is_file():
             raise ValueError(f"data.captions={captions}: there is no such file ({file.absolute()})")
@@ -103,12 +106,12 @@ def _source(path: str, folder: Path, captions: str) -> Path | None:
     there = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(there) > 1:
         raise ValueError(
-            f"data.path={path} has both {' and '.join(METADATA)}; choose with data.captions={METADATA[0]}"
+            f"{setting}={path} has both {' and '.join(METADATA)}; choose with data.captions={METADATA[0]}"
         )
     return there[0] if there else None
 
 
-def _beside(path: str, folder: Path) -> list[CaptionedFile]:
+def _beside(path: str, folder: Path, setting: str) -> list[CaptionedFile]:
     """Pictures with a text file each, in all folders below, by name."""
     names = sorted(
         file.relative_to(folder)
@@ -118,7 +121,7 @@ def _beside(path: str, folder: Path) -> list[CaptionedFile]:
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not names:
         raise ValueError(
-            f"data.path={path}: {folder.absolute()} holds no pictures ({', '.join(SUFFIXES)}) and none of "
+            f"{setting}={path}: {folder.absolute()} holds no pictures ({', '.join(SUFFIXES)}) and none of "
             f"{', '.join(METADATA)}"
         )
     found, without = [], []
@@ -133,7 +136,7 @@ def _beside(path: str, folder: Path) -> list[CaptionedFile]:
             without.append(name.as_posix())
     if without:
         raise ValueError(
-            f"data.path={path}: no caption for {', '.join(without)}; write it into a {BESIDE} file of the "
+            f"{setting}={path}: no caption for {', '.join(without)}; write it into a {BESIDE} file of the "
             f"same name beside the picture, or all into {METADATA[0]}"
         )
     return found

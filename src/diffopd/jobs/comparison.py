@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class RowRun:
         guidance: Scales it is scored at.
         note: What the row is, in a few words.
         folder: Its folder.
+        evaluation: Overrides of its evaluations alone.
     """
 
     row: str
@@ -58,6 +60,7 @@ class RowRun:
     note: str
     folder: Path
     teacher_seeds: Mapping[str, int] = field(default_factory=dict)
+    evaluation: Sequence[str] = ()
 
     @property
     def taught_by(self) -> dict[str, str]:
@@ -111,6 +114,7 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
                     teacher_seeds={
                         task: seed if seed < seeds[teacher] else 0 for task, teacher in row.teachers.items()
                     },
+                    evaluation=list(row.get("evaluation") or []),
                 )
             )
     return runs
@@ -189,7 +193,8 @@ def scoring(
     for benchmark in benchmarks:
         for scale in run.guidance:
             place = run.scores_at(benchmark, scale)
-            made_of = _made_of(run, benchmark, scale, list(shared))
+            overrides = [*shared, *run.evaluation]
+            made_of = _made_of(run, benchmark, scale, overrides)
             note = place / MADE_OF
             scored = note.is_file()
             if scored and _is_intact(place / RESULTS) and _read_note(note) == made_of:
@@ -201,7 +206,7 @@ def scoring(
                 f"adapter_path={quoted(str(run.adapter)) if run.adapter else 'null'}",
                 "save_images=true",
                 f"num_threads={threads}",
-                *shared,
+                *overrides,
                 # never: the adapter is another one now
                 f"resume={'never' if scored and _read_note(note) != made_of else 'auto'}",
                 f"hydra.run.dir={quoted(str(place))}",
@@ -233,9 +238,11 @@ def _is_intact(results: Path) -> bool:
 
 
 def _made_of(run: RowRun, benchmark: str, scale: float, shared: Sequence[str]) -> dict[str, object]:
-    from diffopd.adapter import WEIGHTS
+    from diffopd.adapter import find_place
 
-    weights = sha256_of(run.adapter / WEIGHTS) if run.adapter else None
+    files = find_place(run.adapter, setting=f"rows.{run.row}").weights if run.adapter else []
+    digests = [sha256_of(file) for file in files]
+    weights = None if not digests else digests[0] if len(digests) == 1 else digests
     return {"adapter": weights, "benchmark": benchmark, "guidance_scale": scale, "shared": shared}
 
 
@@ -301,16 +308,19 @@ def _named_by_row(run: RowRun) -> Run:
 
 
 def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:
-    """Refuse scores of other prompts, samplers or metrics beside each other.
+    """Refuse scores of other prompts, samplers or metrics beside each other, but where a row asks for them.
 
     Raises:
         ValueError: With the row to be scored again.
     """
     from diffopd.evaluation import EvaluationResult
 
-    for benchmark in benchmarks:
-        places = [run.scores_at(benchmark, scale) for run in rows for scale in run.guidance]
-        results = [EvaluationResult.load(place / "results.json") for place in places]
+    alike = {
+        tuple(run.evaluation): [other for other in rows if other.evaluation == run.evaluation] for run in rows
+    }
+    for benchmark, same in itertools.product(benchmarks, alike.values()):
+        places = [run.scores_at(benchmark, scale) for run in same for scale in run.guidance]
+        results = [EvaluationResult.load(place / RESULTS) for place in places]
         for place, result in zip(places, results, strict=True):
             if lines := result.differences(results[0]):
                 raise ValueError(

@@ -16,6 +16,7 @@ from diffopd.files.fingerprint import sha256_of
 from diffopd.reward.learned.clip import check_tokenizer
 from diffopd.reward.learned.imagereward import ImageRewardNetwork
 from diffopd.reward.learned.linear_head import head_tensors
+from diffopd.reward.learned.lpips import lpips_tensors, published_linear
 from diffopd.reward.learned.med_layout import from_med
 from diffopd.reward.learned.open_clip_layout import from_open_clip
 from diffopd.reward.learned.released import read_released
@@ -29,7 +30,7 @@ TOKENIZERS: Mapping[str, str] = {
 }
 """Scorers that read prompts -> where their tokenizer is published."""
 
-REWARDS = ("clipscore", "hpsv2", "imagereward", "laion_aesthetic", "pickscore")
+REWARDS = ("clipscore", "hpsv2", "imagereward", "laion_aesthetic", "lpips_nearness", "pickscore")
 """Scorers whose weights can be converted."""
 
 RECORD = "conversion.json"
@@ -44,7 +45,8 @@ def convert(reward: str, source: Path, target: Path, *, tokenizer: str | None) -
         source: The released file. For pickscore and clipscore it is transformers' ``pytorch_model.bin``, with
             ``config.json`` beside it.
         target: The folder to make, whole or not at all.
-        tokenizer: Folder or hub id of what tokenizes prompts; None for laion_aesthetic, which reads none.
+        tokenizer: Folder or hub id of what tokenizes prompts; None for laion_aesthetic and lpips_nearness,
+            which read none.
 
     Returns:
         ``target``.
@@ -86,6 +88,8 @@ def _converted(
     """The config, None for a head alone, and all tensors of what is to be written."""
     if reward == "laion_aesthetic":
         return None, head_tensors(released)
+    if reward == "lpips_nearness":
+        return None, lpips_tensors(released, published_linear())
     if reward == "imagereward":
         config, tensors = from_med(released)
         _check_complete(ImageRewardNetwork, config, tensors)

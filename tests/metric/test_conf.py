@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diffopd.config.aliases import choices
+from diffopd.files.png import save_png
 from diffopd.metric.clean_drawings import clean_drawings
 from diffopd.reward.checked import RewardError
 from diffopd.types import Picture, Prompts
@@ -15,7 +16,7 @@ from support.tiny_scorers import scorer_settings
 CONF = Path(__file__).parents[2] / "conf"
 NEED_PICTURES = {
     *("picture_distance", "dino_distance", "lpips", "frechet_to_pictures"),
-    *("picture_nearness", "dino_nearness", "lpips_nearness"),
+    *("picture_nearness", "dino_nearness", "lpips_nearness", "vlm_judge", "hpsv3"),
 }
 ELSEWHERE = {"geneval", "remote", "unifiedreward", *NEED_PICTURES}
 """Need weights, pictures or a server; tested on their own in tests/reward, and below."""
@@ -45,7 +46,11 @@ def build(scorers):
     mixture = {f".rewards.{name}": scorers[name] for name in ("pickscore", "clipscore", "hpsv2")}
     five = {f".rewards.{name}": settings for name, settings in scorers.items()}
     weights = {name: {"": settings} for name, settings in scorers.items()}
-    weights |= {"clip_score": {".reward": scorers["clipscore"]}, "pick_clip_hps": mixture, "model_based": five}
+    weights |= {
+        "clip_score": {".reward": scorers["clipscore"]},
+        "pick_clip_hps": mixture,
+        "model_based": five,
+    }
 
     def make(group, name):
         reward = "metric.reward" if group == "metric" else "reward"
@@ -113,7 +118,7 @@ def test_distances_need_prompts_with_pictures(build, tmp_path):
     images, prompts = batch("nearness")
     with pytest.raises(RewardError, match="no picture to compare with"):
         metric.update(images, prompts)
-    save_image(tmp_path / "a.png", images[0])
+    save_png(images[0], tmp_path / "a.png")
     picture = Picture(str(tmp_path / "a.png"), "", 32, 32)
     metric.update(images, dataclasses.replace(prompts, targets=(picture,) * 4))
     found = metric.compute()
@@ -126,7 +131,7 @@ def test_a_folder_is_a_reference_of_frechet(tmp_path):
     (tmp_path / "pictures").mkdir()
     images = clean_drawings(forms=["single_object"], number=6, seed=0, held_out=False)
     for number, image in enumerate(images):
-        save_image(tmp_path / "pictures" / f"{number}.png", image)
+        save_png(image, tmp_path / "pictures" / f"{number}.png")
         (tmp_path / "pictures" / f"{number}.txt").write_text("a drawing")
     own = [f"metric.reference.path={tmp_path / 'pictures'}", "metric.reference.side=32"]
     metric = composed_and_built("metric", "frechet_to_pictures", own)

@@ -1,4 +1,4 @@
-"""Who wins: a row that learned, generalizes and still draws in few steps, and none that lacks one of these."""
+"""Who wins: a row that learned, generalizes and still draws in few steps; none that lacks one of these."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def test_what_a_verdict_means_for_a_condition(needs, outcome, p_equivalent, met)
 
 
 def test_a_row_to_compare_with_that_is_not_there_is_an_error():
-    with pytest.raises(ValueError, match=r"wins\.few_step\.against=base_16 is not among the rows \(base, a\)"):
+    with pytest.raises(
+        ValueError, match=r"wins\.few_step\.against=base_16 is not among the rows \(base, a\)"
+    ):
         read_conditions(RULES, ["base", "a"])
 
 

@@ -118,6 +118,7 @@ LIMITS: Mapping[str, Rule] = {
     "shared": Texts(),
     "benchmarks": Texts(least=1),
     "ablations": Texts(least=1, also=("all",)),
+    "not_in_all": Texts(),
     "first": Named(),
     "first.*": Named(),
     "first.*.*": Texts(least=1),

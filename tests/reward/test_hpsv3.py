@@ -177,6 +177,5 @@ def test_an_instruction_without_its_places_is_an_error(build):
 def test_the_published_instruction_ends_with_the_token(conf_dir):
     text = OmegaConf.load(conf_dir / "reward" / "hpsv3.yaml").instruction
     assert text.startswith("\nYou are tasked with evaluating a generated image based on Visual Quality")
-    assert text.endswith(
-        "Textual prompt - {text_prompt}\n\n\n\nPlease provide the overall ratings of this image: <|Reward|>\n\nEND\n"
-    )
+    last = "\nPlease provide the overall ratings of this image: <|Reward|>\n\nEND\n"
+    assert text.endswith("Textual prompt - {text_prompt}\n\n\n" + last)

@@ -10,7 +10,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from diffopd.check import ConfigError
-from diffopd.config.aliases import aliases, choices
 from diffopd.config.folder import config_folder
 from diffopd.jobs.cells import (
     CLAIMS,
@@ -47,20 +46,9 @@ def test_the_docs_list_what_a_file_varies(name):
     assert varied in line
 
 
-def experiments_of(name):
-    """The experiments that a file's variants stand for."""
-    conf = OmegaConf.load(Path(config_folder()) / "experiment" / "ablation" / f"{name}.yaml")
-    sweep = OmegaConf.select(conf, "hydra.sweeper.params") or {}
-    variants = str(sweep.get("+variant", "")).split(",")
-    entries = [aliases().get(f"variant/{variant}", {"defaults": []}) for variant in variants]
-    return [entry["defaults"][0].rpartition("/")[2] for entry in entries if entry["defaults"]]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ablation_names())
 def test_every_cell_of_a_file_can_be_run(cells, world, name):
-    if absent := sorted(set(experiments_of(name)) - set(choices("experiment"))):
-        pytest.skip(f"conf/experiment lacks {', '.join(absent)}")
     of_pictures = ["model=mini_klein", f"model.path={world.klein}", "data.path=pictures"]
     given = json.dumps(of_pictures if name.startswith("dopsd") else [])
     found = cells(f"ablations=[{name}]", "seeds=1", f"overrides={given}")

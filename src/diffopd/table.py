@@ -59,10 +59,11 @@ def run(cfg: DictConfig) -> None:
     if conditions:
         from diffopd.report.comparison.wins_files import write_wins
 
-        trained = list(dict.fromkeys(run.row for run in rows if run.command is not None))
+        helpers = {row for run in rows for row in run.adapters.values()}
+        trained = dict.fromkeys(run.row for run in rows if run.command is not None and run.row not in helpers)
         write_wins(
             conditions,
-            judge_rows(conditions, runs, trained, benchmark=cfg.benchmarks[0]),
+            judge_rows(conditions, runs, list(trained), benchmark=cfg.benchmarks[0]),
             folder,
             title=cfg.name,
             tables=page_tables(compared),

@@ -34,14 +34,14 @@ KEYS: Mapping[str, Sequence[str]] = {
     "scorer_pairs.*": ("better", "worse", "prompt", "metadata"),
     "models.*": ("results", "hours"),
     "columns.*": ("benchmark", "task", "score"),
-    "rows.*": ("command", "arguments", "evaluation", "teachers", "seeds", "guidance", "note"),
+    "rows.*": ("command", "arguments", "evaluation", "adapters", "teachers", "seeds", "guidance", "note"),
     "wins.*": ("text", "tasks", "against", "needs", "margin"),
     "stages.*": ("experiment", "overrides"),
     "data.tasks.*": ("path", "prompts_per_round", "group_size"),
 }
 """Keys of mappings that are handed over as they are."""
 
-OPTIONAL: Mapping[str, Sequence[str]] = {"rows.*": ("evaluation",)}
+OPTIONAL: Mapping[str, Sequence[str]] = {"rows.*": ("evaluation", "adapters")}
 """Those of them that need not be there."""
 
 BESIDE_TARGET: Mapping[str, Sequence[str]] = {"trainer": ("num_threads",)}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra import compose
 from omegaconf import DictConfig
 
 from diffopd.check import check_composed
@@ -49,6 +50,7 @@ class RowRun:
         note: What the row is, in a few words.
         folder: Its folder.
         evaluation: Overrides of its evaluations alone.
+        adapters: Setting -> row whose adapter is its value.
     """
 
     row: str
@@ -61,6 +63,12 @@ class RowRun:
     folder: Path
     teacher_seeds: Mapping[str, int] = field(default_factory=dict)
     evaluation: Sequence[str] = ()
+    adapters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Setting -> name of the run whose adapter is its value, of the same seed."""
+        return {setting: f"{row}/seed{self.seed}" for setting, row in self.adapters.items()}
 
     @property
     def taught_by(self) -> dict[str, str]:
@@ -100,6 +108,11 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
             )
         if unknown := [teacher for teacher in row.teachers.values() if teacher not in cfg.rows]:
             raise ValueError(f"rows.{name}.teachers names {', '.join(unknown)}, which is not among the rows")
+        for setting, other in (row.get("adapters") or {}).items():
+            if other not in cfg.rows or cfg.rows[other].command is None or seeds[other] < seeds[name]:
+                raise ValueError(
+                    f"rows.{name}.adapters.{setting}={other} must be a trained row with as many seeds"
+                )
         for seed in range(seeds[name]):
             runs.append(
                 RowRun(
@@ -115,6 +128,7 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
                         task: seed if seed < seeds[teacher] else 0 for task, teacher in row.teachers.items()
                     },
                     evaluation=list(row.get("evaluation") or []),
+                    adapters=dict(row.get("adapters") or {}),
                 )
             )
     return runs
@@ -134,7 +148,10 @@ def check_rows(rows: Sequence[RowRun]) -> None:
         ConfigError: With the row's name.
     """
     for run in rows:
-        if run.command is not None and run.seed == 0:
+        if run.command is not None and run.seed == 0 and run.adapters:
+            # It names what is not there yet, and is checked when its turn comes.
+            compose(run.command, overrides=[*run.arguments, f"paths.run={quoted(str(run.folder))}"])
+        elif run.command is not None and run.seed == 0:
             check_composed(run.command, run.arguments, run.folder, setting=f"rows.{run.row}.arguments")
 
 
@@ -148,7 +165,7 @@ def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
     trainings = [
         Job(
             name=run.name,
-            needs=list(run.taught_by.values()),
+            needs=[*run.taught_by.values(), *run.given.values()],
             commands=lambda run=run: _training(run, rows),
             log=run.folder / "output.log",
         )
@@ -173,6 +190,7 @@ def _training(run: RowRun, rows: Sequence[RowRun]) -> Iterator[Sequence[str]]:
     taught = [
         f"teacher.teachers.{task}.path={quoted(str(adapters[name]))}" for task, name in run.taught_by.items()
     ]
+    taught += [f"{setting}={quoted(str(adapters[name]))}" for setting, name in run.given.items()]
     if run.command == "train":
         yield training_command(run.folder, [*run.arguments, *taught])
     else:

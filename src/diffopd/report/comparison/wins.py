@@ -157,6 +157,7 @@ def _id(condition: Condition, row: str) -> str:
 
 
 def _with_all_seeds(runs: Sequence[Run], trained: Sequence[str]) -> list[Run]:
+    """Runs of the rows that are judged, and those of an untrained model, once for every seed of them."""
     seeds = sorted({run.seed for run in runs if run.name in trained})
     return [
         copy

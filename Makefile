@@ -1,6 +1,6 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table ablations test test-slow test-all fuzz lint format type docs bench soak mini-model mini-klein clean
+.PHONY: help install demo table ablations dopsd test test-slow test-all fuzz lint format type docs bench soak mini-model mini-klein clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
@@ -50,6 +50,26 @@ table: install  ## Train and score every row of the paper's Table 1 (about 100 m
 
 ablations: install  ## Figures 5 and 6 and gradient variance (80 minutes on 2 cores); SEEDS=6; ABLATIONS=full: every file.
 	$(BIN)/python -m diffopd.ablations seeds=$(or $(SEEDS),3) $(if $(filter full,$(ABLATIONS)),ablations=all) $(ARGS)
+
+# What a few-step model can be taught, drawn by code; a folder that is there already is kept.
+TAUGHT := runs/dopsd_pictures
+# Everything that D-OPSD's tables make but runs and pictures one by one.
+WRITTEN := table.md table.csv wins.md wins.csv wins.png claims.md images.png radar.png reward_by_minutes.png index.html data
+DOPSD := "model=mini_klein","data.path=$(TAUGHT)/figure/train","trainer.max_epochs=300","+reward=picture_nearness","phase.score_every_n_rounds=10"
+
+dopsd: install  ## D-OPSD's Tables 1 and 2 and Figure 6 on the embedded few-step model, into experiments/dopsd; SEEDS=3; ARGS for the tables.
+	test -d $(TAUGHT)/figure || $(BIN)/python -m diffopd.world.learning_tasks figure $(TAUGHT)/figure --side 64
+	test -d $(TAUGHT)/style || $(BIN)/python -m diffopd.world.learning_tasks style $(TAUGHT)/style --side 64 --style inverted
+	test -d $(TAUGHT)/domain || $(BIN)/python -m diffopd.world.learning_tasks domain $(TAUGHT)/domain --side 64
+	$(BIN)/python -m diffopd.table rows=dopsd seeds=$(or $(SEEDS),3) $(ARGS)
+	$(BIN)/python -m diffopd.table rows=dopsd_style seeds=$(or $(SEEDS),3) $(ARGS)
+	$(BIN)/python -m diffopd.table rows=dopsd_domain seeds=$(or $(SEEDS),3) $(ARGS)
+	$(BIN)/python -m diffopd.ablations 'ablations=[dopsd_rule,dopsd_teacher,dopsd_steps,dopsd_loss]' run_id=dopsd \
+		seeds=$(or $(SEEDS),3) 'more_benchmarks=[dopsd_figure]' 'guidance=[1]' 'overrides=[$(DOPSD)]'
+	for table in table1_figure table1_style table2_domain; do mkdir -p experiments/dopsd/$$table; \
+		for file in $(WRITTEN); do ! test -e runs/dopsd/$$table/one/$$file || \
+			cp -R runs/dopsd/$$table/one/$$file experiments/dopsd/$$table/; done; done
+	mkdir -p experiments/dopsd/figure6 && cp -R runs/ablations/dopsd/report/. experiments/dopsd/figure6/
 
 test: install  ## Run the tests (5 minutes on 2 idle cores); ARGS="tests/flow -k sigma".
 	$(PYTEST) $(ARGS)

@@ -21,7 +21,7 @@ from diffopd.config.folder import config_folder
 OTHER_PAGES = ("experiment", "hydra")
 """Folders of ``conf/`` that this reference leaves out: experiments have a page of their own."""
 
-CONTENT = ("claims", "rows", "stages", "variant")
+CONTENT = ("claims", "rows", "stages", "variant", "wins")
 """Groups whose choices are lists of runs or claims, not settings that another choice has, too."""
 
 

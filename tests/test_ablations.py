@@ -48,10 +48,37 @@ def test_the_docs_list_what_a_file_varies(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ablation_names())
-def test_every_cell_of_a_file_can_be_run(cells, name):
-    found = cells(f"ablations=[{name}]", "seeds=1")
+def test_every_cell_of_a_file_can_be_run(cells, world, name):
+    of_pictures = ["model=mini_klein", f"model.path={world.klein}", "data.path=pictures"]
+    given = json.dumps(of_pictures if name.startswith("dopsd") else [])
+    found = cells(f"ablations=[{name}]", "seeds=1", f"overrides={given}")
     assert found
     assert len({cell.label for cell in found}) == len({cell.folder for cell in found}) == len(found)
+
+
+def test_all_leaves_out_what_needs_a_model_and_pictures():
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        left_out = compose("ablations").not_in_all
+    assert set(left_out) == {name for name in ablation_names() if name.startswith("dopsd")}
+
+
+def test_teachers_of_dopsd_differ_in_their_weights_alone():
+    def teacher(variant):
+        with initialize_config_dir(config_folder(), version_base="1.3"):
+            cfg = compose("train", overrides=[f"+variant={variant}", "data.path=x", "paths.run=."])
+        node = cfg.teacher
+        return (node.weights, node.decay, node.average_dtype), cfg.name
+
+    names = ("dopsd_live", "dopsd_frozen", "dopsd_ema_09", "dopsd", "dopsd_ema_bf16")
+    found = {name: teacher(name) for name in names}
+    assert {name: settings for name, (settings, _) in found.items()} == {
+        "dopsd_live": ("live", 0.9999, "fp32"),
+        "dopsd_frozen": ("frozen", 0.9999, "fp32"),
+        "dopsd_ema_09": ("ema", 0.9, "fp32"),
+        "dopsd": ("ema", 0.9999, "fp32"),
+        "dopsd_ema_bf16": ("ema", 0.9999, "bf16_as_released"),
+    }
+    assert all(name == told for name, (_, told) in found.items())
 
 
 def test_what_two_files_ask_for_is_trained_once(cells, tmp_path):

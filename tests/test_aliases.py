@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from diffopd.config.aliases import aliases, choices
 from diffopd.config.folder import config_folder
 
-PRIMARY = {"metric": "evaluate", "claims": "report"}
+PRIMARY = {"metric": "evaluate", "claims": "report", "wins": "table"}
 ADDED = ("experiment", "variant", "metric", "task", "loss")
 
 

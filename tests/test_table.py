@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,11 @@ from diffopd.evaluation import EvaluationResult
 from diffopd.jobs import comparison
 from diffopd.jobs.comparison import RowRun, collect, jobs_of, keep_data, read_rows
 from diffopd.report.comparison.claims import write_claims
+from diffopd.report.comparison.wins import read_conditions
 from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.find import find_runs
 from diffopd.teacher import HeldOut
+from diffopd.world.learning_tasks import figure_task, write_task
 from support import copies
 from support.run_folders import result, write_run
 
@@ -71,6 +75,98 @@ def test_rows_are_made_once_and_seeds_are_added(table, tmp_path):
     with (folder / "table.csv").open() as file:
         rows = [(line["row"], line["seed"]) for line in csv.DictReader(file)]
     assert rows == [("student", "0"), ("student", "1"), ("teacher", "0")]
+
+
+@pytest.mark.slow
+def test_the_table_of_dopsd_is_written_whole(world, tmp_path):
+    """Two rounds and one seed of one row beside the base: every file, and no verdict."""
+    write_task(figure_task(0, 6, 64), tmp_path / "runs" / "dopsd_pictures" / "figure")
+    model = ["model=mini_klein", f"model.path={world.klein}", "model.step_distilled=false"]
+    small = ["adapter.rank=2", "adapter.alpha=4", "data.prompts_per_round=2", "trainer.accelerator=cpu"]
+    few = [f"benchmark.tasks.{task}.num_prompts=2" for task in ("nearness", "unseen", *TASKS)]
+    few += ["benchmark.tasks.nearness.images_per_prompt=1", "benchmark.held_out.frechet.reference.number=8"]
+    left_out = ("assistant", "sft_assistant", "dreambooth_pairs", "sft_pairs", "pso_pairs")
+    rows = [f"~rows.{row}" for row in left_out]
+    done = copies.run(
+        tmp_path,
+        "table",
+        *("rows=dopsd", "seeds=1", "~rows.base_16_steps", *rows, "wins.few_step.against=base"),
+        f"shared={json.dumps(model)}",
+        f"overrides={json.dumps(['trainer.max_epochs=2', *small])}",
+        *(f"rows.{row}.evaluation={json.dumps(few)}" for row in ("base", "dopsd")),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "runs" / "dopsd" / "table1_figure" / "one"
+    names = (
+        "table.md",
+        "table.csv",
+        "wins.md",
+        "wins.csv",
+        "wins.png",
+        "index.html",
+        "images.png",
+        "radar.png",
+    )
+    assert all((folder / name).is_file() for name in names)
+    with (folder / "wins.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["row"], line["condition"], line["met"]) for line in lines] == [
+        ("dopsd", condition, "open") for condition in ("learned", "generalizes", "few_step")
+    ]
+    assert all(line["difference"] for line in lines)
+    page = (folder / "index.html").read_text()
+    assert all(text in page for text in ("nearness, dopsd_figure", "Who wins", "dopsd/table1_figure"))
+
+
+@pytest.mark.parametrize("rows", ["dopsd", "dopsd_style", "dopsd_domain"])
+def test_rows_of_dopsd_are_those_that_its_claims_and_conditions_name(rows, tmp_path):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        cfg = compose("table", overrides=[f"rows={rows}", f"paths.run={tmp_path}", "seeds=3"])
+    found = read_rows(cfg, tmp_path)
+    names = {run.row for run in found}
+    conditions = read_conditions(OmegaConf.to_container(cfg.wins), sorted(names))
+    benchmark = compose_benchmark(cfg.benchmarks[0])
+    assert {task for condition in conditions for task in condition.tasks} <= set(benchmark.tasks)
+    claims = read_claims(OmegaConf.to_container(cfg.claims))
+    sides = {side for claim in claims for side in (claim.method, claim.against)}
+    assert sides <= names | {"sft_assistant", "dreambooth_pairs"}  # Table 2 has no such rows
+    assert (rows == "dopsd_domain") == ("sft_assistant" not in names)
+    seeds = {name: [run.seed for run in found if run.row == name] for name in names}
+    assert seeds == {name: [0] if name.startswith("base") else [0, 1, 2] for name in names}
+
+
+def compose_benchmark(name):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        return compose("evaluate", overrides=[f"benchmark={name}", "model=mini_klein"]).benchmark
+
+
+def test_a_row_is_scored_with_its_own_overrides_and_compared_with_its_like(tmp_path):
+    """A row that asks for more steps is not held against the others' number of steps."""
+
+    def row(name, steps, *evaluation):
+        run = RowRun(
+            row=name,
+            seed=0,
+            command=None,
+            arguments=(),
+            teachers={},
+            guidance=[1.0],
+            note="",
+            folder=tmp_path / name / "seed0",
+            evaluation=list(evaluation),
+        )
+        conditions = {"ocr": {"images": 64, "sampler.num_steps": steps}}
+        found = dataclasses.replace(result({"ocr": 0.5}), conditions=conditions)
+        found.save(run.scores_at("mini", 1.0) / "results.json")
+        return run
+
+    more = "benchmark.sampler.num_steps=16"
+    rows = [row("base", 4), row("base_16", 16, more)]
+    assert len(collect(rows, ["mini"])) == 2
+    (command,) = comparison.scoring(rows[1], ["mini"], ["model=mini_klein"], 1)
+    assert command.index("model=mini_klein") < command.index(more)
+    with pytest.raises(ValueError, match=r"sampler\.num_steps"):
+        collect([*rows, row("other", 8)], ["mini"])
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ def run(cfg: DictConfig) -> None:
     silence_known_noise()
     source, target = (Path(resolve_path(cfg[key])) for key in ("from", "to"))
     folder = convert(cfg.reward_name, source, target, tokenizer=cfg.tokenizer)
-    print(f"{folder}\nuse it with reward={cfg.reward_name} reward.path={folder}")
+    path = "reward.distance.path" if cfg.reward_name == "lpips_nearness" else "reward.path"
+    print(f"{folder}\nuse it with reward={cfg.reward_name} {path}={folder}")
 
 
 if __name__ == "__main__":

@@ -34,13 +34,19 @@ def run(cfg: DictConfig) -> None:
     folder = Path(cfg.paths.run)
     rows = read_rows(cfg, folder)
     check_rows(rows)
-    from diffopd.report.comparison.comparison import (
-        write_comparison,  # heavy: after the rows are known to be right
+    from diffopd.report.comparison.comparison import (  # heavy: after the rows are known to be right
+        page_tables,
+        write_comparison,
     )
+    from diffopd.report.comparison.wins import judge_rows, read_conditions
+
+    wins = cast(dict[str, Any], OmegaConf.to_container(cfg.get("wins") or OmegaConf.create({})))
+    conditions = read_conditions(wins, list(dict.fromkeys(run.row for run in rows)))
 
     jobs = jobs_of(rows, cfg)
     finish(jobs, num_processes=cfg.num_processes, seconds_per_line=cfg.seconds_per_line)
-    write_comparison(collect(rows, list(cfg.benchmarks)), folder, num_shown=cfg.num_shown)
+    compared = collect(rows, list(cfg.benchmarks))
+    write_comparison(compared, folder, num_shown=cfg.num_shown)
     runs = keep_data(rows, folder / "data")
     from diffopd.report.comparison.claims import write_claims
 
@@ -50,6 +56,19 @@ def run(cfg: DictConfig) -> None:
         folder / "claims.md",
         benchmark=cfg.benchmarks[0],
     )
+    if conditions:
+        from diffopd.report.comparison.wins_files import write_wins
+
+        helpers = {row for run in rows for row in run.adapters.values()}
+        trained = dict.fromkeys(run.row for run in rows if run.command is not None and run.row not in helpers)
+        write_wins(
+            conditions,
+            judge_rows(conditions, runs, list(trained), benchmark=cfg.benchmarks[0]),
+            folder,
+            title=cfg.name,
+            tables=page_tables(compared),
+            pictures=[(folder / "images.png", "the same prompts and noise for every row")],
+        )
 
 
 if __name__ == "__main__":

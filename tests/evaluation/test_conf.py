@@ -8,9 +8,12 @@ from hydra.utils import instantiate
 
 from diffopd.evaluation import Benchmark
 from diffopd.report.run.held_out import LABELS
+from diffopd.world.learning_tasks import TASKS, write_task
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "benchmark").glob("*.yaml"))
+TAUGHT = {"dopsd_figure": "figure", "dopsd_style": "style", "dopsd_domain": "domain"}
+"""Benchmarks of what was taught -> the learning task whose pictures and prompts they need."""
 
 
 @pytest.fixture
@@ -29,7 +32,28 @@ def build(*overrides):
         return instantiate(compose("evaluate", overrides=list(overrides)).benchmark)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TAUGHT)
+def test_benchmarks_of_what_was_taught(name, tmp_path):
+    style = {"style": "inverted"} if name == "dopsd_style" else {}
+    task = TASKS[TAUGHT[name]](0, 6, **style)
+    write_task(task, tmp_path / "dopsd_pictures" / TAUGHT[name])
+    few = ["benchmark.tasks.nearness.num_prompts=6"] if name == "dopsd_domain" else []
+    benchmark = build(f"benchmark={name}", f"paths.root={tmp_path}", *few)
+    assert benchmark.name == name
+    assert benchmark.sampler.num_steps == 4
+    prompts = benchmark.prompts()  # the rewards look at each
+    assert set(prompts["nearness"].texts) == {example.text for example in task.train}
+    assert all(picture is not None for picture in prompts["nearness"].targets)
+    assert not set(prompts["unseen"].texts) & set(prompts["nearness"].texts)
+    assert len(prompts["unseen"]) == 48
+    before = {"composition", "ocr", "aesthetic"}
+    assert {task for task in prompts if "frechet" in benchmark.held_out_of(task)} == before
+    if name == "dopsd_domain":
+        seen = {task for task in prompts if "frechet_to_domain" in benchmark.held_out_of(task)}
+        assert seen == {"nearness", "unseen"}
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*TAUGHT}))
 def test_every_benchmark_builds(name, file):
     of_file = [] if name.startswith("mini") else [f"benchmark.path={file}"]
     # PickScore's weights are elsewhere.

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -6,20 +7,31 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diffopd.config.aliases import choices
+from diffopd.files.png import save_png
 from diffopd.metric.clean_drawings import clean_drawings
-from diffopd.types import Prompts
+from diffopd.reward.checked import RewardError
+from diffopd.types import Picture, Prompts
 from support.tiny_scorers import scorer_settings
 
 CONF = Path(__file__).parents[2] / "conf"
-ELSEWHERE = {"geneval", "remote", "unifiedreward"}
-"""Need weights or a server; tested on their own in tests/reward."""
+NEED_PICTURES = {
+    *("picture_distance", "dino_distance", "lpips", "frechet_to_pictures"),
+    *("picture_nearness", "dino_nearness", "lpips_nearness", "vlm_judge", "hpsv3"),
+}
+ELSEWHERE = {"geneval", "remote", "unifiedreward", *NEED_PICTURES}
+"""Need weights, pictures or a server; tested on their own in tests/reward, and below."""
 METRICS = sorted({*choices("metric")} - ELSEWHERE)
 REWARDS = sorted({*choices("reward")} - ELSEWHERE)
 OWN = ("._target_=diffopd.reward.drawn.contrast.ContrastReward", ".best_rms=0.14", ".texture=0.1")
 """Stands for a user's class where a choice asks for one."""
 WORDS = {"worded_composition": ("a photo of a circle",)}
 """Prompts of choices that a sign is none for."""
-COMPOSITION = {"tag": "single_object", "include": [{"class": "circle", "count": 1}]}
+COMPOSITION = {
+    "tag": "single_object",
+    "include": [{"class": "circle", "count": 1}],
+    "figure": 8,
+    "colours": None,
+}
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +46,11 @@ def build(scorers):
     mixture = {f".rewards.{name}": scorers[name] for name in ("pickscore", "clipscore", "hpsv2")}
     five = {f".rewards.{name}": settings for name, settings in scorers.items()}
     weights = {name: {"": settings} for name, settings in scorers.items()}
-    weights |= {"pick_clip_hps": mixture, "model_based": five}
+    weights |= {
+        "clip_score": {".reward": scorers["clipscore"]},
+        "pick_clip_hps": mixture,
+        "model_based": five,
+    }
 
     def make(group, name):
         reward = "metric.reward" if group == "metric" else "reward"
@@ -95,3 +111,29 @@ def test_the_mixed_set_scores_three_tasks_at_once(build):
         rows = [row for row, t in enumerate(tasks) if t == task]
         alone = build("reward", name)(images[rows], mixed.select(rows)).value
         torch.testing.assert_close(scores.value[rows], alone)
+
+
+def test_distances_need_prompts_with_pictures(build, tmp_path):
+    metric = build("metric", "picture_distance")
+    images, prompts = batch("nearness")
+    with pytest.raises(RewardError, match="no picture to compare with"):
+        metric.update(images, prompts)
+    save_png(images[0], tmp_path / "a.png")
+    picture = Picture(str(tmp_path / "a.png"), "", 32, 32)
+    metric.update(images, dataclasses.replace(prompts, targets=(picture,) * 4))
+    found = metric.compute()
+    assert found["value"] == pytest.approx(1 - found["distance"].item())
+    assert metric.samples("distance")[0] < 1e-6  # the picture itself
+    assert metric.samples("distance")[1] > 0.05
+
+
+def test_a_folder_is_a_reference_of_frechet(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    images = clean_drawings(forms=["single_object"], number=6, seed=0, held_out=False)
+    for number, image in enumerate(images):
+        save_png(image, tmp_path / "pictures" / f"{number}.png")
+        (tmp_path / "pictures" / f"{number}.txt").write_text("a drawing")
+    own = [f"metric.reference.path={tmp_path / 'pictures'}", "metric.reference.side=32"]
+    metric = composed_and_built("metric", "frechet_to_pictures", own)
+    metric.update(images)
+    assert abs(metric.compute()["frechet_distance"].item()) < 1e-6

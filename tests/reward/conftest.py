@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -57,6 +58,18 @@ def build_scorer(scorers, conf_dir):
     def build(name: str, **changes):
         config = OmegaConf.load(conf_dir / "reward" / f"{name}.yaml")
         return instantiate(config, **{"device": "cpu", **scorers[name], **changes})
+
+    return build
+
+
+@pytest.fixture
+def build_scorer_of(conf_dir):
+    """``build_scorer_of(name, **changes)`` from its config with its defaults, for what needs no weights."""
+
+    def build(name: str, **changes):
+        with initialize_config_dir(str(conf_dir), version_base="1.3"):
+            config = compose(overrides=[f"+reward={name}"]).reward
+        return instantiate(config, **changes)
 
     return build
 

@@ -92,7 +92,11 @@ def _prompt_files(values: Mapping[str, Any]) -> Iterator[str]:
             path = entry.get("path") if isinstance(entry, Mapping) else None
             if setting == "data":  # a folder of pictures, which is read before weights load
                 continue
-            if isinstance(path, str) and not (file := Path(resolve_path(path))).is_file():
+            if not isinstance(path, str):
+                continue
+            file = Path(resolve_path(path))
+            pictures = setting.startswith("benchmark") and file.is_dir()  # whose captions are the prompts
+            if not file.is_file() and not pictures:
                 yield f"{setting}.path={path}: there is no such file ({file.absolute()})"
 
 

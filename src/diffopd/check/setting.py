@@ -34,11 +34,15 @@ KEYS: Mapping[str, Sequence[str]] = {
     "scorer_pairs.*": ("better", "worse", "prompt", "metadata"),
     "models.*": ("results", "hours"),
     "columns.*": ("benchmark", "task", "score"),
-    "rows.*": ("command", "arguments", "teachers", "seeds", "guidance", "note"),
+    "rows.*": ("command", "arguments", "evaluation", "adapters", "teachers", "seeds", "guidance", "note"),
+    "wins.*": ("text", "tasks", "against", "needs", "margin"),
     "stages.*": ("experiment", "overrides"),
     "data.tasks.*": ("path", "prompts_per_round", "group_size"),
 }
 """Keys of mappings that are handed over as they are."""
+
+OPTIONAL: Mapping[str, Sequence[str]] = {"rows.*": ("evaluation", "adapters")}
+"""Those of them that need not be there."""
 
 BESIDE_TARGET: Mapping[str, Sequence[str]] = {"trainer": ("num_threads",)}
 """Keys of a node that its target does not take."""
@@ -239,7 +243,7 @@ def _keys_problems(path: str, node: Mapping[str, Any]) -> Iterator[str]:
             if key not in keys:
                 yield f"{path}.{key} is not a setting{did_you_mean(key, keys, f'{path}.') or _list(keys)}"
         for key in keys:
-            if key not in node:
+            if key not in node and key not in OPTIONAL.get(pattern, ()):
                 yield f"{path}.{key} is missing"
 
 

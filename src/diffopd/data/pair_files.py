@@ -58,7 +58,13 @@ def caption_keys(setting: str | Sequence[str] | None, template: str | None = Non
 
 
 def read_captions(
-    path: str, captions: str, picture_key: str, keys: Sequence[str], rejected_key: str | None = None
+    path: str,
+    captions: str,
+    picture_key: str,
+    keys: Sequence[str],
+    rejected_key: str | None = None,
+    *,
+    setting: str = "data.path",
 ) -> list[CaptionedFile]:
     """The captioned pictures of a folder.
 
@@ -69,6 +75,7 @@ def read_captions(
         picture_key: Key of a line's picture, its place below the folder: a text, or a list of one.
         keys: Keys of the captions that every picture must have; with none, pictures need no caption.
         rejected_key: Key of the picture that a line's picture is preferred to; None = there are none.
+        setting: Where the folder is named in the config, for messages.
 
     Raises:
         ValueError: If there are no pictures, or some have no caption: each of them by its name.
@@ -80,8 +87,8 @@ def read_captions(
             if folder.exists()
             else "there is no such folder"
         )
-        raise ValueError(f"data.path={path}: {what} ({folder.absolute()})")
-    source = _source(path, folder, captions)
+        raise ValueError(f"{setting}={path}: {what} ({folder.absolute()})")
+    source = _source(path, folder, captions, setting)
     if source is None:
         if rejected_key is not None:
             raise ValueError(
@@ -93,13 +100,13 @@ def read_captions(
                 f"data.caption_key={_listed(keys)} needs captions with keys, and {folder} has {BESIDE} "
                 "files; leave data.caption_key=null, or name a file of captions with data.captions=..."
             )
-        return _beside(path, folder, needed=bool(keys))
+        return _beside(path, folder, setting, needed=bool(keys))
     read = _json_lines if source.suffix == ".jsonl" else _csv_lines
     found = [
         _captioned(folder, source, number, line, picture_key, rejected_key) for number, line in read(source)
     ]
     if not found:
-        raise ValueError(f"data.path={path}: {source} holds no captions; write one line per picture")
+        raise ValueError(f"{setting}={path}: {source} holds no captions; write one line per picture")
     _check_keys(found, source, keys)
     return found
 
@@ -110,7 +117,7 @@ def texts_of(file: CaptionedFile, keys: Sequence[str], template: str | None) -> 
     return tuple(told.replace(CAPTION, file.captions[key]) for key in keys) or (told,)
 
 
-def _source(path: str, folder: Path, captions: str) -> Path | None:
+def _source(path: str, folder: Path, captions: str, setting: str) -> Path | None:
     """The file of captions; None if each picture has its own."""
     if captions == "text":
         return None
@@ -119,7 +126,7 @@ def _source(path: str, folder: Path, captions: str) -> Path | None:
         if file.suffix not in (".jsonl", ".csv"):
             raise ValueError(
                 f"data.captions={captions} must be auto, text, or a .jsonl or .csv file below "
-                f"data.path={path}"
+                f"{setting}={path}"
             )
         if not file.is_file():
             raise ValueError(f"data.captions={captions}: there is no such file ({file.absolute()})")
@@ -127,12 +134,12 @@ def _source(path: str, folder: Path, captions: str) -> Path | None:
     there = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(there) > 1:
         raise ValueError(
-            f"data.path={path} has both {' and '.join(METADATA)}; choose with data.captions={METADATA[0]}"
+            f"{setting}={path} has both {' and '.join(METADATA)}; choose with data.captions={METADATA[0]}"
         )
     return there[0] if there else None
 
 
-def _beside(path: str, folder: Path, *, needed: bool) -> list[CaptionedFile]:
+def _beside(path: str, folder: Path, setting: str, *, needed: bool) -> list[CaptionedFile]:
     """Pictures with a text file each, in all folders below, by name; not all have one unless it is needed."""
     names = sorted(
         file.relative_to(folder)
@@ -142,7 +149,7 @@ def _beside(path: str, folder: Path, *, needed: bool) -> list[CaptionedFile]:
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not names:
         raise ValueError(
-            f"data.path={path}: {folder.absolute()} holds no pictures ({', '.join(SUFFIXES)}) and none of "
+            f"{setting}={path}: {folder.absolute()} holds no pictures ({', '.join(SUFFIXES)}) and none of "
             f"{', '.join(METADATA)}"
         )
     found, without = [], []
@@ -156,7 +163,7 @@ def _beside(path: str, folder: Path, *, needed: bool) -> list[CaptionedFile]:
             without.append(name.as_posix())
     if without:
         raise ValueError(
-            f"data.path={path}: no caption for {', '.join(without)}; write it into a {BESIDE} file of the "
+            f"{setting}={path}: no caption for {', '.join(without)}; write it into a {BESIDE} file of the "
             f"same name beside the picture, or all into {METADATA[0]}"
         )
     return found

@@ -151,7 +151,9 @@ def made_from(cfg: DictConfig, prompts: Mapping[str, Prompts]) -> dict[str, Any]
     """
     found = {path: value for path, value in evaluated_settings(cfg).items() if path not in _CONTENTS}
     for task, rows in prompts.items():
-        lines = json.dumps([rows.texts, [dict(line) for line in rows.metadata], rows.groups], sort_keys=True)
+        pictures = [picture.digest for picture in rows.targets if picture is not None]
+        told = [rows.texts, [dict(line) for line in rows.metadata], rows.groups]
+        lines = json.dumps([*told, pictures] if pictures else told, sort_keys=True)
         found[f"(prompts of {task})"] = hashlib.sha256(lines.encode()).hexdigest()
     if cfg.adapter_path is not None:
         place = find_place(cfg.adapter_path, setting="adapter")

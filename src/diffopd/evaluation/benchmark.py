@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torchmetrics import Metric
 
 from diffopd.data.prompt_files import PromptEntry, read_prompts
+from diffopd.evaluation.captioned import captioned_prompts
+from diffopd.files.paths import resolve_path
 from diffopd.metric.reward_mean import RewardMean
 from diffopd.reward.checked import check_prompt
-from diffopd.types import Prompts, Sampler
+from diffopd.types import Picture, Prompts, Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,8 @@ class BenchmarkTask:
     """The prompts of one task, and what scores their images.
 
     Attributes:
-        path: Prompt file, ``.txt`` or ``.jsonl``.
+        path: Prompt file, ``.txt`` or ``.jsonl``; or a folder of captioned pictures, whose captions are the
+            prompts, each with its picture.
         num_prompts: Take the file's first so many; None = all.
         images_per_prompt: Images of each, from different noise.
         metric: Scores the images; None only makes them.
@@ -40,7 +44,7 @@ class BenchmarkTask:
                 reward could give no image a mark for.
         """
         at = f"benchmark.tasks.{task}"
-        entries = read_prompts(self.path, task, setting=f"{at}.path")
+        entries, pictures = self._entries(task, f"{at}.path")
         number = len(entries) if self.num_prompts is None else self.num_prompts
         if not 1 <= number <= len(entries):
             raise ValueError(
@@ -48,23 +52,36 @@ class BenchmarkTask:
             )
         if self.images_per_prompt < 1:
             raise ValueError(f"{at}.images_per_prompt={self.images_per_prompt} must be at least 1")
-        self._check(entries[:number], task, f"{at}.path={self.path}")
-        entries = entries[:number] * self.images_per_prompt
+        entries, pictures = entries[:number], pictures[:number]
+        self._check(entries, pictures, task, f"{at}.path={self.path}")
+        entries, pictures = entries * self.images_per_prompt, pictures * self.images_per_prompt
         return Prompts(
             texts=tuple(entry.text for entry in entries),
             tasks=(task,) * len(entries),
             metadata=tuple(entry.metadata for entry in entries),
             indices=tuple(range(len(entries))),
             groups=tuple(row % number for row in range(len(entries))),
+            targets=tuple(pictures),
             references=tuple(entry.references for entry in entries),
         )
 
-    def _check(self, entries: Sequence[PromptEntry], task: str, setting: str) -> None:
+    def _entries(self, task: str, setting: str) -> tuple[list[PromptEntry], list[Picture | None]]:
+        """The prompts, each with its picture if there are any."""
+        if Path(resolve_path(self.path)).is_dir():
+            found = captioned_prompts(self.path, task, setting=setting)
+            return [entry for entry, _ in found], [picture for _, picture in found]
+        entries = read_prompts(self.path, task, setting=setting)
+        return entries, [None] * len(entries)
+
+    def _check(
+        self, entries: Sequence[PromptEntry], pictures: Sequence[Picture | None], task: str, setting: str
+    ) -> None:
         """Have the reward look at every prompt, as a training's does."""
         reward = None if self.metric is None else self.metric.reward
-        for entry in entries:
+        for entry, picture in zip(entries, pictures, strict=True):
             try:
-                check_prompt(reward, Prompts((entry.text,), (task,), (entry.metadata,), (0,), (0,)))
+                prompt = Prompts((entry.text,), (task,), (entry.metadata,), (0,), (0,), (picture,))
+                check_prompt(reward, prompt)
             except ValueError as error:
                 raise ValueError(f"{setting}, line {entry.line}: {error}") from error
 

@@ -138,7 +138,8 @@ def _of_model(model: VelocityModel) -> dict[str, str | int | float]:
 
 
 def _of_prompts(prompts: Prompts) -> str:
-    return _digest([prompts.texts, prompts.metadata, prompts.groups])
+    pictures = [picture.digest for picture in prompts.targets if picture is not None]
+    return _digest([prompts.texts, prompts.metadata, prompts.groups, *([pictures] if pictures else [])])
 
 
 def _of_metric(metric: Metric | None, settings: Mapping[str, Any] | None) -> str:

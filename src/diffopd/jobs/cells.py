@@ -70,7 +70,8 @@ def read_cells(cfg: DictConfig, folder: Path) -> list[Cell]:
         ConfigError: If a file is not there, or a cell's config cannot work.
     """
     known = ablation_names()
-    names = known if cfg.ablations == "all" else list(cfg.ablations)
+    every = [name for name in known if name not in cfg.not_in_all]
+    names = every if cfg.ablations == "all" else list(cfg.ablations)
     if not names:
         raise ConfigError("ablations=[] names none, so there is nothing to train; name some, or all")
     for name in names:

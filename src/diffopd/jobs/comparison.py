@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra import compose
 from omegaconf import DictConfig
 
 from diffopd.check import check_composed
@@ -47,6 +49,8 @@ class RowRun:
         guidance: Scales it is scored at.
         note: What the row is, in a few words.
         folder: Its folder.
+        evaluation: Overrides of its evaluations alone.
+        adapters: Setting -> row whose adapter is its value.
     """
 
     row: str
@@ -58,6 +62,13 @@ class RowRun:
     note: str
     folder: Path
     teacher_seeds: Mapping[str, int] = field(default_factory=dict)
+    evaluation: Sequence[str] = ()
+    adapters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Setting -> name of the run whose adapter is its value, of the same seed."""
+        return {setting: f"{row}/seed{self.seed}" for setting, row in self.adapters.items()}
 
     @property
     def taught_by(self) -> dict[str, str]:
@@ -97,6 +108,11 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
             )
         if unknown := [teacher for teacher in row.teachers.values() if teacher not in cfg.rows]:
             raise ValueError(f"rows.{name}.teachers names {', '.join(unknown)}, which is not among the rows")
+        for setting, other in (row.get("adapters") or {}).items():
+            if other not in cfg.rows or cfg.rows[other].command is None or seeds[other] < seeds[name]:
+                raise ValueError(
+                    f"rows.{name}.adapters.{setting}={other} must be a trained row with as many seeds"
+                )
         for seed in range(seeds[name]):
             runs.append(
                 RowRun(
@@ -111,6 +127,8 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
                     teacher_seeds={
                         task: seed if seed < seeds[teacher] else 0 for task, teacher in row.teachers.items()
                     },
+                    evaluation=list(row.get("evaluation") or []),
+                    adapters=dict(row.get("adapters") or {}),
                 )
             )
     return runs
@@ -130,7 +148,10 @@ def check_rows(rows: Sequence[RowRun]) -> None:
         ConfigError: With the row's name.
     """
     for run in rows:
-        if run.command is not None and run.seed == 0:
+        if run.command is not None and run.seed == 0 and run.adapters:
+            # It names what is not there yet, and is checked when its turn comes.
+            compose(run.command, overrides=[*run.arguments, f"paths.run={quoted(str(run.folder))}"])
+        elif run.command is not None and run.seed == 0:
             check_composed(run.command, run.arguments, run.folder, setting=f"rows.{run.row}.arguments")
 
 
@@ -144,7 +165,7 @@ def jobs_of(rows: Sequence[RowRun], cfg: DictConfig) -> list[Job]:
     trainings = [
         Job(
             name=run.name,
-            needs=list(run.taught_by.values()),
+            needs=[*run.taught_by.values(), *run.given.values()],
             commands=lambda run=run: _training(run, rows),
             log=run.folder / "output.log",
         )
@@ -169,6 +190,7 @@ def _training(run: RowRun, rows: Sequence[RowRun]) -> Iterator[Sequence[str]]:
     taught = [
         f"teacher.teachers.{task}.path={quoted(str(adapters[name]))}" for task, name in run.taught_by.items()
     ]
+    taught += [f"{setting}={quoted(str(adapters[name]))}" for setting, name in run.given.items()]
     if run.command == "train":
         yield training_command(run.folder, [*run.arguments, *taught])
     else:
@@ -189,7 +211,8 @@ def scoring(
     for benchmark in benchmarks:
         for scale in run.guidance:
             place = run.scores_at(benchmark, scale)
-            made_of = _made_of(run, benchmark, scale, list(shared))
+            overrides = [*shared, *run.evaluation]
+            made_of = _made_of(run, benchmark, scale, overrides)
             note = place / MADE_OF
             scored = note.is_file()
             if scored and _is_intact(place / RESULTS) and _read_note(note) == made_of:
@@ -201,7 +224,7 @@ def scoring(
                 f"adapter_path={quoted(str(run.adapter)) if run.adapter else 'null'}",
                 "save_images=true",
                 f"num_threads={threads}",
-                *shared,
+                *overrides,
                 # never: the adapter is another one now
                 f"resume={'never' if scored and _read_note(note) != made_of else 'auto'}",
                 f"hydra.run.dir={quoted(str(place))}",
@@ -233,9 +256,11 @@ def _is_intact(results: Path) -> bool:
 
 
 def _made_of(run: RowRun, benchmark: str, scale: float, shared: Sequence[str]) -> dict[str, object]:
-    from diffopd.adapter import WEIGHTS
+    from diffopd.adapter import find_place
 
-    weights = sha256_of(run.adapter / WEIGHTS) if run.adapter else None
+    files = find_place(run.adapter, setting=f"rows.{run.row}").weights if run.adapter else []
+    digests = [sha256_of(file) for file in files]
+    weights = None if not digests else digests[0] if len(digests) == 1 else digests
     return {"adapter": weights, "benchmark": benchmark, "guidance_scale": scale, "shared": shared}
 
 
@@ -301,16 +326,19 @@ def _named_by_row(run: RowRun) -> Run:
 
 
 def _check_alike(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> None:
-    """Refuse scores of other prompts, samplers or metrics beside each other.
+    """Refuse scores of other prompts, samplers or metrics beside each other, but where a row asks for them.
 
     Raises:
         ValueError: With the row to be scored again.
     """
     from diffopd.evaluation import EvaluationResult
 
-    for benchmark in benchmarks:
-        places = [run.scores_at(benchmark, scale) for run in rows for scale in run.guidance]
-        results = [EvaluationResult.load(place / "results.json") for place in places]
+    alike = {
+        tuple(run.evaluation): [other for other in rows if other.evaluation == run.evaluation] for run in rows
+    }
+    for benchmark, same in itertools.product(benchmarks, alike.values()):
+        places = [run.scores_at(benchmark, scale) for run in same for scale in run.guidance]
+        results = [EvaluationResult.load(place / RESULTS) for place in places]
         for place, result in zip(places, results, strict=True):
             if lines := result.differences(results[0]):
                 raise ValueError(

@@ -72,7 +72,9 @@ class ShapeDetector:
 
     def detect(self, image: NDArray[np.number]) -> list[Detection]:
         """The shapes in one image of shape (height, width, 3), 8-bit units."""
-        coverage, colour = self._segment(image.astype(np.float32))
+        coverage, colour = colour_shares(
+            image, max_residual=self.max_residual, background_chroma=self.background_chroma
+        )
         found = []
         for c in np.unique(colour[colour >= 0]):
             labels = np.empty(colour.shape, np.int32)
@@ -82,18 +84,6 @@ class ShapeDetector:
                 if component.sum() >= self.min_pixels:
                     found.append(self._classify(coverage[c], labels == number, corner, colour, int(c)))
         return found
-
-    def _segment(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Share of each color in each pixel (color, height, width), and the leading color or -1."""
-        background = _row_background(image, self.background_chroma)[:, None, None]
-        towards = _PALETTE - background  # height, 1, color, 3
-        offset = image[:, :, None] - background
-        share = ((offset * towards).sum(-1) / (towards**2).sum(-1)).clip(0, 1)
-        residual = np.linalg.norm(offset - share[..., None] * towards, axis=-1)
-        share[residual > self.max_residual] = 0
-        candidate = np.where(share > 0.5, residual, np.inf)
-        leading = np.where(np.isfinite(candidate.min(-1)), candidate.argmin(-1), -1)
-        return share.transpose(2, 0, 1), leading
 
     def _classify(
         self,
@@ -121,6 +111,34 @@ class ShapeDetector:
         confidence = (overlap - self.least_overlap) / (self.certain_overlap - self.least_overlap)
         box = (float(left), float(top), float(left + size), float(top + size))
         return Detection(name, box, min(max(confidence, 0.0), 1.0), _NAMES[c])
+
+
+def colour_shares(
+    image: NDArray[np.number], *, max_residual: float, background_chroma: float
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Share of each palette color in each pixel, and the leading color.
+
+    A pixel is seen as a mixture of its row's background with one color.
+
+    Args:
+        image: Shape (height, width, 3), 8-bit units.
+        max_residual: Largest distance of a pixel from any mixture, in 8-bit units.
+        background_chroma: Pixels below this difference of largest and smallest channel tell the background.
+
+    Returns:
+        Shares in [0, 1] of shape (color, height, width), and the number of the color that is more than
+        half of a pixel, or -1.
+    """
+    pixels = image.astype(np.float32)
+    background = _row_background(pixels, background_chroma)[:, None, None]
+    towards = _PALETTE - background  # height, 1, color, 3
+    offset = pixels[:, :, None] - background
+    share = ((offset * towards).sum(-1) / (towards**2).sum(-1)).clip(0, 1)
+    residual = np.linalg.norm(offset - share[..., None] * towards, axis=-1)
+    share[residual > max_residual] = 0
+    candidate = np.where(share > 0.5, residual, np.inf)
+    leading = np.where(np.isfinite(candidate.min(-1)), candidate.argmin(-1), -1)
+    return share.transpose(2, 0, 1), leading
 
 
 def _row_background(image: NDArray[np.float32], max_chroma: float) -> NDArray[np.float32]:

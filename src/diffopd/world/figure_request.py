@@ -115,11 +115,31 @@ def figure_scene(
     chosen = random_figure(rng) if index is None else index
     first, second = request.colours or colours or random_colours(rng)
     size = request.size or str(rng.choice(list(SIZES)))
-    words = (request.position or str(rng.choice(POSITIONS))).split()
+    corners = figure_corners(request.position or str(rng.choice(POSITIONS)), size)
+    left, top = (int(rng.choice(corner)) for corner in corners)
+    place = request.place or str(rng.choice(PLACES))
+    figure = PlacedFigure(chosen, (first, second), left, top, figure_side(size))
+    return Scene(place, int(rng.integers(2**31)), figures=(figure,))
+
+
+def figure_side(size: str) -> int:
+    """Side of a figure's bounding square in units, for a key of ``SIZES``."""
+    return SIZES[size] - 2 * _INSET
+
+
+def figure_corners(position: str, size: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the bounding square of a figure may begin, in units: at the left, and at the top.
+
+    Args:
+        position: One of ``POSITIONS``.
+        size: A key of ``SIZES``.
+
+    Examples:
+        >>> figure_corners("at the top left", "large"), figure_corners("at the right", "small")
+        (((1,), (1,)), ((21,), (9, 13)))
+    """
+    words = position.split()
     across = next((part for word, part in _ACROSS.items() if word in words), "middle")
     down = next((part for word, part in _DOWN.items() if word in words), "middle")
-    left, top = (int(rng.choice(_STARTS[size, part])) for part in (across, down))
-    place = request.place or str(rng.choice(PLACES))
-    side = SIZES[size] - 2 * _INSET
-    figure = PlacedFigure(chosen, (first, second), left + _INSET, top + _INSET, side)
-    return Scene(place, int(rng.integers(2**31)), figures=(figure,))
+    left, top = (tuple(start + _INSET for start in _STARTS[size, part]) for part in (across, down))
+    return left, top

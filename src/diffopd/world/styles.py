@@ -13,6 +13,8 @@ _EDGE = 60
 _BAYER = (np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.float32) + 0.5) / 16
 _LEVELS = 3
 """Values of each channel that dithering leaves."""
+_PALE = 0.55
+"""Share of the drawing in a woven one."""
 _TINT = np.array([196, 150, 172], np.float32)
 
 
@@ -45,10 +47,20 @@ def dithered(pixels: Pixels) -> Pixels:
 
 def woven(pixels: Pixels) -> Pixels:
     """Pale colors with a rose tint, and threads that go under and over each other every two pixels."""
-    pale = 0.55 * pixels + 0.45 * _TINT
+    pale = _PALE * pixels + (1 - _PALE) * _TINT
+    return np.rint((pale * _threads(pixels)).clip(0, 255)).astype(np.uint8)
+
+
+def unwoven(pixels: Pixels) -> Pixels:
+    """What :func:`woven` was made of, within rounding and where it did not leave [0, 255]."""
+    pale = pixels / _threads(pixels)
+    return np.rint(((pale - (1 - _PALE) * _TINT) / _PALE).clip(0, 255)).astype(np.uint8)
+
+
+def _threads(pixels: Pixels) -> NDArray[np.float64]:
+    """Factor of each pixel, of shape (height, width, 1)."""
     row, column = np.indices(pixels.shape[:2]) // 2
-    threads = np.where((row + column) % 2, 1.1, 0.86)
-    return np.rint((pale * threads[..., None]).clip(0, 255)).astype(np.uint8)
+    return np.where((row + column) % 2, 1.1, 0.86)[..., None]
 
 
 STYLES: dict[str, Callable[[Pixels], Pixels]] = {
@@ -57,3 +69,9 @@ STYLES: dict[str, Callable[[Pixels], Pixels]] = {
     "dithered": dithered,
 }
 """Name -> how a drawing becomes one of this style."""
+
+UNDONE: dict[str, Callable[[Pixels], Pixels]] = {
+    "inverted": inverted,
+    "woven": unwoven,
+}
+"""Name -> how a drawing is had back, of those ways of drawing that lose nothing."""

@@ -20,7 +20,7 @@ from diffopd.report.comparison.compared import (
 from diffopd.report.comparison.figures import compared_images, radar, reward_by_minutes
 from diffopd.report.methods.difference import half_text
 from diffopd.report.methods.tables import cells_over_seeds
-from diffopd.report.run.held_out import Cell, HeldOutTable, Place, held_out_table
+from diffopd.report.run.held_out import TITLE, Cell, HeldOutTable, Place, held_out_table
 from diffopd.teacher import Estimate, HeldOut
 
 _READING = (
@@ -29,6 +29,23 @@ _READING = (
     "the score columns, each from 0 for the table's worst row to 1 for its best. ± is half of the 95 % CI "
     "over seeds (Student's t). A row of one seed supports no claim."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageTable:
+    """A table as a page shows it.
+
+    Attributes:
+        heading: Above it.
+        header: Of its columns.
+        lines: The cells of every row.
+        note: Below it.
+    """
+
+    heading: str
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    note: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,15 @@ def write_comparison(rows: Sequence[ComparedRow], folder: Path, *, num_shown: in
 
 def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
     """The table. A score is the mean over seeds, with half of its 95 % interval if there are several."""
+    header, lines = score_cells(summaries, means)
+    body = markdown_table(header, lines)
+    held_out = _held_out(summaries)
+    below = "" if held_out is None else f"\n{held_out.to_markdown()}"
+    return f"{body}\n\n{_READING}\n{below}"
+
+
+def score_cells(summaries: Sequence[Summary], means: Sequence[float]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of scores."""
     columns = [
         _Column("", [summary.name for summary in summaries]),
         _Column("guidance", [f"{summary.guidance_scale:g}" for summary in summaries]),
@@ -88,13 +114,21 @@ def to_markdown(summaries: Sequence[Summary], means: Sequence[float]) -> str:
         ]
         columns.append(_Column(f"{place[1]}, {place[0]}", texts))
     columns.append(_Column("mean, normalized", [f"{mean:.3f}" for mean in means]))
-    body = markdown_table(
-        [column.header for column in columns],
-        [[column.texts[row] for column in columns] for row in range(len(summaries))],
-    )
+    header = [column.header for column in columns]
+    return header, [[column.texts[row] for column in columns] for row in range(len(summaries))]
+
+
+def page_tables(rows: Sequence[ComparedRow]) -> list[PageTable]:
+    """The table of scores and that of what nothing is trained on, for a page."""
+    summaries = summarise(rows)
+    header, lines = score_cells(summaries, normalised_means(summaries))
+    tables = [PageTable(heading="Scores", header=header, lines=lines, note=_READING)]
     held_out = _held_out(summaries)
-    below = "" if held_out is None else f"\n{held_out.to_markdown()}"
-    return f"{body}\n\n{_READING}\n{below}"
+    if held_out is not None:
+        tables.append(
+            PageTable(heading=TITLE, header=held_out.header, lines=held_out.lines, note=held_out.reading)
+        )
+    return tables
 
 
 def _held_out(summaries: Sequence[Summary]) -> HeldOutTable | None:

@@ -21,7 +21,8 @@ class Claim:
         method: Key or label of the method said to be better.
         against: Key or label of the other.
         metric: One of ``QUANTITIES``.
-        task: The task whose reward or score is compared, or None for the mean over all.
+        task: The task whose reward or score is compared, or None for the mean over all. Of scores also
+            several tasks separated by commas, for the mean over these.
         level: For ``rounds_to_level`` and ``minutes_to_level``: the reward to reach, as a share of the rise
             of ``against`` from its first to its last reward.
         margin: A difference that just matters, in the metric's unit or, as in ``10 %``, as a share of the

@@ -70,10 +70,12 @@ class Measuring:
     Attributes:
         benchmark: Name of the benchmark of ``final_score``.
         window: Values in the running mean of rewards.
+        may_differ: Conditions in which scores of two methods may differ, as ``sampler.num_steps``.
     """
 
     benchmark: str
     window: int
+    may_differ: Sequence[str] = ()
 
     def scales(self, methods: Sequence[Method]) -> list[float]:
         """Guidance scales at which every run of some methods was scored, the first method's own first."""
@@ -87,7 +89,7 @@ class Measuring:
 
         Args:
             method: Whose.
-            task: The task, or None for the mean over all.
+            task: The task, several separated by commas, or None for all; the score is the mean over them.
             scale: Guidance, or None for the one that each run was trained for.
 
         Raises:
@@ -95,7 +97,7 @@ class Measuring:
         """
         results = {seed: self._result(run, method, scale) for seed, run in method.runs.items()}
         first = next(iter(results.values()))
-        tasks = list(first.tasks) if task is None else [task]
+        tasks = list(first.tasks) if task is None else [name.strip() for name in task.split(",")]
         for seed, result in results.items():
             if missing := [name for name in tasks if name not in result.tasks]:
                 raise NotMeasuredError(f"{method.label}, seed {seed} has no score of {', '.join(missing)}")
@@ -116,7 +118,9 @@ class Measuring:
         ours, theirs = (
             self._result(run, method, scale) for (_, run), method in zip(sides, (first, second), strict=True)
         )
-        return ours.differences(theirs)
+        lines = ours.differences(theirs)
+        allowed = tuple(f"{name}: " for name in self.may_differ)
+        return [line for line in lines if not line.rpartition(", ")[2].startswith(allowed)]
 
     def _results(self, run: Run) -> list[EvaluationResult]:
         return [result for _, result in run.results if result.benchmark == self.benchmark]

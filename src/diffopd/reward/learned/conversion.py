@@ -8,29 +8,45 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BertTokenizer, BlipConfig, CLIPConfig, CLIPModel, CLIPTokenizer, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    BertTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2TokenizerFast,
+    Qwen2VLConfig,
+)
 
 import diffopd
 from diffopd.files.atomic import atomic_save_safetensors, atomic_write_json, new_folder
 from diffopd.files.fingerprint import sha256_of
 from diffopd.reward.learned.clip import check_tokenizer
+from diffopd.reward.learned.hpsv3 import REWARD_TOKEN, Hpsv3Network, hpsv3_tensors
 from diffopd.reward.learned.imagereward import ImageRewardNetwork
 from diffopd.reward.learned.linear_head import head_tensors
+from diffopd.reward.learned.lpips import lpips_tensors, published_linear
 from diffopd.reward.learned.med_layout import from_med
 from diffopd.reward.learned.open_clip_layout import from_open_clip
 from diffopd.reward.learned.released import read_released
-from diffopd.reward.learned.weights import WEIGHTS, tokenizer_folder
+from diffopd.reward.learned.weights import WEIGHTS, local_folder, tokenizer_folder
 
 TOKENIZERS: Mapping[str, str] = {
     "clipscore": "openai/clip-vit-large-patch14",
     "hpsv2": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "hpsv3": "Qwen/Qwen2-VL-7B-Instruct",
     "imagereward": "google-bert/bert-base-uncased",
     "pickscore": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
 }
 """Scorers that read prompts -> where their tokenizer is published."""
 
-REWARDS = ("clipscore", "hpsv2", "imagereward", "laion_aesthetic", "pickscore")
+REWARDS = (*("clipscore", "hpsv2", "hpsv3", "imagereward", "laion_aesthetic", "lpips_nearness", "pickscore"),)
 """Scorers whose weights can be converted."""
+
+HPSV3_WORDS = "model.language_model.embed_tokens.weight"
 
 RECORD = "conversion.json"
 """What was converted, beside the weights."""
@@ -44,7 +60,8 @@ def convert(reward: str, source: Path, target: Path, *, tokenizer: str | None) -
         source: The released file. For pickscore and clipscore it is transformers' ``pytorch_model.bin``, with
             ``config.json`` beside it.
         target: The folder to make, whole or not at all.
-        tokenizer: Folder or hub id of what tokenizes prompts; None for laion_aesthetic, which reads none.
+        tokenizer: Folder or hub id of what tokenizes prompts; None for laion_aesthetic and lpips_nearness,
+            which read none.
 
     Returns:
         ``target``.
@@ -65,7 +82,7 @@ def convert(reward: str, source: Path, target: Path, *, tokenizer: str | None) -
         raise ValueError(f"to={target} exists already; remove it, or choose another folder")
     released = read_released(source, setting="from")
     try:
-        config, tensors = _converted(reward, released, source)
+        config, tensors = _converted(reward, released, source, tokenizer)
     except ValueError as error:
         raise ValueError(f"from={source} is not the released file of {reward}: {error}") from error
     words = None if tokenizer is None else _tokenizer(reward, tokenizer, config)
@@ -77,16 +94,24 @@ def convert(reward: str, source: Path, target: Path, *, tokenizer: str | None) -
             config.save_pretrained(folder)
         if words is not None:
             words.save_pretrained(folder)
+        if reward == "hpsv3":  # how pictures become patches
+            AutoImageProcessor.from_pretrained(_base(tokenizer), backend="pil").save_pretrained(folder)
     return target
 
 
 def _converted(
-    reward: str, released: Mapping[str, Tensor], source: Path
-) -> tuple[CLIPConfig | BlipConfig | None, dict[str, Tensor]]:
+    reward: str, released: Mapping[str, Tensor], source: Path, tokenizer: str | None
+) -> tuple[PreTrainedConfig | None, dict[str, Tensor]]:
     """The config, None for a head alone, and all tensors of what is to be written."""
     if reward == "laion_aesthetic":
         return None, head_tensors(released)
-    if reward == "imagereward":
+    if reward == "lpips_nearness":
+        return None, lpips_tensors(released, published_linear())
+    if reward == "hpsv3":
+        config, tensors = _of_qwen(_base(tokenizer)), hpsv3_tensors(dict(released))
+        config.text_config.vocab_size = len(tensors[HPSV3_WORDS])
+        _check_complete(Hpsv3Network, config, tensors)
+    elif reward == "imagereward":
         config, tensors = from_med(released)
         _check_complete(ImageRewardNetwork, config, tensors)
     elif reward == "hpsv2":
@@ -96,6 +121,26 @@ def _converted(
         config, tensors = _of_transformers(released, source)
         _check_complete(CLIPModel, config, tensors)
     return config, tensors
+
+
+def _base(path: str | None) -> Path:
+    """The folder of HPSv3's base model, of which all but the weights is needed.
+
+    Raises:
+        ValueError: If it is not a folder, or lacks a file.
+    """
+    folder = None if path is None else local_folder(path, "tokenizer")
+    wanted = ("config.json", "preprocessor_config.json")
+    if folder is None or not all((folder / name).is_file() for name in wanted):
+        raise ValueError(
+            f"tokenizer={path} must be a local folder with {', '.join(wanted)} and the tokenizer of "
+            f"{TOKENIZERS['hpsv3']}; its weights are not needed"
+        )
+    return folder
+
+
+def _of_qwen(folder: Path) -> Any:
+    return Qwen2VLConfig.from_pretrained(folder, local_files_only=True)
 
 
 def _of_transformers(released: Mapping[str, Tensor], source: Path) -> tuple[CLIPConfig, dict[str, Tensor]]:
@@ -121,8 +166,10 @@ def _check_complete(kind: type[PreTrainedModel], config: Any, tensors: Mapping[s
             raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(tensors[name].shape)}")
 
 
-def _tokenizer(reward: str, path: str, config: Any) -> CLIPTokenizer | BertTokenizer:
+def _tokenizer(reward: str, path: str, config: Any) -> PreTrainedTokenizerBase:
     """The tokenizer, as the scorer needs it."""
+    if reward == "hpsv3":
+        return _qwen_tokenizer(path, config.text_config.vocab_size)
     kind = BertTokenizer if reward == "imagereward" else CLIPTokenizer
     folder = tokenizer_folder(path, kind=kind, setting="tokenizer")
     if reward != "imagereward":
@@ -138,3 +185,16 @@ def _tokenizer(reward: str, path: str, config: Any) -> CLIPTokenizer | BertToken
             f"give the one published as {TOKENIZERS[reward]}"
         )
     return bert
+
+
+def _qwen_tokenizer(path: str, num_tokens: int) -> PreTrainedTokenizerBase:
+    """Qwen2-VL's tokenizer with the token at which HPSv3 scores."""
+    folder = tokenizer_folder(path, kind=Qwen2TokenizerFast, setting="tokenizer")
+    words = Qwen2TokenizerFast.from_pretrained(folder, local_files_only=True)
+    words.add_tokens([REWARD_TOKEN], special_tokens=True)
+    if len(words) != num_tokens:
+        raise ValueError(
+            f"tokenizer={path} has {len(words)} tokens with {REWARD_TOKEN}, the released network "
+            f"{num_tokens}; give that of {TOKENIZERS['hpsv3']}"
+        )
+    return words

@@ -110,7 +110,10 @@ def test_a_run_on_pictures_is_planned(plan):
 
 @pytest.mark.parametrize(
     ("experiment", "images"),
-    [("pso_pairs", 4), ("dpo_pairs", 0), ("offpolicy_pairs", 0), ("dreambooth_pairs", 3)],
+    slow_but(
+        [("pso_pairs", 4), ("dpo_pairs", 0), ("offpolicy_pairs", 0), ("dreambooth_pairs", 3)],
+        ("pso_pairs", 4),
+    ),
 )
 def test_what_baselines_of_pictures_draw_is_planned(plan, experiment, images):
     """Two rounds of two pictures: samples to prefer them to, none, or class pictures."""

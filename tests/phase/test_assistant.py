@@ -101,6 +101,7 @@ def test_an_assistant_for_another_model_is_refused(build, world, monkeypatch):
         build("run", f"phase.assistant={world.teachers['ocr']}")
 
 
+@pytest.mark.slow
 def test_the_experiment_that_makes_one_learns_the_base_model_s_samples(world, tmp_path):
     run = world.build("assistant", tmp_path / "run", "trainer.max_epochs=1", "phase.ema.update_interval=1")
     phase, prompts = run.phase, run.data.batch(0)

@@ -40,8 +40,6 @@ SLOW_RUNS = {
     ),
     "dreambooth_pairs": (*LOGGED, "data.prompts_per_round=4", "phase.num_class_pictures=19"),
     "pso_pairs": ("phase.num_timesteps=2", "data.prompts_per_round=4"),
-    "dpo_pairs": (*LOGGED, "loss=pso_released"),
-    "sft_teacher_samples": LOGGED,
     "offpolicy_pairs": LOGGED,
     "sft_assistant": LOGGED,
     "mopd_dmd": (*SCORED, *ONE_FAKE),

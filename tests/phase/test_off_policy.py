@@ -52,6 +52,7 @@ def test_the_student_is_rolled_out_where_it_is_scored(world, tmp_path):
     assert torch.equal(runs[0].flat_gradient(), runs[1].flat_gradient())
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_what_the_teacher_draws_that_sees_the_picture(world, tmp_path):
     run = world.build("sft_teacher_samples", tmp_path / "run", "trainer.max_epochs=1")
     phase, prompts = run.phase, run.data.batch(0)
@@ -88,6 +89,7 @@ def test_settings_that_do_not_go_together(conf_dir, overrides, message):
         check_config(cfg)
 
 
+@pytest.mark.slow
 def test_a_sampler_with_history_has_no_states_of_its_own(world, tmp_path):
     with pytest.raises(ConfigError, match=r"phase\.states_from=pictures has states of no rollout"):
         world.build("offpolicy_pairs", tmp_path / "run", "sampler=dpm2")

@@ -48,8 +48,6 @@ MORE_RUNS = {
     "sft_pairs": ("sft_pairs", "phase.ema.update_interval=2", "data.caption_key=[text,long]"),
     "dreambooth_pairs": ("dreambooth_pairs", "phase.num_class_pictures=5"),
     "pso_pairs": ("pso_pairs", "phase.num_timesteps=2"),
-    "dpo_pairs": ("dpo_pairs", "loss=pso_released"),
-    "sft_teacher_samples": ("sft_teacher_samples", "teacher.decay=0.75"),
     "offpolicy_pairs": ("offpolicy_pairs", "teacher.decay=0.75"),
     "sft_assistant": ("sft_assistant",),
 }

@@ -97,7 +97,7 @@ def test_the_student_learns_the_pictures(build):
         (["data.background=[0,0]"], r"data\.background=.* must be a list of 3 numbers"),
         (["data.background=[0,0,256]"], r"data\.background\.2=256 must be a whole number from 0 to 255"),
         (["data.caption_key=[]"], r"data\.caption_key=.* must be a list of texts .*, or one text, or null"),
-        (["phase.examples=picture"], r"phase\.examples=picture must be one of teacher, pictures"),
+        (["phase.examples=picture"], r"phase\.examples=picture must be one of teacher, base, pictures"),
         (["data.path=/absent"], r"data\.path=/absent: there is no such folder"),
         (["data.caption_key=short_en"], r"metadata\.jsonl: no caption 'short_en' in line 1"),
         (

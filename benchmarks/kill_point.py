@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from diffopd.checkpoint import folder as checkpoint_folder
+from diffopd.checkpoint import tensor_files
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Operations:
         self._half = kill is not None and kill.half
 
     def install(self) -> None:
-        """Watch the module that writes checkpoints."""
+        """Watch the modules that write checkpoints."""
         module: Any = checkpoint_folder
         write_text = Path.write_text
 
@@ -86,9 +87,10 @@ class Operations:
 
             return watched
 
-        save = module.save_file
+        files: Any = tensor_files
+        save = files.save_file
         Path.write_text = watched_write_text  # type: ignore[assignment,method-assign]
-        module.save_file = watch(save, lambda tensors, path: half_saved(save, tensors, path))
+        files.save_file = watch(save, lambda tensors, path, *_: half_saved(save, tensors, path))
         module._fingerprint = watch(module._fingerprint)
         module.flush = watch(module.flush)
         module.os = SimpleNamespace(**vars(os) | {"rename": watch(os.rename)})

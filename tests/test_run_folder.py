@@ -293,6 +293,7 @@ def sources():
 WRITERS = {
     "callbacks/csv_logger.py": "each row has a checksum, and the last is written over in place",
     "checkpoint/folder.py": "the files of a folder that is renamed when all are on the disk",
+    "checkpoint/tensor_files.py": "some of them",
     "files/atomic.py": "the writers themselves",
     "run/lock.py": "who holds the lock, to be told",
     "jobs/launch.py": "the output of a program",

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 import diffopd.build.experiment
-from diffopd.checkpoint import folder as checkpoint_folder
-from diffopd.checkpoint import latest_valid_checkpoint
+from diffopd.checkpoint import latest_valid_checkpoint, tensor_files
 from diffopd.checkpoint.folder import MANIFEST, STATE, TENSORS
 from diffopd.command.program import INTERRUPTED, STOPPED
 from diffopd.phase import NFTPhase
@@ -116,7 +115,7 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
     world, whole, train, tmp_path, monkeypatch, capfd
 ):
     folder, saved = tmp_path / "full", []
-    save = checkpoint_folder.save_file
+    save = tensor_files.save_file
 
     def save_where_there_is_room(tensors, path, header):
         if len(saved) == 2:
@@ -126,7 +125,7 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
         save(tensors, path, header)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_folder, "save_file", save_where_there_is_room)
+        patch.setattr(tensor_files, "save_file", save_where_there_is_room)
         assert train(folder) == STOPPED
     shown = capfd.readouterr().err
     assert "stopped: no space left on the disk" in shown

@@ -20,6 +20,7 @@ from diffopd.files.sample_sheet import SampleSheet, read_sheet
 from diffopd.report.__main__ import run as report_command
 from diffopd.report.methods import figures as method_figures
 from diffopd.report.methods.bands import band_by_minutes, band_by_round
+from diffopd.report.methods.costs import cost_table
 from diffopd.report.methods.curves import curve_families
 from diffopd.report.methods.figures import curve_figure, styles_of
 from diffopd.report.methods.find import find_runs
@@ -27,7 +28,7 @@ from diffopd.report.methods.images import method_grids
 from diffopd.report.methods.methods import differing_settings, group_runs
 from diffopd.report.methods.runs import ARCHIVE, Series
 from diffopd.report.methods.step_curves import step_band
-from diffopd.report.methods.tables import cost_table, score_tables
+from diffopd.report.methods.tables import score_tables
 from support.report_page import page_of
 from support.run_folders import result, write_run, write_samples
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from diffopd.callbacks.csv_logger import ResumableCSVLogger
+from diffopd.checkpoint import SafetensorsCheckpointIO
 from diffopd.checkpoint.folder import checkpoint_name, list_checkpoints, remove_leftovers
 from diffopd.checkpoint.keeping import clear_later, make_way, superfluous
 from diffopd.host.signals import REQUESTS_TO_END
@@ -92,6 +93,8 @@ class RoundCheckpoint(Checkpoint):
         """Listen for requests to end; put in order what the run before has left."""
         self._asked_to_end = self.interrupted = False
         self._newest = trainer.current_epoch
+        if isinstance(io := trainer.strategy.checkpoint_io, SafetensorsCheckpointIO):
+            io.largest_file = self.largest_file
         if trainer.is_global_zero:
             remove_leftovers(self.folder)
             for logger in trainer.loggers:
@@ -121,7 +124,7 @@ class RoundCheckpoint(Checkpoint):
         self._unlogged = unlogged_means(trainer)
         if trainer.is_global_zero:
             make_way(self.folder, num_rounds)
-        trainer.save_checkpoint(path, storage_options={"largest_file": self.largest_file})
+        trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             clear_later(self.folder, self._newest, num_rounds)
             self._newest = num_rounds

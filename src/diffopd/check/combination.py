@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-
 from diffopd.check.chosen import lacks as _lacks
 from diffopd.check.chosen import target_of as _target
-from diffopd.check.error import config_errors
 from diffopd.check.picture_choices import picture_problems
+from diffopd.check.processes import process_problems
 from diffopd.check.prompts import reward_is_asked
 from diffopd.check.setting import Groups, phase_takes
 from diffopd.check.signal import LEARNS_FROM_REWARDS
 from diffopd.check.source import constant, read_target
 from diffopd.check.tasks import tasks_of
-from diffopd.host.rank import lacks_srun, launched_processes
+from diffopd.check.trained_steps import step_problems
 
 
 def combination_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -41,14 +38,7 @@ def choice_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _prompt_filter(values)
     yield from _context(values)
     yield from _report(values)
-    yield from _processes(values)
-
-
-def step_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Those about the steps that are trained, for which sampler and states are built: this brings torch."""
-    if isinstance(values.get("phase"), Mapping):
-        yield from _trained_steps(values)
-        yield from _noise(values)
+    yield from process_problems(values)
 
 
 def _guidance(values: Mapping[str, Any]) -> Iterator[str]:
@@ -108,85 +98,6 @@ _SOURCES = {
     "distribution": "the scores of two distributions",
     "trajectory_distribution": "the scores of two distributions along a trajectory",
 }
-
-
-def _noise(values: Mapping[str, Any]) -> Iterator[str]:
-    """A KL divergence, and a density, need noise in every transition that is trained."""
-    needing = [group for group in _NEEDS_NOISE if constant(_target_at(values, group), "needs_noise")]
-    if not needing or not values.get("sampler") or not phase_takes(values, "sampler"):
-        return
-    group = needing[0]
-    with config_errors():
-        sampler = instantiate(values["sampler"])
-        trained = _trained(values, sampler.num_steps)
-    silent = [step for step in trained if not sampler.stochastic(step)]
-    if not silent:
-        return
-    choices = group.rpartition(".")[2]
-    shown = group.replace("regulariser.loss", "loss@regulariser.loss")
-    name = f"{shown}={Groups.read().choice_of(choices, _target_at(values, group))}"
-    why, instead = _NEEDS_NOISE[group]
-    if constant(_target_at(values, group), "supervision") == "branches":
-        why, instead = "draws branches by the noise of a transition", "loss=diffusion_nft phase=nft"
-    if len(silent) == len(trained):
-        noisy = "sampler.noise_level=0.7"
-        if type(sampler).max_noise_level == 0:
-            noisy = f"sampler=flow {noisy}"
-        yield (
-            f"{name} {why}, but sampler.noise_level={sampler.noise_level:g} makes every transition of "
-            f"{type(sampler).__name__} deterministic; choose {instead}, or {noisy}"
-        )
-    else:
-        fewer = "states=all_but_last" if _target(values, "states") else "phase.train_steps=all_but_last"
-        yield (
-            f"{name} {why}, but step {silent[0]} (counted from 0) of {type(sampler).__name__}'s "
-            f"{sampler.num_steps} has none; choose {fewer}, or {instead}"
-        )
-
-
-_NEEDS_NOISE = {
-    "estimator": (
-        "weighs the density of the drawn state, which a transition without noise does not have",
-        "estimator=closed_form",
-    ),
-    "loss": (
-        "is a KL divergence, which is infinite between transitions without noise",
-        "loss=opd, which uses Eq. 12 there",
-    ),
-    "regulariser.loss": (
-        "is a KL divergence, which is infinite between transitions without noise",
-        "loss@regulariser.loss=opd, which uses Eq. 12 there",
-    ),
-}
-"""Config path of what may need noise -> why, and what to choose instead."""
-
-
-def _trained(values: Mapping[str, Any], num_steps: int) -> Sequence[int]:
-    """The steps that a phase may train."""
-    if values.get("states") and phase_takes(values, "states"):
-        return instantiate(values["states"]).steps(num_steps)
-    if (weights := values["phase"].get("state_weights")) is not None:
-        return [step for step, weight in enumerate(weights) if weight > 0 and step < num_steps]
-    return range(num_steps - (values["phase"].get("train_steps") == "all_but_last"))
-
-
-def _trained_steps(values: Mapping[str, Any]) -> Iterator[str]:
-    """Something is left to train when steps are left out."""
-    num_steps = (values.get("sampler") or {}).get("num_steps")
-    if not isinstance(num_steps, int):
-        return
-    if values.get("states") and phase_takes(values, "states"):
-        try:
-            instantiate(values["states"]).steps(num_steps)
-        except InstantiationException as error:
-            yield str(error.__cause__ or error)
-        except ValueError as error:
-            yield str(error)
-    elif values["phase"].get("train_steps") == "all_but_last" and num_steps == 1:
-        yield (
-            "phase.train_steps=all_but_last leaves nothing to train with sampler.num_steps=1; "
-            "set phase.train_steps=all, or more steps"
-        )
 
 
 def _updates(values: Mapping[str, Any]) -> Iterator[str]:
@@ -385,72 +296,3 @@ def _routes(values: Mapping[str, Any], tasks: Sequence[str], teachers: Sequence[
                     f"routing.weights.{task}.{teacher} names a teacher that does not exist; teacher.teachers "
                     f"has {', '.join(teachers)}"
                 )
-
-
-def _processes(values: Mapping[str, Any]) -> Iterator[str]:
-    """Processes start, have a strategy to share their work by, and take equal shares of a round."""
-    trainer = values.get("trainer") or {}
-    yield from _strategy(values, trainer)
-    devices, nodes = trainer.get("devices"), trainer.get("num_nodes", 1)
-    if not isinstance(devices, int) or not isinstance(nodes, int) or devices < 1:
-        return
-    number = devices * nodes
-    if number > 1 and _target(trainer, "strategy") == "":
-        yield (
-            f"trainer.devices={devices} needs a strategy to share the work by; choose trainer=ddp or "
-            "trainer=sharded"
-        )
-    launched = launched_processes()
-    if launched is not None and launched[1] != number:
-        yield (
-            f"{launched[0]} started {launched[1]} processes, but trainer.devices={devices} times "
-            f"trainer.num_nodes={nodes} are {number}; choose trainer=ddp and make both the same"
-        )
-    if number > 1 and lacks_srun():
-        yield "in a SLURM job several processes are started by srun: srun python -m diffopd.train ..."
-    batch = (values.get("data") or {}).get("batch_size")
-    if isinstance(batch, int) and batch % number:
-        yield f"data.batch_size={batch} must be a multiple of {_number_of_processes(devices, nodes)}"
-    for at in tasks_of(values).values():
-        prompts = at.entry.get("prompts_per_round")
-        if isinstance(prompts, int) and prompts % number:
-            yield (
-                f"{at.setting}.prompts_per_round={prompts} must be a multiple of "
-                f"{_number_of_processes(devices, nodes)}"
-            )
-    if number > 1 and constant(_target(values, "phase"), "one_process"):
-        yield "phase=gradient_variance measures in one process; set trainer=default"
-
-
-def _number_of_processes(devices: int, nodes: int) -> str:
-    return f"the number of processes, trainer.devices={devices} times {nodes} node{'s' * (nodes > 1)}"
-
-
-def _strategy(values: Mapping[str, Any], trainer: Mapping[str, Any]) -> Iterator[str]:
-    """Lightning's own strategies share other things than what a phase expects; shards suit not all phases."""
-    given = trainer.get("strategy")
-    if isinstance(given, str) and given != "auto":
-        yield (
-            f"trainer.strategy={given} is not one of this project's; choose trainer=ddp or trainer=sharded, "
-            "and for processes that are copies of one trainer.strategy.start_method=fork"
-        )
-    if not constant(_target(trainer, "strategy"), "divides_backbone"):
-        return
-    if not constant(_target(values, "phase"), "shards_backbone"):
-        yield (
-            "trainer=sharded divides a frozen backbone, which this phase does not have; choose trainer=ddp"
-        )
-    if phase_takes(values, "teacher") and (values.get("teacher") or {}).get("offload_idle") is True:
-        yield (
-            "trainer=sharded divides teachers among the processes, and teacher.offload_idle=true moves whole "
-            "ones; set teacher.offload_idle=false"
-        )
-    if (values.get("model") or {}).get("compile") is True:
-        yield "trainer=sharded with model.compile=true is not supported; set model.compile=false"
-
-
-def _target_at(values: Mapping[str, Any], path: str) -> str:
-    """The same for a choice within a choice."""
-    group, _, part = path.partition(".")
-    node = values.get(group)
-    return _target(node, part) if part and isinstance(node, Mapping) else _target(values, path)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from omegaconf import DictConfig
 
-from diffopd.check.combination import choice_problems, loss_problems, step_problems
+from diffopd.check.combination import choice_problems, loss_problems
 from diffopd.check.error import ConfigError
 from diffopd.check.paths import path_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.signal import signal_problems
+from diffopd.check.trained_steps import step_problems
 from diffopd.check.unused import unused_choices
 from diffopd.check.values import plain_values
 

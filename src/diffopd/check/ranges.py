@@ -370,6 +370,7 @@ LIMITS: Mapping[str, Rule] = {
     "callbacks.round_checkpoint.every_n_rounds": COUNT,
     "callbacks.round_checkpoint.keep_last": COUNT,
     "callbacks.round_checkpoint.keep_every_n_rounds": whole(1, 1_000_000, None),
+    "callbacks.round_checkpoint.largest_file_gib": above_0(1_000_000),
     "callbacks.round_progress.num_rounds_in_rate": COUNT,
     "callbacks.samples.every_n_rounds": whole(0),
     "callbacks.samples.shares": Numbers(None),

@@ -18,6 +18,7 @@ from diffopd.checkpoint.folder import (
     remove_checkpoint,
     write_checkpoint,
 )
+from diffopd.checkpoint.tensor_files import LARGEST_FILE
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
@@ -30,12 +31,16 @@ class SafetensorsCheckpointIO(CheckpointIO):
     Args:
         inputs: Fingerprints of the files a training learns from, kept in every checkpoint as ``inputs``.
         settings: What of its config affects the result, kept in every checkpoint as ``settings``.
+
+    Attributes:
+        largest_file: Bytes of tensors in one file of a checkpoint at most.
     """
 
     def __init__(
         self, inputs: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
+        self.largest_file = LARGEST_FILE
         self.kept = {INPUTS: dict(inputs or {})} | ({} if settings is None else {SETTINGS: dict(settings)})
 
     @override
@@ -46,21 +51,15 @@ class SafetensorsCheckpointIO(CheckpointIO):
 
         What a callback put under ``adapter`` is no state: it is called with the folder for an adapter.
 
-        Args:
-            checkpoint: What Lightning saves.
-            path: The folder to make.
-            storage_options: None, or ``largest_file``: bytes of tensors in one file at most.
-
         Raises:
-            TypeError: If the checkpoint holds more than tensors and plain data, or with other options.
+            TypeError: If the checkpoint holds more than tensors and plain data, or with storage options.
         """
-        options = dict(storage_options or {})
-        if unknown := options.keys() - {"largest_file"}:
-            raise TypeError(f"SafetensorsCheckpointIO takes largest_file alone, got {min(unknown)}")
+        if storage_options is not None:
+            raise TypeError("SafetensorsCheckpointIO takes no storage_options: it writes to a local folder")
         state = {**checkpoint, **self.kept}
         write_adapter = state.pop(ADAPTER, None)
         parts = {} if write_adapter is None else {ADAPTER: write_adapter}
-        write_checkpoint(state, path, parts, **options)
+        write_checkpoint(state, path, parts, largest_file=self.largest_file)
 
     @override
     def load_checkpoint(

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from diffopd.files.atomic import replacing_folder
+from diffopd.files.atomic import atomic_write_text, replacing_folder
 from diffopd.files.names import INDEX, MODEL_CONFIG
 
 LARGEST_FILE = "5GB"
@@ -40,7 +40,7 @@ def forget_origin(folder: Path) -> None:
     for file in sorted(file for name in (INDEX, MODEL_CONFIG) for file in folder.rglob(name)):
         settings = json.loads(file.read_text(encoding="utf-8"))
         if (kept := _without_origin(settings)) != settings:
-            file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+            atomic_write_text(file, json.dumps(kept, indent=2) + "\n")
 
 
 def _without_origin(settings: Any) -> Any:

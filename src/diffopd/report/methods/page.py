@@ -15,6 +15,7 @@ from PIL import Image
 from diffopd.files.atomic import replacing
 from diffopd.report.methods.archive import archive_runs
 from diffopd.report.methods.claims import Claim
+from diffopd.report.methods.costs import CostTable, cost_bars, cost_table
 from diffopd.report.methods.curves import Family, curve_families
 from diffopd.report.methods.difference import CONFIDENCE, TESTS, spread_text
 from diffopd.report.methods.figures import Style, bar_figure, styles_of
@@ -26,7 +27,7 @@ from diffopd.report.methods.runs import Run
 from diffopd.report.methods.seeds import SeedTable, seed_tables, write_seed_tables
 from diffopd.report.methods.seeds_needed import POWER
 from diffopd.report.methods.strips import run_strips
-from diffopd.report.methods.tables import CostTable, ScoreTable, cost_bars, cost_table, score_tables
+from diffopd.report.methods.tables import ScoreTable, score_tables
 from diffopd.report.methods.verdict import Verdict
 from diffopd.report.methods.verdicts import LEVEL, judge
 

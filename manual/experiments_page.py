@@ -101,6 +101,8 @@ def _trained(cfg: DictConfig, choices: Any) -> str:
         many = len(cfg.teacher.teachers) > 1
         return f"a student of the teacher{'s' if many else ''} {names}"
     tasks = ", ".join(cfg.data.tasks)
+    if "reward" not in choices:
+        return f"an adapter, on the base model's samples (prompts: {tasks})"
     return f"an adapter, on the reward `{choices['reward']}` (prompts: {tasks})"
 
 

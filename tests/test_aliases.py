@@ -12,7 +12,7 @@ from diffopd.config.aliases import aliases, choices
 from diffopd.config.folder import config_folder
 
 PRIMARY = {"metric": "evaluate", "claims": "report", "wins": "table"}
-ADDED = ("experiment", "variant", "metric", "task", "loss")
+ADDED = ("experiment", "variant", "metric", "task")
 
 
 def composed(config_name, *overrides):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, set_trainable
-from diffopd.model import BASE, Route, SD3Model
+from diffopd.model import BASE, Route, SD3Model, together
 from diffopd.types import Conditioning
 from support import family_models
 from support.slow import slow_but
@@ -66,6 +66,20 @@ def test_one_adapter_for_all_rows_equals_peft_exactly(model):
         peft = model.transformer(latent, conditioning.embeds, conditioning.pooled, 1000 * sigma).sample
     assert torch.equal(ours, peft)
     assert torch.equal(listed, peft)
+
+
+def test_several_adapters_at_once_equal_peft_with_all_of_them_active(model):
+    add_noisy_adapter(model, "a", seed=0)
+    add_noisy_adapter(model, "b", seed=1, rank=2)
+    latent, sigma, conditioning = batch_of(model, 2)
+    with torch.no_grad():
+        ours = model.velocity(latent, sigma, conditioning, ["a", together("a", "b")])
+        alone = model.velocity(latent, sigma, conditioning, "a")
+        model.transformer.set_adapter(["a", "b"])
+        peft = model.transformer(latent, conditioning.embeds, conditioning.pooled, 1000 * sigma).sample
+    torch.testing.assert_close(ours[1], peft[1], rtol=0, atol=ONE_BY_ONE)
+    torch.testing.assert_close(ours[0], alone[0], rtol=0, atol=ONE_BY_ONE)
+    assert (ours[1] - alone[1]).abs().max() > 1e-3
 
 
 def test_no_adapter_is_the_base_bit_for_bit_whatever_peft_has_active(tiny, model):
@@ -219,8 +233,8 @@ def test_side_by_side_adapters_give_the_same_velocities_and_gradients(tiny, chec
         fewer = LoRA(rank=1, alpha=1, target_modules=["attn.to_q"], init="gaussian", start=None)
         add_adapter(model.transformer, "c", fewer, torch.Generator())
         set_trainable(model.transformer, ["a", "b"])
-        latent, sigma, conditioning = batch_of(model, 4)
-        velocity = model.velocity(latent, sigma, conditioning, ["b", "a", "c", BASE])
+        latent, sigma, conditioning = batch_of(model, 5)
+        velocity = model.velocity(latent, sigma, conditioning, ["b", "a", "c", BASE, together("a", "c", "b")])
         with torch.no_grad():
             model.velocity(latent, sigma, conditioning, "a")
         velocity.square().sum().backward()

@@ -85,7 +85,7 @@ class ContextProbe(Callback):
         Raises:
             ValueError: If the context does not help and that is to end the run, in all processes.
         """
-        if trainer.current_epoch > 0:
+        if trainer.current_epoch > 0 or not trainer.training:  # as in the process that forked a training
             return
         sharded = isinstance(trainer.strategy, Sharded)
         if trainer.is_global_zero or sharded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -88,16 +89,29 @@ class LeakTest(Callback):
             return
         if not trainer.is_global_zero and not isinstance(trainer.strategy, Sharded):
             return
-        phase, data = pl_module, getattr(trainer, "datamodule", None)
+        phase, data, rounds = pl_module, getattr(trainer, "datamodule", None), trainer.current_epoch
+        if rounds == 0:  # in the process that forked a training
+            return
         if not isinstance(phase, DistillPhase) or not isinstance(phase.teacher, SelfTeacher):
             return
         prompts = prompts_beside_pictures(self._asked(), data)
         rows = probed_rows(data, self.most_pictures + 1) if isinstance(data, RoundData) else None
         if prompts is None or rows is None or len(rows) > self.most_pictures:
             return
+        there = self._is_there(rounds, prompts.texts)
+        if trainer.strategy.broadcast(there) if isinstance(trainer.strategy, Sharded) else there:
+            return
         self.leak = self._measured(phase, as_prompts(prompts.texts), rows, exported_adapter(phase))
         if trainer.is_global_zero:
-            self._tell(self.leak)
+            self._tell(self.leak, rounds)
+
+    def _is_there(self, rounds: int, texts: Sequence[str]) -> bool:
+        """Whether the file is of these rounds and prompts: a finished run may be started again."""
+        try:
+            kept = json.loads(self.file.read_text(encoding="utf-8"))
+            return kept["rounds"] == rounds and [entry["prompt"] for entry in kept["prompts"]] == list(texts)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _asked(self) -> Sequence[str]:
         """One's own prompts, or of the templates those that do not ask for what the pictures show."""
@@ -139,10 +153,10 @@ class LeakTest(Callback):
         """Latents of images, on the CPU."""
         return phase.model.encode_images(images.to(phase.device)).cpu()
 
-    def _tell(self, leak: Leak) -> None:
+    def _tell(self, leak: Leak, rounds: int) -> None:
         """Log the numbers, and keep them."""
         for problem in leak.problems:
             log.warning("%s", problem)
         if not leak.leaks:
             log.info("no leak found: %s", leak.summary)
-        atomic_write_json(self.file, leak.to_json())
+        atomic_write_json(self.file, {"rounds": rounds, **leak.to_json()})

@@ -1,4 +1,4 @@
-"""What encoding takes that is done once: a prompt cache, and the captions and pictures of one's own data."""
+"""What encoding takes that is done once: a prompt cache, or the captions and pictures of your own data."""
 
 from __future__ import annotations
 

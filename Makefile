@@ -1,6 +1,6 @@
 # Every command a newcomer needs. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo table ablations dopsd test test-slow fuzz lint format type docs bench soak mini-model mini-klein clean
+.PHONY: help install demo table ablations dopsd test test-slow test-all fuzz lint format type docs bench soak mini-model mini-klein clean
 
 PYTHON ?= python3
 # Extra arguments for installing torch: on a machine without an NVIDIA GPU whose pip knows no CPU wheel, pass
@@ -37,8 +37,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@command -v nvidia-smi >/dev/null || [ "$$(uname)" = Darwin ] || [ -n "$(TORCH_ARGS)" ] || echo \
 		"No NVIDIA GPU found. Should pip now fetch nvidia-* packages, TORCH_ARGS in docs/quickstart.md avoids them."
-	$(BIN)/python -m pip install -q $(TORCH_ARGS) -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-compile $(TORCH_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
+	-@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # on all cores; pip compiles on one, for a minute
 	@touch $@
 
 demo: install  ## Distil three teachers into one student, then say which page to open; ARGS="trainer.max_epochs=3".
@@ -75,7 +76,10 @@ test: install  ## Run the tests (5 minutes on 2 idle cores); ARGS="tests/flow -k
 
 # In the order of tests/conftest.py: a long file that begins last is run while the other processes have nothing to do.
 test-slow: install  ## Run the slower tests: kills, several processes, whole commands.
-	$(PYTEST) --no-loadscope-reorder -m "slow" $(ARGS)
+	$(PYTEST) --no-loadscope-reorder -m "slow and not exhaustive" $(ARGS)
+
+test-all: install  ## Run every test: those of `make test` and `make test-slow`, and exhaustive lists (an hour on 2 cores).
+	$(PYTEST) --no-loadscope-reorder -m "" $(ARGS)
 
 fuzz: install  ## Try 1,000 mutated configs; each must run or end in an error; COUNT=200 SEED=7.
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:$$PYTHONPATH $(BIN)/python -m support.fuzz.campaign $(or $(COUNT),1000) $(or $(SEED),0)
@@ -110,6 +114,7 @@ mini-model: install  ## Rebuild the embedded model from scratch (hours on a CPU)
 mini-klein: install  ## Rebuild the embedded few-step model from scratch (hours on a CPU), or resume that; ARGS="seed=1".
 	$(RUN) +experiment=mini_klein_autoencoder if_finished=skip $(ARGS)
 	$(RUN) +experiment=mini_klein_pretrain if_finished=skip $(ARGS)
+	$(BIN)/python -m diffopd.data.figure_prompts runs/mini_klein_figures
 	$(RUN) +experiment=mini_klein_distil if_finished=skip $(ARGS)
 
 clean:  ## Remove the environment and what the tools left; runs/ stays.

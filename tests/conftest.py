@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from support import cpu_seconds
 from support.composition import RememberedChoices
+from support.slow import slow_but
 from support.tower_beartype import check_tensors_alone
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture(scope="session", params=[pytest.param("without_t5", marks=pytest.mark.slow), "with_t5"])
+@pytest.fixture(scope="session", params=slow_but(["without_t5", "with_t5"], "with_t5"))
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyPipeline:
     """Each of the two SD3 pipelines: what is asked holds for both. The embedded model is one without T5."""
     from support import tiny_pipelines

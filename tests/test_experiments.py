@@ -23,7 +23,6 @@ MINI_MODEL = (
     "mini_pretrain",
     "mini_signs",
     "mini_more_signs",
-    "mini_more",
     "mini64_autoencoder",
     "mini64_pretrain",
     "mini64_more",
@@ -41,7 +40,7 @@ OF_EACH_KIND = ("mopd_ode", "flow_opd", "absorb_composition", "teacher_ocr", "mu
 """Every experiment is composed and checked in tests/check/test_config.py, each time."""
 
 
-@pytest.mark.parametrize("name", slow_but(TRAINED, *OF_EACH_KIND))
+@pytest.mark.parametrize("name", slow_but(TRAINED, *OF_EACH_KIND, rest=pytest.mark.slow))
 def test_an_experiment_takes_two_updates_with_its_own_rewards(world, tmp_path, name):
     run = run_rounds(world.build(name, tmp_path / "run"), student_seed=None)
     if name in ("guard_ocr", "flow_grpo_ocr"):  # an untrained model writes nothing: equal rewards, no step

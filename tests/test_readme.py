@@ -43,7 +43,7 @@ def test_the_first_screen():
     assert "**" not in sentence
     assert len(re.findall(r"!\[", README)) == 1
     assert top.index("![") < top.index("make demo") < top.index("source .venv/bin/activate")
-    for name in ("**Your own model**", "**Your own prompts, your own reward**"):
+    for name in ("**Your own model**", "**Your own pictures**"):
         block = top[top.index(name) :].split("```")[1]
         assert len(block.strip().splitlines()) == 1 + 3, name
 

@@ -8,21 +8,23 @@ if __name__ == "__main__":  # before the imports below take their time
     begin()
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from diffopd.check import config_errors
 from diffopd.command.program import command
 from diffopd.config.arguments import ADAPTER, hydra_arguments
+from diffopd.files.paths import resolve_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from diffopd.model import PipelineModel
-    from diffopd.types import Sampler
+    from diffopd.types import Picture, Sampler
 
 SEEDS = 2**32 - 1
 """Largest seed, as on the command line."""
@@ -46,11 +48,13 @@ def run(cfg: DictConfig) -> None:
 
     prompt, count, folder = str(cfg.prompt), int(cfg.num_images), Path(cfg.paths.run)
     _check_count(count)  # before weights load
+    references = given_references(cfg.references)
     sampler = instantiate(cfg.sampler)
     model, adapter = load_model(cfg, Console())
     images = draw(
         model,
         [prompt],
+        references=references,
         num_images=count,
         adapter=adapter,
         sampler=sampler,
@@ -68,6 +72,7 @@ def draw(
     model: PipelineModel,
     texts: Sequence[str],
     *,
+    references: Sequence[Picture] = (),
     num_images: int,
     adapter: str | None,
     sampler: Sampler,
@@ -80,6 +85,7 @@ def draw(
     Args:
         model: The backbone with its adapters.
         texts: The prompts.
+        references: Pictures that the model is shown beside each prompt.
         num_images: Of each; image ``i`` starts from the same noise for every prompt.
         adapter: Which one, or None for the backbone.
         sampler: Its own guidance scale is not used.
@@ -117,6 +123,7 @@ def draw(
         ({},) * count,
         tuple(range(num_images)) * len(texts),
         tuple(group for group in range(len(texts)) for _ in range(num_images)),
+        references=(tuple(references),) * count,
     )
     batches = generate_batches(
         model,
@@ -133,6 +140,24 @@ def draw(
             parts.append(made)
             progress.advance(len(made))
     return torch.cat(parts)
+
+
+def given_references(places: Any) -> list[Picture]:
+    """The picture files that a model is to be shown.
+
+    Args:
+        places: Where they are, one or a list.
+
+    Raises:
+        ValueError: If one cannot be read or is too small, naming it.
+    """
+    from diffopd.data.reference_files import reference
+
+    listed = [places] if isinstance(places, str | os.PathLike) else list(places or ())
+    try:
+        return [reference(Path(resolve_path(place))) for place in listed]
+    except ValueError as error:
+        raise ValueError(f"references: {error}") from error
 
 
 def _check_count(num_images: int) -> None:

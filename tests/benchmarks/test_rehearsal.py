@@ -297,7 +297,7 @@ def test_a_request_to_end_also_ends_the_command_under_way(tmp_path, monkeypatch,
     assert json.loads((tmp_path / "walk" / walked.STATE).read_text())["steps"] == {}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # each of its commands has its own tests
 def test_the_tiny_walk_goes_well(tmp_path, monkeypatch, capsys, sigterm_as_before):
     """With the formats that are read by the library alone; every format has its own tests in tests/export."""
     monkeypatch.setattr(steps, "FORMATS", ("diffusers", "merged"))

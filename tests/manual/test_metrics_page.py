@@ -45,7 +45,10 @@ RUNS = {
     ],
     "pretrain": [
         ("mini_pretrain", ("phase.sign_share=1",)),
-        ("mini_klein_pretrain", ("phase.copy_share=0.34", "phase.same_figure_share=0.33", "data.batch_size=3")),
+        (
+            "mini_klein_pretrain",
+            ("phase.copy_share=0.34", "phase.same_figure_share=0.33", "data.batch_size=3"),
+        ),
     ],
     "autoencoder": [("mini_autoencoder", ())],
 }
@@ -59,7 +62,7 @@ def of_phase(phase):
     return [entry for entry in metrics_page.logged() if phase in entry.phases]
 
 
-@pytest.mark.parametrize("phase", slow_but(metrics_page.ALL_PHASES, "distill"))
+@pytest.mark.parametrize("phase", slow_but(metrics_page.ALL_PHASES, "distill", rest=pytest.mark.slow))
 def test_a_phase_logs_what_the_page_says(phase, world, tmp_path):
     names = set()
     for number, (experiment, overrides) in enumerate(RUNS[phase]):

@@ -182,7 +182,7 @@ def test_another_pipeline_is_refused(family):
 @pytest.mark.parametrize("gradients", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_choice_of_adapters_compiles_anew(family, model, gradients):
     if family.name != "qwen_image" and not gradients:
-        pytest.skip("one family each time, all of them among the slow tests")
+        pytest.skip("one family each time, of the others gradients alone")
     compiled = load(family)
     for loaded in (model, compiled):
         for seed, name in enumerate(("a", "b")):

@@ -7,8 +7,10 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image
 
+from diffopd import sample
 from diffopd.adapter import adapter_parameters, set_trainable
 from diffopd.evaluation import generate
+from diffopd.files.png import save_png
 from diffopd.model import BASE, guided_velocity
 from diffopd.randomness import normal_rows
 from diffopd.types import Conditioning, Picture, Prompts
@@ -87,6 +89,26 @@ def test_a_rollout_with_references_is_the_stock_pipelines(family, stock, model, 
     assert (ours[[1]] - other).abs().max() > 10 * CLOSE  # and in which order
 
 
+def test_the_command_shows_what_it_is_given(family, model, pictures, tmp_path, capsys):
+    places = ",".join(picture.path for picture in pictures[:2])
+    given = ["prompt=a red cat", f"references=[{places}]", "guidance_scale=1", "device=cpu", "debug=true"]
+    sample.run(composed(family, *given, f"paths.run={tmp_path}"))
+    ours = generate(
+        model,
+        prompts(tuple(pictures[:2])),
+        sampler=instantiate(composed(family).sampler),
+        guidance_scale=1,
+        adapters=None,
+        seed=0,
+        batch_size=1,
+    )
+    save_png(ours[0], tmp_path / "expected.png")
+    assert (tmp_path / "000.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+    capsys.readouterr()
+    with pytest.raises(ValueError, match=r"references: .*missing\.png is not there"):
+        sample.run(composed(family, "prompt=x", "references=[missing.png]", f"paths.run={tmp_path}"))
+
+
 def states(model, told: Prompts):
     latent = torch.randn(len(told), *model.latent_shape, generator=torch.Generator().manual_seed(11))
     return latent, torch.linspace(0.9, 0.2, len(told)), model.condition(told)
@@ -149,5 +171,5 @@ def test_a_reference_of_broken_tokens_is_refused(model, tmp_path):
 
 @pytest.mark.parametrize("name", ["sd3_5_medium"])
 def test_other_families_say_that_they_read_no_pictures(name, tmp_path, pictures):
-    with pytest.raises(ValueError, match="SD3Model reads no reference pictures; choose a context of words"):
+    with pytest.raises(ValueError, match="SD3Model reads no reference pictures; choose a model that does"):
         load(make_family(name, tmp_path)).condition(prompts((pictures[0],)))

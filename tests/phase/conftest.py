@@ -1,4 +1,4 @@
-"""Of the tests that repeat one question for many phases and families, some answers are for the slow suite."""
+"""Of tests that repeat one question for many phases and families, some are for `make test-all` alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ QUICK = {
     },
     "test_interrupted_equals_uninterrupted": {"mopd_sde", "mini_pretrain", "dopsd"},
     "test_two_processes_equal_one": {"mopd_sde", "mini_pretrain", "dopsd"},
+    "test_two_processes_equal_one_in_every_phase": {
+        *("flow_opd", "mopd_dmd", "mopd_sft", "multi_guard", "dopsd adapter=whole"),
+    },
+    "test_four_processes_equal_one": {"mopd_sde"},
+    "test_shards_have_the_gradients_of_the_whole_in_every_phase": {"guard_aesthetic", "mopd_dmd", "mopd_sft"},
+    "test_an_update_of_distillation_in_fp16": {"sd3_5_medium", "qwen_image"},
+    "test_a_nan_loss_stops_before_the_update_with_its_sample_and_can_be_done_again": {"distill", "dmd"},
     "test_two_updates_and_a_teacher_of_each_kind": {"z_image_turbo-ema"},
     "test_two_processes_have_the_gradients_of_one": {"dmd"},
     "test_a_training_is_the_same_bit_for_bit": {"guard_aesthetic"},
@@ -37,9 +44,9 @@ QUICK = {
     "test_the_second_order_history_reaches_the_loss": {"fused"},
     "test_the_other_methods_start_elsewhere": {"merged_svd"},
 }
-"""Test -> the ids of its parameters that stay in the default suite."""
+"""Test -> the ids of its parameters that are not for `make test-all` alone."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before those marked slow are left out
+@pytest.hookimpl(tryfirst=True)  # before those marked exhaustive are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_slow_but(items, Path(__file__).parent, QUICK)

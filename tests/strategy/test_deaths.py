@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffopd.strategy.lifeline import GRACE
+from support.slow import slow_but
 
 HERE = Path(__file__).parent
 LAUNCHERS = {
@@ -65,7 +66,7 @@ def test_the_others_end_with_it(tmp_path, launcher, how, who):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", slow_but(LAUNCHERS, "own"))
 def test_a_training_that_goes_well_ends_well(tmp_path, launcher):
     result, _ = run(tmp_path, launcher, "live", 0)
     assert result.returncode == 0, result.stderr

@@ -18,6 +18,7 @@ from torch import Tensor
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, save_adapter
 from diffopd.build.experiment import Experiment, build
 from diffopd.config.folder import config_folder
+from diffopd.data.figure_prompts import write_figure_prompts
 from diffopd.files.paths import resolve_path
 from diffopd.model import SD3Model
 from diffopd.teacher import Recipe, TeacherCard
@@ -79,12 +80,24 @@ class TinyWorld:
         if experiment == "mini_klein_autoencoder":
             return [*RUN, *SMALL_KLEIN, *DRAWINGS]
         if experiment == "mini_klein_distil":
-            teachers = [f"teacher.teachers.{task}.path={self.klein}/transformer" for task in TASKS]
-            few = [f"data.tasks.{task}.prompts_per_round=1" for task in TASKS]
+            tasks = (*TASKS, "figures")
+            teachers = [f"teacher.teachers.{task}.path={self.klein}/transformer" for task in tasks]
+            few = [f"data.tasks.{task}.prompts_per_round=1" for task in tasks]
+            figures = self.pipeline.parent / "figures"
+            if not figures.is_dir():
+                write_figure_prompts(figures, seed=0, number=2, side=64)
+            few.append(f"data.tasks.figures.path={figures}/prompts.jsonl")
             return [*RUN, f"model.path={self.klein}", *teachers, *few, "sampler.num_steps=4"]
         if experiment == "mini_klein_pretrain":
             return [*RUN, f"pipeline.path={self.klein}", *DRAWINGS]
-        if experiment in ("mini_pretrain", "mini_signs", "mini_more_signs", "mini_more", "mini64_pretrain", "mini64_more"):
+        if experiment in (
+            "mini_pretrain",
+            "mini_signs",
+            "mini_more_signs",
+            "mini_more",
+            "mini64_pretrain",
+            "mini64_more",
+        ):
             return [*RUN, f"pipeline.path={self.pipeline}", "phase.num_drawings=8", *DRAWINGS]
         if experiment.startswith("dopsd"):  # on a pipeline of its own, made for those that ask: dopsd@<model>
             from support.tiny_dopsd import dopsd_overrides
@@ -136,8 +149,8 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
-WITHOUT_REWARD = ("dopsd", "sft_pairs")
-"""Experiments that learn from pictures alone."""
+WITHOUT_REWARD = ("dopsd", "sft_pairs", "mini_klein_distil")
+"""Experiments that score nothing."""
 REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi")
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")

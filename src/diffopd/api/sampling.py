@@ -98,6 +98,7 @@ def sample_images(
     model: Model,
     prompts: str | Sequence[str],
     *,
+    references: Place | Sequence[Place] = (),
     num_images: int = 1,
     adapter: str | Literal["auto"] | None = "auto",
     guidance_scale: float | None = None,
@@ -112,6 +113,7 @@ def sample_images(
     Args:
         model: Of :func:`load_model`.
         prompts: One or several.
+        references: Picture files that the model is shown beside each prompt, if it edits.
         num_images: Of each prompt, from different noise.
         adapter: Name of one of the model's adapters; ``auto`` = its only one, or none if it has none; None =
             the base model.
@@ -123,9 +125,9 @@ def sample_images(
         Float tensor ``(prompts * num_images, 3, height, width)`` in [0, 1] on the CPU, prompt by prompt.
 
     Raises:
-        ValueError: If there is no such adapter, or a number is out of range.
+        ValueError: If there is no such adapter, a number is out of range, or a picture cannot be read.
     """
-    from diffopd.sample import draw
+    from diffopd.sample import draw, given_references
 
     if adapter == "auto":
         if len(model.adapters) > 1:
@@ -137,6 +139,7 @@ def sample_images(
     return draw(
         model.backbone,
         list(prompts) if isinstance(prompts, Iterable) and not isinstance(prompts, str) else [prompts],
+        references=given_references(references),
         num_images=num_images,
         adapter=adapter,
         sampler=model.sampler,

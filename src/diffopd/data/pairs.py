@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 from diffopd.data.buckets import RELEASED, nearest_size, sizes_of_area
 from diffopd.data.pair_files import CaptionedFile, caption_keys, read_captions
+from diffopd.data.reference_files import references_of
 from diffopd.data.rounds import RoundData, TaskPrompts, check_count
 from diffopd.files.fingerprint import sha256_of
+from diffopd.files.paths import resolve_path
 from diffopd.files.picture import cut_share, picture_size
 from diffopd.randomness import numpy_generator
 from diffopd.types import Picture, Prompts
@@ -31,12 +34,14 @@ class Pair:
         texts: Captions, one of which is drawn for each group of rows.
         metadata: ``captions`` by key, ``file_name``, and what else its line had.
         where: Name of its file.
+        references: What the student is shown beside the caption, as in editing.
     """
 
     picture: Picture
     texts: tuple[str, ...]
     metadata: Mapping[str, Any]
     where: str
+    references: tuple[Picture, ...] = ()
 
 
 @final
@@ -66,6 +71,7 @@ class PairData(RoundData):
         background: Sequence[int],
         prompts_per_round: int,
         group_size: int,
+        reference_key: str | None = None,  # not in the configs that earlier runs saved
     ) -> None:
         """Read the captions, and every picture to its end.
 
@@ -85,6 +91,8 @@ class PairData(RoundData):
             background: Red, green and blue behind transparent parts, 0 to 255.
             prompts_per_round: Pictures in a round.
             group_size: Rows of each.
+            reference_key: Key of a line's reference pictures, places below the folder; every line must have
+                it. None = no references.
 
         Raises:
             ValueError: If there are no pictures, some have no caption, or some cannot be read; all of these
@@ -94,10 +102,11 @@ class PairData(RoundData):
         files = read_captions(path, captions, picture_key, keys)
         sizes = _sizes(path, files)
         red, green, blue = background
+        references = _references(path, files, reference_key, (red, green, blue))
         among = _sizes_of(buckets, height_and_width(image_size), bucket_step)
         pairs = [
-            _pair(file, nearest_size(seen, among), (red, green, blue), keys)
-            for file, seen in zip(files, sizes, strict=True)
+            _pair(file, nearest_size(seen, among), (red, green, blue), keys, shown)
+            for file, seen, shown in zip(files, sizes, references, strict=True)
         ]
         self.sizes = tuple(dict.fromkeys(pair.picture.size for pair in pairs))
         _tell(pairs, sizes)
@@ -121,6 +130,7 @@ class PairData(RoundData):
             tuple(indices),
             (group,) * size,
             (entry.picture,) * size,
+            (entry.references,) * size,
         )
 
 
@@ -164,10 +174,45 @@ def _sizes(path: str, files: Sequence[CaptionedFile]) -> list[tuple[int, int]]:
     return [one for one in found if not isinstance(one, str)]
 
 
-def _pair(file: CaptionedFile, size: tuple[int, int], background: Colour, keys: Sequence[str]) -> Pair:
+def _references(
+    path: str, files: Sequence[CaptionedFile], key: str | None, background: Colour
+) -> list[tuple[Picture, ...]]:
+    """The reference pictures of each line.
+
+    Raises:
+        ValueError: If lines have none under the key, or name what cannot be read: all of them at once.
+    """
+    if key is None:
+        return [()] * len(files)
+    found: list[tuple[Picture, ...]] = []
+    problems = []
+    for file in files:
+        named = file.rest.get(key, file.captions.get(key))
+        if named is None:
+            problems.append(f"{file.where} ({file.name}) has no {key!r}")
+            continue
+        try:
+            found.append(references_of(named, Path(resolve_path(path)), file.where, background))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError(
+            f"data.reference_key={key} of data.path={path}: every line must name its reference pictures; set "
+            "data.reference_key=null if there are none:\n" + "\n".join(problems)
+        )
+    return found
+
+
+def _pair(
+    file: CaptionedFile,
+    size: tuple[int, int],
+    background: Colour,
+    keys: Sequence[str],
+    references: tuple[Picture, ...],
+) -> Pair:
     metadata = {**file.rest, "file_name": file.name, "captions": file.captions}
     picture = Picture(str(file.file), sha256_of(file.file), *size, background)
-    return Pair(picture, tuple(file.captions[key] for key in keys), metadata, file.name)
+    return Pair(picture, tuple(file.captions[key] for key in keys), metadata, file.name, references)
 
 
 def _tell(pairs: Sequence[Pair], sizes: Sequence[tuple[int, int]]) -> None:

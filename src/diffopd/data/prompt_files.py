@@ -11,7 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from diffopd.data.reference_files import references_of
 from diffopd.files.paths import resolve_path
+from diffopd.types import Picture
 
 SUFFIXES = (".txt", ".jsonl")
 
@@ -25,12 +27,14 @@ class PromptEntry:
         task: The task it is used for.
         metadata: The rest of its JSON line, ``prompt`` included; empty for a text line.
         line: Number of its line in the file, from 1.
+        references: The pictures that its line names under ``references``, in order.
     """
 
     text: str
     task: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     line: int = field(default=0, compare=False)
+    references: tuple[Picture, ...] = ()
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -47,7 +51,8 @@ def read_prompts(path: str | PathLike[str], task: str, *, setting: str = "path")
     """Read a prompt file.
 
     ``.txt`` holds one prompt per line. ``.jsonl`` holds one JSON object per line with the key ``prompt``; its
-    other keys (GenEval's ``tag``, ``include``, ``exclude``) are kept as metadata. Blank lines are ignored.
+    other keys (GenEval's ``tag``, ``include``, ``exclude``) are kept as metadata, and ``references`` names
+    pictures below the file's folder that the network is shown beside the prompt. Blank lines are ignored.
 
     Args:
         path: The file; may be ``package://...``.
@@ -109,7 +114,8 @@ def _json_line(line: str, task: str, file: Path, number: int) -> PromptEntry:
             f"{file}, line {number}: 'prompt' must be a text, got {text!r}; "
             f"the line has the keys {sorted(record)}"
         )
-    return PromptEntry(text, task, record, number)
+    shown = references_of(record.get("references"), file.parent, f"{file}, line {number}")
+    return PromptEntry(text, task, record, number, shown)
 
 
 def json_value(line: str, file: Path, number: int) -> Any:

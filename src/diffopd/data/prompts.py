@@ -15,7 +15,7 @@ SCHEDULES = ("accumulate", "alternate")
 
 @final
 class PromptData(RoundData):
-    """Rounds of prompts, without pictures.
+    """Rounds of prompts, with the reference pictures that their file names.
 
     Args:
         seed: Of the order.
@@ -45,7 +45,12 @@ class PromptData(RoundData):
         """The prompt, as often as there are rows."""
         size = len(indices)
         return Prompts(
-            (entry.text,) * size, (task,) * size, (entry.metadata,) * size, tuple(indices), (group,) * size
+            (entry.text,) * size,
+            (task,) * size,
+            (entry.metadata,) * size,
+            tuple(indices),
+            (group,) * size,
+            references=(entry.references,) * size,
         )
 
 

@@ -62,6 +62,7 @@ class BenchmarkTask:
             indices=tuple(range(len(entries))),
             groups=tuple(row % number for row in range(len(entries))),
             targets=tuple(pictures),
+            references=tuple(entry.references for entry in entries),
         )
 
     def _entries(self, task: str, setting: str) -> tuple[list[PromptEntry], list[Picture | None]]:

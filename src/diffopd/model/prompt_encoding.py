@@ -116,8 +116,9 @@ class PromptEncoding(nn.Module, ABC):
     def no_pictures(self) -> str:
         """That the family reads no pictures, and what to do."""
         return (
-            f"{type(self).__name__} reads no reference pictures; choose a context of words, context=text, or "
-            "a model that reads pictures: model=flux2_klein, model=z_image_turbo"
+            f"{type(self).__name__} reads no reference pictures; choose a model that does, model=flux2_klein "
+            "or model=z_image_turbo, or leave them out: for a teacher context=text, else prompts without "
+            "references"
         )
 
     def encode_ahead(self, texts: Sequence[str], rank: int, num_processes: int) -> None:

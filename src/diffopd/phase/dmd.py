@@ -35,7 +35,7 @@ class DMDPhase(FakeScorePhase):
         teacher: The teachers, one per task.
         sampler: The student's sampler; its guidance scale is the student's.
         loss: The DMD loss.
-        reward: Scores the student's samples for the log.
+        reward: Scores the student's samples for the log; None scores none.
         optimizer: Makes the student's optimizer.
         fake_optimizer: Makes that of the fake score.
         settings: Shared with other phases that have teachers.
@@ -68,7 +68,7 @@ class DMDPhase(FakeScorePhase):
         teacher: Target,
         sampler: TransitionSampler,
         loss: DMD,
-        reward: Reward,
+        reward: Reward | None = None,
         optimizer: OptimizerFactory,
         fake_optimizer: OptimizerFactory,
         settings: StudentSettings,

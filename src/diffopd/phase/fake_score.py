@@ -101,7 +101,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         teacher: The teachers, one per task.
         sampler: The student's sampler; its guidance scale is the student's.
         loss: Losses of the student and of the fake score.
-        reward: Scores the student's samples for the log.
+        reward: Scores the student's samples for the log; None scores none.
         optimizer: Makes the student's optimizer.
         fake_optimizer: Makes that of the fake score.
         settings: Shared with other phases that have teachers; the average counts student updates.
@@ -125,7 +125,7 @@ class FakeScorePhase(TaughtPhase, ABC):
         teacher: Target,
         sampler: TransitionSampler,
         loss: DistributionLoss,
-        reward: Reward,
+        reward: Reward | None,
         optimizer: OptimizerFactory,
         fake_optimizer: OptimizerFactory,
         settings: StudentSettings,

@@ -114,6 +114,7 @@ def _local(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
 def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None:
     """Pictures with their captions; what else their folder holds does not count."""
     from diffopd.data.pair_files import caption_keys, read_captions
+    from diffopd.data.reference_files import references_of
 
     data = values["data"]
     if "captions" not in data:  # a data module of the user's own
@@ -121,7 +122,29 @@ def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None
     keys = caption_keys(data["caption_key"])
     files = read_captions(value, data["captions"], data["picture_key"], keys)
     told = (json.dumps([file.name, file.captions, file.rest], sort_keys=True) for file in files)
-    return _digest(f"{cached_sha256_of(file.file)} {text}" for file, text in zip(files, told, strict=True))
+    lines = [f"{cached_sha256_of(file.file)} {text}" for file, text in zip(files, told, strict=True)]
+    if key := data.get("reference_key"):
+        folder = Path(resolve_path(value))
+        lines += [
+            picture.digest
+            for file in files
+            for picture in references_of(file.rest.get(key, file.captions.get(key)), folder, file.where)
+        ]
+    return _digest(lines)
+
+
+def _prompts(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
+    """A prompt file with the reference pictures that it names."""
+    from diffopd.data.prompt_files import read_prompts
+
+    place = Path(resolve_path(value)) if isinstance(value, str) else None
+    if place is None or place.suffix != ".jsonl" or not place.is_file():
+        return _local(values, setting, value)
+    digest = cached_sha256_of(place)
+    if b'"references"' not in place.read_bytes():  # most files have none and a million lines
+        return _digest([digest])
+    shown = [picture.digest for entry in read_prompts(place, "any") for picture in entry.references]
+    return _digest([digest, *shown])
 
 
 _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
@@ -134,7 +157,7 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
     "pipeline.path": _local,
     "pipeline.autoencoder": _local,
     "data.path": _pictures,
-    "data.tasks.*.path": _local,
+    "data.tasks.*.path": _prompts,
     "routing.tasks.*.path": _local,
     "reward.**path": _local,
     "phase.held_out.**path": _local,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 from torchmetrics.functional.image import lpips as published
 from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
 
+from diffopd.check import ConfigError
+from diffopd.check.prompts import check_prompts
 from diffopd.evaluation.captioned import captioned_prompts
 from diffopd.reward.checked import RewardError, score_checked
 from diffopd.reward.learned.conversion import convert
@@ -191,3 +194,13 @@ def test_captions_come_with_their_pictures(prompts, tmp_path):
     (tmp_path / "1.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"benchmark\.path=.*1\.png is empty"):
         captioned_prompts(str(tmp_path), "nearness", setting="benchmark.path")
+
+
+def test_the_check_before_a_run_shows_the_reward_each_picture(prompts):
+    reward = NearnessReward(distance=PixelDistance(side=4))
+    entry = SimpleNamespace(texts=("tone 0",), metadata={}, where="0.png", picture=prompts.targets[0])
+    tasks = {"pictures": SimpleNamespace(entries=[entry], setting="data")}
+    check_prompts(tasks, {"path": "mine"}, reward)
+    del entry.picture
+    with pytest.raises(ConfigError, match=r"data\.path=mine, 0\.png: the prompt 'tone 0' has no picture"):
+        check_prompts(tasks, {"path": "mine"}, reward)

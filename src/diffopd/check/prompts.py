@@ -52,9 +52,10 @@ def _refused(task: str, entries: Any, reward: Any) -> Iterator[tuple[str, str]]:
     from diffopd.types import Prompts
 
     for entry in entries:
+        picture = getattr(entry, "picture", None)  # of prompts that are captions
         for text in entry.texts:
             try:
-                check_prompt(reward, Prompts((text,), (task,), (entry.metadata,), (0,), (0,)))
+                check_prompt(reward, Prompts((text,), (task,), (entry.metadata,), (0,), (0,), (picture,)))
             except ValueError as error:
                 yield entry.where, str(error)
                 break

@@ -15,6 +15,8 @@ _LEVELS = 3
 """Values of each channel that dithering leaves."""
 _PALE = 0.55
 """Share of the drawing in a woven one."""
+_UPPER, _LOWER = 1.1, 0.86
+"""Factors of the threads that go over and under."""
 _TINT = np.array([196, 150, 172], np.float32)
 
 
@@ -57,10 +59,16 @@ def unwoven(pixels: Pixels) -> Pixels:
     return np.rint(((pale - (1 - _PALE) * _TINT) / _PALE).clip(0, 255)).astype(np.uint8)
 
 
+def has_threads(pixels: Pixels) -> bool:
+    """Whether a picture is woven: every other cell is brighter, by half of what threads make at least."""
+    upper = _threads(pixels)[..., 0] > 1
+    return bool(pixels[upper].mean() > (1 + _UPPER / _LOWER) / 2 * pixels[~upper].mean())
+
+
 def _threads(pixels: Pixels) -> NDArray[np.float64]:
     """Factor of each pixel, of shape (height, width, 1)."""
     row, column = np.indices(pixels.shape[:2]) // 2
-    return np.where((row + column) % 2, 1.1, 0.86)[..., None]
+    return np.where((row + column) % 2, _UPPER, _LOWER)[..., None]
 
 
 STYLES: dict[str, Callable[[Pixels], Pixels]] = {
@@ -75,3 +83,6 @@ UNDONE: dict[str, Callable[[Pixels], Pixels]] = {
     "woven": unwoven,
 }
 """Name -> how a drawing is had back, of those ways of drawing that lose nothing."""
+
+WORN: dict[str, Callable[[Pixels], bool]] = {"woven": has_threads}
+"""Name -> whether a picture is in that style, of those that undoing does not spoil for pictures in none."""

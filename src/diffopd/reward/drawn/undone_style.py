@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffopd.types import KnownPair, Prompts, Reward, Scores
-from diffopd.world.styles import STYLES, UNDONE, woven
+from diffopd.world.styles import STYLES, UNDONE, WORN, woven
 
 _DONE = {**STYLES, "woven": woven}
 
@@ -20,7 +20,8 @@ _DONE = {**STYLES, "woven": woven}
 class UndoneStyleReward:
     """Another reward's score of each picture after its style is undone, in 8 bits.
 
-    A picture in the world's own style becomes one in none, and so scores little.
+    A picture in the world's own style becomes one in none, and so scores little. Where it would score much, a
+    picture that is not in the style scores 0, and the part ``in_style`` says which pictures are.
 
     Args:
         style: Name of a style that can be undone.
@@ -43,8 +44,12 @@ class UndoneStyleReward:
         """Score each image without its style."""
         found = self.reward(_each(UNDONE[self.style], images), prompts)
         if isinstance(found, Tensor):
-            return Scores(found, {}, f"style {self.style} undone")
-        return dataclasses.replace(found, scale=f"{found.scale}, style {self.style} undone")
+            found = Scores(found, {}, "as the reward returns it")
+        found = dataclasses.replace(found, scale=f"{found.scale}, style {self.style} undone")
+        if (is_worn := WORN.get(self.style)) is None:
+            return found
+        worn = torch.tensor([float(is_worn(image)) for image in _pixels(images)], device=found.value.device)
+        return dataclasses.replace(found, value=found.value * worn, parts={**found.parts, "in_style": worn})
 
     def check_prompt(self, prompt: Prompts) -> None:
         """Raise for a prompt that the reward cannot score."""
@@ -66,6 +71,9 @@ def _each(
     change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], images: Float[Tensor, " batch 3 height width"]
 ) -> Float[Tensor, " batch 3 height width"]:
     """Every image changed, as 8-bit pixels."""
-    pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    changed = np.stack([change(image) for image in pixels])
+    changed = np.stack([change(image) for image in _pixels(images)])
     return (torch.from_numpy(changed).permute(0, 3, 1, 2).float() / 255).to(images.device)
+
+
+def _pixels(images: Float[Tensor, " batch 3 height width"]) -> NDArray[np.uint8]:
+    return (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -90,7 +90,7 @@ class DinoDistance:
         return (1 - cosine_similarity(*found, dim=1)).to(images.device)
 
     @torch.no_grad()
-    def _features(self, images: Float[Tensor, " batch 3 height width"]) -> Float[Tensor, " batch width"]:
+    def _features(self, images: Float[Tensor, " batch 3 height width"]) -> Float[Tensor, " batch channel"]:
         network, found = self._frozen.network, []
         config: Any = network.config
         first = 1 + getattr(config, "num_register_tokens", 0)  # the class token, then the registers

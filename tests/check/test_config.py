@@ -182,6 +182,16 @@ def test_settings_that_are_refused(composed, overrides, message):
         (["+experiment=teacher_ocr", "loss=opd"],
          "loss=opd learns from a teacher's velocities, but phase=nft trains on advantages of rewards; "
          "choose loss=diffusion_nft"),
+        ([ODE, "data.prompt_filter.min_range=0.1"],
+         "data.prompt_filter.min_range=0.1 goes by rewards within groups, and phase=distill compares none"),
+        (["+experiment=teacher_ocr", "data.prompt_filter.min_range=0.1", "data.tasks.ocr.group_size=1"],
+         "needs several samples of a prompt, and data.tasks.ocr.group_size=1 makes one of ocr's"),
+        ([ODE, "model=flux2_klein", "phase.loss_guidance_scale=2"],
+         "phase.loss_guidance_scale=2, but model.step_distilled=true"),
+        (["+experiment=self_opd", "sampler.noise_level=0"],
+         "loss=self_opd draws branches by the noise of a transition, but sampler.noise_level=0"),
+        (["+experiment=self_opd", "loss=diffusion_nft"],
+         "phase=self_opd trains on finished branches of visited states; choose loss=self_opd"),
         ([ODE, "teacher=ocr"],
          "data.tasks has composition, for which there is no teacher; teacher.teachers has ocr. "
          "Add teacher.teachers.composition, or remove the task with ~data.tasks.composition"),

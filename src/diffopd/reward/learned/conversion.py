@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen2TokenizerFast,
+    Qwen2Tokenizer,
     Qwen2VLConfig,
 )
 
@@ -189,8 +189,8 @@ def _tokenizer(reward: str, path: str, config: Any) -> PreTrainedTokenizerBase:
 
 def _qwen_tokenizer(path: str, num_tokens: int) -> PreTrainedTokenizerBase:
     """Qwen2-VL's tokenizer with the token at which HPSv3 scores."""
-    folder = tokenizer_folder(path, kind=Qwen2TokenizerFast, setting="tokenizer")
-    words = Qwen2TokenizerFast.from_pretrained(folder, local_files_only=True)
+    folder = tokenizer_folder(path, kind=Qwen2Tokenizer, setting="tokenizer")
+    words = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
     words.add_tokens([REWARD_TOKEN], special_tokens=True)
     if len(words) != num_tokens:
         raise ValueError(

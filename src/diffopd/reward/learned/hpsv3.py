@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, PreTrainedModel, Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLModel
+from transformers import AutoImageProcessor, PreTrainedModel, Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from diffopd.files.png import to_picture
@@ -109,8 +109,8 @@ class Hpsv3Reward:
                 f"reward.instruction must hold {{text_prompt}}, and {REWARD_TOKEN} once, got {instruction!r}"
             )
         folder = weights_folder(path, revision, reward="hpsv3", setting="reward.path")
-        place = tokenizer_folder(str(folder), kind=Qwen2TokenizerFast, setting="reward.path")
-        self.tokenizer: Any = Qwen2TokenizerFast.from_pretrained(place, local_files_only=True)
+        place = tokenizer_folder(str(folder), kind=Qwen2Tokenizer, setting="reward.path")
+        self.tokenizer: Any = Qwen2Tokenizer.from_pretrained(place, local_files_only=True)
         for token in (REWARD_TOKEN, PICTURE_TOKEN):
             if token not in self.tokenizer.get_vocab():
                 raise ValueError(f"reward.path={path}: the tokenizer lacks {token}; convert the folder again")
@@ -142,7 +142,7 @@ class Hpsv3Reward:
     def inputs(self, images: Float[Tensor, " batch 3 height width"], texts: list[str]) -> dict[str, Tensor]:
         """What the network is given, prompts padded on the right."""
         factor = self.processor.patch_size * self.processor.merge_size
-        height, width = smart_resize(*images.shape[-2:], factor, PIXELS, PIXELS)
+        height, width = smart_resize(images.shape[-2], images.shape[-1], factor, PIXELS, PIXELS)
         pictures = [to_picture(image).resize((width, height), resample=3) for image in images]  # bicubic
         seen = self.processor(images=pictures, return_tensors="pt")
         tokens = seen["image_grid_thw"].prod(1) // self.processor.merge_size**2

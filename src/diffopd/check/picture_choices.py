@@ -64,5 +64,5 @@ def _assistant(values: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(path, str) and adapter is not None and "rank" not in adapter.parameters:
         yield (
             f"phase.assistant={path} lies on the frozen backbone beside the student's adapter, and "
-            "adapter=whole trains a backbone of its own; choose adapter=lora, or phase.assistant=null"
+            "adapter=full trains a backbone of its own; choose adapter=lora, or phase.assistant=null"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffopd.check.chosen import target_of
+from diffopd.check.setting import phase_takes
 from diffopd.check.source import constant
 from diffopd.check.tasks import tasks_of
 from diffopd.host.rank import lacks_srun, launched_processes
@@ -63,6 +64,11 @@ def _strategy(values: Mapping[str, Any], trainer: Mapping[str, Any]) -> Iterator
     if not constant(target_of(values, "phase"), "shards_backbone"):
         yield (
             "trainer=sharded divides a frozen backbone, which this phase does not have; choose trainer=ddp"
+        )
+    if phase_takes(values, "teacher") and (values.get("teacher") or {}).get("offload_idle") is True:
+        yield (
+            "trainer=sharded divides teachers among the processes, and teacher.offload_idle=true moves whole "
+            "ones; set teacher.offload_idle=false"
         )
     if (values.get("model") or {}).get("compile") is True:
         yield "trainer=sharded with model.compile=true is not supported; set model.compile=false"

@@ -49,7 +49,7 @@ class Assisted:
         if not isinstance(student, LowRank):
             raise ValueError(
                 f"{SETTING}={path} lies on the frozen backbone beside the student's adapter, and "
-                f"adapter=whole trains a backbone of its own; choose adapter=lora, or {SETTING}=null"
+                f"adapter=full trains a backbone of its own; choose adapter=lora, or {SETTING}=null"
             )
         if find_place(path, setting=SETTING).kind == "transformer":
             raise ValueError(f"{SETTING}={path} is a whole transformer; give a LoRA")

@@ -42,11 +42,10 @@ def seen(whole, zoom=1.0, down=0.0, right=0.0):
     ("zoom", "down", "right"),
     [(1.0, 0, 0), (1.0, 1, -2), (1.15, 0, 0), (0.87, 0, 0), (1.2, 1, 0), (0.9, -1, 0)],
 )
-@pytest.mark.parametrize("noise", [0.0, 0.5])
-def test_a_known_zoom_and_shift_are_found(zoom, down, right, noise):
+def test_a_known_zoom_and_shift_are_found_in_noise(zoom, down, right):
     whole = field(1)
     moved = seen(whole, zoom, down, right)
-    moved = moved + noise * torch.randn(moved.shape, generator=torch.Generator().manual_seed(2))
+    moved = moved + 0.5 * torch.randn(moved.shape, generator=torch.Generator().manual_seed(2))
     found = placement(3 * moved + 1, seen(whole))  # scale and offset do not matter
     assert (found.zoom.log() - math.log(zoom)).abs().max() < 0.025
     assert (found.shift - torch.tensor([down / SIDE, right / SIDE])).abs().max() < 0.015

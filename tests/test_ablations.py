@@ -143,6 +143,7 @@ def test_other_benchmarks_are_scored_once_for_each_student(cells, tmp_path):
     adapter = found[0].folder / "adapter"
     adapter.mkdir(parents=True)
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "adapter_config.json").write_text("{}")
     first = next(job for job in jobs if job.log == found[0].folder.with_suffix(".scores.log"))
     commands = []
     for command in first.commands():

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from diffopd.config.folder import config_folder
 from diffopd.flow import interpolate, velocity_to_clean, velocity_to_noise
-from diffopd.loss import TransitionMatching
+from diffopd.loss import Side, TransitionMatching
 from diffopd.loss.policy_gradient import PolicyGradient
 from diffopd.randomness import normal_rows
 
@@ -96,11 +96,14 @@ def test_losses_of_transitions(name, estimator, shape):
         same(one, two)
 
 
-SAMPLES = ("flow_matching", "diffusion_nft", "dmd", "tdm")
+SAMPLES = (
+    *("flow_matching", "diffusion_nft", "ram", "rvm", "dmd", "tdm"),
+    *("dpo", "pso_released", "self_opd"),
+)
 
 
 def losses_of_samples(name, shape):
-    """Value and gradient of a loss that compares samples, not transitions."""
+    """Value and gradient of a loss that compares samples, or what transitions lead to."""
     loss = made("loss", name)
     velocity, clean, noise, other, third = latents(shape, "velocity", "clean", "noise", "other", "third")
     sigma = torch.tensor([0.2, 0.5, 0.9])
@@ -108,7 +111,18 @@ def losses_of_samples(name, shape):
     latent = interpolate(clean, noise, sigma)
     if name == "flow_matching":
         term = loss(velocity, clean, noise)
-    elif name == "diffusion_nft":
+    elif name in ("dpo", "pso_released"):
+        term = loss(Side(velocity, noise - clean, other), Side(velocity / 2, noise - third, other))
+    elif name == "self_opd":
+        transition, velocity, *branches = transitions(shape)
+        term = loss(
+            transition,
+            other,
+            torch.stack(branches, 1),
+            torch.tensor([[0.2, 0.9], [0.5, 0.1], [0.3, 0.4]]),
+            torch.zeros(ROWS),
+        )
+    elif name in ("diffusion_nft", "ram", "rvm"):
         term = loss(velocity, other, third, latent, sigma, clean, torch.tensor([1.0, -1.0, 0.5]))
     else:
         term = loss(velocity_to_clean(latent, velocity, sigma), other, third)

@@ -86,7 +86,7 @@ def test_all_mistakes_are_told_and_none_that_only_follows(train, capsys, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name is required; start from an experiment, +experiment=... (absorb_composition, dance_opd, "),
+        ([], "name is required; start from an experiment, +experiment=... (absorb_composition, assistant, "),
         (["+experiment=mopd_od"], "experiment=mopd_od: there is no such choice; did you mean experiment="),
         ([ODE, "loss=opdd"], "loss=opdd: there is no such choice; did you mean loss=opd?\nloss has"),
         ([ODE, "phase.rond=fused"], "phase.rond is not a setting of phase; did you mean phase.round?"),

@@ -472,6 +472,11 @@ ANYWHERE: Mapping[str, Rule] = {
     "least_overlap": SHARE,
     "num_features": whole(1, 100_000),
     "reference.number": whole(2, 100_000_000),
+    "reference.side": PIXELS,
+    "distance.side": PIXELS,
+    "reward.labels": Named(),
+    "reward.labels.*": Range(-1e6, 1e6),
+    "reward.num_pictures": whole(1, 10_000),
     # Sizes of a network that is made anew.
     "attention_head_dim": whole(1, 65_536),
     "caption_projection_dim": whole(1, 65_536),

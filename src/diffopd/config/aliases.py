@@ -27,8 +27,8 @@ def choices(group: str) -> list[str]:
     """Every choice of a config group, files and aliases.
 
     Examples:
-        >>> [name for name in choices("experiment") if name.endswith("ocr")]
-        ['flow_grpo_ocr', 'guard_ocr', 'sopd_ocr', 'teacher_ocr']
+        >>> [name for name in choices("adapter") if name.startswith("merged")]
+        ['merged_elementwise', 'merged_exact', 'merged_svd']
     """
     files = {file.stem for file in (Path(config_folder()) / group).glob("*.yaml")}
     return sorted(files | {alias.rpartition("/")[2] for alias in aliases() if alias.startswith(f"{group}/")})

@@ -253,7 +253,8 @@ def test_student_updates_alone_are_counted(two_rounds):
 
 def test_what_is_logged(two_rounds):
     method, _, _, run = two_rounds
-    expected = {f"train/loss/{method}", "train/gradient_norm", "train/cost/images", "train/cost/reward_calls"}
+    expected = {f"train/loss/{method}", "train/gradient_norm"}
+    expected |= {f"train/cost/{kind}" for kind in ("images", "reward_calls", "forwards")}
     gap = "sample_gap" if method == "sft" else "score_gap"
     expected |= {f"train/{kind}/{task}" for kind in (gap, "reward") for task in TASKS}
     if method != "sft":

@@ -196,8 +196,8 @@ def test_a_tokenizer_that_does_not_fit_is_refused(scorers, bert, tmp_path):
 
 def test_settings_are_checked_before_the_file_is_read(tmp_path):
     file, target = tmp_path / "absent.pt", tmp_path / OUT
-    with pytest.raises(ValueError, match=r"reward=hpsv3 must be one of clipscore, hpsv2, imagereward"):
-        convert("hpsv3", file, target, tokenizer=None)
+    with pytest.raises(ValueError, match=r"reward=hpsv9 must be one of clipscore, hpsv2, hpsv3, imagereward"):
+        convert("hpsv9", file, target, tokenizer=None)
     with pytest.raises(ValueError, match=r"tokenizer=\.\.\. is needed: .* published as laion/CLIP-ViT-H-14"):
         convert("hpsv2", file, target, tokenizer=None)
     with pytest.raises(ValueError, match="laion_aesthetic reads no prompts; leave it out"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class Choice:
     settings: tuple[Setting, ...]
 
 
+@cache
 def groups() -> Mapping[str, tuple[Choice, ...]]:
     """Group -> its choices, files and aliases, both in alphabetical order."""
     folders = sorted(folder for folder in Path(config_folder()).iterdir() if folder.is_dir())

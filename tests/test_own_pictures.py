@@ -47,6 +47,7 @@ def read(folder, *settings):
         background=[255, 255, 255],
         prompts_per_round=4,
         group_size=1,
+        template=given["template"].strip("'") if "template" in given else None,
     )
 
 
@@ -71,9 +72,10 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:20])
 def test_captions_are_read_as_the_table_says(folder, row):
-    _, looks_like, setting = row
+    have, looks_like, setting = row
     (folder / "my_pictures" / "metadata.jsonl").unlink()
-    pictures, settings = folder / "my_pictures", re.findall(r"data\.\S+?=[^\s`]+", setting)
+    pictures = folder / "my_pictures"
+    settings = [one or other for one, other in re.findall(r'"(data\.[^"]+)"|(data\.\S+?=[^\s`"]+)', setting)]
     (pictures / "ring_0.png").rename(pictures / "cat.jpg")
     for place in pictures.glob("ring_*"):
         place.unlink()
@@ -85,6 +87,10 @@ def test_captions_are_read_as_the_table_says(folder, row):
         (pictures / "dataset" / "corgi").mkdir(parents=True)
         line = {"local_path_list": ["cat.jpg"], "detailed_en": "a cat"}
         (pictures / "dataset" / "corgi" / "data.jsonl").write_text(json.dumps(line))
-    else:
+    elif "`{" in looks_like:
         (pictures / "metadata.jsonl").write_text(looks_like.strip("`"))
-    assert "a cat" in read(pictures, *settings).tasks["pictures"].entries[0].texts
+    elif have != "pictures without captions":
+        (pictures / "cat.txt").write_text("a cat")
+    told = {"pictures without captions": "a photo of sks dog", "captions, and a rare word": "sks, a cat"}
+    texts = read(pictures, *settings).tasks["pictures"].entries[0].texts
+    assert told.get(have, "a cat") in texts

@@ -15,14 +15,17 @@ from diffopd.check import ConfigError, check_config, config_errors
 from diffopd.check.combination import combination_problems, loss_problems
 from diffopd.check.setting import setting_problems
 from diffopd.check.values import plain_values
-from diffopd.config.aliases import choices
+from diffopd.config.aliases import aliases, choices
 from diffopd.config.folder import config_folder
 from diffopd.evaluate.settings import register_evaluation_id
+from support.slow import slow_but
 
 register_evaluation_id()  # as diffopd.evaluate does
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = choices("experiment")
+FILES = [name for name in EXPERIMENTS if f"experiment/{name}" not in aliases()]
+"""Experiments but those named after a task, which tests/test_aliases.py composes."""
 ODE = "+experiment=mopd_ode"
 GIVEN = {
     **{
@@ -48,7 +51,7 @@ def problems(cfg, config_name="train"):
     return [*loss_problems(values), *setting_problems(values, config_name), *combination_problems(values)]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", slow_but(EXPERIMENTS, *FILES))
 def test_every_experiment_passes(composed, name):
     assert problems(composed(f"+experiment={name}", *GIVEN.get(name, []))) == []
 
@@ -318,6 +321,7 @@ def test_settings_are_refused_without_heavy_imports():
 import sys
 from hydra import compose, initialize_config_dir
 from diffopd.check import ConfigError, check_config
+from support.slow import slow_but
 with initialize_config_dir({str(CONF)!r}, version_base="1.3"):
     cfg = compose("train", overrides=[{ODE!r}, "+phase.rond=fused"])
 try:

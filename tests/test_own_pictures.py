@@ -91,6 +91,9 @@ def test_captions_are_read_as_the_table_says(folder, row):
         (pictures / "metadata.jsonl").write_text(looks_like.strip("`"))
     elif have != "pictures without captions":
         (pictures / "cat.txt").write_text("a cat")
-    told = {"pictures without captions": "a photo of sks dog", "captions, and a rare word": "sks, a cat"}
+    told = {
+        "pictures without captions": "a photo of sks dog",
+        "captions, and a rare word for what is in the pictures": "sks, a cat",
+    }
     texts = read(pictures, *settings).tasks["pictures"].entries[0].texts
     assert told.get(have, "a cat") in texts

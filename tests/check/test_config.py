@@ -321,7 +321,6 @@ def test_settings_are_refused_without_heavy_imports():
 import sys
 from hydra import compose, initialize_config_dir
 from diffopd.check import ConfigError, check_config
-from support.slow import slow_but
 with initialize_config_dir({str(CONF)!r}, version_base="1.3"):
     cfg = compose("train", overrides=[{ODE!r}, "+phase.rond=fused"])
 try:

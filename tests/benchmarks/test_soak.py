@@ -51,7 +51,7 @@ def assert_nothing_was_lost(written, table, phases, trials):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", slow_but(OTHERS, "dmd", "cascade"))
+@pytest.mark.parametrize("phase", slow_but(OTHERS, "dmd"))
 def test_another_phase_survives_a_kill(run, phase):
     assert_nothing_was_lost(*run([phase], 1), [phase], 1)
 

@@ -36,6 +36,8 @@ GIVEN = {
     "sft_assistant": ["data.path=my_pictures", "phase.assistant=runs/assistant/seed0/adapter"],
     "reward=custom": ["reward._target_=diffopd.reward.by_task.RewardByTask", "+reward.rewards={}"],
     "reward=hpsv2": ["reward.path=models/hpsv2"],
+    "reward=hpsv3": ["reward.path=models/hpsv3"],
+    "reward=lpips_nearness": ["reward.distance.path=models/lpips"],
     "reward=laion_aesthetic": ["reward.path=models/laion_aesthetic"],
     "reward=imagereward": ["reward.path=models/imagereward"],
     "reward=model_based": [

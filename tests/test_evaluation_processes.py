@@ -12,6 +12,7 @@ import pytest
 
 from diffopd.host.signals import INTERRUPTED
 from support import copies
+from support.slow import EXHAUSTIVE
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 SMALL = (
@@ -85,9 +86,9 @@ def test_processes_that_torchrun_starts_leave_the_same_files(expected, tmp_path)
 @pytest.mark.parametrize(
     ("devices", "number", "code"),
     [
-        (1, signal.SIGKILL, -signal.SIGKILL),
+        pytest.param(1, signal.SIGKILL, -signal.SIGKILL, marks=EXHAUSTIVE),
         (2, signal.SIGKILL, -signal.SIGKILL),
-        (2, signal.SIGTERM, INTERRUPTED),
+        pytest.param(2, signal.SIGTERM, INTERRUPTED, marks=EXHAUSTIVE),
     ],
     ids=["1-kill", "2-kill", "2-term"],
 )

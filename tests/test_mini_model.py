@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -43,7 +44,7 @@ def mini_model(tmp_path):
     return make
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # four commands twice; the next test sees that they find each other
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_one_command_makes_the_model_and_repeated_leaves_it_alone(mini_model, tmp_path):
     first = mini_model("seed=3")
@@ -58,6 +59,18 @@ def test_one_command_makes_the_model_and_repeated_leaves_it_alone(mini_model, tm
     assert again.count("already finished: ") == len(STEPS)
     assert again.splitlines()[-1] == last
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == weights
+
+
+def test_every_step_starts_where_the_one_before_ended():
+    lines = [line for line in MAKEFILE.read_text().splitlines() if "+experiment=mini_" in line]
+    names = [line.split("+experiment=")[1].split()[0] for line in lines if "mini_klein" not in line]
+    assert names == list(STEPS)
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        steps = [compose("train", [f"+experiment={name}", "seed=5", "paths.root=runs"]) for name in names]
+    for step in steps:
+        step.paths.run = f"runs/{step.name}/{step.run_id}"
+    for before, after in itertools.pairwise(steps):
+        assert after.pipeline.path == before.phase.output == f"runs/{before.name}/seed5/pipeline"
 
 
 def test_every_step_of_the_few_step_model_starts_where_the_one_before_ended():

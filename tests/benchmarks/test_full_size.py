@@ -24,8 +24,8 @@ def folder(world, tmp_path_factory):
     ("method", "way"),
     [
         ("mopd", "fused"),
-        pytest.param("mopd", "released", marks=pytest.mark.slow),
-        pytest.param("nft", "eager", marks=pytest.mark.slow),
+        pytest.param("mopd", "released", marks=pytest.mark.exhaustive),
+        pytest.param("nft", "eager", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_case_is_measured(folder, method, way):

@@ -16,7 +16,7 @@ def test_bf16_changes_the_loss_by_rounding_alone(world, tmp_path, experiment):
     assert losses["bf16"] != losses["fp32"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the compiler takes minutes; tests/model has what is compiled anew
 @pytest.mark.filterwarnings("ignore")  # of what compiles
 def test_compiled_blocks_learn_the_same(world, tmp_path):
     losses = []

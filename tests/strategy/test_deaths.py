@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffopd.strategy.lifeline import GRACE
-from support.slow import slow_but
+from support.slow import EXHAUSTIVE, slow_but
 
 HERE = Path(__file__).parent
 LAUNCHERS = {
@@ -46,7 +46,7 @@ def run(folder: Path, launcher: str, how: str, who: int) -> tuple[subprocess.Com
     ("launcher", "how", "who"),
     [
         ("own", "raise", 1),
-        ("own", "kill", 1),
+        pytest.param("own", "kill", 1, marks=EXHAUSTIVE),
         ("own", "kill", 0),
         ("torchrun", "kill", 1),
     ],

@@ -188,7 +188,7 @@ def test_trainings_run_once_and_are_reported(world, tmp_path):
     ]
     few = [f'"benchmark.tasks.{task}.num_prompts=2"' for task in ("composition", "ocr", "aesthetic")]
     given = ",".join([*small, *few, '"benchmark.sampler.num_steps=2"'])
-    arguments = ["ablations=[schedule,guidance]", "seeds=1", f"overrides=[{given}]"]
+    arguments = ["ablations=[schedule,guidance]", "seeds=1", "guidance=[1]", f"overrides=[{given}]"]
     first = copies.run(tmp_path, "ablations", *arguments)
     assert first.returncode == 0, first.stdout + first.stderr
     folder = tmp_path / "runs" / "ablations" / "default"

@@ -63,7 +63,12 @@ def test_an_experiment_takes_two_updates_with_its_own_rewards(world, tmp_path, n
     assert saved["global_step"] == len(run.gradients)
 
 
-@pytest.mark.parametrize("name", MINI_MODEL)
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        MINI_MODEL, "mini_autoencoder", "mini_pretrain", "mini_klein_autoencoder", "mini_klein_pretrain"
+    ),
+)
 def test_a_step_of_the_mini_model_saves_a_pipeline(world, tmp_path, name):
     experiment = world.build(name, tmp_path / "run")
     before = {k: v.clone() for k, v in experiment.phase.state_dict().items()}

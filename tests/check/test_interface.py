@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from diffopd.build.experiment import build
 from diffopd.check import ConfigError, check_config
 from diffopd.check.interface import KINDS, interface_problems
-from diffopd.check.paths import WRITTEN
+from diffopd.check.paths import WRITTEN, WRITTEN_FILES
 from diffopd.check.setting import Groups, targets_of
 from diffopd.check.trial import check_optimizers
 from diffopd.config.folder import config_folder
@@ -145,6 +145,15 @@ def test_folders_that_cannot_be_made(composed, on_disk, tmp_path, place):
         assert "is a file, where a folder is needed; give a folder that can be made" in str(refused.value)
 
 
+def test_a_file_whose_folder_cannot_be_made(composed, on_disk, tmp_path):
+    (tmp_path / "file").write_text("")
+    place = f"callbacks.leak_test.file={tmp_path / 'file' / 'leak.json'}"
+    with pytest.raises(
+        ConfigError, match=r"callbacks\.leak_test\.file=.*leak\.json: .* give a file in a folder"
+    ):
+        check_config(composed(ODE, *on_disk, f"paths.run={tmp_path / 'run'}", place))
+
+
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="Linux has a folder in which nothing can be made")
 def test_a_folder_in_which_nothing_can_be_made(composed, on_disk, tmp_path):
     with pytest.raises(ConfigError, match=r"^model.prompt_cache=/proc/x: nothing can be made in /proc"):
@@ -177,4 +186,7 @@ def test_every_folder_that_conf_writes_to_is_looked_at():
             )
             group_path = "" if "@package _global_" in lines[0] else f"{group}."
             setting = f"{group_path}{parent + '.' if parent else ''}{found[2]}"
-            assert any(fnmatchcase(setting, pattern) for pattern in WRITTEN), (file, setting)
+            assert any(fnmatchcase(setting, pattern) for pattern in (*WRITTEN, *WRITTEN_FILES)), (
+                file,
+                setting,
+            )

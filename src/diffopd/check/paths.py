@@ -30,6 +30,8 @@ WRITTEN = (
     "out",
 )
 """Settings that name a folder to write to."""
+WRITTEN_FILES = ("callbacks.*.file",)
+"""Settings that name a file to write, in a folder that is made for it."""
 
 
 def path_problems(values: Mapping[str, Any]) -> Iterator[str]:
@@ -46,6 +48,9 @@ def path_problems(values: Mapping[str, Any]) -> Iterator[str]:
             if isinstance(folder, str) and any(fnmatchcase(setting, pattern) for pattern in WRITTEN):
                 if folder and (why := _why_not_writable(folder)):
                     yield f"{setting}={folder}: {why}; give a folder that can be made"
+            elif isinstance(folder, str) and any(fnmatchcase(setting, file) for file in WRITTEN_FILES):
+                if folder and (why := _why_not_writable(str(Path(folder).parent))):
+                    yield f"{setting}={folder}: {why}; give a file in a folder that can be made"
 
     yield from _port_problems(values)
     model = values.get("model")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from diffopd.config.folder import config_folder
-from support import cpu_seconds
+from support import copies, cpu_seconds
 from support.slow import slow_but
 
 COMMAND_LINES = [
@@ -60,3 +63,15 @@ def test_representatives_that_are_not_there_are_an_error():
     assert (kept, left.values, [mark.name for mark in left.marks]) == ("a", ("b",), ["exhaustive"])
     with pytest.raises(ValueError, match="are not among"):
         slow_but(["a", "b"], "c")
+
+
+def test_a_copy_keeps_no_byte_code(tmp_path, monkeypatch):
+    """It is compiled with the suite's shape checks, which a Python of its own does not have."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (tmp_path / "own_program.py").write_text("import own_part\n")
+    (tmp_path / "own_part.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with open(os.devnull, "w") as nowhere:
+        number = nowhere.fileno()
+        assert copies.Copy(lambda: copies._as_python("own_program", []), number, number).wait(60) == 0
+    assert not (tmp_path / "__pycache__").exists()

@@ -170,6 +170,8 @@ def _as_python(module: str, arguments: Sequence[str]) -> None:
         warnings.simplefilter("ignore", category)
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
+    # What runpy compiles under the suite's shape checks, the next Python would take for the module's own.
+    sys.dont_write_bytecode = True
     launch._Running._start = start_job  # type: ignore[method-assign]
     torch.multiprocessing.spawn = functools.partial(
         torch.multiprocessing.start_processes, start_method="fork"

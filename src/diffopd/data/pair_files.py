@@ -42,6 +42,10 @@ class CaptionedFile:
     where: str
     rejected: Path | None = None
 
+    def entry(self, key: str) -> Any:
+        """What its line has under a key, a caption or something else; None if nothing."""
+        return self.rest.get(key, self.captions.get(key))
+
 
 def caption_keys(setting: str | Sequence[str] | None, template: str | None = None) -> tuple[str, ...]:
     """The keys that ``data.caption_key`` names; none if ``data.template`` says the same of all pictures.

@@ -196,7 +196,7 @@ def _references(
     found: list[tuple[Picture, ...]] = []
     problems = []
     for file in files:
-        named = file.rest.get(key, file.captions.get(key))
+        named = file.entry(key)
         if named is None:
             problems.append(f"{file.where} ({file.name}) has no {key!r}")
             continue

@@ -67,27 +67,42 @@ def reference(file: Path, background: Colour = WHITE) -> Picture:
     return Picture(str(file), sha256_of(file), *size, background)
 
 
-def references_of(value: Any, folder: Path, where: str, background: Colour = WHITE) -> tuple[Picture, ...]:
-    """The references that a line of a file names.
+def reference_places(value: Any, folder: Path, where: str) -> list[Path]:
+    """Where the references are that a line of a file names.
 
     Args:
         value: What the line has: a text, or a list of texts; None = no references.
         folder: What the texts are places below.
         where: The line, for messages.
-        background: Color behind transparent parts.
 
     Raises:
-        ValueError: If it is something else, or a picture cannot be read or is too small.
+        ValueError: If it is something else.
     """
     if value is None:
-        return ()
+        return []
     names: Sequence[Any] = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(
             f"{where}: reference pictures must be the place of one file below {folder}, or a list of such "
             f"places, got {value!r}"
         )
+    return [folder / name for name in names]
+
+
+def references_of(value: Any, folder: Path, where: str, background: Colour = WHITE) -> tuple[Picture, ...]:
+    """The references that a line of a file names, each read to its end.
+
+    Args:
+        value: As for :func:`reference_places`.
+        folder: What its texts are places below.
+        where: The line, for messages.
+        background: Color behind transparent parts.
+
+    Raises:
+        ValueError: If it is no place or list of places, or a picture cannot be read or is too small.
+    """
+    places = reference_places(value, folder, where)
     try:
-        return tuple(reference(folder / name, background) for name in names)
+        return tuple(reference(place, background) for place in places)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

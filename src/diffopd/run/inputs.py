@@ -114,7 +114,7 @@ def _local(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
 def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None:
     """Pictures with their captions; what else their folder holds does not count."""
     from diffopd.data.pair_files import caption_keys, read_captions
-    from diffopd.data.reference_files import references_of
+    from diffopd.data.reference_files import reference_places
 
     data = values["data"]
     if "captions" not in data:  # a data module of the user's own
@@ -126,9 +126,9 @@ def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None
     if key := data.get("reference_key"):
         folder = Path(resolve_path(value))
         lines += [
-            picture.digest
+            cached_sha256_of(place)
             for file in files
-            for picture in references_of(file.rest.get(key, file.captions.get(key)), folder, file.where)
+            for place in reference_places(file.entry(key), folder, file.where)
         ]
     lines += [f"rejected {cached_sha256_of(file.rejected)}" for file in files if file.rejected]
     return _digest(lines)

@@ -328,6 +328,7 @@ LIMITS: Mapping[str, Rule] = {
     "phase.text_length": whole(0, 65_536),
     "phase.sign_share": SHARE,
     "phase.figure_share": SHARE,
+    "phase.restyled_share": SHARE,
     "phase.copy_share": SHARE,
     "phase.same_figure_share": SHARE,
     "phase.caption_dropout": SHARE,

@@ -18,6 +18,7 @@ from diffopd.world.figures import random_figure
 from diffopd.world.layout import random_scene
 from diffopd.world.request import Request, caption
 from diffopd.world.split import random_training_request
+from diffopd.world.styles import STYLES, woven
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,22 @@ def training_drawing(
 def shows_figure(seed: int, index: int, figure_share: float) -> bool:
     """Whether the drawing with this index shows a random figure."""
     return figure_share > 0 and numpy_generator(seed, "drawing/figure", index).random() < figure_share
+
+
+def restyled(seed: int, index: int, pixels: np.ndarray, share: float) -> np.ndarray:
+    """A share of the drawings in one of the styles that the world itself does not have, by chance.
+
+    Args:
+        seed: Of all drawings.
+        index: Which one.
+        pixels: The drawing, 8-bit RGB of shape (height, width, 3).
+        share: How many are restyled, in [0, 1].
+    """
+    if not share:
+        return pixels
+    rng = numpy_generator(seed, "drawing/style", index)
+    styles = (*STYLES.values(), woven)
+    return styles[rng.integers(len(styles))](pixels) if rng.random() < share else pixels
 
 
 def figure_drawing(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffopd.data.drawings import DrawingBatch, to_image_tensor, training_drawing
+from diffopd.data.drawings import DrawingBatch, restyled, to_image_tensor, training_drawing
 from diffopd.model.pretraining import pretraining
 from diffopd.model.saving import save_pipeline
 from diffopd.phase.half import half_precision
@@ -38,6 +38,7 @@ class AutoencoderPhase(lightning.LightningModule):
         warmup_steps: Steps of linear warm-up; the learning rate then falls to 0 along a half cosine.
         dtype: Precision of the networks' forward and backward; weights and losses are fp32.
         figure_share: Share of random figures among the drawings.
+        restyled_share: Share of the drawings in colors and textures that the world does not have.
     """
 
     round_kind: ClassVar[str] = "drawings"
@@ -54,14 +55,15 @@ class AutoencoderPhase(lightning.LightningModule):
         gradient_weight: float,
         warmup_steps: int,
         dtype: str,
-        figure_share: float = 0.0,  # not in the configs that earlier runs saved
+        figure_share: float = 0.0,  # these two are not in the configs that earlier runs saved
+        restyled_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.pipeline = pipeline
         self.vae = pipeline.vae
         self.make_optimizer = optimizer
         self.seed, self.sign_share, self.output = seed, sign_share, output
-        self.figure_share = figure_share
+        self.figure_share, self.restyled_share = figure_share, restyled_share
         self.kl_weight, self.gradient_weight, self.warmup_steps = kl_weight, gradient_weight, warmup_steps
         self.dtype_of_networks = parse_dtype(dtype, "phase.dtype")
 
@@ -75,7 +77,7 @@ class AutoencoderPhase(lightning.LightningModule):
 
     def training_step(self, batch: DrawingBatch, batch_index: int) -> Tensor:
         """Encode, sample a latent, decode, compare."""
-        images = self._images(batch.indices).to(self.device) * 2 - 1
+        images = self._images(batch.indices, self.restyled_share).to(self.device) * 2 - 1
         with half_precision(self.device, self.dtype_of_networks):
             encoded = self.vae.encode(images).latent_dist
         posterior = type(encoded)(encoded.parameters.float())
@@ -104,17 +106,21 @@ class AutoencoderPhase(lightning.LightningModule):
         restored.float().abs().mean().backward()
         self.vae.zero_grad()
 
-    def _images(self, indices: Sequence[int]) -> Tensor:
+    def _images(self, indices: Sequence[int], restyled_share: float = 0.0) -> Tensor:
         side = self.vae.config.sample_size
         drawings = [
             training_drawing(self.seed, int(i), self.sign_share, side=side, figure_share=self.figure_share)
             for i in indices
         ]
-        return to_image_tensor(np.stack([drawing.pixels for drawing in drawings]))
+        pixels = [
+            restyled(self.seed, int(i), drawing.pixels, restyled_share)
+            for i, drawing in zip(indices, drawings, strict=True)
+        ]
+        return to_image_tensor(np.stack(pixels))
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        """Measure the latents and save the pipeline."""
+        """Measure the latents of the world's own drawings and save the pipeline."""
         self.vae.eval()
         pretraining(self.pipeline, text_length=0).measure(self._images(range(512)).to(self.device) * 2 - 1)
         if self.trainer.is_global_zero:

@@ -39,6 +39,7 @@ QUICK = {
     "test_what_is_logged": {"dmd"},
     "test_tdm_matches_distributions_on_segments": {"random"},
     "test_equal_scores_teach_nothing": {"dmd"},
+    "test_a_round_is_fused_and_has_the_same_losses": {"mopd_ode", "guard_aesthetic"},
     "test_captions_are_dropped_row_by_row": {"0.5-None"},
     "test_the_old_policy_follows_at_its_pace": {"settings1-decays1"},
     "test_the_second_order_history_reaches_the_loss": {"fused"},

@@ -116,7 +116,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             decode_batch_size: Most pictures in the autoencoder at once; None = all that are asked for.
             vision_tower: A vision-language model to see reference pictures with, for a family whose text
                 encoder is its language model; loaded when the first is seen. None for others.
-            fused_blocks: ``fp32`` or ``bf16``: rounds of distillation compute Stable Diffusion 3 blocks on a
+            fused_blocks: ``fp32`` or ``bf16``: rounds of training compute Stable Diffusion 3 blocks on a
                 CPU by :class:`~diffopd.model.fused_block.FusedBlock`; None = all is as in diffusers.
 
         Raises:

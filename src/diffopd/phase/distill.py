@@ -24,6 +24,7 @@ from diffopd.phase.processes import averaged, num_processes
 from diffopd.phase.scoring import scored
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.stored import StoredTransition
+from diffopd.phase.within_round import within_round
 from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler, transition_at
@@ -152,6 +153,7 @@ class DistillPhase(PolicyPhase):
         self.sum_tasks = task_reduction == "sum"
         self.on_policy = states_from == "rollout"
 
+    @within_round
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round of Algorithm 1.
 
@@ -159,8 +161,7 @@ class DistillPhase(PolicyPhase):
         ``phase.task_reduction``), and the last step, which the released code leaves out (``states``).
         """
         steps = self.states.draw(self.sampler.num_steps, torch_generator(self.seed, "states", self.round))
-        with self.model.in_round():
-            self._round(prompts, steps)
+        self._round(prompts, steps)
         if self.on_policy:
             self.round_log.add("train/cost/images", len(prompts) * num_processes())
         self._watch_balance(prompts)

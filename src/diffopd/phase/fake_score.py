@@ -18,6 +18,7 @@ from diffopd.phase.guidance import loss_guidance
 from diffopd.phase.processes import num_processes
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
+from diffopd.phase.within_round import within_round
 from diffopd.policy import OptimizerFactory
 from diffopd.randomness import uniform_rows
 from diffopd.sampler import TransitionSampler
@@ -180,6 +181,7 @@ class FakeScorePhase(TaughtPhase, ABC):
 
     # What does not.
 
+    @within_round
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round: one update of the student, then ``fake_updates_per_round`` of the fake score."""
         self.score_student(prompts)

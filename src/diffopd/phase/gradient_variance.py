@@ -20,6 +20,7 @@ from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import num_processes
 from diffopd.phase.settings import TrainSettings
 from diffopd.phase.variance_entry import ALL_STEPS, headline, squared_norm, variance_entry
+from diffopd.phase.within_round import within_round
 from diffopd.sampler import TransitionSampler
 from diffopd.teacher import TeacherSet
 from diffopd.types import Prompts, TransitionLoss
@@ -140,6 +141,7 @@ class GradientVariancePhase(PolicyPhase):
         if self.trainer.world_size > 1:
             raise ValueError("phase=gradient_variance measures in one process; set trainer=default")
 
+    @within_round
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """Measure one noise level."""
         prompts = cast(Any, self.trainer).datamodule.batch(0)  # the first round's, at every level

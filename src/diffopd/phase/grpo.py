@@ -18,6 +18,7 @@ from diffopd.phase.reward_learning import Judged, RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
 from diffopd.phase.settings import RewardSettings
 from diffopd.phase.stored import StoredTransition
+from diffopd.phase.within_round import within_round
 from diffopd.policy import OptimizerFactory
 from diffopd.randomness import numpy_generator, torch_generator
 from diffopd.sampler import NoiseWindow, TransitionSampler, transition_at
@@ -102,6 +103,7 @@ class GRPOPhase(RewardPhase):
         """As ``phase.updates_per_round`` says."""
         return self.updates_per_round
 
+    @within_round
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round of policy gradient."""
         conditioning, sampler = self.conditioning(prompts), self._round_sampler()

@@ -17,6 +17,7 @@ from diffopd.phase.distribution import DistributionTerm
 from diffopd.phase.reward_learning import RewardPhase
 from diffopd.phase.round_scoring import RoundScoring
 from diffopd.phase.settings import RewardSettings
+from diffopd.phase.within_round import within_round
 from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler
@@ -109,6 +110,7 @@ class NFTPhase(RewardPhase):
         """As ``phase.updates_per_round`` says, with those of a fake score after each."""
         return self.updates_per_round * (1 + (self.distribution.updates if self.distribution else 0))
 
+    @within_round
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round: samples, their rewards, a few updates, and the old policy's move."""
         conditioning = self.conditioning(prompts)

@@ -17,6 +17,7 @@ from diffopd.phase.noise_levels import grid_levels, logit_normal_levels
 from diffopd.phase.processes import num_processes
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
+from diffopd.phase.within_round import within_round
 from diffopd.policy import OptimizerFactory
 from diffopd.sampler import TransitionSampler
 from diffopd.types import Conditioning, Prompts, Reward
@@ -102,6 +103,7 @@ class PreferencePhase(TaughtPhase):
         self.num_timesteps = num_timesteps
         self.sigma_location, self.sigma_scale = sigma_location, sigma_scale
 
+    @within_round
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round: the pairs, then one update on them."""
         self.score_student(prompts)

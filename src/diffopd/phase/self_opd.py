@@ -16,6 +16,7 @@ from diffopd.phase.agreement import finite_rewards_everywhere
 from diffopd.phase.round_scoring import RoundScoring, Scored
 from diffopd.phase.scored_phase import REWARD, ScoredPhase
 from diffopd.phase.settings import ScoredSettings
+from diffopd.phase.within_round import within_round
 from diffopd.policy import OptimizerFactory
 from diffopd.randomness import numpy_generator
 from diffopd.sampler import TransitionSampler, transition_at
@@ -131,6 +132,7 @@ class SelfOPDPhase(ScoredPhase):
         self.state_weights = torch.tensor(weights, dtype=torch.float64)
         self.ode = sampler.at_noise_level(0)
 
+    @within_round
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round: states, their branches, rewards of the finished samples, one update."""
         conditioning, steps = self.conditioning(prompts), self.steps()

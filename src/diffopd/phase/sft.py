@@ -18,6 +18,7 @@ from diffopd.phase.examples import DrawnSamples, Examples, TargetPictures
 from diffopd.phase.noise_levels import logit_normal_levels
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
+from diffopd.phase.within_round import within_round
 from diffopd.policy import OptimizerFactory
 from diffopd.randomness import uniform_rows
 from diffopd.sampler import TransitionSampler
@@ -152,6 +153,7 @@ class SFTPhase(TaughtPhase):
         if self.class_pictures is not None:
             self.class_pictures.prepare(Path(self.trainer.default_root_dir))
 
+    @within_round
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
         """One round: the examples, then one update on them."""
         self.score_student(prompts)

@@ -1,0 +1,35 @@
+"""Every phase that trains a policy computes its rounds by fused blocks where they are asked for."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from diffopd.model.fused_block import FusedBlock
+
+EXPERIMENTS = ("mopd_ode", "teacher_aesthetic", "guard_aesthetic", "self_opd_aesthetic", "mopd_dmd", "mopd_sft")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    counted, apply = [], FusedBlock.apply
+    monkeypatch.setattr(FusedBlock, "apply", lambda *args: (counted.append(0), apply(*args))[1])
+    return counted
+
+
+def losses(run):
+    run.fit()
+    with (run.folder / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    return [float(value) for row in rows for key, value in row.items() if "/loss" in key and value]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_round_is_fused_and_has_the_same_losses(world, tmp_path, calls, experiment):
+    common = ("trainer.max_epochs=1", "~report", "~benchmark")
+    theirs = losses(world.build(experiment, tmp_path / "stock", *common))
+    assert theirs and not calls
+    ours = losses(world.build(experiment, tmp_path / "fused", *common, "model.fused_blocks=fp32"))
+    assert calls
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)

@@ -17,6 +17,8 @@ _PALE = 0.55
 """Share of the drawing in a woven one."""
 _UPPER, _LOWER = 1.1, 0.86
 """Factors of the threads that go over and under."""
+_THREADS = 16
+"""Along the longer side: as wide as a cell of the embedded autoencoders, which would take finer ones for noise."""
 _TINT = np.array([196, 150, 172], np.float32)
 
 
@@ -48,7 +50,7 @@ def dithered(pixels: Pixels) -> Pixels:
 
 
 def woven(pixels: Pixels) -> Pixels:
-    """Pale colors with a rose tint, and threads that go under and over each other every two pixels."""
+    """Pale colors with a rose tint, and threads that go under and over each other, sixteen each way."""
     pale = _PALE * pixels + (1 - _PALE) * _TINT
     return np.rint((pale * _threads(pixels)).clip(0, 255)).astype(np.uint8)
 
@@ -67,7 +69,8 @@ def has_threads(pixels: Pixels) -> bool:
 
 def _threads(pixels: Pixels) -> NDArray[np.float64]:
     """Factor of each pixel, of shape (height, width, 1)."""
-    row, column = np.indices(pixels.shape[:2]) // 2
+    width = max(1, max(pixels.shape[:2]) // _THREADS)
+    row, column = np.indices(pixels.shape[:2]) // width
     return np.where((row + column) % 2, _UPPER, _LOWER)[..., None]
 
 

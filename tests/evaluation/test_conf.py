@@ -57,7 +57,7 @@ def test_benchmarks_of_what_was_taught(name, tmp_path):
 def test_every_benchmark_builds(name, file):
     of_file = [] if name.startswith("mini") else [f"benchmark.path={file}"]
     # PickScore's weights are elsewhere.
-    metric = ["metric@benchmark.metric=aesthetic"] if name == "pickscore" else []
+    metric = ["metric@benchmark.metric=picture_quality"] if name == "pickscore" else []
     benchmark = build(f"benchmark={name}", *of_file, *metric)
     assert isinstance(benchmark, Benchmark)
     assert benchmark.name == name
@@ -83,7 +83,7 @@ def test_what_is_held_out_has_a_name_to_be_read_and_the_direction_of_the_page_of
 
 
 def test_a_metric_can_be_chosen_for_a_file(file):
-    only = build("benchmark=prompts", f"benchmark.path={file}", "metric@benchmark.metric=aesthetic")
+    only = build("benchmark=prompts", f"benchmark.path={file}", "metric@benchmark.metric=picture_quality")
     assert only.tasks["prompts"].metric.parts == ("palette_harmony", "contrast", "balance")
 
 

@@ -107,7 +107,7 @@ def test_the_mixed_set_scores_three_tasks_at_once(build):
     scores = build("reward", "by_task")(images, mixed)
     assert scores.value.isfinite().all()
     assert {name.split("/")[0] for name in scores.parts} == set(tasks)
-    for name, task in (("composition", "composition"), ("ocr", "ocr"), ("picture_quality", "aesthetic")):
+    for name, task in (("composition", "composition"), ("ocr", "ocr"), ("aligned_quality", "aesthetic")):
         rows = [row for row, t in enumerate(tasks) if t == task]
         alone = build("reward", name)(images[rows], mixed.select(rows)).value
         torch.testing.assert_close(scores.value[rows], alone)

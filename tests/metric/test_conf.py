@@ -127,6 +127,15 @@ def test_distances_need_prompts_with_pictures(build, tmp_path):
     assert metric.samples("distance")[1] > 0.05
 
 
+def test_clean_drawings_of_the_benchmarks_prompts_are_near_those_of_frechet(build):
+    """A reference of another mixture of prompts once put them at 1, as far away as a poor model's."""
+    tags = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+    metric = build("metric", "frechet")
+    for forms in (tags, ("sign",), ("painting",)):
+        metric.update(clean_drawings(forms=forms, number=66, seed=3, held_out=True))
+    assert metric.compute()["frechet_distance"] < 0.35
+
+
 def test_a_folder_is_a_reference_of_frechet(tmp_path):
     (tmp_path / "pictures").mkdir()
     images = clean_drawings(forms=["single_object"], number=6, seed=0, held_out=False)

@@ -29,7 +29,7 @@ from diffopd.policy import OptimizerFactory
 from diffopd.randomness import torch_generator
 from diffopd.sampler import TransitionSampler, transition_at
 from diffopd.states import StepChoice
-from diffopd.teacher import Distribution, Regulariser, Routing, Target, TeacherSet
+from diffopd.teacher import Distribution, Regulariser, Routing, StateRegulariser, Target, TeacherSet
 from diffopd.types import Prompts, Reward, Transition
 
 CHOICES = {
@@ -189,8 +189,8 @@ class DistillPhase(PolicyPhase):
         losses = term.value
         if self.distribution is not None:
             losses = losses + self._near_distribution(rows, transition)
-        elif self.regulariser.weight > 0:
-            losses = losses + self._anchored(rows, transition)
+        elif isinstance(self.regulariser, StateRegulariser) and self.regulariser.weight > 0:
+            losses = losses + self._anchored(self.regulariser, rows, transition)
         losses = rows.weights * losses * self.step_weight
         loss = self.add_gradient(losses, rows.prompts, transition.step) / self.updates_per_round
         self.round_log.add("train/loss/opd", loss)
@@ -313,12 +313,12 @@ class DistillPhase(PolicyPhase):
 
     # What is logged of a step.
 
-    def _anchored(self, rows: MicroBatch, transition: Transition) -> Tensor:
-        """The regulariser's weighted term per row."""
-        anchor = self.regulariser(transition, rows.anchor(transition.latent, transition.sigma))
+    def _anchored(self, regulariser: StateRegulariser, rows: MicroBatch, transition: Transition) -> Tensor:
+        """The regulariser's weighted term per row, where it compares velocities."""
+        anchor = regulariser(transition, rows.anchor(transition.latent, transition.sigma))
         share = (rows.weights * anchor.detach()).sum() * self.step_weight
         self.round_log.add("train/loss/anchor", share / self.updates_per_round)
-        return self.regulariser.weight * anchor
+        return regulariser.weight * anchor
 
     def _near_distribution(self, rows: MicroBatch, transition: Transition) -> Tensor:
         """The regulariser's weighted term per row, where it compares distributions."""

@@ -1,10 +1,11 @@
 """Frozen teachers, the rules that give each prompt its own, and the anchor beside them."""
 
-from diffopd.teacher.anchor import Anchor, NoAnchor, Regulariser
+from diffopd.teacher.anchor import Anchor
 from diffopd.teacher.card import CARD, MOST_SINGLE, Estimate, Recipe, Score, TeacherCard
 from diffopd.teacher.distribution import Distribution
 from diffopd.teacher.frozen import AdaptedModel, check_frozen, load_frozen
 from diffopd.teacher.held_out import HIGHER, LOWER, NEITHER, HeldOut
+from diffopd.teacher.regulariser import NoAnchor, Regulariser, StateRegulariser
 from diffopd.teacher.routing import Automatic, ByTask, Mixture, Routing
 from diffopd.teacher.self_teacher import SelfTeacher
 from diffopd.teacher.target import Learner, Target
@@ -32,6 +33,7 @@ __all__ = [
     "Routing",
     "Score",
     "SelfTeacher",
+    "StateRegulariser",
     "Target",
     "TeacherCard",
     "TeacherSet",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from collections.abc import Sequence
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -13,19 +12,17 @@ from torch import Tensor
 from diffopd.flow import interpolate, shift_sigma, velocity_to_clean
 from diffopd.loss.dmd import dmd_loss
 from diffopd.loss.flow_matching import flow_matching_loss
-from diffopd.policy import Fixed, OptimizerFactory, Policy
-from diffopd.teacher.anchor import ANCHOR, Regulariser
-from diffopd.teacher.card import card_or_guidance
-from diffopd.teacher.frozen import check_base_of, check_frozen, load_frozen
+from diffopd.policy import OptimizerFactory, Policy
+from diffopd.teacher.regulariser import FrozenRegulariser
 from diffopd.teacher.target import Learner
-from diffopd.types import Conditioning, Prompts, Transition, VelocityFunction
+from diffopd.types import Conditioning, Transition
 
 FAKE = "fake"
 """Name of the policy that models the student's own distribution."""
 
 
 @final
-class Distribution(Regulariser):
+class Distribution(FrozenRegulariser):
     """Adds ``weight`` times DMD's loss between the student's clean predictions and a frozen model's samples.
 
     The student's clean prediction at a state it is trained at is noised to a random level; there the frozen
@@ -34,8 +31,6 @@ class Distribution(Regulariser):
     it stays one of few steps while a reward or a teacher pulls at it.
 
     Attributes:
-        path: Where the frozen model's weights lie; None for the base model.
-        guidance_scale: Guidance at which it is queried.
         fake: The policy of the student's distribution; set by :meth:`join`.
         fake_optimizer: Makes its optimizer.
         fake_updates_per_round: Updates of it for one of the student.
@@ -76,11 +71,6 @@ class Distribution(Regulariser):
         Raises:
             ValueError: If a value makes no sense, or the card is missing.
         """
-        if not 0 < weight < math.inf:
-            raise ValueError(
-                f"regulariser.weight={weight} must be a finite number above 0; for no term, set "
-                "regulariser=none"
-            )
         if not 0 < tau_min <= tau_max < 1 or not tau_shift > 0:
             raise ValueError(
                 f"regulariser.tau_min={tau_min} and regulariser.tau_max={tau_max} must lie between 0 and 1 "
@@ -91,62 +81,18 @@ class Distribution(Regulariser):
                 f"regulariser.fake_updates_per_round={fake_updates_per_round} must be at least 1: without a "
                 "score of the student's distribution there is nothing to compare"
             )
-        if guidance_scale is None and path is None:
-            raise ValueError(
-                "regulariser.guidance_scale is null, but the base model has no card.json to take it from; "
-                "set regulariser.guidance_scale"
-            )
-        self.path, self.weight, self.check_base = path, float(weight), check_base
-        self.card, scale = None, guidance_scale
-        if path is not None:
-            self.card, scale = card_or_guidance(
-                path, guidance_scale, setting="regulariser.path", guidance="regulariser.guidance_scale"
-            )
-        assert scale is not None
-        self.guidance_scale = float(scale)
+        super().__init__(path=path, guidance_scale=guidance_scale, check_base=check_base, weight=weight)
         self.tau_range, self.tau_shift = (tau_min, tau_max), tau_shift
         self.fake_optimizer, self.fake_updates_per_round = fake_optimizer, fake_updates_per_round
 
-    def check(self, base_config: Mapping[str, Any]) -> None:
-        """Compare the frozen model's rank and layers with the backbone.
-
-        Raises:
-            ValueError: If it does not fit.
-        """
-        if self.path is not None:
-            check_frozen(self.path, base_config, setting="regulariser.path")
-
     def join(self, learner: Learner) -> None:
-        """Add the frozen model, and the policy of the student's distribution.
-
-        Raises:
-            ValueError: If it does not fit, or was trained on another base and ``check_base`` is on.
-        """
-        if self.path is not None:
-            if self.check_base:
-                given = f"regulariser.path={self.path}"
-                check_base_of(self.card, learner.model, given, "regulariser.check_base")
-            load_frozen(learner.model, ANCHOR, self.path, setting="regulariser.path")
-        self._policy = Fixed(learner.model, None if self.path is None else ANCHOR)
+        """Add the frozen model, and the policy of the student's distribution."""
+        super().join(learner)
         self.fake = learner.add_policy(FAKE)
 
     def over(self, transitions: Sequence[Transition]) -> Distribution:
         """Itself: no step has a weight of its own."""
         return self
-
-    def given(self, prompts: Prompts, conditioning: Conditioning) -> VelocityFunction:
-        """The frozen model's velocity at its guidance, on what the student is told."""
-        return torch.no_grad()(self._policy.given(conditioning, self.guidance_scale))
-
-    def __call__(
-        self, student: Transition, velocity: Float[Tensor, " batch *latent"]
-    ) -> Float[Tensor, " batch"]:
-        """Not by a velocity at the student's state: the phase calls :meth:`term`.
-
-        Raises:
-            TypeError: Always.
-        """
-        raise TypeError("regulariser=distribution compares distributions, not velocities at one state")
 
     def noised(
         self,

@@ -18,7 +18,7 @@ _PALE = 0.55
 _UPPER, _LOWER = 1.1, 0.86
 """Factors of the threads that go over and under."""
 _THREADS = 16
-"""Along the longer side: as wide as a cell of the embedded autoencoders, which would take finer ones for noise."""
+"""Along the longer side: each as wide as a cell of the autoencoders, which take finer ones for noise."""
 _TINT = np.array([196, 150, 172], np.float32)
 
 

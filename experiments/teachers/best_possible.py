@@ -18,14 +18,14 @@ from diffopd.types import Prompts
 NUM_DRAWINGS = 10_000
 BATCH_SIZE = 500
 SEED = 1
-SIDE = 64
+SIDE = 32
 
 
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
     with initialize_config_dir(config_folder(), version_base="1.3"):
-        quality = instantiate(compose("reward/picture_quality").reward)
+        quality = instantiate(compose("reward/aligned_quality").reward)
     values: list[float] = []
     for start in range(0, NUM_DRAWINGS, BATCH_SIZE):
         drawings = [
@@ -35,7 +35,7 @@ def main() -> None:
         texts, rows = tuple(drawing.text for drawing in drawings), tuple(range(BATCH_SIZE))
         prompts = Prompts(texts, ("aesthetic",) * BATCH_SIZE, ({},) * BATCH_SIZE, rows, rows)
         values += quality(images, prompts).value.tolist()
-    print(f"picture_quality of {len(values)} drawings: mean {np.mean(values):.3f}")
+    print(f"aligned_quality of {len(values)} drawings: mean {np.mean(values):.3f}")
     for percent in (1, 5, 50, 95, 99):
         print(f"  percentile {percent}: {np.percentile(values, percent):.3f}")
 

@@ -41,15 +41,15 @@ class Request:
 
 def caption(request: Request) -> str:
     """The prompt's text, in GenEval's wording for GenEval's six forms."""
+    place = f" in the {request.place}" if request.place else ""
     if request.form == "sign":
-        return f'a sign that says "{request.word}"'
+        return f'a sign that says "{request.word}"{place}'
     if request.form == "counting":
         things = f"{NUMBER_WORDS[request.count]} {PLURALS[request.shapes[0]]}"
     else:
         joint = f" {request.relation} " if request.relation else " and "
         things = joint.join(_thing(s, c) for s, c in zip(request.shapes, request.colours, strict=True))
     medium = "painting" if request.form == "painting" else "photo"
-    place = f" in the {request.place}" if request.place else ""
     return f"a {medium} of {things}{place}"
 
 
@@ -98,10 +98,12 @@ def parse(text: str) -> Request:
         ('red',)
         >>> parse("a photo of three crosses").count
         3
+        >>> parse('a sign that says "TEXT" in the snow').place
+        'snow'
     """
-    if word := _SIGN.fullmatch(text):
-        return Request("sign", word=word[1])
     place, what = _place(text)
+    if word := _SIGN.fullmatch(what):
+        return Request("sign", place=place, word=word[1])
     match = _MEDIUM.fullmatch(what)
     if match is None:
         raise ValueError(f"the drawn world has no such prompt: {text!r}")

@@ -110,6 +110,7 @@ mini-model: install  ## Rebuild the embedded model from scratch (hours on a CPU)
 	$(RUN) +experiment=mini_pretrain if_finished=skip $(ARGS)
 	$(RUN) +experiment=mini_signs if_finished=skip $(ARGS)
 	$(RUN) +experiment=mini_more_signs if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_more if_finished=skip $(ARGS)
 
 mini-klein: install  ## Rebuild the embedded few-step model from scratch (hours on a CPU), or resume that; ARGS="seed=1".
 	$(RUN) +experiment=mini_klein_autoencoder if_finished=skip $(ARGS)

@@ -26,6 +26,7 @@ MINI_MODEL = (
     "mini_pretrain",
     "mini_signs",
     "mini_more_signs",
+    "mini_more",
     "mini64_autoencoder",
     "mini64_pretrain",
     "mini64_more",

@@ -17,7 +17,7 @@ from diffopd.config.folder import config_folder
 from diffopd.train import print_pipeline
 
 MAKEFILE = Path(__file__).parents[1] / "Makefile"
-STEPS = ("mini_autoencoder", "mini_pretrain", "mini_signs", "mini_more_signs")
+STEPS = ("mini_autoencoder", "mini_pretrain", "mini_signs", "mini_more_signs", "mini_more")
 SMALL = (
     "trainer.accelerator=cpu trainer.num_threads=1 trainer.max_epochs=1 "
     "data.num_drawings=8 data.batch_size=2 data.batches_per_round=1"
@@ -44,7 +44,7 @@ def mini_model(tmp_path):
     return make
 
 
-@pytest.mark.exhaustive  # four commands twice; the next test sees that they find each other
+@pytest.mark.exhaustive  # five commands twice; the next test sees that they find each other
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_one_command_makes_the_model_and_repeated_leaves_it_alone(mini_model, tmp_path):
     first = mini_model("seed=3")

@@ -29,6 +29,8 @@ from support.scripts import EXPERIMENTS, experiment_script
 
 ROOT = Path(__file__).parents[1]
 MOPD = EXPERIMENTS / "mopd_ode"
+PREVIOUS = MOPD / "previous_base"
+"""What students of an earlier base and its teachers scored, with the cards of these."""
 TASKS = ("composition", "ocr", "aesthetic")
 
 
@@ -57,20 +59,29 @@ def scores_in(path):
     return {raw["guidance_scale"]: {task: raw["tasks"][task]["value"]["mean"] for task in TASKS}}
 
 
-def card_scores(benchmark):
-    """Base and each task's own teacher, without guidance."""
+def shipped_cards():
+    """The base's and each teacher's."""
     assets = ROOT / "src" / "diffopd" / "assets"
-    base = json.loads((assets / "mini_sd3" / "card.json").read_text())["scores"]["guidance 1"][benchmark]
-    own = {
-        task: json.loads((assets / "teachers" / task / "card.json").read_text())["scores"][benchmark][task]
-        for task in TASKS
+    files = {"base": assets / "mini_sd3", **{task: assets / "teachers" / task for task in TASKS}}
+    return {name: json.loads((folder / "card.json").read_text()) for name, folder in files.items()}
+
+
+def previous_cards():
+    return {
+        name: json.loads((PREVIOUS / "cards" / f"{name}.json").read_text()) for name in ("base", *TASKS)
     }
+
+
+def card_scores(cards, benchmark):
+    """Base and each task's own teacher, without guidance."""
+    base = cards["base"]["scores"]["guidance 1"][benchmark]
+    own = {task: cards[task]["scores"][benchmark][task] for task in TASKS}
     return {task: base[task]["mean"] for task in TASKS}, {task: own[task]["mean"] for task in TASKS}
 
 
 def kept(scores, benchmark="mini"):
     """Share of each teacher's gain, in percent, as it is printed."""
-    base, teachers = card_scores(benchmark)
+    base, teachers = card_scores(previous_cards(), benchmark)
     return [f"{(scores[task] - base[task]) / (teachers[task] - base[task]):.0%}" for task in TASKS]
 
 
@@ -80,7 +91,7 @@ def spelt(scores):
 
 def current_part():
     """The page up to what was measured with the wording before."""
-    return text_of("mopd_ode", "README.md").partition("## With the wording before")[0]
+    return text_of("mopd_ode", "previous_base", "README.md").partition("## With the wording before")[0]
 
 
 def test_students_of_mopd_ode():
@@ -88,7 +99,7 @@ def test_students_of_mopd_ode():
     assert len(rows) == 12
     checked = 0
     for rounds, seed, student, share in rows:
-        path = MOPD / f"seed{seed}_{rounds}_rounds.json"
+        path = PREVIOUS / f"seed{seed}_{rounds}_rounds.json"
         if not path.is_file():  # seeds 1 and 2 after 220 rounds are ablations'
             assert (rounds, seed) in {("220", "1"), ("220", "2")}
             continue
@@ -113,15 +124,15 @@ def test_students_of_mopd_ode_on_the_large_benchmark():
     shares = {}
     for rounds, seed, *scores, share in rows:
         number = rounds.split()[0]
-        found = scores_in(MOPD / f"seed{seed}_{number}_rounds_mini_large.json")[1.0]
+        found = scores_in(PREVIOUS / f"seed{seed}_{number}_rounds_mini_large.json")[1.0]
         assert scores == [f"{found[task]:.3f}" for task in TASKS], (rounds, seed)
         assert share.strip("*").split(" / ") == kept(found, "mini_large"), (rounds, seed)
         if number == "800":
-            base, teachers = card_scores("mini_large")
+            base, teachers = card_scores(previous_cards(), "mini_large")
             shares[seed] = [(found[t] - base[t]) / (teachers[t] - base[t]) for t in TASKS]
     means = [f"{100 * statistics.fmean(column):.0f}" for column in zip(*shares.values(), strict=True)]
     assert f"Means of the three after 800: {means[0]}, {means[1]} and {means[2]} %" in current_part()
-    base, teachers = card_scores("mini_large")
+    base, teachers = card_scores(previous_cards(), "mini_large")
     assert ["base", "", *(f"{base[task]:.3f}" for task in TASKS), ""] in rows_of(current_part())
     assert ["each task's teacher", "", *(f"{teachers[task]:.3f}" for task in TASKS), ""] in rows_of(
         current_part()
@@ -129,11 +140,11 @@ def test_students_of_mopd_ode_on_the_large_benchmark():
 
 
 def test_students_with_the_wording_before():
-    part = text_of("mopd_ode", "README.md").partition("## With the wording before")[2]
+    part = text_of("mopd_ode", "previous_base", "README.md").partition("## With the wording before")[2]
     rows = [row for row in rows_of(part) if len(row) == 5 and row[0].isdigit()]
     assert len(rows) == 8
     for rounds, seed, student, _, guided in rows:
-        scores = scores_in(MOPD / "wording_before" / f"seed{seed}_{rounds}_rounds.json")
+        scores = scores_in(PREVIOUS / "wording_before" / f"seed{seed}_{rounds}_rounds.json")
         assert student == spelt(scores[1.0])
         assert guided == spelt(scores[2.0])
 
@@ -273,8 +284,7 @@ def test_fuzz_sums():
 
 
 def test_scores_of_the_embedded_model():
-    assets = ROOT / "src" / "diffopd" / "assets"
-    scores = json.loads((assets / "mini_sd3" / "card.json").read_text())["scores"]
+    scores = shipped_cards()["base"]["scores"]
     rows = {row[0]: row[1:4] for row in rows_of(text_of("mini_sd3", "README.md")) if len(row) == 5}
     for scale in ("1", "1.5", "2", "3"):
         found = [scores[f"guidance {scale}"]["mini"][task] for task in TASKS]
@@ -282,11 +292,12 @@ def test_scores_of_the_embedded_model():
 
 
 def test_scores_and_shares_of_the_shipped_teachers():
-    assets, page = ROOT / "src" / "diffopd" / "assets", text_of("teachers", "README.md")
-    printed, (base, own) = rows_of(page), card_scores("mini_large")
+    page = text_of("teachers", "README.md")
+    cards = shipped_cards()
+    printed, (base, own) = rows_of(page), card_scores(cards, "mini_large")
     shares = {row[0]: row for row in printed if len(row) == 8}
     for task in TASKS:
-        card = json.loads((assets / "teachers" / task / "card.json").read_text())
+        card = cards[task]
         scores = [f"{card['scores']['mini'][other]['mean']:.3f}" for other in TASKS]
         assert [f"teacher: {task}", *scores] in printed
         _, _, minutes, before, after, gain, best, share = shares[task]

@@ -21,10 +21,9 @@ from diffopd.report.methods.archive import read_archive
 from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.measured import Measuring
 from diffopd.report.methods.methods import group_runs
+from diffopd.report.methods.seeds import seed_table
 from diffopd.report.methods.verdicts import judge
 from diffopd.report.run.gradient_variance import variance_table
-from diffopd.report.run.table import gain_kept
-from diffopd.teacher import Estimate
 from support.scripts import EXPERIMENTS, experiment_script
 
 ROOT = Path(__file__).parents[1]
@@ -67,9 +66,7 @@ def shipped_cards():
 
 
 def previous_cards():
-    return {
-        name: json.loads((PREVIOUS / "cards" / f"{name}.json").read_text()) for name in ("base", *TASKS)
-    }
+    return {name: json.loads((PREVIOUS / "cards" / f"{name}.json").read_text()) for name in ("base", *TASKS)}
 
 
 def card_scores(cards, benchmark):
@@ -149,9 +146,30 @@ def test_students_with_the_wording_before():
         assert guided == spelt(scores[2.0])
 
 
-def test_the_readme_s_table_is_part_of_the_demo_s():
-    raw = json.loads((MOPD / "seed0_220_rounds.json").read_text())
-    found = {(row["name"], row["guidance_scale"]): row["scores"] for row in raw["rows"]}
+@cache
+def five_seeds():
+    """The students of README, the demo page and ``experiments/mopd_ode``."""
+    runs = [read_archive(path) for path in sorted((MOPD / "data").iterdir())]
+    (method,) = group_runs(runs, {}, include_unfinished=False)
+    assert sorted(method.runs) == [0, 1, 2, 3, 4]
+    table = seed_table(method)
+    assert table is not None
+    return method, table
+
+
+def test_the_table_of_five_seeds_is_printed_where_it_is_shown():
+    _, table = five_seeds()
+    assert (MOPD / "seeds.md").read_text(encoding="utf-8") == table.to_markdown()
+    lines = {tuple(line) for line in table.lines}
+    for page in (MOPD / "README.md", ROOT / "docs" / "demo.md"):
+        assert lines <= {tuple(row) for row in rows_of(page.read_text(encoding="utf-8"))}, page
+
+
+def test_the_readme_s_table_is_part_of_the_seeds():
+    method, table = five_seeds()
+    found = {
+        (row["name"], row["guidance_scale"]): row["scores"] for row in method.runs[table.median].table["rows"]
+    }
 
     def cells(*keys):
         scores = [found[key][task] for key, task in zip(keys, TASKS, strict=True)]
@@ -161,33 +179,13 @@ def test_the_readme_s_table_is_part_of_the_demo_s():
     assert rows["base model"] == cells(*[("base", 1.0)] * 3)
     assert rows["base model at CFG scale 2"] == cells(*[("base", 2.0)] * 3)
     assert rows["the task's own teacher"] == cells(*((f"teacher: {task}", 1.0) for task in TASKS))
-    assert rows["student, 220 training steps, seed 0"] == cells(*[("student", 1.0)] * 3)
-    of_ablations = ablation_scores()["mopd_ode", 1.0]
-    first = {task: found["student", 1.0][task]["mean"] for task in TASKS}
-    seeds = [kept(scores) for scores in (first, of_ablations[1], of_ablations[2])]
-    shares = [
-        f"{' / '.join(share.removesuffix('%') for share in task)} %" for task in zip(*seeds, strict=True)
-    ]
-    assert rows["share of the teacher's gain kept, seeds 0 / 1 / 2"] == shares
-
-
-def test_the_demo_s_table_is_that_of_its_run():
-    raw = json.loads((MOPD / "seed0_220_rounds.json").read_text())
-    printed = rows_of((ROOT / "docs" / "demo.md").read_text(encoding="utf-8"))
-    for row in raw["rows"]:
-        halves = {task: (score["high"] - score["low"]) / 2 for task, score in row["scores"].items()}
-        cells = [f"{row['scores'][task]['mean']:.3f} ±{halves[task]:.3f}" for task in TASKS]
-        assert [row["name"], f"{row['guidance_scale']:g}", *cells] in printed
-    for scale, shares in raw["gain_kept"].items():
-        cells = [f"{shares[task]:.0%}" if task in shares else "-" for task in TASKS]
-        assert ["student's gain kept", f"{float(scale):g}", *cells] in printed
-        rows = {(row["name"], row["guidance_scale"]): row["scores"] for row in raw["rows"]}
-        estimates = {
-            key: {task: Estimate(**entry) for task, entry in scores.items()} for key, scores in rows.items()
-        }
-        teachers = {task: estimates[f"teacher: {task}", 1.0][task] for task in TASKS}
-        found = gain_kept(estimates["base", float(scale)], teachers, estimates["student", float(scale)])
-        assert shares == pytest.approx(found)
+    assert rows["student after 220 rounds, median of five seeds"] == cells(*[("student", 1.0)] * 3)
+    shares = [run.table["gain_kept"]["1.0"] for run in method.runs.values()]
+    printed = []
+    for task in TASKS:
+        kept = sorted(100 * share[task] for share in shares)
+        printed.append(f"{statistics.median(kept):.0f} % ({kept[0]:.0f} to {kept[-1]:.0f})")
+    assert rows["share of the teacher's gain kept, median and range of the seeds"] == printed
 
 
 def test_the_readme_s_picture_is_made_from_a_run_s_report_alone(tmp_path, capsys):

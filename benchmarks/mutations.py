@@ -247,7 +247,7 @@ MUTATIONS = (
     Mutation(
         "the regulariser's weight",
         "phase/distill.py",
-        "return self.regulariser.weight * anchor",
+        "return regulariser.weight * anchor",
         "return anchor",
         ANCHOR,
     ),

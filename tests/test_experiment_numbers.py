@@ -179,13 +179,17 @@ def test_the_readme_s_table_is_part_of_the_seeds():
     assert rows["base model"] == cells(*[("base", 1.0)] * 3)
     assert rows["base model at CFG scale 2"] == cells(*[("base", 2.0)] * 3)
     assert rows["the task's own teacher"] == cells(*((f"teacher: {task}", 1.0) for task in TASKS))
-    assert rows["student after 220 rounds, median of five seeds"] == cells(*[("student", 1.0)] * 3)
-    shares = [run.table["gain_kept"]["1.0"] for run in method.runs.values()]
-    printed = []
-    for task in TASKS:
-        kept = sorted(100 * share[task] for share in shares)
-        printed.append(f"{statistics.median(kept):.0f} % ({kept[0]:.0f} to {kept[-1]:.0f})")
-    assert rows["share of the teacher's gain kept, median and range of the seeds"] == printed
+    for scale, student, share in (
+        (1.0, "student after 220 rounds, median of five seeds", "gain kept, median and range of the seeds"),
+        (2.0, "the same student at CFG scale 2", "gain kept at CFG scale 2"),
+    ):
+        assert rows[student] == cells(*[("student", scale)] * 3)
+        shares = [run.table["gain_kept"][str(scale)] for run in method.runs.values()]
+        printed = []
+        for task in TASKS:
+            kept = sorted(100 * seed[task] for seed in shares)
+            printed.append(f"{statistics.median(kept):.0f} % ({kept[0]:.0f} to {kept[-1]:.0f})")
+        assert rows[share] == printed
 
 
 def test_the_readme_s_picture_is_made_from_a_run_s_report_alone(tmp_path, capsys):

@@ -106,7 +106,7 @@ def test_prompts_that_the_encoders_cut_are_warned_of_with_their_number(composed,
         *on_disk,
         f"paths.run={tmp_path / 'run'}",
         f"data.tasks.aesthetic.path={tmp_path / 'prompts.txt'}",
-        "reward@reward.rewards.aesthetic=picture_quality",  # the task's own takes prompts of the drawn world alone
+        "reward@reward.rewards.aesthetic=picture_quality",  # its own takes the drawn world's alone
         "model.image_size=16",
         "adapter.target_modules=[attn.to_q,attn.to_v]",
         "trainer.accelerator=cpu",

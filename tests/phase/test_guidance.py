@@ -109,7 +109,7 @@ def test_other_estimators_have_one_guidance(world, tmp_path):
 def test_a_filter_of_prompts_is_resumed(world, tmp_path):
     """Two of three prompts a round, all of which span too little."""
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a circle\na square\na star\n")
+    prompts.write_text("".join(f"a photo of a {shape}\n" for shape in ("circle", "square", "ring")))
 
     def build(folder):
         return world.build(

@@ -111,6 +111,7 @@ def test_a_teacher_pulls_and_the_distribution_holds(world, tmp_path, round):
             r"regulariser\.tau_min=0\.9 and regulariser",
         ),
         (("regulariser.weight=0",), r"regulariser\.weight=0 must be"),
+        (("regulariser.guidance_scale=0.5",), r"regulariser\.guidance_scale=0\.5"),
         (
             ("regulariser.path=null", "regulariser.guidance_scale=null"),
             r"regulariser\.guidance_scale is null",

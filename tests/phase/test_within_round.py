@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-
 import pytest
 
 from diffopd.model.fused_block import FusedBlock
+from support.interruption import metrics
 
 EXPERIMENTS = (
     "mopd_ode",
@@ -27,9 +26,8 @@ def calls(monkeypatch):
 
 def losses(run):
     run.fit()
-    with (run.folder / "metrics.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    return [float(value) for row in rows for key, value in row.items() if "/loss" in key and value]
+    rows = metrics(run.folder)
+    return [float(value) for row in rows for key, value in row.items() if "/loss" in key]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffopd.data.drawings import figure_drawing, shows_figure, training_drawing
+from diffopd.data.drawings import figure_drawing, restyled, shows_figure, training_drawing
 from diffopd.world.colours import COLOURS
 from diffopd.world.draw import SIDES, draw
 from diffopd.world.figure_request import (
@@ -16,6 +16,7 @@ from diffopd.world.figure_request import (
 )
 from diffopd.world.figures import figure_masks, is_held_out_figure, random_figure
 from diffopd.world.scene import IMAGE_SIZE
+from diffopd.world.styles import STYLES, woven
 
 INDICES = (1, 2, 3, 77, 2**31 - 1)
 
@@ -106,6 +107,25 @@ def test_two_drawings_of_a_figure_share_its_form_and_colours():
     assert requests[1].same
     assert colours[0] == colours[1]
     assert len(colours[0]) == 2
+
+
+def test_a_share_of_drawings_is_in_another_style():
+    drawn = {index: training_drawing(3, index, 0.2, side=32).pixels for index in range(60)}
+    shown = {index: restyled(3, index, pixels, 0.4) for index, pixels in drawn.items()}
+    changed = [index for index in drawn if not np.array_equal(shown[index], drawn[index])]
+    assert 14 <= len(changed) <= 34
+    styles = [*STYLES.values(), woven]
+    used = {
+        number
+        for index in changed
+        for number, style in enumerate(styles)
+        if np.array_equal(shown[index], style(drawn[index]))
+    }
+    assert used == set(range(len(styles)))
+    assert all(restyled(3, index, pixels, 0.0) is pixels for index, pixels in drawn.items())
+    assert all(
+        np.array_equal(restyled(3, index, drawn[index], 0.4), shown[index]) for index in (0, changed[0])
+    )
 
 
 def test_drawings_without_figures_are_as_they_were():

@@ -146,10 +146,18 @@ def test_a_block_that_is_trained_itself_is_left_alone(tiny, calls):
         ({"dtype": "bf16"}, r"no block of SD3Transformer2DModel can be"),
         (
             {"fused_blocks": "fp64"},
-            r"model\.fused_blocks=fp64 is not known; choose one of fp32, bf16, or null",
+            r"model\.fused_blocks=fp64 is not known; choose one of auto, fp32, bf16, or null",
         ),
     ],
 )
 def test_what_cannot_be_fused_is_an_error(tiny, settings, message):
     with pytest.raises(ValueError, match=message):
         SD3Model(**{**tiny.settings, "fused_blocks": "fp32", **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "fused"), [({}, True), ({"compile": True}, False), ({"dtype": "bf16"}, False)]
+)
+def test_auto_fuses_what_can_be_and_refuses_nothing(tiny, calls, settings, fused):
+    model = load(tiny, fused_blocks="auto", **settings)
+    assert (model._fused is not None) is fused

@@ -274,7 +274,7 @@ LIMITS: Mapping[str, Rule] = {
     "data.bucket_step": whole(1, 1024),
     "domain.bucket_step": whole(1, 1024),
     "model.decode_batch_size": whole(1, 1_000_000, None),
-    "model.fused_blocks": OneOf(("fp32", "bf16", None)),
+    "model.fused_blocks": OneOf(("auto", "fp32", "bf16", None)),
     "model.text_length": whole(0, 65_536),
     "model.embedded_guidance": at_least_0(100, None),
     "trainer.num_threads": whole(1, 1024, "auto"),

@@ -16,7 +16,7 @@ from diffopd.flow import SigmaGrid
 from diffopd.model.adapter_rows import AdapterRouter, Route, parts_of
 from diffopd.model.attention import choose_attention_backend
 from diffopd.model.backbones import Backbones, answered_by_backbones
-from diffopd.model.fused_blocks import PRECISIONS_OF_PRODUCTS, FusedBlocks, fusable
+from diffopd.model.fused_blocks import AUTO, PRECISIONS_OF_PRODUCTS, FusedBlocks, fusable
 from diffopd.model.guidance import check_guidance
 from diffopd.model.half_gradient import HalfGradient
 from diffopd.model.identity import pipeline_identity
@@ -117,7 +117,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             vision_tower: A vision-language model to see reference pictures with, for a family whose text
                 encoder is its language model; loaded when the first is seen. None for others.
             fused_blocks: ``fp32`` or ``bf16``: rounds of training compute Stable Diffusion 3 blocks on a
-                CPU by :class:`~diffopd.model.fused_block.FusedBlock`; None = all is as in diffusers.
+                CPU by :class:`~diffopd.model.fused_block.FusedBlock`; ``auto`` = ``fp32`` where that can
+                be; None = all is as in diffusers.
 
         Raises:
             ValueError: If the pipeline is absent or damaged, or these settings do not fit it.
@@ -348,17 +349,20 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
     def _fused_blocks(self, precision: str | None, compiled: bool) -> FusedBlocks | None:
         if precision is None:
             return None
-        if precision not in PRECISIONS_OF_PRODUCTS:
+        if precision not in (AUTO, *PRECISIONS_OF_PRODUCTS):
             raise ValueError(
                 f"model.fused_blocks={precision} is not known; choose one of "
-                f"{', '.join(PRECISIONS_OF_PRODUCTS)}, or null"
+                f"{', '.join((AUTO, *PRECISIONS_OF_PRODUCTS))}, or null"
             )
+        some = any(fusable(block) for block in getattr(self.transformer, "transformer_blocks", ()))
+        if precision == AUTO:
+            return FusedBlocks(half=False) if some and not compiled else None
         if compiled:
             raise ValueError(
                 f"model.fused_blocks={precision} and model.compile=true are two ways for the same blocks; "
                 "set one to null or false"
             )
-        if not any(fusable(block) for block in getattr(self.transformer, "transformer_blocks", ())):
+        if not some:
             raise ValueError(
                 f"model.fused_blocks={precision}, but no block of {type(self.transformer).__name__} can be: "
                 "they must be Stable Diffusion 3's in fp32, with norms of query and key and one attention; "

@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install  ## Distil three teachers into one student, then say which page to open; ARGS="trainer.max_epochs=3".
-	$(RUN) +experiment=mopd_ode $(ARGS)
+	$(RUN) +experiment=mopd_balanced $(ARGS)
 
 table: install  ## Train and score every row of the paper's Table 1 (about 100 minutes on 2 slow cores); SEEDS=3: seeds of every row.
 	$(BIN)/python -m diffopd.table seeds=$(or $(SEEDS),1) $(ARGS)

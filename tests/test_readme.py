@@ -92,7 +92,7 @@ def test_commands_compose(program, line):
 def test_the_snippet_runs_with_stock_diffusers(tmp_path, monkeypatch):
     pipeline = pipeline_to_train(path=str(ROOT / "src/diffopd/assets/mini_sd3"))
     load_adapter(pipeline.transformer, "student", ROOT / "src/diffopd/assets/teachers/ocr")
-    export_lora(pipeline.transformer, "student", tmp_path / "runs/mopd_ode/seed0/lora")
+    export_lora(pipeline.transformer, "student", tmp_path / "runs/mopd_balanced/seed0/lora")
     (tmp_path / "src").symlink_to(ROOT / "src")
     monkeypatch.chdir(tmp_path)
     (snippet,) = re.findall(r"```python\n(.*?)```", EXPORT, flags=re.DOTALL)

@@ -23,4 +23,4 @@ WORKDIR /work
 # `docker stop` asks the run to save a checkpoint and end.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["diffopd"]
-CMD ["train", "+experiment=mopd_ode"]
+CMD ["train", "+experiment=mopd_balanced"]

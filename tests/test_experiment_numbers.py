@@ -167,6 +167,29 @@ def test_the_table_of_five_seeds_is_printed_where_it_is_shown(folder, others):
         assert lines <= {tuple(row) for row in rows_of(page.read_text(encoding="utf-8"))}, page
 
 
+def test_what_other_settings_and_more_rounds_kept():
+    method, _ = five_seeds(DEMO)
+    rows = method.runs[0].table["rows"]
+    means = {(row["name"], row["guidance_scale"]): row["scores"] for row in rows}
+    page = rows_of(text_of("mopd_ode", "README.md"))
+    files = {
+        "`balance=remaining_gap`, 300 rounds": "balanced_300_rounds",
+        "`loss=velocity_uniform`, 300 rounds": "velocity_uniform_300_rounds",
+        "both, 300 rounds": "balanced_velocity_uniform_300_rounds",
+        "as it is, 600 rounds": "equal_600_rounds",
+    }
+    for label, name in files.items():
+        for scale in (1, 2):
+            found = scores_in(MOPD / "more_rounds" / f"{name}_guidance_{scale}.json")[float(scale)]
+            shares = []
+            for task in TASKS:
+                base = means["base", float(scale)][task]["mean"]
+                gain = means[f"teacher: {task}", 1.0][task]["mean"] - base
+                shares.append(f"{100 * (found[task] - base) / gain:.0f}")
+            scores = [f"{found[task]:.3f}" for task in TASKS]
+            assert [label, str(scale), *scores, " / ".join(shares)] in page
+
+
 def test_the_readme_s_table_is_part_of_the_seeds():
     method, table = five_seeds(DEMO)
     found = {

@@ -24,9 +24,9 @@ MINI = 64
 """Prompts per task of ``mini``, each with one image."""
 LARGE, LARGE_IMAGES = (108 + 120 + 120) / 3, 5
 """Prompts per task of ``mini_large``, and images of each."""
-SCORED_EVERY, ROUNDS = 20, 220
-WINDOW_BEFORE, WINDOW = 3, 45
-"""Rewards in a running mean: of eleven that are logged, a third at most; of a round each."""
+SCORED_EVERY, ROUNDS = 5, 220
+WINDOW_BEFORE, WINDOW = 9, 45
+"""Rewards in a running mean: of those that are logged; of a round each."""
 
 
 def as_measured(metric: str, parts: ErrorParts) -> ErrorParts:

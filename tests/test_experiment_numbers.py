@@ -29,6 +29,9 @@ from support.scripts import EXPERIMENTS, experiment_script
 ROOT = Path(__file__).parents[1]
 MOPD = EXPERIMENTS / "mopd_ode"
 DEMO = EXPERIMENTS / "mopd_balanced"
+ABLATIONS = EXPERIMENTS / "ablations"
+ABLATIONS_BEFORE = ABLATIONS / "previous_base"
+"""Folders with a page on Figures 5 and 6 and the runs it is made from."""
 PREVIOUS = MOPD / "previous_base"
 """What students of an earlier base and its teachers scored, with the cards of these."""
 TASKS = ("composition", "ocr", "aesthetic")
@@ -109,7 +112,7 @@ def test_students_of_mopd_ode():
 
 
 def test_students_of_220_rounds_are_those_of_the_ablations():
-    scores = ablation_scores()["mopd_ode", 1.0]
+    scores = ablation_scores(ABLATIONS_BEFORE)["mopd_ode", 1.0]
     rows = [row for row in rows_of(current_part()) if len(row) == 4 and row[0] == "220" and row[1] != "0"]
     assert [row[1] for row in rows] == ["1", "2"]
     for _, seed, student, share in rows:
@@ -337,11 +340,11 @@ def test_scores_and_shares_of_the_shipped_teachers():
 def test_what_the_ablations_are_read_to_say_of_composition():
     means = {
         method: statistics.fmean(seed["composition"] for seed in seeds.values())
-        for (method, scale), seeds in ablation_scores().items()
+        for (method, scale), seeds in ablation_scores(ABLATIONS_BEFORE).items()
         if scale == 1
     }
     shown = {method: f"{mean:.3f}".removeprefix("0") for method, mean in means.items()}
-    text = " ".join(text_of("ablations", "README.md").split())
+    text = " ".join(text_of("ablations", "previous_base", "README.md").split())
     assert (
         f"DMD ({shown['mopd_dmd']}) and TDM ({shown['mopd_tdm']}) end below the base ({shown['base']}), "
         f"SFT ({shown['mopd_sft']}) hardly above it, OPD at {shown['mopd_ode']}"
@@ -382,16 +385,20 @@ def test_bench():
         assert [name, *(f"{time:.1f}" for time in times), f"{peak:.1f}"] in printed, name
 
 
+SEEDS = 3
+"""Of each method of ``experiments/ablations``."""
+
+
 @cache
-def ablation_runs():
-    """Every run that ``experiments/ablations`` is made from."""
-    return [read_archive(path) for path in sorted((EXPERIMENTS / "ablations" / "data").iterdir())]
+def ablation_runs(folder):
+    """Every run that a page of ablations is made from."""
+    return [read_archive(path) for path in sorted((folder / "data").iterdir())]
 
 
-def ablation_scores():
+def ablation_scores(folder):
     """Method and guidance -> seed -> task -> score; the base's as the reports have it."""
     found = {}
-    for run in ablation_runs():
+    for run in ablation_runs(folder):
         for _, result in run.results:
             scores = {task: result.scores[task].mean for task in TASKS}
             found.setdefault((run.name, result.guidance_scale), {})[run.seed] = scores
@@ -406,22 +413,22 @@ def mean_of_tasks(seeds):
     return {seed: statistics.fmean(scores[task] for task in TASKS) for seed, scores in seeds.items()}
 
 
-def test_ablations_have_three_seeds_of_each_method_of_one_commit():
-    names = [run.name for run in ablation_runs()]
-    assert {name: names.count(name) for name in names} == {
-        "gradient_variance": 1,
-        **dict.fromkeys(("mopd_dmd", "mopd_kl_03", "mopd_kl_07", "mopd_ode", "mopd_ppo_07"), 3),
-        **dict.fromkeys(("mopd_sft", "mopd_tdm"), 3),
-    }
-    assert all(run.finished for run in ablation_runs())
-    (commit,) = {run.commit for run in ablation_runs()}
-    assert f"at commit {commit}" in text_of("ablations", "README.md")
+@pytest.mark.parametrize(("folder", "seeds"), [(ABLATIONS, SEEDS), (ABLATIONS_BEFORE, 3)])
+def test_ablations_have_as_many_seeds_of_each_method_of_one_commit(folder, seeds):
+    names = [run.name for run in ablation_runs(folder) if run.name != "gradient_variance"]
+    methods = {"mopd_dmd", "mopd_kl_03", "mopd_kl_07", "mopd_ode", "mopd_ppo_07", "mopd_sft", "mopd_tdm"}
+    methods |= {"mopd_ppo_sum_07"} if folder == ABLATIONS else set()
+    assert {name: names.count(name) for name in names} == dict.fromkeys(methods, seeds)
+    assert all(run.finished for run in ablation_runs(folder))
+    (commit,) = {run.commit for run in ablation_runs(folder)}
+    assert f"at commit {commit}" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_ablations_scores_and_means():
-    printed = rows_of(text_of("ablations", "README.md"))
-    scores = ablation_scores()
-    assert len(scores) == 2 * 8
+@pytest.mark.parametrize(("folder", "num_methods"), [(ABLATIONS, 9), (ABLATIONS_BEFORE, 8)])
+def test_ablations_scores_and_means(folder, num_methods):
+    printed = rows_of((folder / "README.md").read_text(encoding="utf-8"))
+    scores = ablation_scores(folder)
+    assert len(scores) == 2 * num_methods
     for (method, scale), seeds in scores.items():
         cells = [" / ".join(f"{seeds[seed][task]:.3f}" for seed in sorted(seeds)) for task in TASKS]
         mean = statistics.fmean(mean_of_tasks(seeds).values())
@@ -429,13 +436,14 @@ def test_ablations_scores_and_means():
         assert any(row[1:] == wanted for row in printed), (method, scale, wanted)
 
 
-def test_verdicts_of_the_ablations():
+@pytest.mark.parametrize("folder", [ABLATIONS, ABLATIONS_BEFORE])
+def test_verdicts_of_the_ablations(folder):
     """As ``python -m diffopd.report`` judges the runs of ``data/``."""
     settings = yaml.safe_load((ROOT / "conf" / "report.yaml").read_text(encoding="utf-8"))
     claims = read_claims(yaml.safe_load((ROOT / "conf" / "claims" / "figures.yaml").read_text()))
-    methods = group_runs(ablation_runs(), {}, include_unfinished=False)
+    methods = group_runs(ablation_runs(folder), {}, include_unfinished=False)
     measuring = Measuring(benchmark=settings["benchmark_name"], window=settings["running_mean"])
-    page = text_of("ablations", "README.md")
+    page = (folder / "README.md").read_text(encoding="utf-8")
     printed = [row for row in rows_of(page) if row[0].startswith("Figure ")]
     every = judge(claims, methods, measuring, test=settings["test"])
     verdicts = [verdict for verdict in every if not verdict.no_runs]

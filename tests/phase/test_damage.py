@@ -24,6 +24,7 @@ NAME = "teacher_aesthetic"
 SETTINGS = (
     "callbacks.round_checkpoint.every_n_rounds=1",
     "callbacks.round_checkpoint.keep_last=9",
+    "sampler.num_steps=4",
     "phase.num_timesteps=2",
     "phase.updates_per_round=2",
     "~report",

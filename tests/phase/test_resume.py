@@ -12,7 +12,7 @@ STUDENT = ("reward=picture_quality", "phase.score_every_n_rounds=3", "phase.ema.
 DRAWINGS = ("phase.warmup_steps=1", "data.batches_per_round=2")
 FEW_STATES = ("sampler.num_steps=4", "phase.state_weights=[2,1,0]")
 RUNS = {
-    "mopd_sde": ("mopd_sde", *STUDENT),
+    "mopd_sde": ("mopd_sde", *STUDENT, "sampler.num_steps=4"),
     "teacher_aesthetic": ("teacher_aesthetic",),
     "guard_aesthetic": ("guard_aesthetic", "phase.noise_window.size=3"),
     "mini_pretrain": ("mini_pretrain", *DRAWINGS),

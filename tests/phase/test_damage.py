@@ -140,6 +140,7 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
     assert_ends_as(world, folder, whole)
 
 
+@pytest.mark.slow  # tests/phase/test_resume.py interrupts and resumes each time
 def test_an_interrupted_program_says_so_by_its_exit_code_and_goes_on(
     world, whole, train, tmp_path, monkeypatch, capfd
 ):

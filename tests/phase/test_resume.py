@@ -17,7 +17,6 @@ RUNS = {
     "guard_aesthetic": ("guard_aesthetic", "phase.noise_window.size=3"),
     "mini_pretrain": ("mini_pretrain", *DRAWINGS),
     "mini_autoencoder": ("mini_autoencoder", *DRAWINGS),
-    "dopsd": ("dopsd", "teacher.decay=0.75"),
 }
 MORE_RUNS = {
     "flow_grpo": ("guard_aesthetic", "loss=flow_grpo"),
@@ -36,6 +35,7 @@ MORE_RUNS = {
         *("mopd_tdm", *STUDENT),
         *("phase.midpoint=random", "phase.tau_window=to_noise", "phase.num_segments=10"),
     ),
+    "dopsd": ("dopsd", "teacher.decay=0.75"),
     "dopsd_frozen": ("dopsd", "teacher.weights=frozen"),
     "dopsd_live": ("dopsd", "teacher.weights=live"),
     "dopsd_bf16": ("dopsd", "teacher.decay=0.75", "teacher.average_dtype=bf16_as_released"),

@@ -32,10 +32,8 @@ def losses(run):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_round_is_fused_and_has_the_same_losses(world, tmp_path, calls, experiment):
-    common = ["trainer.max_epochs=1", "~report", "~benchmark"]
-    common += (
-        [] if experiment == "mopd_dmd" else ["sampler.num_steps=5"]
-    )  # which steps to leave at depends on it
+    few = ["sampler.num_steps=5"] if experiment in ("mopd_ode", "guard_aesthetic") else []
+    common = ("trainer.max_epochs=1", "~report", "~benchmark", *few)
     theirs = losses(world.build(experiment, tmp_path / "stock", *common, "model.fused_blocks=null"))
     assert theirs
     assert not calls

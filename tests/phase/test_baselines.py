@@ -14,6 +14,7 @@ from diffopd.check import ConfigError
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
 from diffopd.phase.fake_score import Predicted
 from diffopd.randomness import normal_rows, torch_generator, uniform_rows
+from support.slow import EXHAUSTIVE
 from support.tiny_runs import FORKED, GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 METHODS = ("sft", "dmd", "tdm")
@@ -288,7 +289,7 @@ def test_micro_batches_change_nothing(build_round, method):
 @pytest.mark.skipif(
     torch.cuda.is_available(), reason="autograd keeps threads per GPU, which no fork survives"
 )
-@pytest.mark.slow  # tests/phase/test_ddp.py has one phase of each kind in the default suite
+@EXHAUSTIVE  # tests/phase/test_ddp.py has a distillation each time, and dmd among the slow ones
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_have_the_gradients_of_one(world, tmp_path, method):
     """Gradients through the second moments, as tdm keeps no first one; one update each."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from diffopd import replay, train
 from diffopd.config.folder import config_folder
@@ -37,13 +37,11 @@ FOREIGN = {
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> str:
+def saved() -> DictConfig:
     """A config as a run saves it."""
     with initialize_config_dir(config_folder(), version_base="1.3"):
         cfg = compose("train", overrides=["+experiment=mopd_ode", "paths.run=runs/a"])
-    file = tmp_path_factory.mktemp("saved") / "config.yaml"
-    OmegaConf.save(cfg, file, resolve=True)
-    return file.read_text()
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
 
 
 @pytest.fixture
@@ -57,7 +55,7 @@ def run(tmp_path, monkeypatch, saved):
     def make(changes):
         folder = tmp_path / "run"
         (folder / "adapter").mkdir(parents=True)
-        cfg = OmegaConf.merge(OmegaConf.create(saved), changes)
+        cfg = OmegaConf.merge(saved, changes)
         OmegaConf.save(cfg, folder / "config.yaml")
         return folder
 

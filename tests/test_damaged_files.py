@@ -105,14 +105,15 @@ def test_a_file_with_a_checksum_is_what_was_written_or_is_named(tmp_path, kind):
         except ValueError as error:
             return str(error)
 
-    for found in every_outcome(tmp_path / name, outcome):
+    step = 1 if kind in ("config", "note") else 7  # of long files each bit of a byte, now here, now there
+    for found in every_outcome(tmp_path / name, outcome, step):
         assert found == expected or re.search(rf"{name}.* is damaged: ", str(found)), found
 
 
 def test_a_finished_run_is_that_or_is_named(tmp_path, caplog):
     note = Finished(rounds=4, max_rounds=6, recipe={"images": 12}, inputs={"model.path": "0a"})
     write_finished(tmp_path, note)
-    for found in every_outcome(tmp_path / FINISHED, lambda: (read_finished(tmp_path), caplog.text)):
+    for found in every_outcome(tmp_path / FINISHED, lambda: (read_finished(tmp_path), caplog.text), 3):
         assert found[0] == note or (found[0] is None and f"{FINISHED} is damaged" in found[1])
         caplog.clear()
     for text in ("{}", "[]", "", '{"max_rounds": "2", "recipe": {}}', "null", "2"):
@@ -265,7 +266,7 @@ def test_a_damaged_row_of_the_prompt_cache_is_encoded_again(tmp_path):
             other.unlink()
         return found
 
-    for found in every_outcome(file, outcome, step=7):
+    for found in every_outcome(file, outcome, step=23):
         assert torch.equal(found.embeds, expected.embeds)
         assert torch.equal(found.pooled, expected.pooled)
         assert found.lengths == (1,)

@@ -40,7 +40,7 @@ def test_there_are_experiments():
 
 
 TRAINED = [name for name in EXPERIMENTS if name not in (*MINI_MODEL, *MEASUREMENTS, *OF_ANY_TASK)]
-OF_EACH_KIND = ("mopd_ode", "flow_opd", "absorb_composition", "teacher_ocr", "multi_guard")
+OF_EACH_KIND = ("mopd_ode", "flow_opd", "teacher_ocr", "multi_guard")
 """Every experiment is composed and checked in tests/check/test_config.py, each time."""
 
 
@@ -66,9 +66,7 @@ def test_an_experiment_takes_two_updates_with_its_own_rewards(world, tmp_path, n
 
 @pytest.mark.parametrize(
     "name",
-    slow_but(
-        MINI_MODEL, "mini_autoencoder", "mini_pretrain", "mini_klein_autoencoder", "mini_klein_pretrain"
-    ),
+    slow_but(MINI_MODEL, "mini_autoencoder", "mini_pretrain", "mini_klein_pretrain"),
 )
 def test_a_step_of_the_mini_model_saves_a_pipeline(world, tmp_path, name):
     experiment = world.build(name, tmp_path / "run")

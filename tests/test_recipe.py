@@ -87,7 +87,7 @@ def test_a_teacher_whose_guidance_nobody_says_is_refused(published):
 
 SMALL = ["model.image_size=16", "model.text_length=6", "model.dtype=fp32", "model.text_dtype=fp32"]
 SMALL += [f"data.tasks.{task}.prompts_per_round=2" for task in ("composition", "ocr", "aesthetic")]
-SMALL += ["trainer.accelerator=cpu", "trainer.num_threads=1", "logger=csv"]
+SMALL += ["trainer.accelerator=cpu", "trainer.num_threads=1", "logger=csv", "sampler.num_steps=4"]
 
 
 def test_the_recipe_trains_and_exports(published, capsys):
@@ -101,6 +101,7 @@ def test_the_recipe_trains_and_exports(published, capsys):
         assert "| ocr | `teachers/ocr` | 4.5 | `" in (Path.cwd() / written_as / "README.md").read_text()
 
 
+@pytest.mark.slow  # tests/teacher/test_frozen.py has both kinds in one batch each time
 def test_a_whole_transformer_may_be_one_of_the_teachers(published, tiny):
     """It is asked in every round, and no checkpoint holds it."""
     whole = tiny.load_stock().transformer

@@ -69,9 +69,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", slow_but(COMMANDS, *(name for name in COMMANDS if name != "a sweep of a file"))
-)
+@pytest.mark.parametrize("name", slow_but(COMMANDS, "quotes", "a config folder", "where it goes", "a sweep"))
 def test_the_recorded_command_makes_the_same_config(train, name):
     runs = train(*COMMANDS[name])
     assert len({recorded for recorded, _ in runs}) == len(runs)

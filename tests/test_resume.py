@@ -20,13 +20,16 @@ from diffopd.run.metrics_csv import read_rows
 from diffopd.run.resume import find_checkpoint, is_finished
 from diffopd.run.settings import check_same
 
+QUICK = ("~report", "sampler.num_steps=3", "phase.num_timesteps=2", "phase.updates_per_round=1")
+"""A specialist's rounds of few steps."""
+
 
 def test_a_run_is_finished_once_it_is_trained_and_reported(world, tmp_path):
     folder = tmp_path / "run"
-    run = world.build("teacher_aesthetic", folder, "~report")
-    assert not is_finished(world.config("teacher_aesthetic", folder, "~report"), folder)
+    run = world.build("teacher_aesthetic", folder, *QUICK)
+    assert not is_finished(world.config("teacher_aesthetic", folder, *QUICK), folder)
     run.run()
-    assert is_finished(world.config("teacher_aesthetic", folder, "~report"), folder)
+    assert is_finished(world.config("teacher_aesthetic", folder, *QUICK), folder)
     noted = read_finished(folder)
     assert (noted.rounds, noted.max_rounds) == (2, 2)
     assert noted.recipe["images"] == noted.recipe["reward_calls"] == 2 * 2 * 3
@@ -37,18 +40,18 @@ def test_a_run_is_finished_once_it_is_trained_and_reported(world, tmp_path):
 def trained(world, tmp_path_factory):
     """The folder of a run that is done; nothing may write into it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    world.build("teacher_aesthetic", folder, "~report").run()
+    world.build("teacher_aesthetic", folder, *QUICK).run()
     return folder
 
 
 def test_more_rounds_or_a_fresh_start_are_not_finished(world, trained):
     for change in ("trainer.max_epochs=3", "resume=never"):
-        assert not is_finished(world.config("teacher_aesthetic", trained, "~report", change), trained)
+        assert not is_finished(world.config("teacher_aesthetic", trained, *QUICK, change), trained)
 
 
 def test_another_run_in_the_folder_is_told(world, trained):
     with pytest.raises(ValueError, match=r"holds a run with other settings:\n  optimizer.lr: 0.002 -> 0.1"):
-        is_finished(world.config("teacher_aesthetic", trained, "optimizer.lr=0.1"), trained)
+        is_finished(world.config("teacher_aesthetic", trained, *QUICK, "optimizer.lr=0.1"), trained)
 
 
 def test_a_run_from_before_a_setting_existed_counts_as_if_it_had_the_neutral_one(world, trained, tmp_path):
@@ -58,9 +61,9 @@ def test_a_run_from_before_a_setting_existed_counts_as_if_it_had_the_neutral_one
     for key in ("compile", "attention_backend", "step_distilled", "lora_modules"):
         del saved.model[key]
     OmegaConf.save(saved, folder / CONFIG)
-    assert is_finished(world.config("teacher_aesthetic", folder, "~report"), folder)
+    assert is_finished(world.config("teacher_aesthetic", folder, *QUICK), folder)
     with pytest.raises(ValueError, match=r"holds a run with other settings:\n  model.compile: False -> True"):
-        is_finished(world.config("teacher_aesthetic", folder, "model.compile=true"), folder)
+        is_finished(world.config("teacher_aesthetic", folder, *QUICK, "model.compile=true"), folder)
 
 
 def test_students_count_rollouts_and_only_the_rewards_they_asked_for(world, tmp_path):
@@ -114,7 +117,7 @@ def moved(distilled, tmp_path):
     """The run and its files in another place: ``(their folder, its config)``."""
     place, cfg = distilled
     shutil.copytree(place, tmp_path / "copy")
-    return tmp_path / "copy", OmegaConf.create(cfg.replace(str(place), str(tmp_path / "copy")))
+    return tmp_path / "copy", OmegaConf.create(json.loads(cfg.replace(str(place), str(tmp_path / "copy"))))
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def test_other_files_behind_the_same_path_are_refused(distilled, tmp_path):
     try:
         flip_a_bit(place / "ocr" / "adapter_model.safetensors")
         with pytest.raises(ValueError, match=r"ocr\.path=.*/ocr: the files have changed \(SHA-256 "):
-            find_checkpoint(OmegaConf.create(cfg), place / "run")
+            find_checkpoint(OmegaConf.create(json.loads(cfg)), place / "run")
     finally:
         (place / "ocr" / "adapter_model.safetensors").write_bytes(kept)
 
@@ -229,19 +232,19 @@ class Stop(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_the_note_of_an_end_is_gone_while_more_rounds_are_trained(world, tmp_path):
+def test_the_note_of_an_end_is_gone_while_more_rounds_are_trained(world, trained, tmp_path):
     folder = tmp_path / "run"
-    world.build("teacher_aesthetic", folder, "~report").run()
+    shutil.copytree(trained, folder)
     assert read_finished(folder).rounds == 2
-    run = world.build("teacher_aesthetic", folder, "~report", "trainer.max_epochs=6")
+    run = world.build("teacher_aesthetic", folder, *QUICK, "trainer.max_epochs=6")
     run.trainer.callbacks.append(Stop(in_round=3))
     assert not run.run()
     assert read_finished(folder) is None
-    fewer = world.config("teacher_aesthetic", folder, "~report")
+    fewer = world.config("teacher_aesthetic", folder, *QUICK)
     assert not is_finished(fewer, folder)
     with pytest.raises(ValueError, match=r"trainer\.max_epochs=2, and the run in .* has 4 rounds"):
         find_checkpoint(fewer, folder)
-    more = world.build("teacher_aesthetic", folder, "~report", "trainer.max_epochs=6")
+    more = world.build("teacher_aesthetic", folder, *QUICK, "trainer.max_epochs=6")
     assert more.run()
     assert (read_finished(folder).rounds, read_finished(folder).max_rounds) == (6, 6)
     assert read_finished(folder).recipe["images"] == 6 * 2 * 3
@@ -252,26 +255,26 @@ def test_the_note_of_an_end_is_gone_while_more_rounds_are_trained(world, tmp_pat
 
 def test_reporting_again_keeps_the_note(world, tmp_path):
     folder = tmp_path / "run"
-    world.build("teacher_aesthetic", folder, "~report").run()
+    world.build("teacher_aesthetic", folder, *QUICK).run()
     before = (folder / FINISHED).read_bytes()
-    world.build("teacher_aesthetic", folder, "~report").run()
+    world.build("teacher_aesthetic", folder, *QUICK).run()
     assert (folder / FINISHED).read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"damaged")])
 def test_a_run_whose_weights_are_not_there_is_not_finished_and_makes_them_again(
-    world, tmp_path, caplog, damage
+    world, trained, tmp_path, caplog, damage
 ):
     folder = tmp_path / "run"
-    world.build("teacher_aesthetic", folder, "~report").run()
-    cfg = world.config("teacher_aesthetic", folder, "~report")
+    shutil.copytree(trained, folder)
+    cfg = world.config("teacher_aesthetic", folder, *QUICK)
     weights = folder / "adapter" / "adapter_model.safetensors"
     before = weights.read_bytes()
     assert is_finished(cfg, folder)
     damage(weights)
     assert not is_finished(cfg, folder)
     assert f"{weights} " in caplog.text
-    world.build("teacher_aesthetic", folder, "~report").run()
+    world.build("teacher_aesthetic", folder, *QUICK).run()
     assert weights.read_bytes() == before
     assert is_finished(cfg, folder)
 
@@ -279,7 +282,7 @@ def test_a_run_whose_weights_are_not_there_is_not_finished_and_makes_them_again(
 def test_a_run_of_no_batch_is_an_error_and_not_finished(world, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"no batch was trained .* trainer\.limit_train_batches"):
-        world.build("teacher_aesthetic", folder, "~report", "+trainer.max_steps=0").run()
+        world.build("teacher_aesthetic", folder, *QUICK, "+trainer.max_steps=0").run()
     assert not (folder / FINISHED).exists()
 
 
@@ -287,7 +290,7 @@ def test_a_run_with_its_checkpoints_elsewhere_resumes_bit_for_bit(world, tmp_pat
     def build(name, rounds):
         place = f"paths.checkpoints={tmp_path / name}_checkpoints"
         return world.build(
-            "teacher_aesthetic", tmp_path / name, "~report", place, f"trainer.max_epochs={rounds}"
+            "teacher_aesthetic", tmp_path / name, *QUICK, place, f"trainer.max_epochs={rounds}"
         )
 
     build("whole", 3).run()

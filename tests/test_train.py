@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from diffopd.checkpoint import read_checkpoint
 from support import copies, programs
+from support.slow import EXHAUSTIVE
 from support.tiny_runs import relative_distance
 
 SMALL = {
@@ -33,8 +34,9 @@ def train(world, tmp_path):
     return start
 
 
-def test_the_command_trains_and_leaves_what_a_run_leaves(train, tmp_path):
-    printed = train("teacher_aesthetic", "trainer.max_epochs=1", "logger=default")
+@pytest.mark.parametrize("run", [copies.run, pytest.param(programs.run, marks=EXHAUSTIVE)])
+def test_the_command_trains_and_leaves_what_a_run_leaves(train, tmp_path, run):
+    printed = train("teacher_aesthetic", "trainer.max_epochs=1", "logger=default", run=run)
     assert "round 1/1" in printed
     folder = tmp_path / "runs" / "teacher_aesthetic" / "seed0"
     made = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -171,7 +171,7 @@ def test_a_checkpoint_is_verified_once_for_its_name_and_its_evaluation(run, monk
 
 @pytest.mark.parametrize("adapter", slow_but(["average", "student"], "average"))
 def test_each_checkpoint_has_the_adapter_that_the_run_would_export(world, tmp_path, adapter):
-    settings = ("~report", "phase.ema.decay=0.5", "phase.ema.update_interval=1")
+    settings = ("~report", "phase.ema.decay=0.5", "phase.ema.update_interval=1", "sampler.num_steps=4")
     choice = f"callbacks.adapter_export.adapter={adapter}"
     experiment = world.build("mopd_ode", tmp_path / "run", *settings, choice)
     experiment.run()
@@ -195,9 +195,12 @@ def test_each_checkpoint_has_the_adapter_that_the_run_would_export(world, tmp_pa
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
 
 
+FEW = ("~report", "sampler.num_steps=3", "phase.num_timesteps=2", "phase.updates_per_round=1")
+
+
 def test_sample_draws_with_a_checkpoint_and_with_a_run(world, tmp_path):
     run = tmp_path / "run"
-    world.build("teacher_aesthetic", run, "~report", "phase.ema.decay=0.5").run()
+    world.build("teacher_aesthetic", run, *FEW, "phase.ema.decay=0.5").run()
     checkpoint = run / "checkpoints" / "round_000001"
     pictures = {}
     for name, path in {
@@ -218,7 +221,7 @@ def test_sample_draws_with_a_checkpoint_and_with_a_run(world, tmp_path):
 
 
 def test_a_run_without_the_export_has_checkpoints_without_an_adapter(world, tmp_path):
-    run = world.build("teacher_aesthetic", tmp_path / "run", "~report", "~callbacks.adapter_export")
+    run = world.build("teacher_aesthetic", tmp_path / "run", *FEW, "~callbacks.adapter_export")
     assert not [c for c in run.trainer.callbacks if isinstance(c, AdapterExport)]
     run.run()
     with pytest.raises(ValueError, match="a checkpoint without an adapter"):

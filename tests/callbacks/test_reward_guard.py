@@ -313,7 +313,8 @@ def test_an_action_that_is_unknown_is_refused_with_the_nearest(composed):
 
 
 def test_a_rolled_back_teacher_is_exported_as_it_was_and_reported(world, tmp_path):
-    settings = ("callbacks=[default,reward_guard]", "trainer.max_epochs=6")
+    settings = ("callbacks=[default,reward_guard]", "trainer.max_epochs=6", "sampler.num_steps=3")
+    settings += ("phase.num_timesteps=2", "phase.updates_per_round=1")
     of_guard = {"action": "roll_back", "rounds_per_evaluation": 1, "patience": 2}
     overrides = [f"callbacks.reward_guard.{name}={value}" for name, value in of_guard.items()]
     experiment = world.build("teacher_aesthetic", tmp_path, *settings, *overrides)

@@ -23,8 +23,9 @@ from diffopd.files.sample_row import list_rows, read_row
 from support.slow import slow_but
 from support.tiny_runs import FORKED
 
-FEW_STEPS = ("~report", "sampler.num_steps=5", "benchmark.sampler.num_steps=2")
+FEW_STEPS = ("~report", "sampler.num_steps=3", "benchmark.sampler.num_steps=2")
 DRAWN = (*FEW_STEPS, "callbacks.samples.every_n_rounds=2")
+SPECIALIST = (*DRAWN, "phase.num_timesteps=2", "phase.updates_per_round=1", "trainer.max_epochs=1")
 
 
 @pytest.fixture(scope="module")
@@ -240,14 +241,14 @@ def test_wandb_and_mlflow_get_every_row_and_one_that_fails_costs_no_training(wor
 
 
 def test_prompts_of_ones_own(world, tmp_path):
-    own = ["callbacks.samples.prompts=['a red cat', 'a sign that says \"CAT\"']", "trainer.max_epochs=1"]
-    world.build("teacher_aesthetic", tmp_path / "run", *DRAWN, *own).run()
+    own = "callbacks.samples.prompts=['a red cat', 'a sign that says \"CAT\"']"
+    world.build("teacher_aesthetic", tmp_path / "run", *SPECIALIST, own).run()
     row, _ = read_row(tmp_path / "run" / "samples" / "round_000001.png")
     assert row.prompts == ("a red cat", 'a sign that says "CAT"')
 
 
 def test_a_specialist_shows_the_task_it_is_trained_on(world, tmp_path):
-    world.build("teacher_aesthetic", tmp_path / "run", *DRAWN, "trainer.max_epochs=1").run()
+    world.build("teacher_aesthetic", tmp_path / "run", *SPECIALIST).run()
     row, _ = read_row(tmp_path / "run" / "samples" / "round_000000.png")
     assert set(row.tasks) == {"aesthetic"}
 

@@ -14,7 +14,10 @@ from diffopd.check import ConfigError
 from diffopd.doctor import measure
 from diffopd.doctor.examine import examine
 
-SMALL = ("reward=picture_quality", "phase.conflict_every_n_rounds=0", "~benchmark", "~report")
+SMALL = (
+    *("reward=picture_quality", "sampler.num_steps=4", "phase.conflict_every_n_rounds=0"),
+    *("~benchmark", "~report"),
+)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from support.tiny_families import FAMILIES, make_family
 CONF = Path(__file__).parents[2] / "conf"
 
 
-@pytest.mark.parametrize("name", slow_but(FAMILIES, "sd3_5_medium", "flux2_klein", "qwen_image"))
+@pytest.mark.parametrize("name", slow_but(FAMILIES, "sd3_5_medium", "flux2_klein"))
 def test_every_format_reads_back_and_a_merged_transformer_teaches(name, tmp_path, capsys):
     family = make_family(name, tmp_path / "pipeline")
     model = load(family)

@@ -71,7 +71,7 @@ def of_phase(phase):
     return [entry for entry in metrics_page.logged() if phase in entry.phases]
 
 
-@pytest.mark.parametrize("phase", slow_but(metrics_page.ALL_PHASES, "distill", rest=pytest.mark.slow))
+@pytest.mark.parametrize("phase", slow_but(metrics_page.ALL_PHASES, "dmd", rest=pytest.mark.slow))
 def test_a_phase_logs_what_the_page_says(phase, world, tmp_path):
     names = set()
     for number, (experiment, overrides) in enumerate(RUNS[phase]):

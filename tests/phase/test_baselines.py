@@ -14,6 +14,7 @@ from diffopd.check import ConfigError
 from diffopd.checkpoint import latest_valid_checkpoint, read_checkpoint
 from diffopd.phase.fake_score import Predicted
 from diffopd.randomness import normal_rows, torch_generator, uniform_rows
+from support.slow import EXHAUSTIVE
 from support.tiny_runs import FORKED, GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
 METHODS = ("sft", "dmd", "tdm")
@@ -273,9 +274,10 @@ def test_what_is_logged(two_rounds):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_micro_batches_change_nothing(build_round, method):
-    scored = "phase.score_every_n_rounds=1"
+    common = ["phase.score_every_n_rounds=1"]
+    common += [] if method == "sft" else ["phase.fake_updates_per_round=1"]
     whole, parts = (
-        run_rounds(build_round(method, scored, *more)) for more in ((), ("phase.micro_batch_size=4",))
+        run_rounds(build_round(method, *common, *more)) for more in ((), ("phase.micro_batch_size=4",))
     )
     assert relative_distance(parts.flat_gradient(), whole.flat_gradient()) < 1e-5
     assert parts.metrics == pytest.approx(whole.metrics, rel=1e-4)
@@ -287,6 +289,7 @@ def test_micro_batches_change_nothing(build_round, method):
 @pytest.mark.skipif(
     torch.cuda.is_available(), reason="autograd keeps threads per GPU, which no fork survives"
 )
+@EXHAUSTIVE  # tests/phase/test_ddp.py has a distillation each time, and dmd among the slow ones
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_have_the_gradients_of_one(world, tmp_path, method):
     """Gradients through the second moments, as tdm keeps no first one; one update each."""

@@ -24,6 +24,7 @@ NAME = "teacher_aesthetic"
 SETTINGS = (
     "callbacks.round_checkpoint.every_n_rounds=1",
     "callbacks.round_checkpoint.keep_last=9",
+    "sampler.num_steps=4",
     "phase.num_timesteps=2",
     "phase.updates_per_round=2",
     "~report",
@@ -139,6 +140,7 @@ def test_a_full_disk_stops_the_training_and_leaves_the_last_checkpoint(
     assert_ends_as(world, folder, whole)
 
 
+@pytest.mark.slow  # tests/phase/test_resume.py interrupts and resumes each time
 def test_an_interrupted_program_says_so_by_its_exit_code_and_goes_on(
     world, whole, train, tmp_path, monkeypatch, capfd
 ):

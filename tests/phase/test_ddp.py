@@ -19,7 +19,7 @@ LOGGED = ("+reward=picture_quality", "phase.score_every_n_rounds=1")
 NFT = ("phase.num_timesteps=2", "phase.updates_per_round=1", "loss.kl_weight=0.1")
 ONE_FAKE = ("phase.fake_updates_per_round=1",)
 RUNS = {
-    "mopd_sde": (*SCORED, "data.tasks.ocr.prompts_per_round=4"),
+    "mopd_sde": (*SCORED, "data.tasks.ocr.prompts_per_round=4", "sampler.num_steps=5"),
     "teacher_aesthetic": NFT,
     "guard_aesthetic": (
         *("phase.noise_window.size=3", "phase.updates_per_round=1"),
@@ -27,7 +27,6 @@ RUNS = {
     ),
     "mini_autoencoder": ("data.batch_size=4", "optimizer.weight_decay=0"),
     "mini_pretrain": ("data.batch_size=4", "phase.sign_share=0.5"),
-    "dopsd": ("teacher.decay=0.75",),
 }
 SLOW_RUNS = {
     "mopd_ode": SCORED,
@@ -50,6 +49,7 @@ SLOW_RUNS = {
     "sopd_aesthetic regulariser=distribution": (*SCORED, "regulariser.fake_updates_per_round=1"),
     "self_opd_aesthetic": ("sampler.num_steps=4", "phase.state_weights=[2,1,0]"),
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),
+    "dopsd": ("teacher.decay=0.75",),
     "dopsd teacher.weights=frozen": (),
     "dopsd teacher.weights=live": (),
     "dopsd adapter=full": ("optimizer.lr=1e-3",),

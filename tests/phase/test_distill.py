@@ -16,7 +16,12 @@ from diffopd.randomness import normal_rows, torch_generator
 from diffopd.states import StepChoice
 from support.tiny_runs import GUIDANCE, TASKS, randomise, relative_distance, run_rounds
 
-ONE_ROUND = ("trainer.max_epochs=1", "reward=picture_quality", "phase.score_every_n_rounds=0")
+ONE_ROUND = (
+    *("trainer.max_epochs=1", "sampler.num_steps=5"),
+    *("reward=picture_quality", "phase.score_every_n_rounds=0"),
+)
+TWO_STEPS = ("sampler.num_steps=2",)
+"""One to train and the last: where many rounds are what matters."""
 PAPER = (
     "loss.reduction=sum",
     "states=all",
@@ -70,10 +75,14 @@ def record(experiment):
 
 @pytest.mark.parametrize("noise_level", [0.0, 0.7])
 def test_fused_and_two_pass_rounds_agree(build_round, noise_level):
-    fused, two_pass = (
-        run_rounds(build_round(f"sampler.noise_level={noise_level}", f"phase.round={kind}"))
-        for kind in ("fused", "two_pass")
-    )
+    runs, forwards = [], []
+    for kind in ("fused", "two_pass"):
+        experiment = build_round(f"sampler.noise_level={noise_level}", f"phase.round={kind}")
+        counted = student_forwards(experiment)
+        runs.append(run_rounds(experiment))
+        forwards.append(len(counted))
+    assert forwards == [4, 4 + 4]  # a fused round needs one for each trained step
+    fused, two_pass = runs
     assert fused.metrics["train/loss/opd"] == pytest.approx(two_pass.metrics["train/loss/opd"], rel=1e-5)
     assert fused.flat_gradient().norm() > 0
     assert relative_distance(fused.flat_gradient(), two_pass.flat_gradient()) < 1e-5
@@ -106,8 +115,8 @@ def papers_formula(experiment, noise_level):
         return without + scale * (with_prompt - without)
 
     grid = phase.sampler.sigmas().double().tolist()
-    assert (grid[0], grid[-1], len(grid)) == (1.0, 0.0, 11)
-    noise = [normal_rows(0, f"rollout/step/{j}", 0, prompts.indices, model.latent_shape) for j in range(10)]
+    assert (grid[0], grid[-1], len(grid)) == (1.0, 0.0, 6)
+    noise = [normal_rows(0, f"rollout/step/{j}", 0, prompts.indices, model.latent_shape) for j in range(5)]
     latent, total = normal_rows(0, "rollout/start", 0, prompts.indices, model.latent_shape), torch.zeros(())
     for j, (t, t_next) in enumerate(pairwise(grid)):
         dt, sigma = t_next - t, torch.full((len(prompts),), t)
@@ -132,18 +141,27 @@ def papers_formula(experiment, noise_level):
 
 
 def test_the_default_is_the_mean_over_latent_steps_but_the_last_and_tasks(build_round):
-    """The released settings: the same terms, each reduction a mean, nine of ten steps."""
+    """The released settings: the same terms, each reduction a mean, all steps but the last."""
     experiment = build_round()
     calls = record(experiment)
     run = run_rounds(experiment)
-    assert [step for step, *_ in calls] == list(range(9))
+    per_step_and_per_task_gaps_have_one_mean(run)
+    assert [step for step, *_ in calls] == list(range(4))
     per_row = torch.stack([value for *_, value in calls]).mean(0)
     assert run.metrics["train/loss/opd"] == pytest.approx(float(per_row.mean()), rel=1e-6)
     summed = run_rounds(
         build_round("loss.reduction=sum", "phase.step_reduction=sum", "phase.task_reduction=sum")
     )
-    scale = math.prod(experiment.phase.model.latent_shape) * 9 * 3
+    scale = math.prod(experiment.phase.model.latent_shape) * 4 * 3
     assert relative_distance(summed.flat_gradient(), scale * run.flat_gradient()) < 1e-5
+
+
+def per_step_and_per_task_gaps_have_one_mean(run):
+    steps = [run.metrics[f"train/step_gap/{step}"] for step in range(4)]
+    tasks = [run.metrics[f"train/gap/{task}"] for task in TASKS]
+    assert sum(steps) / 4 == pytest.approx(sum(tasks) / 3, rel=1e-5)
+    losses = [run.metrics[f"train/step_loss/{step}"] for step in range(4)]
+    assert sum(losses) / 4 == pytest.approx(run.metrics["train/loss/opd"], rel=1e-5)
 
 
 def test_every_row_is_taught_by_its_own_teacher_at_its_own_guidance(build_round):
@@ -152,7 +170,7 @@ def test_every_row_is_taught_by_its_own_teacher_at_its_own_guidance(build_round)
     run_rounds(experiment)
     model, prompts = experiment.phase.model, experiment.data.batch(0)
     empty = model.encode([""])
-    for _, latent, sigma, target, _ in (calls[0], calls[5], calls[9]):
+    for _, latent, sigma, target, _ in (calls[0], calls[2], calls[4]):
         for row, task in enumerate(prompts.tasks):
             at, name = slice(row, row + 1), f"teacher_{task}"
             with torch.no_grad():
@@ -173,7 +191,9 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(build_round)
 
 def test_the_average_moves_when_the_released_loops_move_theirs(build_round):
     """They count the update and then call their average: with an interval of 3, after updates 2 and 5."""
-    experiment = build_round("phase.ema.update_interval=3", "phase.ema.decay=0.9", "trainer.max_epochs=6")
+    experiment = build_round(
+        "phase.ema.update_interval=3", "phase.ema.decay=0.9", "trainer.max_epochs=6", *TWO_STEPS
+    )
     phase, states = experiment.phase, []
     take = phase.update
 
@@ -198,7 +218,7 @@ def test_the_average_moves_when_the_released_loops_move_theirs(build_round):
 
 @pytest.mark.parametrize(("rounds", "exported"), [(6, "student"), (7, "average")])
 def test_an_average_that_never_moved_is_not_exported(build_round, caplog, rounds, exported):
-    experiment = build_round("phase.ema.update_interval=8", f"trainer.max_epochs={rounds}")
+    experiment = build_round("phase.ema.update_interval=8", f"trainer.max_epochs={rounds}", *TWO_STEPS)
     experiment.fit()
     phase = experiment.phase
     saved = load_file(experiment.folder / "adapter" / "adapter_model.safetensors")
@@ -294,19 +314,12 @@ def test_one_step_is_in_memory_at_a_time(build_round, kind):
 
     phase.loss, phase.model.velocity = watched_loss, watched_forward
     experiment.fit()
-    assert len(held) == 3 * 9
-    assert alive == [0] * 9
+    assert len(held) == 3 * 4
+    assert alive == [0] * 4
 
 
-def test_a_fused_round_needs_one_student_forward_per_step(build_round):
-    forwards = {}
-    for kind in ("fused", "two_pass"):
-        experiment = build_round(f"phase.round={kind}")
-        forwards[kind] = count_student_forwards(experiment)
-    assert forwards == {"fused": 9, "two_pass": 9 + 9}
-
-
-def count_student_forwards(experiment):
+def student_forwards(experiment):
+    """A list that gets an entry for each of the student's forwards."""
     model, count = experiment.phase.model, []
     forward = model.velocity
 
@@ -316,8 +329,7 @@ def count_student_forwards(experiment):
         return forward(latent, sigma, conditioning, adapters)
 
     model.velocity = counted
-    experiment.fit()
-    return len(count)
+    return count
 
 
 def test_rewards_are_scored_when_asked_and_never_otherwise(build_round):
@@ -356,24 +368,26 @@ def test_a_single_step_cannot_be_left_out(build_round):
 
 def test_a_drawn_subset_is_weighted_to_the_mean_of_all_steps(build_round):
     """Over all subsets of one of two steps, the expected gradient is that of both."""
-    both = run_rounds(build_round("states.first=3", "states.last=4"))
+    both = run_rounds(build_round("states.first=2", "states.last=3"))
     single = {}
     for number in range(40):
-        experiment = build_round("states.first=3", "states.last=4", "states.size=1")
-        (drawn,) = experiment.phase.states.draw(10, torch_generator(number, "states", 0))
+        experiment = build_round("states.first=2", "states.last=3", "states.size=1")
+        (drawn,) = experiment.phase.states.draw(5, torch_generator(number, "states", 0))
         if drawn not in single:
             experiment.phase.states = StepChoice(first=drawn, last=drawn, size=None, beta=None)
             single[drawn] = run_rounds(experiment)
         if len(single) == 2:
             break
-    assert set(single) == {3, 4}
-    mean = (single[3].flat_gradient() + single[4].flat_gradient()) / 2
+    assert set(single) == {2, 3}
+    mean = (single[2].flat_gradient() + single[3].flat_gradient()) / 2
     assert relative_distance(mean, both.flat_gradient()) < 1e-5
 
 
 def test_a_rollout_stops_at_the_last_drawn_step(build_round):
     experiment = build_round("states=window", "states.last=2")
-    assert count_student_forwards(experiment) == 3
+    counted = student_forwards(experiment)
+    experiment.fit()
+    assert len(counted) == 3
 
 
 def test_the_ratio_leaves_one_after_the_first_update_of_a_rollout(build_round):
@@ -412,12 +426,3 @@ def test_the_second_order_history_reaches_the_loss(build_round, kind):
     assert len(calls) == 1
     ((coefficient, dt),) = seen
     assert abs(coefficient / dt - 1) > 0.01
-
-
-def test_per_step_and_per_task_gaps_have_one_mean(build_round):
-    run = run_rounds(build_round())
-    steps = [run.metrics[f"train/step_gap/{step}"] for step in range(9)]
-    tasks = [run.metrics[f"train/gap/{task}"] for task in TASKS]
-    assert sum(steps) / 9 == pytest.approx(sum(tasks) / 3, rel=1e-5)
-    losses = [run.metrics[f"train/step_loss/{step}"] for step in range(9)]
-    assert sum(losses) / 9 == pytest.approx(run.metrics["train/loss/opd"], rel=1e-5)

@@ -14,7 +14,7 @@ from support.tiny_runs import TASKS, randomise
 SMALL = (
     "phase.noise_levels=[0.3,1.0]",
     "phase.steps=[5,1]",
-    "phase.num_draws=8",
+    "phase.num_draws=4",
     "phase.group_sizes=[1,2]",
     "sampler.num_steps=7",
 )
@@ -45,7 +45,7 @@ def of_estimator(measured, level, name, step):
     """All gradients of one estimator at a noise level."""
     experiment, draws, _ = measured
     names = list(experiment.phase.estimators)
-    at_level = draws[level * 8 * len(names) : (level + 1) * 8 * len(names)]
+    at_level = draws[level * 4 * len(names) : (level + 1) * 4 * len(names)]
     return torch.stack([draw[step] for draw in at_level[names.index(name) :: len(names)]]).double()
 
 
@@ -57,8 +57,8 @@ def test_numbers_are_those_of_all_draws_at_once(measured, name, step):
         draws = of_estimator(measured, level, name, step)
         exact = of_estimator(measured, level, "closed_form", step)[0]
         entry = phase.levels[level]["estimators"][name][str(step)]
-        assert draws.shape == (8, len(exact))
-        pairs = draws.view(4, 2, -1).mean(1)
+        assert draws.shape == (4, len(exact))
+        pairs = draws.view(2, 2, -1).mean(1)
         assert entry["variance"]["1"] == pytest.approx(float(draws.var(0).sum()), rel=1e-4)
         assert entry["variance"]["2"] == pytest.approx(float(pairs.var(0).sum()), rel=1e-4)
         squared = float(exact @ exact)
@@ -67,7 +67,7 @@ def test_numbers_are_those_of_all_draws_at_once(measured, name, step):
         assert relative == pytest.approx(entry["variance"]["1"] / squared, rel=1e-5)
         share = draws @ exact / squared
         assert entry["share"] == pytest.approx(float(share.mean()), rel=1e-3, abs=1e-5)
-        assert entry["share_error"] == pytest.approx(float(share.std()) / math.sqrt(8), rel=1e-3)
+        assert entry["share_error"] == pytest.approx(float(share.std()) / math.sqrt(4), rel=1e-3)
 
 
 def test_estimators_that_hydra_wraps_are_refused(world, tmp_path):

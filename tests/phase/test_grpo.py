@@ -9,7 +9,7 @@ from diffopd.flow import log_prob
 from diffopd.randomness import normal_rows
 from support.tiny_runs import randomise, relative_distance, run_rounds
 
-ONE_UPDATE = ("trainer.max_epochs=1", "phase.updates_per_round=1")
+ONE_UPDATE = ("trainer.max_epochs=1", "phase.updates_per_round=1", "sampler.num_steps=5")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_round_of_flow_grpo_is_what_the_formulas_say(build_round):
     assert advantage.abs().min() > 0
     parameters = list(experiment.phase.policies["student"].weights().values())
     total = torch.zeros(())
-    for old in transitions[:9]:
+    for old in transitions[:4]:
         new = velocity(old.latent, old.sigma)
         mean = old.mean + old.coefficient.view(-1, 1, 1, 1) * (new - old.velocity)
         change = log_prob(old.next_latent, mean, old.std, reduction="mean")
@@ -62,13 +62,13 @@ def test_a_round_of_flow_grpo_is_what_the_formulas_say(build_round):
         with torch.no_grad():
             reference = velocity(old.latent, old.sigma, None)
         kl = ((old.coefficient / old.std).square() / 2) * (new - reference).square().mean((1, 2, 3))
-        total = total + (-advantage * ratio + 0.1 * kl).mean() / 9
+        total = total + (-advantage * ratio + 0.1 * kl).mean() / 4
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(total, parameters)])
     run = run_rounds(experiment)
     assert run.metrics["train/loss/policy"] == pytest.approx(float(total.detach()), rel=1e-4)
     assert relative_distance(run.flat_gradient(), gradient) < 1e-4
-    assert all(run.metrics[f"train/ratio/step_{step}"] == pytest.approx(1, abs=1e-6) for step in range(9))
-    assert "train/ratio/step_9" not in run.metrics
+    assert all(run.metrics[f"train/ratio/step_{step}"] == pytest.approx(1, abs=1e-6) for step in range(4))
+    assert "train/ratio/step_4" not in run.metrics
     assert run.metrics["train/clip_fraction/step_0"] == 0
 
 
@@ -77,11 +77,11 @@ def test_guard_scales_each_step_by_its_length(build_round):
     transitions, velocity, advantage = rollout_by_hand(experiment)
     parameters = list(experiment.phase.policies["student"].weights().values())
     total = torch.zeros(())
-    for old in transitions[:9]:
+    for old in transitions[:4]:
         drift = old.coefficient.view(-1, 1, 1, 1) * (velocity(old.latent, old.sigma) - old.velocity)
         noise = (old.next_latent - old.mean) / old.std.view(-1, 1, 1, 1)
         weight = 1 / (old.sigma - old.sigma_next)
-        total = total - (weight * advantage * (noise * drift).mean((1, 2, 3))).mean() / 9
+        total = total - (weight * advantage * (noise * drift).mean((1, 2, 3))).mean() / 4
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(total, parameters)])
     run = run_rounds(experiment)
     assert relative_distance(run.flat_gradient(), gradient) < 1e-4
@@ -90,7 +90,7 @@ def test_guard_scales_each_step_by_its_length(build_round):
 def test_later_updates_of_a_round_are_off_policy(build_round):
     run = run_rounds(build_round("phase.updates_per_round=3"))
     assert len(run.gradients) == 3
-    assert any(run.metrics[f"train/ratio/step_{step}"] != 1 for step in range(9))
+    assert any(run.metrics[f"train/ratio/step_{step}"] != 1 for step in range(4))
 
 
 def test_micro_batches_change_nothing(build_round):
@@ -142,7 +142,8 @@ def test_a_constant_reward_warns_and_takes_no_step(build_round, caplog):
 
 
 def test_noise_stays_within_the_window(build_round):
-    window = ("phase.noise_window.size=2", "phase.noise_window.first=1", "phase.noise_window.last=4")
+    ten = "sampler.num_steps=10"
+    window = (ten, "phase.noise_window.size=2", "phase.noise_window.first=1", "phase.noise_window.last=4")
     experiment = build_round(*window, "trainer.max_epochs=1")
     asked = []
     noise = experiment.phase.noise
@@ -156,7 +157,9 @@ def test_noise_stays_within_the_window(build_round):
         f"train/ratio/step_{step}" for step in steps
     }
     with pytest.raises(ValueError, match=r"phase.noise_window: size=2, first=8, last=9 must be a window"):
-        build_round("phase.noise_window.size=2", "phase.noise_window.first=8", "phase.noise_window.last=9")
+        build_round(
+            ten, "phase.noise_window.size=2", "phase.noise_window.first=8", "phase.noise_window.last=9"
+        )
 
 
 def test_a_policy_that_differs_between_rollout_and_training_is_found(build_round):
@@ -190,8 +193,8 @@ def test_choices_that_do_not_fit_are_refused(build_round, overrides, message):
 
 
 def test_tasks_conflict_is_measured_in_the_rounds_that_are_due(world, tmp_path):
-    every = ("trainer.max_epochs=2", "phase.conflict_every_n_rounds=1")
-    run = run_rounds(world.build("mopd_ode", tmp_path / "a", *every))
+    once = ("trainer.max_epochs=1", "sampler.num_steps=5")
+    run = run_rounds(world.build("mopd_ode", tmp_path / "a", *once, "phase.conflict_every_n_rounds=1"))
     names = {name for name in run.metrics if name.startswith("train/conflict/")}
     assert names == {
         "train/conflict/composition_ocr",
@@ -202,6 +205,6 @@ def test_tasks_conflict_is_measured_in_the_rounds_that_are_due(world, tmp_path):
     shares = [run.metrics[f"train/gradient_share/{task}"] for task in ("composition", "ocr", "aesthetic")]
     assert sum(shares) == pytest.approx(1)
     assert min(shares) > 0
-    never = run_rounds(world.build("mopd_ode", tmp_path / "b", "phase.conflict_every_n_rounds=0"))
+    never = run_rounds(world.build("mopd_ode", tmp_path / "b", *once, "phase.conflict_every_n_rounds=0"))
     assert not any(name.startswith("train/conflict/") for name in never.metrics)
     assert relative_distance(run.flat_gradient(0), never.flat_gradient(0)) < 1e-5

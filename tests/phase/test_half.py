@@ -3,8 +3,13 @@
 import pytest
 import torch
 
+from support.slow import slow_but
 
-@pytest.mark.parametrize("experiment", ["mini64_autoencoder", "mini64_pretrain"])
+
+@pytest.mark.parametrize(
+    "experiment",
+    slow_but(["mini64_autoencoder", "mini64_pretrain"], "mini64_pretrain", rest=pytest.mark.slow),
+)
 def test_bf16_changes_the_loss_by_rounding_alone(world, tmp_path, experiment):
     losses = {}
     for dtype in ("fp32", "bf16"):

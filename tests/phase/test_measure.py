@@ -33,7 +33,7 @@ PROMPTS = Prompts(
 @pytest.fixture
 def phase(world, tmp_path):
     """A built run whose trainer is attached, as in training."""
-    experiment = world.build("mopd_ode", tmp_path / "run")
+    experiment = world.build("mopd_ode", tmp_path / "run", "sampler.num_steps=4")
     experiment.phase.trainer = experiment.trainer
     return experiment.phase
 

@@ -12,7 +12,10 @@ from diffopd.randomness import normal_rows, torch_generator
 from diffopd.types import Prompts
 from support.tiny_runs import randomise, relative_distance, run_rounds
 
-ONE_UPDATE = ("trainer.max_epochs=1", "phase.num_timesteps=2", "phase.updates_per_round=1")
+ONE_UPDATE = (
+    *("trainer.max_epochs=1", "sampler.num_steps=5"),
+    *("phase.num_timesteps=2", "phase.updates_per_round=1"),
+)
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def round_by_hand(experiment, *, kl_weight, beta, clip):
     assert advantage.abs().max() > 0.1, "rewards must differ for this test to say anything"
 
     steps = torch.stack(
-        [torch.randperm(10, generator=torch_generator(0, "nft/steps", 0, index)) for index in prompts.indices]
+        [torch.randperm(5, generator=torch_generator(0, "nft/steps", 0, index)) for index in prompts.indices]
     )
     total = torch.zeros((), dtype=torch.float64)
     for column in range(2):
@@ -97,8 +100,8 @@ def test_rollouts_and_training_are_unguided(build_round):
 
     experiment.phase.model.velocity = counted
     experiment.fit()
-    assert rows == [(6, "old")] * 10 + [(6, "old"), (6, "student")] * 2
-    assert experiment.trainer.callback_metrics["train/cost/forwards"] == 6 * (10 + 2 * 2)
+    assert rows == [(6, "old")] * 5 + [(6, "old"), (6, "student")] * 2
+    assert experiment.trainer.callback_metrics["train/cost/forwards"] == 6 * (5 + 2 * 2)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_a_loss_costs_the_forwards_it_needs(world, tmp_path, settings, asked):
 
     experiment.phase.model.velocity = noted
     experiment.fit()
-    assert names[10:] == asked * 2
+    assert names[5:] == asked * 2
     assert len(experiment.phase.policies["student"].weights()) > 0
 
 

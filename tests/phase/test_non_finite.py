@@ -23,9 +23,12 @@ from support.tiny_runs import run_rounds
 SOURCE = Path(__file__).parents[2] / "src"
 SKIP = ("callbacks.finite_loss.action=skip",)
 PHASES = {
-    "distill": ("mopd_sde", ()),
+    "distill": ("mopd_sde", ("sampler.num_steps=4",)),
     "two_pass": ("mopd_sde", ("phase.round=two_pass", "phase.updates_per_round=2")),
-    "nft": ("teacher_aesthetic", ("phase.num_timesteps=2", "phase.updates_per_round=2")),
+    "nft": (
+        "teacher_aesthetic",
+        ("sampler.num_steps=4", "phase.num_timesteps=2", "phase.updates_per_round=2"),
+    ),
     "grpo": ("guard_aesthetic", ("phase.updates_per_round=2",)),
     "dmd": ("mopd_dmd", ("phase.fake_updates_per_round=1",)),
     "sft": ("mopd_sft", ()),

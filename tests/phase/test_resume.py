@@ -12,12 +12,11 @@ STUDENT = ("reward=picture_quality", "phase.score_every_n_rounds=3", "phase.ema.
 DRAWINGS = ("phase.warmup_steps=1", "data.batches_per_round=2")
 FEW_STATES = ("sampler.num_steps=4", "phase.state_weights=[2,1,0]")
 RUNS = {
-    "mopd_sde": ("mopd_sde", *STUDENT),
+    "mopd_sde": ("mopd_sde", *STUDENT, "sampler.num_steps=4"),
     "teacher_aesthetic": ("teacher_aesthetic",),
     "guard_aesthetic": ("guard_aesthetic", "phase.noise_window.size=3"),
     "mini_pretrain": ("mini_pretrain", *DRAWINGS),
     "mini_autoencoder": ("mini_autoencoder", *DRAWINGS),
-    "dopsd": ("dopsd", "teacher.decay=0.75"),
 }
 MORE_RUNS = {
     "flow_grpo": ("guard_aesthetic", "loss=flow_grpo"),
@@ -36,6 +35,7 @@ MORE_RUNS = {
         *("mopd_tdm", *STUDENT),
         *("phase.midpoint=random", "phase.tau_window=to_noise", "phase.num_segments=10"),
     ),
+    "dopsd": ("dopsd", "teacher.decay=0.75"),
     "dopsd_frozen": ("dopsd", "teacher.weights=frozen"),
     "dopsd_live": ("dopsd", "teacher.weights=live"),
     "dopsd_bf16": ("dopsd", "teacher.decay=0.75", "teacher.average_dtype=bf16_as_released"),

@@ -20,7 +20,7 @@ from support.tiny_runs import FORKED, relative_distance
 SHARDED = ("trainer=sharded", *FORKED[1:])
 OPD = ("reward=picture_quality", "phase.score_every_n_rounds=1", "phase.conflict_every_n_rounds=1")
 RUNS = {
-    "mopd_sde": OPD,
+    "mopd_sde": (*OPD, "sampler.num_steps=5"),
 }
 SLOW_RUNS = {
     "guard_aesthetic": ("phase.noise_window.size=3", "phase.updates_per_round=1", "loss.kl_weight=0.1"),

@@ -29,6 +29,7 @@ def test_every_trained_adapter_starts_there(world, tmp_path, name):
 
 def test_a_run_goes_on_from_its_checkpoint_and_not_from_its_start(world, tmp_path):
     settings = (f"adapter.start={world.teachers['aesthetic']}", "adapter.rank=3", "adapter.alpha=6")
+    settings += ("sampler.num_steps=3", "phase.num_timesteps=2", "phase.updates_per_round=1")
     whole = world.build("teacher_aesthetic", tmp_path / "whole", *settings)
     whole.fit()
     world.build("teacher_aesthetic", tmp_path / "cut", *settings, "trainer.max_epochs=1").fit()

@@ -15,9 +15,9 @@ from support.interruption import ROUNDS, Interrupt, final_state
 
 WHOLE = ("adapter=full", "optimizer.lr=1e-3", "phase.ema.update_interval=2", "~report", "~benchmark")
 RUNS = {
-    "opd": ("mopd_ode", "reward=picture_quality"),
+    "opd": ("mopd_ode", "reward=picture_quality", "sampler.num_steps=4"),
     "tdm": ("mopd_tdm", "reward=picture_quality"),
-    "nft": ("teacher_aesthetic",),
+    "nft": ("teacher_aesthetic", "sampler.num_steps=4", "phase.num_timesteps=2", "phase.updates_per_round=1"),
 }
 
 
@@ -88,13 +88,12 @@ def test_stock_diffusers_and_a_teacher_read_what_is_exported(build, world, tmp_p
     ]
     teacher += [f"teacher.teachers.composition.path={run.folder / 'adapter'}"]
     teacher += ["teacher.teachers.composition.guidance_scale=1"]
-    taught = world.build(
-        "mopd_ode", tmp_path / "taught", "reward=picture_quality", "~report", "~benchmark", *teacher
-    )
+    taught = world.build("mopd_ode", tmp_path / "taught", *RUNS["opd"][1:], "~report", "~benchmark", *teacher)
     taught.fit()
     assert isinstance(taught.phase.student, LowRank)
 
 
+@pytest.mark.slow  # of adapters each time, in tests/phase/test_resume.py
 def test_an_interrupted_run_is_the_run_that_was_not(build):
     """Its checkpoints are in several files, each of at most a tenth of a MiB of tensors."""
     settings = (f"trainer.max_epochs={ROUNDS}", "callbacks.round_checkpoint.every_n_rounds=100")

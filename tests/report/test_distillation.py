@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,16 @@ def benchmark(tmp_path):
     return Benchmark(name="tiny", seed=0, sampler=sampler, tasks=tasks, held_out={})
 
 
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A saved pipeline, which tests get copies of: its scores are written beside it."""
+    return without_t5(tmp_path_factory.mktemp("pipeline"))
+
+
 @pytest.fixture
-def model(tmp_path):
-    model = SD3Model(**without_t5(tmp_path / "pipeline").settings)
+def model(pipeline, tmp_path):
+    shutil.copytree(pipeline.folder, tmp_path / "pipeline")
+    model = SD3Model(**{**pipeline.settings, "path": str(tmp_path / "pipeline")})
     for number, name in enumerate(("ocr", "style", "student")):
         add_adapter(model.transformer, name, LORA, torch.Generator().manual_seed(number))
         with torch.no_grad():

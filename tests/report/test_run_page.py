@@ -31,7 +31,7 @@ from support.run_folders import write_samples
 
 ONE_ROUND = (
     "trainer.max_epochs=1",
-    "sampler.num_steps=5",
+    "sampler.num_steps=3",
     "benchmark.sampler.num_steps=2",
     "report.rows_per_task=1",
     *(f"benchmark.tasks.{task}.num_prompts=2" for task in ("composition", "ocr", "aesthetic")),
@@ -199,7 +199,8 @@ def test_a_distillation_ends_with_its_page(world, tmp_path, capsys):
 
 def test_a_teacher_ends_with_its_page(world, tmp_path, capsys):
     folder = tmp_path / "run"
-    world.build("teacher_ocr", folder, *ONE_ROUND).run()
+    few = ("phase.num_timesteps=2", "phase.updates_per_round=1")
+    world.build("teacher_ocr", folder, *ONE_ROUND, *few).run()
     page = last_lines(capsys, folder)
     assert "One model learned ocr by its rewards." in page.text
     sheet = read_sheet(folder / "report" / "samples.png")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from diffopd.world.colours import COLOURS
 
 REWARD = OmegaConf.load(Path(__file__).parents[2] / "conf/reward/aligned_quality.yaml")
-NUMBER = 200
+NUMBER = 80
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,9 @@ def test_drawings_leave_something_to_gain(scored):
 
 def test_it_opposes_the_other_tasks_in_places(drawings, scored):
     """It would rather have things near the middle than on its sides, and one figure than letters."""
-    apart, prompts = drawings(("position",), 100, seed=5)
+    apart, prompts = drawings(("position",), 40, seed=5)
     reward = instantiate(REWARD)
     together = reward(apart.roll(4, 2).roll(4, 3), prompts).parts["balance"]
     assert (together - reward(apart, prompts).parts["balance"]).abs().mean() > 0.03
-    signs = reward(*drawings(("sign",), 100, seed=5, task="ocr")).parts["balance"]
+    signs = reward(*drawings(("sign",), 40, seed=5, task="ocr")).parts["balance"]
     assert signs.quantile(0.9) < scored.parts["balance"].quantile(0.9)

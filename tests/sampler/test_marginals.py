@@ -9,7 +9,7 @@ gives its fresh noise, and mean and variance follow without Monte-Carlo error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -33,16 +33,15 @@ def best_velocity(mean: float, deviation: float) -> Callable[[Tensor, Tensor], T
     return velocity
 
 
-def laws(sampler: TransitionSampler, mean: float, deviation: float) -> list[tuple[float, float, float]]:
+def laws(sampler: TransitionSampler, mean: float, deviation: float) -> Iterator[tuple[float, float, float]]:
     """Sigma, mean and variance of the latent after every step, for standard normal noise."""
-    velocity, center, variance, result = best_velocity(mean, deviation), 0.0, 1.0, []
+    velocity, center, variance = best_velocity(mean, deviation), 0.0, 1.0
     for step in range(sampler.num_steps):
         probes = torch.tensor([[center], [center + 1]], dtype=torch.float64)
         transition = transition_at(sampler, step, probes, velocity(probes, sampler.sigma_at(step, probes)))
         center, shifted = transition.mean.flatten().tolist()
         variance = (shifted - center) ** 2 * variance + transition.std[0].item() ** 2
-        result.append((transition.sigma_next[0].item(), center, variance))
-    return result
+        yield transition.sigma_next[0].item(), center, variance
 
 
 def errors(
@@ -75,19 +74,19 @@ QUICK = (("flow", 0.7), ("dance", 0.3), ("ddim", 1.0), ("dpm1", 0.0))
 def test_marginals_are_kept_at_every_noise_level(name: str, noise_level: float, make_sampler: MakeSampler):
     coarse, fine = (
         errors(make_sampler(name, num_steps=steps, noise_level=noise_level), MEAN, DEVIATION, below=0.5)
-        for steps in (200, 800)
+        for steps in (100, 400)
     )
     # The velocity is affine, so the mean is exact whatever the step; float64 rounding only.
     assert max(coarse[0], fine[0]) < 1e-12
     # First-order solvers: the variance (0.25 to 0.28 here) is approached, by half or more for a quarter step.
-    assert fine[1] < 6e-3
+    assert fine[1] < 1.2e-2
     assert fine[1] < coarse[1] / 2
 
 
 def test_capped_first_step_of_the_sde_adds_variance(make_sampler: MakeSampler):
     # It injects variance a^2 and scales the latent by 1 - a^2 / 2 however small the step:
     # (1 - a^2 / 2)^2 + a^2 = 1 + a^4 / 4. Later steps forget it, which the test above shows.
-    sigma, _, variance = laws(make_sampler("flow", num_steps=800, noise_level=0.7), MEAN, DEVIATION)[0]
+    sigma, _, variance = next(laws(make_sampler("flow", num_steps=800, noise_level=0.7), MEAN, DEVIATION))
     excess = variance - (1 - sigma) ** 2 * DEVIATION**2 - sigma**2
     assert excess == pytest.approx(0.7**4 / 4, rel=0.01)
 
@@ -102,8 +101,8 @@ def test_renoising_is_exact_when_the_clean_prediction_is_certain(
 
 
 def test_cps_loses_variance_of_uncertain_data(make_sampler: MakeSampler):
-    sampler = make_sampler("cps", num_steps=800, noise_level=0.7)
-    final_variance = laws(sampler, MEAN, DEVIATION)[-1][2]
+    sampler = make_sampler("cps", num_steps=200, noise_level=0.7)
+    final_variance = [*laws(sampler, MEAN, DEVIATION)][-1][2]
     assert final_variance < 0.75 * DEVIATION**2
 
 
@@ -111,7 +110,7 @@ def test_dance_spoils_a_certain_clean_prediction_at_the_end_of_a_coarse_grid(mak
     # Noise of 0.156 arrives at level 0.009, where the model reads it as 18 units of noise; the last step
     # takes off 0.045 of that, five times what is there. docs/sampler.md warns of it.
     deviations = [
-        laws(make_sampler("dance", noise_level=level), MEAN, deviation=0.0)[-1][2] ** 0.5
+        [*laws(make_sampler("dance", noise_level=level), MEAN, deviation=0.0)][-1][2] ** 0.5
         for level in (0.0, 0.1, 0.3)
     ]
     assert deviations == pytest.approx([0.0, 0.031, 0.806], abs=5e-4)
@@ -153,7 +152,7 @@ def test_sampled_latents_follow_the_law(name: str, noise_level: float, make_samp
 
     sampler = make_sampler(name, noise_level=noise_level)
     clean = sample(sampler, best_velocity(MEAN, DEVIATION), draw(), draw).clean
-    _, mean, variance = laws(sampler, MEAN, DEVIATION)[-1]
+    _, mean, variance = [*laws(sampler, MEAN, DEVIATION)][-1]
     # Four standard errors of the estimates of mean and variance.
     assert abs(clean.mean().item() - mean) < 4 * math.sqrt(variance / count)
     assert abs(clean.var().item() - variance) < 4 * variance * math.sqrt(2 / count)

@@ -52,8 +52,8 @@ class Spy(Callback):
 @pytest.mark.parametrize(
     ("name", "settings", "updates"),
     [
-        # Two rounds of one update each, three micro-batches and nine backward passes of each.
-        ("mopd_ode", ("phase.micro_batch_size=1", *QUIET), 2),
+        # Two rounds of one update each, three micro-batches and three backward passes of each.
+        ("mopd_ode", ("phase.micro_batch_size=1", "sampler.num_steps=4", *QUIET), 2),
         # Two rounds, with an update of the student and two of the fake score in each.
         pytest.param("mopd_dmd", ("phase.fake_updates_per_round=2", *QUIET), 6, marks=pytest.mark.slow),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -136,7 +136,7 @@ class TinyWorld:
         if {"adapter=full", "adapter=whole"} & set(overrides):  # which has no rank
             small = [setting for setting in small if not setting.startswith("adapter.")]
         name = experiment.partition("@")[0]
-        cfg = copy.deepcopy(_composed((f"+experiment={name}", *small, *overrides)))
+        cfg = pickle.loads(_composed((f"+experiment={name}", *small, *overrides)))
         cfg.paths.run, cfg.paths.root = str(folder), str(folder.parent)
         return cfg
 
@@ -146,10 +146,10 @@ class TinyWorld:
 
 
 @cache
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """Hydra takes half a second for what differs from test to test in its folder alone."""
+def _composed(overrides: tuple[str, ...]) -> bytes:
+    """Hydra's work on what differs from test to test in its folder alone, pickled: copies are cheap."""
     with initialize_config_dir(config_folder(), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+        return pickle.dumps(compose("train", overrides=list(overrides)))
 
 
 OF_PICTURES = (

@@ -11,7 +11,7 @@ from diffopd.config.folder import config_folder
 from diffopd.data.prompt_files import read_prompts
 from diffopd.files.paths import resolve_path
 from diffopd.world.prompt_sets import FOLDER, num_held_out_pairs, prompt, prompt_sets, write_prompt_sets
-from diffopd.world.request import GENEVAL_TAGS, Request, caption
+from diffopd.world.request import GENEVAL_TAGS, Request, caption, parse
 from diffopd.world.split import HELD_OUT_PAIRS, is_held_out
 from diffopd.world.words import EVALUATION_WORDS
 
@@ -65,6 +65,13 @@ def test_requests_stand_on_their_side(sets):
         if "test" in name:
             assert all(map(is_held_out, requests)), name
             assert all(num_held_out_pairs(r) < 2 for r in requests), name
+
+
+def test_every_prompt_is_understood(sets):
+    for requests in sets.values():
+        for request in requests:
+            assert parse(caption(request)) == request
+            assert parse(prompt(request)) == request
 
 
 def test_out_of_distribution_composition(sets):

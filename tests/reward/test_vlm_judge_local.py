@@ -16,14 +16,14 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 from diffopd.files.png import save_png
 from diffopd.reward.checked import RewardError, score_checked
 from diffopd.types import Picture, Prompts
-from support.tiny_vision import MERGE, SPECIAL, judge_model
+from support.tiny_vision import LLAVA_PICTURE, MERGE, SPECIAL, judge_model
 
 SIDE = 64
 LABELS = {"same": 4, "same style": 3, "some": 2, "no": 1}
 """Of several tokens (one per letter), with beginnings in common, one of them the beginning of another."""
 LETTERS = {"a": 4, "b": 3, "c": 2, "d": 1}
 TEXTS = ("a plim", "the plim on a mat in the rain", "plims")
-KINDS = ("qwen3_vl", "qwen2_5_vl")
+KINDS = ("qwen3_vl", "qwen2_5_vl", "llava")
 
 
 def pixels(number, seed):
@@ -69,17 +69,22 @@ def by_hand(folder, pictures, text, labels):
     network = AutoModelForImageTextToText.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     seen = AutoImageProcessor.from_pretrained(folder, backend="pil")(images=pictures, return_tensors="pt")
-    start, end, pad, _ = SPECIAL
-    places = [pad * int(grid.prod() // MERGE**2) for grid in seen["image_grid_thw"]]
-    shown = "".join(f"{start}{place}{end}" for place in places)
-    chat = f"<|im_start|>user\n{shown}{text}<|im_end|>\n<|im_start|>assistant\n"
+    if folder.name == "llava":
+        places = LLAVA_PICTURE * 4 + "\n"  # 32 pixels in patches of 16
+        pad, chat = LLAVA_PICTURE, f"USER: {places * len(pictures)}{text} ASSISTANT:"
+    else:
+        start, end, pad, _ = SPECIAL
+        places = [pad * int(grid.prod() // MERGE**2) for grid in seen["image_grid_thw"]]
+        shown = "".join(f"{start}{place}{end}" for place in places)
+        chat = f"<|im_start|>user\n{shown}{text}<|im_end|>\n<|im_start|>assistant\n"
     prompt = tokenizer(chat).input_ids
     found = []
     for label in labels:
         tokens = tokenizer(label).input_ids
         ids = torch.tensor([[*prompt, *tokens]])
-        kinds = (ids == tokenizer.convert_tokens_to_ids(pad)).int()
-        logits = network(input_ids=ids, mm_token_type_ids=kinds, **seen).logits[0]
+        of_pictures = (ids == tokenizer.convert_tokens_to_ids(pad)).int()
+        kinds = {} if folder.name == "llava" else {"mm_token_type_ids": of_pictures}
+        logits = network(input_ids=ids, **kinds, **seen).logits[0]
         chances = logits[len(prompt) - 1 : -1].double().softmax(1)
         found.append(chances[range(len(tokens)), tokens].prod())
     return torch.stack(found)
@@ -143,11 +148,12 @@ def test_the_value_is_the_mark_that_is_chosen(judge):
     assert expected.scale.startswith("[1, 4], mean of the marks")
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("labels", [LETTERS, LABELS], ids=["one token", "several"])
-def test_batched_equals_one_by_one_and_twice_the_same(judge, labels):
-    together = judge(batch_size=3, mark="expected", labels=labels)(IMAGES, PROMPTS)
-    again = judge(batch_size=3, mark="expected", labels=labels)(IMAGES, PROMPTS)
-    alone = judge(batch_size=1, mark="expected", labels=labels)(IMAGES, PROMPTS)
+def test_batched_equals_one_by_one_and_twice_the_same(judge, kind, labels):
+    together = judge(kind, batch_size=3, mark="expected", labels=labels)(IMAGES, PROMPTS)
+    again = judge(kind, batch_size=3, mark="expected", labels=labels)(IMAGES, PROMPTS)
+    alone = judge(kind, batch_size=1, mark="expected", labels=labels)(IMAGES, PROMPTS)
     assert torch.equal(together.value, again.value)
     torch.testing.assert_close(together.value, alone.value, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(together.parts["answered"], alone.parts["answered"], rtol=1e-3, atol=0)

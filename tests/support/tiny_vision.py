@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLConfig,
@@ -25,6 +27,12 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PATCH, MERGE = 16, 2
+LLAVA_PICTURE = "<image>"
+LLAVA_TEMPLATE = (
+    "{% for m in messages %}USER: {% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
 
 
 def seeing_family(folder: Path) -> Family:
@@ -42,14 +50,16 @@ def seeing_family(folder: Path) -> Family:
 
 
 def judge_model(folder: Path, kind: str) -> Path:
-    """A vision-language model alone: ``qwen3_vl`` or ``qwen2_5_vl``."""
+    """A vision-language model alone: ``qwen3_vl``, ``qwen2_5_vl`` or ``llava``."""
     size = len(_qwen_tokenizer(*SPECIAL))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         if kind == "qwen3_vl":
             save_qwen3_vl(folder, _qwen3(num_layers=2, vocab_size=size))
-        else:
+        elif kind == "qwen2_5_vl":
             _save_qwen2_5_vl(folder, size)
+        else:
+            _save_llava(folder)
     return folder
 
 
@@ -105,6 +115,32 @@ def _save_qwen2_5_vl(folder: Path, vocab_size: int) -> None:
     _save_processor(folder, 14)
 
 
+def _save_llava(folder: Path) -> None:
+    """With settings of a processor, no types of tokens, and another form of a conversation."""
+    tokenizer = _qwen_tokenizer(LLAVA_PICTURE)
+    small = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    seen = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 16, "initializer_factor": 20.0}
+    told = {"model_type": "llama", "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    config = LlavaConfig(
+        vision_config=small | seen,
+        text_config=small | told | {"initializer_range": 0.5},
+        image_token_index=tokenizer.convert_tokens_to_ids(LLAVA_PICTURE),
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    _save_tokenizer(folder, tokenizer, LLAVA_TEMPLATE)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    image = {"image_processor_type": "CLIPImageProcessor", **size}
+    (folder / "preprocessor_config.json").write_text(json.dumps(image))
+    own = {"patch_size": 16, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"}
+    (folder / "processor_config.json").write_text(json.dumps(own))
+
+
+def _save_tokenizer(folder: Path, tokenizer, template: str) -> None:
+    tokenizer.chat_template, before = template, tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    tokenizer.chat_template = before  # it is one for all that ask
+
+
 def _token_numbers() -> dict[str, int]:
     tokenizer = _qwen_tokenizer(*SPECIAL)
     names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
@@ -113,10 +149,7 @@ def _token_numbers() -> dict[str, int]:
 
 def _save_processor(folder: Path, patch_size: int) -> None:
     """The tokenizer with its chat template, and how pictures become patches."""
-    tokenizer = _qwen_tokenizer(*SPECIAL)
-    tokenizer.chat_template, before = TEMPLATE, tokenizer.chat_template
-    tokenizer.save_pretrained(folder)
-    tokenizer.chat_template = before  # it is one for all that ask
+    _save_tokenizer(folder, _qwen_tokenizer(*SPECIAL), TEMPLATE)
     (folder / "preprocessor_config.json").write_text(
         json.dumps(
             {

@@ -157,7 +157,7 @@ def _parts(folder: Path, where: str) -> tuple[type[PreTrainedModel], Any, str]:
     """
     try:
         config: Any = AutoConfig.from_pretrained(folder, **_LOCAL)
-        kind = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+        kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
         processor = PROCESSOR_MAPPING.get(type(config), None)
         if kind is None or processor is None:
             raise ValueError(f"a {config.model_type} is no vision-language model")

@@ -147,9 +147,9 @@ def _choice(
             assert isinstance(entries, yaml.SequenceNode)
             plain = [entry.value for entry in entries.value if isinstance(entry, yaml.ScalarNode)]
             starts = [name for name in plain if name != "_self_" and not {"/", "@"} & set(name)]
-            settings += _brought(entries, place, group, lines)
             base = folder / f"{starts[0]}.yaml" if folder and starts else None
             target = target or (read(base, group).target if base and base.is_file() else None)
+            settings += _brought(entries, place, group, lines, target)
         settings += _walk(root, place, target, lines, top=True)
     return Choice(name, purpose, tuple(starts), None if target == "???" else target, tuple(settings))
 
@@ -221,8 +221,10 @@ def _text(node: yaml.Node) -> str:
     return f'"{text}"' if quoted else text
 
 
-def _brought(node: yaml.SequenceNode, place: str, group: str, lines: _Lines) -> Iterator[Setting]:
-    """Choices that a file puts at some place."""
+def _brought(
+    node: yaml.SequenceNode, place: str, group: str, lines: _Lines, target: str | None
+) -> Iterator[Setting]:
+    """Choices that a file puts at some place, and the lines of files that it has in common with others."""
     for entry in node.value:
         if isinstance(entry, yaml.MappingNode):
             ((key, value),) = entry.value
@@ -237,6 +239,12 @@ def _brought(node: yaml.SequenceNode, place: str, group: str, lines: _Lines) -> 
         path, _, package = word.partition("@")
         of = path.strip("/") or group
         if not package and of == group:  # all of another choice, see starts_as
+            continue
+        if package == "_here_":
+            text = (Path(config_folder()) / of / f"{choice}.yaml").read_text(encoding="utf-8")
+            root = yaml.compose(text)
+            assert isinstance(root, yaml.MappingNode)
+            yield from _walk(root, place, target, _Lines(text.splitlines()), top=True)
             continue
         package = package.removeprefix("_global_")
         where = ".".join(part for part in (place, package) if part) if package else of

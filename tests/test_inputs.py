@@ -115,6 +115,8 @@ def test_a_local_scorer_is_an_input_and_one_on_the_hub_is_not(tmp_path):
     reward = {"path": str(tmp_path / "clip"), "tokenizer_path": "someone/clip", "address": str(tmp_path)}
     found = inputs_of({"reward": {"rewards": {"ocr": reward}}}, ["reward"])
     assert found.keys() == {"reward.rewards.ocr.path"}
+    found = inputs_of({"reward": {"model_path": str(tmp_path / "clip"), "path": None}}, ["reward"])
+    assert found.keys() == {"reward.model_path"}
 
 
 def test_a_large_file_is_read_once_until_it_is_written_again(tmp_path, monkeypatch):

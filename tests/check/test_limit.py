@@ -81,7 +81,7 @@ def files_at(file: Path, package: str) -> Iterator[tuple[Path, str]]:
             if choice in ("_self_", "???", None) or "hydra" in key or "@_global_" in key:
                 continue
             name, _, at = key.removeprefix("override ").partition("@")
-            own = name.strip("/") == group and not at
+            own = (name.strip("/") == group and not at) or at == "_here_"
             where = package if own else f"{package}.{at or name.strip('/')}".strip(".")
             yield from files_at(CONF / name.strip("/") / f"{choice}.yaml", where)
 

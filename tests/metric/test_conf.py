@@ -16,7 +16,7 @@ from support.tiny_scorers import scorer_settings
 CONF = Path(__file__).parents[2] / "conf"
 NEED_PICTURES = {
     *("picture_distance", "dino_distance", "lpips", "frechet_to_pictures"),
-    *("picture_nearness", "dino_nearness", "lpips_nearness", "vlm_judge", "hpsv3"),
+    *("picture_nearness", "dino_nearness", "lpips_nearness", "vlm_judge", "vlm_judge_local", "hpsv3"),
 }
 ELSEWHERE = {"geneval", "remote", "unifiedreward", *NEED_PICTURES}
 """Need weights, pictures or a server; tested on their own in tests/reward, and below."""

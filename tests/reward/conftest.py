@@ -74,6 +74,19 @@ def build_scorer_of(conf_dir):
     return build
 
 
+@pytest.fixture
+def build_judge(conf_dir):
+    """``build_judge(name, **changes)`` from its config; labels take the place of its own, all of them."""
+
+    def build(name: str, **changes):
+        with initialize_config_dir(str(conf_dir), version_base="1.3"):
+            config = OmegaConf.to_container(compose(overrides=[f"+reward={name}"]).reward)
+        assert isinstance(config, dict)
+        return instantiate({**config, **changes})
+
+    return build
+
+
 @pytest.fixture(scope="session")
 def samples() -> tuple[Tensor, Prompts]:
     """Six images that are not square, and prompts of different lengths, one of them twice."""

@@ -223,7 +223,8 @@ def test_a_hub_id_is_downloaded_without_its_pickles(build_scorer, scorers, monke
     assert torch.equal(reward(*samples).value, build_scorer("pickscore")(*samples).value)
     (weights, revision, patterns), (words, _, word_patterns) = asked
     assert (weights, revision, words) == ("someone/PickScore", "v1", "laion/words")
-    assert not [p for p in (*patterns, *word_patterns) if not p.endswith((".json", ".txt", ".safetensors"))]
+    read = (".json", ".jinja", ".txt", ".safetensors")
+    assert not [p for p in (*patterns, *word_patterns) if not p.endswith(read)]
     assert not [p for p in word_patterns if p.endswith(".safetensors")]
 
 

@@ -2,24 +2,25 @@
 
 import base64
 import io
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from diffopd.reward.checked import RewardError
-from diffopd.reward.learned.vlm_judge import VlmJudge
 from diffopd.types import Picture, Prompts
 from support.stub_server import serving
 
-CONFIG = OmegaConf.to_container(OmegaConf.load(Path(__file__).parents[2] / "conf/reward/vlm_judge.yaml"))
 
+@pytest.fixture
+def judge(build_judge):
+    """``judge(address, **changes)`` from its config."""
 
-def judge(at, **changes):
-    settings = {key: value for key, value in CONFIG.items() if key != "_target_"}
-    return VlmJudge(**{**settings, "address": f"{at}/v1", "backoff": 0.0, "retries": 1, **changes})
+    def make(at, **changes):
+        told = {"address": f"{at}/v1", "backoff": 0.0, "retries": 1}
+        return build_judge("vlm_judge", **{**told, **changes})
+
+    return make
 
 
 def shown(content):
@@ -47,14 +48,14 @@ IMAGES = torch.tensor([1.0, 0.75, 0.0]).view(3, 1, 1, 1).expand(3, 3, 8, 6)
 PROMPTS = Prompts(("a plim", "the plim", "plims"), ("t",) * 3, ({},) * 3, (0, 1, 2), (0, 1, 2))
 
 
-def test_the_folder_s_first_picture_is_what_drawn_ones_are_compared_with(folder):
+def test_the_folder_s_first_picture_is_what_drawn_ones_are_compared_with(judge, folder):
     with serving(by_difference) as address:
         scores = judge(address, path=str(folder))(IMAGES, PROMPTS)
     assert scores.value.tolist() == [4, 3, 1]
     assert scores.scale.startswith("[1, 4]")
 
 
-def test_a_prompt_s_own_picture_is_shown_before_the_drawn_one_at_one_size(folder):
+def test_a_prompt_s_own_picture_is_shown_before_the_drawn_one_at_one_size(judge, folder):
     seen = []
 
     def note(path, headers, content):
@@ -71,20 +72,34 @@ def test_a_prompt_s_own_picture_is_shown_before_the_drawn_one_at_one_size(folder
     assert "same, mostly, partly, different" in question
 
 
-def test_what_is_missing_is_told(folder):
+def test_what_is_missing_is_told(judge, folder):
     reward = judge("http://127.0.0.1:1")
     with pytest.raises(ValueError, match=r"'a plim' has no picture .* name the folder .* reward\.path="):
         reward.check_prompt(PROMPTS.select([0]))
     (folder / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"reward\.path=.*empty.* holds no pictures"):
+    with pytest.raises(Exception, match=r"reward\.path=.*empty.* holds no pictures"):
         judge("http://127.0.0.1:1", path=str(folder / "empty"))
-    with pytest.raises(ValueError, match=r"reward\.question must hold \{labels\}"):
-        judge("http://127.0.0.1:1", question="?")
-    with pytest.raises(ValueError, match=r"reward\.labels must have at least two labels"):
-        judge("http://127.0.0.1:1", labels={"same": 4})
 
 
-def test_a_reply_without_a_label_is_asked_again_and_then_an_error(folder):
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"reply": "?"}, r"reward\.reply \(or reward\.question\) must hold \{labels\}"),
+        ({"labels": {"same": 4}}, r"reward\.labels must have at least two labels"),
+        ({"labels": {"Same": 4, "same": 1}}, r"reward\.labels must differ in more than case, got Same, same"),
+        ({"labels": {True: 4, "no": 1}}, r"reward\.labels must be words, got True; put it in quotes"),
+        ({"labels": {"same": "high", "no": 1}}, r"reward\.labels\.same=high must be a finite number"),
+        ({"num_pictures": 0}, r"reward\.num_pictures=0 must be at least 1"),
+        ({"concurrency": 0}, r"reward\.concurrency=0 must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_errors(judge, setting, message):
+    with pytest.raises(Exception, match=message):
+        judge("http://127.0.0.1:1", **setting)
+
+
+def test_a_reply_without_a_label_is_asked_again_and_then_an_error(judge, folder):
     asked = []
 
     def mute(path, headers, content):

@@ -478,6 +478,7 @@ ANYWHERE: Mapping[str, Rule] = {
     "reward.labels": Named(),
     "reward.labels.*": Range(-1e6, 1e6),
     "reward.num_pictures": whole(1, 10_000),
+    "reward.least_answered": SHARE,
     # Sizes of a network that is made anew.
     "attention_head_dim": whole(1, 65_536),
     "caption_projection_dim": whole(1, 65_536),

@@ -30,7 +30,12 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "merges.txt",
 )
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 

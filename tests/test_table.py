@@ -344,3 +344,37 @@ def test_a_damaged_note_or_result_is_scored_again(tmp_path):
     (place / comparison.MADE_OF).write_text("")
     assert resumes() == ["resume=never"]
     assert resumes() == []
+def test_the_base_s_one_run_stands_for_every_seed_of_what_it_is_compared_with(tmp_path):
+    rows = []
+    for name, scores in (("base", (0.5,)), ("opd", (0.8, 0.81, 0.83))):
+        for seed, score in enumerate(scores):
+            folder = tmp_path / name / f"seed{seed}"
+            trained = name == "opd"
+            if trained:
+                write_run(folder, "mopd_ode", seed, {"train/reward/ocr": [0.1]})
+            held_out = {"alignment": {"value": score / 2, "num_images": 192.0}}
+            place = folder / "scores" / "mini_guidance_1" / "results.json"
+            result({"ocr": score}, held_out=held_out).save(place)
+            rows.append(
+                RowRun(
+                    row=name,
+                    seed=seed,
+                    command="train" if trained else None,
+                    arguments=(),
+                    teachers={},
+                    guidance=[1.0],
+                    note="",
+                    folder=folder,
+                )
+            )
+    shared = {"figure": "", "method": "opd", "against": "base", "level": None, "margin": 0.02}
+    claims = {
+        "score": {"text": "More of it.", "metric": "final_score", "task": None, **shared},
+        "substance": {"text": "More substance.", "metric": "held_out", "task": "alignment", **shared},
+    }
+    write_claims(keep_data(rows, tmp_path / "data"), claims, tmp_path / "claims.md", benchmark="mini")
+    lines = (tmp_path / "claims.md").read_text().splitlines()
+    assert any("More of it" in line and "| holds | +0.313 (" in line for line in lines)
+    assert any("More substance" in line and "| holds | +0.157 (" in line for line in lines)
+
+

@@ -55,7 +55,7 @@ ablations: install  ## Figures 5 and 6 and gradient variance (80 minutes on 2 co
 TAUGHT := runs/dopsd_pictures
 # Everything that D-OPSD's tables make but runs and pictures one by one.
 WRITTEN := table.md table.csv wins.md wins.csv wins.png claims.md images.png radar.png reward_by_minutes.png index.html data
-DOPSD := "model=mini_klein","adapter=lora_large","data.path=$(TAUGHT)/figure/train","trainer.max_epochs=300","+reward=picture_nearness","phase.score_every_n_rounds=10"
+DOPSD := "model=mini_klein","adapter=lora_large","data.path=$(TAUGHT)/figure/train","trainer.max_epochs=300","+reward=picture_nearness","phase.score_every_n_rounds=10","callbacks.leak_test.num_draws=8"
 
 dopsd: install  ## D-OPSD's Tables 1 and 2 and Figure 6 on the embedded few-step model, into experiments/dopsd; SEEDS=3; ARGS for the tables.
 	test -d $(TAUGHT)/figure || $(BIN)/python -m diffopd.world.learning_tasks figure $(TAUGHT)/figure --side 64
@@ -64,7 +64,7 @@ dopsd: install  ## D-OPSD's Tables 1 and 2 and Figure 6 on the embedded few-step
 	$(BIN)/python -m diffopd.table rows=dopsd seeds=$(or $(SEEDS),3) $(ARGS)
 	$(BIN)/python -m diffopd.table rows=dopsd_style seeds=$(or $(SEEDS),3) $(ARGS)
 	$(BIN)/python -m diffopd.table rows=dopsd_domain seeds=$(or $(SEEDS),3) $(ARGS)
-	$(BIN)/python -m diffopd.ablations 'ablations=[dopsd_rule,dopsd_teacher,dopsd_steps,dopsd_loss]' run_id=dopsd \
+	$(BIN)/python -m diffopd.ablations 'ablations=[dopsd_rule,dopsd_teacher,dopsd_steps,dopsd_loss,dopsd_leak]' run_id=dopsd \
 		seeds=$(or $(SEEDS),3) 'more_benchmarks=[dopsd_figure]' 'guidance=[1]' 'overrides=[$(DOPSD)]'
 	for table in table1_figure table1_style table2_domain; do mkdir -p experiments/dopsd/$$table; \
 		for file in $(WRITTEN); do ! test -e runs/dopsd/$$table/one/$$file || \

@@ -75,6 +75,10 @@ PHASES: dict[str, tuple[str, ...]] = {
         *("+experiment=self_opd_aesthetic", NO_REPORT, "data.tasks.aesthetic.prompts_per_round=2", *STEPS),
         *("phase.state_weights=[2,1]", "phase.num_branches=2"),
     ),
+    "online_dpo": (
+        *("+experiment=online_dpo_aesthetic", *LEARNER),
+        *("phase.num_timesteps=2", "phase.updates_per_round=2"),
+    ),
     "flow_grpo": (*GRPO, "loss=flow_grpo"),
     "guard": (*GRPO, "phase.noise_window.size=1"),
     "opd_sde": ("+experiment=mopd_sde", *STUDENT),

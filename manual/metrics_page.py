@@ -13,7 +13,7 @@ from settings_page import table
 
 FILE = Path(__file__).with_name("metrics.toml")
 ALL_PHASES = (
-    *("distill", "sft", "preference", "dmd", "tdm", "nft", "grpo", "self_opd"),
+    *("distill", "sft", "preference", "dmd", "tdm", "nft", "grpo", "self_opd", "online_dpo"),
     *("gradient_variance", "pretrain", "autoencoder"),
 )
 BETTER = ("higher", "lower", "neither")

@@ -135,6 +135,20 @@ def test_claims_about_noise_are_about_cells(cells):
     assert named == {cell.label.removeprefix("variant=") for cell in found}
 
 
+@pytest.mark.parametrize("name", ["on_policy", "factors", "dopsd_leak"])
+def test_claims_of_a_critique_are_about_the_cells_of_its_file(name):
+    folder = Path(config_folder())
+    sweep = OmegaConf.load(folder / "experiment" / "ablation" / f"{name}.yaml").hydra.sweeper.params
+    claims = read_claims(OmegaConf.to_container(OmegaConf.load(folder / "claims" / f"{CLAIMS[name]}.yaml")))
+    sides = {side for claim in claims for side in (claim.method, claim.against)}
+    assert sides - {"base"} == set(sweep["+variant"].split(","))
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        benchmark = compose("evaluate", overrides=["benchmark=mini_factors"]).benchmark
+    shown = {*benchmark.held_out, *benchmark.held_out_parts}
+    named = [claim.task for claim in claims if claim.metric == "held_out"]
+    assert {metric.strip() for task in named for metric in task.split(",")} <= shown
+
+
 def test_other_benchmarks_are_scored_once_for_each_student(cells, tmp_path):
     found = cells("ablations=[method,formulation]", "seeds=1")
     assert scoring_jobs(found, [], [1, 2], 1) == []

@@ -22,6 +22,7 @@ CHOSEN = {
     "ram_ocr": {"optimizer.lr": (2e-3, 3e-4), "loss.advantage_clip": (1.5, 5.0)},
     "rvm_ocr": {"optimizer.lr": (2e-3, 3e-4), "loss.reward_scale": (0.1, 0.1)},
     "self_opd_ocr": {"optimizer.lr": (2e-3, 3e-4), "sampler.guidance_scale": (1.0, 4.5)},
+    "online_dpo_ocr": {"optimizer.lr": (2e-3, 3e-4), "phase.updates_per_round": (4, 2)},
     "few_step_ocr": {"regulariser.fake_optimizer.lr": (2e-3, 3e-4), "sampler.num_steps": (4, 4)},
     "flow_grpo_ocr": {"loss.clip_low": (1e-4, 1e-4), "loss.clip_high": (1e-4, 1e-4)},
 }  # fmt: skip

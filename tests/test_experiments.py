@@ -20,6 +20,7 @@ OF_ANY_TASK = (
     "ram",
     "rvm",
     "few_step",
+    "online_dpo",
 )  # those named after their task, such as teacher_ocr, are these
 MINI_MODEL = (
     "mini_autoencoder",

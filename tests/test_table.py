@@ -12,11 +12,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from diffopd.check.values import plain_values
 from diffopd.config.arguments import quoted
 from diffopd.config.folder import config_folder
+from diffopd.doctor.cost import run_cost
 from diffopd.evaluation import EvaluationResult
 from diffopd.jobs import comparison
-from diffopd.jobs.comparison import RowRun, collect, jobs_of, keep_data, read_rows
+from diffopd.jobs.comparison import RowRun, check_rows, collect, jobs_of, keep_data, read_rows
 from diffopd.report.comparison.claims import write_claims
 from diffopd.report.comparison.wins import read_conditions
 from diffopd.report.methods.claims import read_claims
@@ -219,10 +221,10 @@ def test_rows_of_other_prompts_do_not_stand_in_one_table(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("rows", ["table1", "table1_large"])
+@pytest.mark.parametrize("rows", ["table1", "table1_large", "methods"])
 def test_rows_draw_equally_many_images(rows):
     with initialize_config_dir(config_folder(), version_base="1.3"):
-        table = compose("table", overrides=[f"rows={rows}"]).rows
+        table = compose("table", overrides=[f"rows={rows}", "paths.run=."]).rows
         drawn = {}
         for name, row in table.items():
             if row.command == "train":
@@ -236,6 +238,78 @@ def test_rows_draw_equally_many_images(rows):
     assert len(set(specialists.values())) == 1
     drawn["opd"] += sum(specialists.values())
     assert max(drawn.values()) <= 1.01 * min(drawn.values())
+
+
+def rows_of(rows, tmp_path, *overrides):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        return compose("table", overrides=[f"rows={rows}", f"paths.run={tmp_path}", "seeds=3", *overrides])
+
+
+@pytest.mark.parametrize("rows", ["methods", "methods_minutes", "few_step"])
+def test_rows_of_a_comparison_are_those_that_its_claims_name(rows, tmp_path):
+    cfg = rows_of(rows, tmp_path)
+    found = read_rows(cfg, tmp_path)
+    seeds = {name: [run.seed for run in found if run.row == name] for name in cfg.rows}
+    assert seeds == {name: [0] if name.startswith("base") else [0, 1, 2] for name in cfg.rows}
+    claims = read_claims(OmegaConf.to_container(cfg.claims))
+    sides = {side for claim in claims for side in (claim.method, claim.against)}
+    assert {side for side in sides - set(cfg.rows) if not side.endswith("_minutes")} == set()
+    assert rows == "methods" or sides <= set(cfg.rows)
+    benchmark = compose_benchmark(cfg.benchmarks[0])
+    held_out = {*benchmark.held_out, *benchmark.get("held_out_parts", ())}
+    for claim in claims:
+        known = held_out if claim.metric == "held_out" else set(benchmark.tasks)
+        assert {name.strip() for name in (claim.task or "").split(",") if name} <= known
+    assert bool(cfg.get("wins")) == (rows == "few_step")
+    if cfg.get("wins"):
+        conditions = read_conditions(OmegaConf.to_container(cfg.wins), sorted(seeds))
+        assert {task for condition in conditions for task in condition.tasks} <= set(benchmark.tasks)
+
+
+def test_rows_of_equal_minutes_are_in_the_folder_of_those_of_equal_images(tmp_path):
+    images, minutes = (rows_of(rows, tmp_path) for rows in ("methods", "methods_minutes"))
+    assert images.name == minutes.name == "methods"
+    assert {name: images.rows[name] for name in images.rows} == {
+        name: row for name, row in minutes.rows.items() if not name.endswith("_minutes")
+    }
+
+
+def test_every_row_of_a_comparison_passes_the_check(tmp_path):
+    cfg = rows_of("methods_minutes", tmp_path)
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        check_rows(read_rows(cfg, tmp_path))
+
+
+@pytest.mark.slow
+def test_the_table_of_few_steps_is_written_whole(world, tmp_path):
+    """Two rounds and one seed of every row, on a tiny model in the place of both."""
+    model = ["model=mini_klein", f"model.path={world.klein}", "model.step_distilled=false"]
+    small = ["adapter.rank=2", "adapter.alpha=4", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
+    small += ["data.tasks.aesthetic.prompts_per_round=1"]
+    few = [f"benchmark.tasks.{task}.num_prompts=2" for task in TASKS]
+    few += ["benchmark.held_out.frechet.reference.number=8"]
+    transformer = f"regulariser.path={world.klein}/transformer"
+    cfg = rows_of("few_step", tmp_path)
+    arguments = {name: [*row.arguments, *small] for name, row in cfg.rows.items() if row.command}
+    for name in arguments:
+        arguments[name] = [transformer if x.startswith("regulariser.path=") else x for x in arguments[name]]
+        arguments[name] += ["data.tasks.aesthetic.group_size=2"] if name.startswith("reward") else []
+    evaluation = {"base_16_steps": [*few, "benchmark.sampler.num_steps=3"]}
+    done = copies.run(
+        tmp_path,
+        "table",
+        *("rows=few_step", "seeds=1", f"shared={json.dumps(model)}"),
+        *(f"rows.{name}.arguments={json.dumps(given)}" for name, given in arguments.items()),
+        *(f"rows.{name}.evaluation={json.dumps(evaluation.get(name, few))}" for name in cfg.rows),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "runs" / "few_steps" / "one"
+    header = (folder / "table.md").read_text().splitlines()[0]
+    assert "aesthetic, mini_4_steps" in header
+    assert "aesthetic, mini_16_steps" in header
+    with (folder / "wins.csv").open() as file:
+        judged = {line["row"] for line in csv.DictReader(file)}
+    assert judged == {"reward", "reward_held", "taught", "taught_held"}
 
 
 def test_the_base_is_scored_first_and_the_others_after_all_trainings(tmp_path):
@@ -312,11 +386,45 @@ def test_claims_are_tested_on_the_rows_that_are_kept(tmp_path, capsys):
     assert not (tmp_path / "none.md").exists()
 
 
+def test_the_base_s_one_run_stands_for_every_seed_of_what_it_is_compared_with(tmp_path):
+    rows = []
+    for name, scores in (("base", (0.5,)), ("opd", (0.8, 0.81, 0.83))):
+        for seed, score in enumerate(scores):
+            folder = tmp_path / name / f"seed{seed}"
+            trained = name == "opd"
+            if trained:
+                write_run(folder, "mopd_ode", seed, {"train/reward/ocr": [0.1]})
+            held_out = {"alignment": {"value": score / 2, "num_images": 192.0}}
+            place = folder / "scores" / "mini_guidance_1" / "results.json"
+            result({"ocr": score}, held_out=held_out).save(place)
+            rows.append(
+                RowRun(
+                    row=name,
+                    seed=seed,
+                    command="train" if trained else None,
+                    arguments=(),
+                    teachers={},
+                    guidance=[1.0],
+                    note="",
+                    folder=folder,
+                )
+            )
+    shared = {"figure": "", "method": "opd", "against": "base", "level": None, "margin": 0.02}
+    claims = {
+        "score": {"text": "More of it.", "metric": "final_score", "task": None, **shared},
+        "substance": {"text": "More substance.", "metric": "held_out", "task": "alignment", **shared},
+    }
+    write_claims(keep_data(rows, tmp_path / "data"), claims, tmp_path / "claims.md", benchmark="mini")
+    lines = (tmp_path / "claims.md").read_text().splitlines()
+    assert any("More of it" in line and "| holds | +0.313 (" in line for line in lines)
+    assert any("More substance" in line and "| holds | +0.157 (" in line for line in lines)
+
+
 def images_of(arguments):
     """Images that a training draws."""
-    cfg = compose("train", overrides=[*arguments, "paths.run=."])
-    sizes = (task.prompts_per_round * task.group_size for task in cfg.data.tasks.values())
-    return cfg.trainer.max_epochs * sum(sizes)
+    cost = run_cost(plain_values(compose("train", overrides=[*arguments, "paths.run=."])))
+    assert cost is not None
+    return cost.images
 
 
 def test_a_damaged_note_or_result_is_scored_again(tmp_path):

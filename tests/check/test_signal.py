@@ -45,6 +45,12 @@ def test_rounds_without_a_signal(composed, experiment):
     check_config(composed(f"+experiment={experiment}", *ALONE))
 
 
+def test_a_pair_needs_two_samples(composed):
+    refused = "data.tasks.ocr.group_size=1 leaves no signal: the best sample of a prompt is preferred to the"
+    with pytest.raises(ConfigError, match=refused):
+        check_config(composed("+experiment=online_dpo_ocr", *ALONE))
+
+
 @pytest.mark.parametrize("phase", REWARD_PHASES)
 @pytest.mark.parametrize("samples", [1, 2])
 @pytest.mark.parametrize("prompts", [1, 3])

@@ -61,21 +61,23 @@ def test_every_benchmark_builds(name, file):
     benchmark = build(f"benchmark={name}", *of_file, *metric)
     assert isinstance(benchmark, Benchmark)
     assert benchmark.name == name
-    assert benchmark.sampler.num_steps == 40
+    assert benchmark.sampler.num_steps == {"mini_4_steps": 4, "mini_16_steps": 16}.get(name, 40)
     assert benchmark.sampler.deterministic
     numbers = {task: len(rows) for task, rows in benchmark.prompts().items()}
+    of_each = ("mini", "mini_ood", "mini_factors", "mini_4_steps", "mini_16_steps")
     expected = {
-        "mini": {"composition": 64, "ocr": 64, "aesthetic": 64},
-        "mini_ood": {"composition": 64, "ocr": 64, "aesthetic": 64},
+        **{each: {"composition": 64, "ocr": 64, "aesthetic": 64} for each in of_each},
         "mini_large": {"composition": 540, "ocr": 600, "aesthetic": 600},
     }
     assert numbers == expected.get(name, dict.fromkeys(numbers, 2))
 
 
-@pytest.mark.parametrize("name", ["mini", "mini_large", "mini_ood"])
+@pytest.mark.parametrize("name", ["mini", "mini_large", "mini_ood", "mini_factors"])
 def test_what_is_held_out_has_a_name_to_be_read_and_the_direction_of_the_page_of_metrics(name):
     benchmark = build(f"benchmark={name}")
-    assert set(benchmark.held_out) == set(LABELS)
+    of_every = ("spectrum", "frechet", "aesthetic_of_all_tasks", "composition_of_aesthetic")
+    shown = {*benchmark.held_out, *benchmark.held_out_parts}
+    assert shown == set(LABELS if name == "mini_factors" else of_every)
     facts = {entry["name"]: entry["better"] for entry in metrics_page.read()["score"]}
     for held_out, metric in benchmark.held_out.items():
         value = "frechet_distance" if held_out == "frechet" else "value"

@@ -54,6 +54,38 @@ def test_a_held_out_metric_may_see_some_tasks_alone(model, benchmark):
     assert held_out["value"] == pytest.approx(expected_scores(range(4)).mean().item())
 
 
+def test_a_part_of_a_held_out_metric_is_reported_as_a_metric_of_its_own(model, benchmark):
+    reward = benchmark.held_out["brightness"].reward
+    whole = RewardMean(reward=reward, parts=["dark"], tags=[])
+    own = dataclasses.replace(
+        benchmark, held_out={"brightness": whole}, held_out_parts={"darkness": "brightness.dark"}
+    )
+    scores = run(model, own).held_out_scores
+    assert list(scores) == ["brightness", "darkness"]
+    bright, dark = scores.values()
+    assert dark.value == pytest.approx(1 - bright.value)  # as the reward's part is 1 - value
+    assert (dark.n, dark.better) == (bright.n, bright.better)
+    assert dark.conditions == {**bright.conditions, "part": "dark"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"darkness": "brightness.dim"},
+            r"darkness=brightness.dim must be <held-out metric>.<part>, one",
+        ),
+        ({"darkness": "light.dark"}, r"held_out_parts.darkness=light.dark must be .*brightness.dark"),
+        ({"brightness": "brightness.dark"}, r"held_out_parts.brightness: benchmark.held_out has a metric of"),
+    ],
+)
+def test_parts_of_held_out_metrics_are_checked(benchmark, parts, message):
+    reward = benchmark.held_out["brightness"].reward
+    whole = RewardMean(reward=reward, parts=["dark"], tags=[])
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(benchmark, held_out={"brightness": whole}, held_out_parts=parts)
+
+
 def test_a_held_out_value_comes_with_its_direction_and_what_it_was_measured_with(model, benchmark, tmp_path):
     result = run(model, benchmark)
     (entry,) = result.held_out_scores.values()

@@ -41,6 +41,7 @@ RUNS = {
     ],
     "grpo": [("multi_guard", ("loss.kl_weight=0.04", *FILTERED, *SIGNAL))],
     "self_opd": [("self_opd", SIGNAL)],
+    "online_dpo": [("multi_online_dpo", SIGNAL)],
     "gradient_variance": [
         (
             "gradient_variance",

@@ -48,6 +48,11 @@ SLOW_RUNS = {
     "few_step_aesthetic": (*NFT[1:2], "phase.num_timesteps=2", "regulariser.fake_updates_per_round=1"),
     "sopd_aesthetic regulariser=distribution": (*SCORED, "regulariser.fake_updates_per_round=1"),
     "self_opd_aesthetic": ("sampler.num_steps=4", "phase.state_weights=[2,1,0]"),
+    "online_dpo_aesthetic": (
+        *("phase.num_timesteps=2", "phase.updates_per_round=1"),
+        *("loss.beta=1", "loss.keep=1"),  # a pair's samples are nearly alike: their difference alone is rounded
+    ),
+    "sopd_aesthetic phase.states_from=teacher": SCORED,
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),
     "dopsd": ("teacher.decay=0.75",),
     "dopsd teacher.weights=frozen": (),

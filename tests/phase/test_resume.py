@@ -25,6 +25,8 @@ MORE_RUNS = {
     "few_step": ("few_step_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=2"),
     "distribution": ("mopd_ode", *STUDENT, "sampler.num_steps=3", "regulariser=distribution"),
     "self_opd": ("self_opd_aesthetic", *FEW_STATES),
+    "online_dpo": ("online_dpo_aesthetic", "phase.num_timesteps=2", "phase.updates_per_round=2"),
+    "teacher_states": ("mopd_ode", *STUDENT, "phase.states_from=teacher"),
     "balance": ("mopd_ode", *STUDENT, "balance=remaining_gap", "balance.update_every_n_rounds=2"),
     "automatic": ("mopd_ode", *STUDENT, "routing=automatic", "routing.num_prompts=2"),
     "log_ratio": ("mopd_sde", *STUDENT, "estimator=log_ratio"),

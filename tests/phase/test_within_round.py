@@ -12,6 +12,7 @@ EXPERIMENTS = (
     "teacher_aesthetic",
     "guard_aesthetic",
     "self_opd_aesthetic",
+    "online_dpo_aesthetic",
     "mopd_dmd",
     "mopd_sft",
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from scipy.stats import ttest_ind
 
+from diffopd.files.sealed import write_sealed_json
 from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.find import find_runs
 from diffopd.report.methods.measured import Measuring
@@ -69,6 +72,58 @@ def test_a_score_that_is_missing_is_named(tmp_path):
         "not decidable at 2 seeds",
         "a, seed 1 has no scores on mini at guidance 1",
     )
+
+
+def with_held_out(folder, own_base=None, **seeds):
+    """Methods with lists of (style, substance) at guidance 1; the base in the runs' own tables."""
+    for name, values in seeds.items():
+        for seed, (style, substance) in enumerate(values):
+            place = write_run(folder / name / f"seed{seed}", name, seed, {"train/reward/ocr": [0.0]})
+            held_out = {"style": {"value": style, "num_images": 192}, "distance": {"frechet_distance": 1.0}}
+            held_out["substance"] = {"value": substance, "num_images": 192}
+            result({"ocr": 0.5}, held_out=held_out).save(place / "report" / "student_guidance_1.json")
+            if own_base is not None:
+                known = dict(zip(("style", "substance"), own_base, strict=True))
+                entries = {what: {"value": v, "n": 192, "better": "higher"} for what, v in known.items()}
+                row = {"name": "base", "guidance_scale": 1.0, "scores": {}, "held_out": entries}
+                table = {"title": "mini: teachers and student", "rows": [row], "gain_kept": {}}
+                write_sealed_json(place / "report" / "table.json", table)
+    return group_runs(find_runs([str(folder)]), {}, include_unfinished=False)
+
+
+def test_what_is_not_used_for_training_is_compared_by_the_mean_of_what_is_named(tmp_path):
+    methods = with_held_out(tmp_path, a=[(0.6, 0.4), (0.7, 0.5)], b=[(0.2, 0.4), (0.3, 0.4)])
+    verdict = judge(claim(metric="held_out", task="style, substance"), methods, MEASURING)
+    assert verdict.guidance == 1
+    assert verdict.method.values == pytest.approx({0: 0.5, 1: 0.6})
+    assert verdict.against.values == pytest.approx({0: 0.3, 1: 0.35})
+    assert verdict.difference.mean == pytest.approx(0.225)
+    lower = judge(claim(metric="held_out", task="style, distance"), methods, MEASURING)
+    assert lower.reason == "of distance more is not better, so that no mean says more"
+    absent = judge(claim(metric="held_out", task="light"), methods, MEASURING)
+    assert absent.reason == "a, seed 0 has no light"
+
+
+def test_the_base_of_the_runs_own_reports_is_compared_with(tmp_path):
+    methods = with_held_out(tmp_path, own_base=(0.5, 0.4), a=[(0.6, 0.4), (0.62, 0.4), (0.64, 0.4)])
+    style = judge(claim(metric="held_out", task="style", against="base"), methods, MEASURING)
+    assert style.against.values == {0: 0.5, 1: 0.5, 2: 0.5}
+    assert (style.outcome, style.difference.mean) == ("holds", pytest.approx(0.12))
+    score = judge(claim(against="base"), methods, MEASURING)  # of scores there are no single prompts
+    assert score.reason == "no run is called base"
+
+
+def test_leaks_are_compared_seed_by_seed_and_less_is_better(tmp_path):
+    for name, rises in {"a": (0.1, 0.12), "b": (0.4, 0.42)}.items():
+        for seed, rise in enumerate(rises):
+            place = write_run(tmp_path / name / f"seed{seed}", name, seed, {"train/reward/ocr": [0.0]})
+            (place / "leak_test.json").write_text(json.dumps({"rise": {"mean": rise}}))
+    write_run(tmp_path / "c" / "seed0", "c", 0, {"train/reward/ocr": [0.0]})
+    methods = group_runs(find_runs([str(tmp_path)]), {}, include_unfinished=False)
+    verdict = judge(claim(metric="leak"), methods, MEASURING)
+    assert (verdict.outcome, verdict.difference.mean) == ("holds", pytest.approx(0.3))
+    untested = judge(claim(metric="leak", against="c"), methods, MEASURING)
+    assert untested.reason == "c, seed 0 has no leak test"
 
 
 def test_area_under_the_reward_over_the_rounds_both_have(tmp_path):

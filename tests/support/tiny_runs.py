@@ -164,7 +164,10 @@ OF_PICTURES = (
 """Experiments of a few-step model and pictures."""
 WITHOUT_REWARD = (*OF_PICTURES, "sft_pairs", "assistant", "mini_klein_distil")
 """Experiments that learn from pictures, or from samples as they are."""
-REWARD_LEARNING = ("teacher", "guard", "flow_grpo", "multi", "ram", "rvm", "self_opd", "few_step")
+REWARD_LEARNING = (
+    *("teacher", "guard", "flow_grpo", "multi", "ram", "rvm", "self_opd", "few_step", "online_dpo"),
+)
+"""Beginnings of the names of experiments that learn from rewards."""
 UNREPEATABLE = ("train/time/", "train/memory/")
 DRAWINGS = ("data.num_drawings=8", "data.batch_size=2", "data.batches_per_round=1")
 

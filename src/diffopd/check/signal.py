@@ -32,7 +32,12 @@ def signal_problems(values: Mapping[str, Any]) -> Iterator[str]:
         if samples != 1:
             continue
         setting, more = f"{at.setting}.group_size=1", f"set {at.setting}.group_size to 2 or more"
-        if learns and prompts == 1:
+        if target.constants.get("ranks_samples") is True:
+            yield (
+                f"{setting} leaves no signal: the best sample of a prompt is preferred to the worst, and "
+                f"there is one; {more}"
+            )
+        elif learns and prompts == 1:
             yield (
                 f"{setting} with prompts_per_round=1 leaves no signal: the round's one sample is compared "
                 f"with itself, so its advantage is 0; {more}"

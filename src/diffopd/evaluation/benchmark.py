@@ -97,6 +97,8 @@ class Benchmark:
         tasks: task -> its prompts and metric.
         held_out: Metrics over the images of all tasks together that nothing is trained on.
         held_out_tasks: Those of them that see the images of some tasks alone, and which.
+        held_out_parts: Name -> ``<held-out metric>.<part>``: parts of these metrics that are reported as
+            metrics of their own, at no further cost.
         settings: The config it was built from, as plain values; empty where it was built without one.
             Kept with scores, so that those of another sampler or metric are told apart.
     """
@@ -107,6 +109,7 @@ class Benchmark:
     tasks: Mapping[str, BenchmarkTask]
     held_out: Mapping[str, Metric]
     held_out_tasks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    held_out_parts: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,6 +125,24 @@ class Benchmark:
                     f"benchmark.held_out_tasks.{name}={list(tasks)} must name some of the tasks "
                     f"{sorted(self.tasks)}"
                 )
+        for name, place in self.held_out_parts.items():
+            self._check_part(name, place)
+
+    def _check_part(self, name: str, place: str) -> None:
+        setting = f"benchmark.held_out_parts.{name}"
+        if name in self.held_out:
+            raise ValueError(f"{setting}: benchmark.held_out has a metric of that name; choose another")
+        metric, _, part = place.partition(".")
+        known = {
+            f"{other}.{its}"
+            for other, entry in self.held_out.items()
+            if isinstance(entry, RewardMean)
+            for its in entry.parts
+        }
+        if f"{metric}.{part}" not in known:
+            raise ValueError(
+                f"{setting}={place} must be <held-out metric>.<part>, one of {', '.join(sorted(known))}"
+            )
 
     @property
     def scored_tasks(self) -> set[str]:

@@ -54,7 +54,8 @@ def held_out_conditions_of(
 ) -> dict[str, dict[str, str | int | float]]:
     """Held-out metric -> conditions of its value, as :func:`conditions_of` has them for tasks.
 
-    Images and prompts are those of all tasks whose images it sees.
+    Images and prompts are those of all tasks whose images it sees. A part that is reported as a metric of its
+    own was measured with what its metric was.
 
     Args:
         benchmark: What is measured.
@@ -63,7 +64,7 @@ def held_out_conditions_of(
     shared, settings = _shared(benchmark, model), benchmark.settings.get("held_out") or {}
     prompts = benchmark.prompts()
     seen = {name: [t for t in prompts if name in benchmark.held_out_of(t)] for name in benchmark.held_out}
-    return {
+    found: dict[str, dict[str, str | int | float]] = {
         name: {
             "images": sum(len(prompts[task]) for task in seen[name]),
             "prompts": _digest([[task, _of_prompts(prompts[task])] for task in sorted(seen[name])]),
@@ -72,6 +73,8 @@ def held_out_conditions_of(
         }
         for name, metric in sorted(benchmark.held_out.items())
     }
+    of_parts = {name: place.partition(".")[::2] for name, place in sorted(benchmark.held_out_parts.items())}
+    return found | {name: {**found[metric], "part": part} for name, (metric, part) in of_parts.items()}
 
 
 def disagreements(ours: Conditions, theirs: Conditions) -> list[str]:

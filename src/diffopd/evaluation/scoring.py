@@ -176,16 +176,22 @@ def result_of(
         for name, (metric, _) in _metrics(benchmark, task).items():
             rows = prompts[task] if name == _TASK_METRIC else _numbered(prompts[task], first)
             add_kept(metric, kept[name], rows)
+    held_out = {name: _plain(metric) for name, metric in benchmark.held_out.items()}
+    better = {name: _better(metric) for name, metric in benchmark.held_out.items()}
+    for name, place in benchmark.held_out_parts.items():
+        whole, _, part = place.partition(".")
+        held_out[name] = {"value": held_out[whole][part], "num_images": held_out[whole]["num_images"]}
+        better[name] = better[whole]
     return EvaluationResult(
         benchmark=benchmark.name,
         seed=benchmark.seed,
         guidance_scale=guidance_scale,
         adapter=adapter,
         tasks={task: _task_result(metric, prompts[task]) for task, metric in metrics.items()},
-        held_out={name: _plain(metric) for name, metric in benchmark.held_out.items()},
+        held_out=held_out,
         conditions=conditions,
         held_out_conditions=held_out_conditions or {},
-        held_out_better={name: _better(metric) for name, metric in benchmark.held_out.items()},
+        held_out_better=better,
     )
 
 

@@ -30,8 +30,11 @@ SINGLE = "hydra.mode=RUN"
 CLAIMS = {
     **dict.fromkeys(("all", "method", "formulation"), "figures"),
     **dict.fromkeys(("noise_weights", "noise_normalize", "noise_rounds", "noise_steps"), "noise"),
+    **{name: name for name in ("on_policy", "factors", "dopsd_leak")},
 }
 """Page of an ablation -> file of ``conf/claims`` that it tests."""
+BENCHMARKS = {"factors": "mini_factors"}
+"""Page of an ablation whose runs bring a benchmark of their own -> that, whose values its claims compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,10 +247,9 @@ def report_jobs(
     Args:
         cells: Of all ablations.
         folder: Gets ``report/<ablation>/``, and ``report/all/`` where there are several.
-        benchmark: Whose scores the claims compare.
+        benchmark: Whose scores the claims compare, but for those of ``BENCHMARKS``.
         running_mean: Values in running means of rewards.
     """
-    measured = [f"benchmark_name={benchmark}", f"running_mean={running_mean}"]
     pages: dict[str, list[Cell]] = {}
     for cell in cells:
         pages.setdefault(cell.ablation, []).append(cell)
@@ -258,7 +260,15 @@ def report_jobs(
         Job(
             name=f"report: {name}",
             needs=(),
-            commands=lambda name=name, page=page: iter([[*_report(name, page, folder), *measured]]),
+            commands=lambda name=name, page=page: iter(
+                [
+                    [
+                        *_report(name, page, folder),
+                        f"benchmark_name={BENCHMARKS.get(name, benchmark)}",
+                        f"running_mean={running_mean}",
+                    ]
+                ]
+            ),
             log=None,
         )
         for name, page in compared.items()

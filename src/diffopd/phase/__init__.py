@@ -5,6 +5,7 @@ from diffopd.phase.distill import DistillPhase
 from diffopd.phase.dmd import DMDPhase
 from diffopd.phase.grpo import GRPOPhase
 from diffopd.phase.nft import NFTPhase
+from diffopd.phase.online_dpo import OnlineDPOPhase
 from diffopd.phase.preference import PreferencePhase
 from diffopd.phase.pretrain import PretrainPhase
 from diffopd.phase.reward_learning import RewardPhase
@@ -19,6 +20,7 @@ __all__ = [
     "DistillPhase",
     "GRPOPhase",
     "NFTPhase",
+    "OnlineDPOPhase",
     "PreferencePhase",
     "PretrainPhase",
     "RewardPhase",

@@ -18,7 +18,14 @@ from diffopd.phase.distribution import DistributionTerm
 from diffopd.phase.guidance import loss_guidance
 from diffopd.phase.measure import measure_teachers
 from diffopd.phase.micro_batch import MicroBatch, row_weights
-from diffopd.phase.noised_pictures import noised_pictures
+from diffopd.phase.off_policy import (
+    ON_POLICY,
+    PICTURES,
+    STATES_FROM,
+    TEACHER,
+    LastAnswer,
+    off_policy_states,
+)
 from diffopd.phase.policy_phase import PolicyPhase
 from diffopd.phase.processes import averaged, num_processes
 from diffopd.phase.scoring import scored
@@ -36,7 +43,7 @@ CHOICES = {
     "round": ("fused", "two_pass"),
     "step_reduction": ("mean", "sum"),
     "task_reduction": ("mean", "sum"),
-    "states_from": ("rollout", "pictures"),
+    "states_from": STATES_FROM,
 }
 """Settings with names, and the names."""
 
@@ -68,8 +75,10 @@ class DistillPhase(PolicyPhase):
         task_reduction: ``mean`` or ``sum`` of the losses over tasks.
         loss_guidance_scale: Guidance of the student in the loss; null = the sampler's. Another one costs one
             more forward at every trained state.
-        states_from: ``rollout``: the student's own states, on-policy; ``pictures``: those of the data's rows,
-            noised to the levels of the sampler's grid, off-policy.
+        states_from: ``rollout``: the student's own states, on-policy. Off-policy: ``teacher``: the states of
+            the row's teacher's own rollout, at which it has answered already; ``pictures``: the pictures of
+            the data's rows, noised to the levels of the sampler's grid; ``teacher_samples``,
+            ``base_samples``: samples of the teacher or of the base model, noised likewise.
 
     Attributes:
         settings_type: Type of ``settings``.
@@ -106,7 +115,7 @@ class DistillPhase(PolicyPhase):
         step_reduction: Literal["mean", "sum"],
         task_reduction: Literal["mean", "sum"],
         loss_guidance_scale: int | float | None = None,  # not in the configs that earlier runs saved
-        states_from: Literal["rollout", "pictures"] = "rollout",
+        states_from: Literal["rollout", "pictures", "teacher", "teacher_samples", "base_samples"] = "rollout",
     ) -> None:
         chosen = (round, step_reduction, task_reduction, states_from)
         for (setting, allowed), value in zip(CHOICES.items(), chosen, strict=True):
@@ -117,10 +126,10 @@ class DistillPhase(PolicyPhase):
                 f"phase.updates_per_round={updates_per_round} must be 1 with phase.round=fused, which "
                 "computes the loss during the rollout; more need phase.round=two_pass"
             )
-        if states_from == "pictures" and sampler.uses_history:
+        if states_from != ON_POLICY and sampler.uses_history:
             raise ValueError(
-                "phase.states_from=pictures has states of no rollout, and the sampler needs the step before "
-                "each; choose sampler=flow"
+                f"phase.states_from={states_from} has states of no rollout of the student, and the sampler "
+                "needs the step before each; choose sampler=flow"
             )
         possible = states.steps(sampler.num_steps)
         super().__init__(model=model, adapter=adapter, optimizer=optimizer, settings=settings)
@@ -151,7 +160,7 @@ class DistillPhase(PolicyPhase):
         self.draw_weight = states.weight(sampler.num_steps)
         self.step_weight = self.draw_weight / len(possible) if step_reduction == "mean" else self.draw_weight
         self.sum_tasks = task_reduction == "sum"
-        self.on_policy = states_from == "rollout"
+        self.states_from = states_from
 
     @within_round
     def training_step(self, prompts: Prompts, batch_index: int) -> None:
@@ -162,7 +171,7 @@ class DistillPhase(PolicyPhase):
         """
         steps = self.states.draw(self.sampler.num_steps, torch_generator(self.seed, "states", self.round))
         self._round(prompts, steps)
-        if self.on_policy:
+        if self.states_from != PICTURES:
             self.round_log.add("train/cost/images", len(prompts) * num_processes())
         self._watch_balance(prompts)
         self.log_round(prompts)
@@ -240,20 +249,21 @@ class DistillPhase(PolicyPhase):
         for rows in self.micro_batches(prompts):
             part = prompts.select(rows)
             given = self.conditioning(part)
+            target = self.target.given(part, given)
             yield MicroBatch(
                 prompts=part,
                 conditioning=given,
                 weights=weights[rows],
-                target=self.target.given(part, given),
+                target=LastAnswer(target) if self.states_from == TEACHER else target,
                 anchor=self.regulariser.given(part, given),
             )
 
     def _transitions(self, rows: MicroBatch, steps: Sequence[int]) -> Iterator[Transition]:
-        """At the states where the loss is taken: the student's own, or noised pictures."""
-        if self.on_policy:
+        """At the states where the loss is taken: the student's own, or others."""
+        if self.states_from == ON_POLICY:
             yield from self._rollout(rows, steps)
             return
-        states = noised_pictures(self, self.sampler, rows, steps)
+        states = off_policy_states(self, self.sampler, rows, steps, self.states_from)
         for _ in steps:
             with torch.set_grad_enabled(not self._recomputes):
                 transition = next(states)

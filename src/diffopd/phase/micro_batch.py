@@ -78,6 +78,17 @@ def halved_to(parts: Sequence[Sequence[int]], number: int) -> list[list[int]]:
     return found
 
 
+def halves(parts: Sequence[Sequence[int]], size: int | None) -> list[list[int]]:
+    """Micro-batches of at most half of ``size`` rows, where each row has two pictures in a forward.
+
+    Examples:
+        >>> halves([[0, 2, 3], [1]], 4)
+        [[0, 2], [3], [1]]
+    """
+    half = None if size is None else max(1, size // 2)
+    return [[part[row] for row in few] for part in parts for few in micro_batches(len(part), half)]
+
+
 def row_weights(tasks: Sequence[str], balance: Mapping[str, float], *, sum_tasks: bool) -> Tensor:
     """Weights that average rows within their task, and average tasks, or sum them as Algorithm 1 prints.
 

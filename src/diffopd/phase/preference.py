@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from diffopd.adapter import Shape
-from diffopd.flow import interpolate, velocity_between
-from diffopd.loss import DPO, Side
+from diffopd.loss import DPO
 from diffopd.model import PipelineModel
 from diffopd.phase.examples import encoded_pictures
-from diffopd.phase.micro_batch import micro_batches
+from diffopd.phase.micro_batch import halves
 from diffopd.phase.noise_levels import grid_levels, logit_normal_levels
+from diffopd.phase.pair_sides import pair_sides
 from diffopd.phase.processes import num_processes
 from diffopd.phase.settings import StudentSettings
 from diffopd.phase.taught import TaughtPhase
@@ -122,8 +122,7 @@ class PreferencePhase(TaughtPhase):
 
     def micro_batches(self, rows: int | Prompts) -> list[list[int]]:
         """As for other phases, of half the size: each row has two pictures in a forward."""
-        parts, size = super().micro_batches(rows), self.settings.micro_batch_size
-        return [[part[row] for row in few] for part in parts for few in micro_batches(len(part), _half(size))]
+        return halves(super().micro_batches(rows), self.settings.micro_batch_size)
 
     @torch.no_grad()
     def rejected_of(self, prompts: Prompts, conditioning: Conditioning) -> Tensor:
@@ -147,7 +146,11 @@ class PreferencePhase(TaughtPhase):
         """Weighted losses of some pairs, each at a noise level of its own with one fresh noise for both."""
         share = weights / self.num_timesteps
         sigma, noise = self.sigmas(number, prompts), self.noise(f"preference/noise/{number}", prompts)
-        term = self.loss(*self._sides(conditioning, (preferred, rejected), noise, sigma))
+        reference = self.base if self.loss.needs_reference else None
+        pictures = (preferred, rejected)
+        term = self.loss(
+            *pair_sides(self.student, reference, conditioning, pictures, noise, sigma, guidance_scale=1.0)
+        )
         losses = share * term.value
         log, metrics = self.round_log, term.metrics
         log.add("train/loss/preference", losses.detach().sum())
@@ -156,21 +159,6 @@ class PreferencePhase(TaughtPhase):
         log.add("train/preference/rejected_gap", (share * metrics["rejected_gap"]).sum())
         log.add_by_task("train/sample_gap", metrics["preferred_gap"] / self.num_timesteps, prompts.tasks)
         return losses
-
-    def _sides(
-        self, conditioning: Conditioning, pictures: tuple[Tensor, Tensor], noise: Tensor, sigma: Tensor
-    ) -> tuple[Side, Side]:
-        """Velocities of student and reference at both pictures' noised latents, in one forward each."""
-        latents = torch.cat([interpolate(clean, noise, sigma) for clean in pictures])
-        sigmas, given = sigma.repeat(2), Conditioning.concat([conditioning] * 2)
-        velocities = self.student.velocity(latents, sigmas, given, 1.0).chunk(2)
-        references: tuple[Tensor | None, ...] = (None, None)
-        if self.loss.needs_reference:
-            with torch.no_grad():
-                references = self.base.velocity(latents, sigmas, given, 1.0).chunk(2)
-        targets = [velocity_between(clean, noise) for clean in pictures]
-        preferred, rejected = map(Side, velocities, targets, references)
-        return preferred, rejected
 
     def sigmas(self, number: int, prompts: Prompts) -> Tensor:
         """The pairs' noise levels."""
@@ -181,7 +169,3 @@ class PreferencePhase(TaughtPhase):
             *draw, location=self.sigma_location, scale=self.sigma_scale, shift=self.sampler.shift
         )
         return levels.to(self.device)
-
-
-def _half(size: int | None) -> int | None:
-    return None if size is None else max(1, size // 2)

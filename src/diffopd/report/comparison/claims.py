@@ -12,6 +12,7 @@ from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.measured import QUANTITIES, Measuring
 from diffopd.report.methods.methods import group_runs
 from diffopd.report.methods.runs import Run
+from diffopd.report.methods.untrained import for_every_seed
 from diffopd.report.methods.verdict import Verdict, shown_margin
 from diffopd.report.methods.verdicts import judge
 
@@ -26,6 +27,8 @@ _READING = (
 def write_claims(runs: Sequence[Run], node: Mapping[str, Any], path: Path, *, benchmark: str) -> None:
     """Test claims on the rows of a table, write a table of verdicts, print it.
 
+    A model that is not trained is the same whatever the seed, so its one run stands for every seed.
+
     Args:
         runs: One for each row and seed, called by the row.
         node: Claims as a file of ``conf/claims`` has them.
@@ -35,7 +38,7 @@ def write_claims(runs: Sequence[Run], node: Mapping[str, Any], path: Path, *, be
     Raises:
         ValueError: If a claim makes no sense.
     """
-    methods = group_runs(runs, {}, include_unfinished=True)
+    methods = group_runs(for_every_seed(runs), {}, include_unfinished=True)
     verdicts = judge(read_claims(node), methods, Measuring(benchmark=benchmark, window=_WINDOW))
     shown = [verdict for verdict in verdicts if not verdict.no_runs]
     if not shown:
@@ -48,7 +51,7 @@ def write_claims(runs: Sequence[Run], node: Mapping[str, Any], path: Path, *, be
 
 def claims_table(verdicts: Sequence[Verdict]) -> str:
     """Verdicts as a Markdown table."""
-    header = ["the paper", "guidance", "margin", "here", "difference", "p (Holm)", "p of equivalence (Holm)"]
+    header = ["claim", "guidance", "margin", "here", "difference", "p (Holm)", "p of equivalence (Holm)"]
     return markdown_table(header, [_row(verdict) for verdict in verdicts], texts=(0, 3))
 
 

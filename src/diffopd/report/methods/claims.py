@@ -19,10 +19,11 @@ class Claim:
         figure: Where the paper says so.
         text: What it says.
         method: Key or label of the method said to be better.
-        against: Key or label of the other.
+        against: Key or label of the other. Of held-out values also ``base``, from the runs' own reports.
         metric: One of ``QUANTITIES``.
         task: The task whose reward or score is compared, or None for the mean over all. Of scores also
-            several tasks separated by commas, for the mean over these.
+            several tasks separated by commas, for the mean over these. For ``held_out`` the metric, or
+            several likewise.
         level: For ``rounds_to_level`` and ``minutes_to_level``: the reward to reach, as a share of the rise
             of ``against`` from its first to its last reward.
         margin: A difference that just matters, in the metric's unit or, as in ``10 %``, as a share of the
@@ -66,6 +67,8 @@ def read_claims(node: Mapping[str, Any]) -> list[Claim]:
             raise ValueError(f"claims.{name}.level={claim.level} must be in (0, 1] for {claim.metric}")
         if not needs_level and claim.level is not None:
             raise ValueError(f"claims.{name}.level={claim.level} must be null for {claim.metric}")
+        if claim.metric == "held_out" and claim.task is None:
+            raise ValueError(f"claims.{name}.task=null must name metrics of benchmark.held_out for held_out")
         if claim.margin is not None and not _is_margin(claim.margin):
             raise ValueError(
                 f"claims.{name}.margin={claim.margin} must be a number above 0, a share such as 10 %, or null"

@@ -14,6 +14,7 @@ from diffopd.report.methods.difference import PromptScores
 from diffopd.report.methods.methods import Method
 from diffopd.report.methods.runs import Run, Series
 from diffopd.report.run.curve import REWARD
+from diffopd.teacher import HIGHER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,16 @@ class Quantity:
 
 QUANTITIES = {
     "final_score": Quantity(title="benchmark score", higher_is_better=True, digits=3),
+    "held_out": Quantity(title="value not used for training", higher_is_better=True, digits=3),
+    "leak": Quantity(title="leak of the pictures' layout", higher_is_better=False, digits=3),
     "final_reward": Quantity(title="reward of the last rollouts", higher_is_better=True, digits=3),
     "reward_area": Quantity(title="mean reward over the rounds both have", higher_is_better=True, digits=3),
     "rounds_to_level": Quantity(title="rounds to a reward", higher_is_better=False, digits=0),
     "minutes_to_level": Quantity(title="minutes to a reward", higher_is_better=False, digits=1),
 }
 """What a claim's ``metric`` can be. A reward or score of several tasks is the mean over them."""
+AT_EACH_GUIDANCE = ("final_score", "held_out")
+"""Those that are taken at every guidance scale that both methods were scored at."""
 
 
 class NotMeasuredError(Exception):
@@ -111,6 +116,40 @@ class Measuring:
             resolution=statistics.fmean(1 / first.tasks[name].value.n for name in tasks) / len(tasks),
             prompts={name: _by_prompt([result.tasks[name] for result in results.values()]) for name in tasks},
         )
+
+    def held_out(self, method: Method, names: str, scale: float | None) -> SeedValues:
+        """What nothing is trained on, over the benchmark's images.
+
+        Args:
+            method: Whose.
+            names: Held-out metrics, separated by commas, of which more is better; the value is the mean.
+            scale: Guidance, or None for the one that each run was trained for.
+
+        Raises:
+            NotMeasuredError: If a run has no such value, or less of it is better.
+        """
+        wanted = [name.strip() for name in names.split(",")]
+        values: dict[int, float] = {}
+        steps: list[float] = []
+        for seed, run in method.runs.items():
+            found = self._result(run, method, scale).held_out_scores
+            if missing := [name for name in wanted if name not in found]:
+                raise NotMeasuredError(f"{method.label}, seed {seed} has no {', '.join(missing)}")
+            if other := [name for name in wanted if found[name].better != HIGHER]:
+                raise NotMeasuredError(f"of {', '.join(other)} more is not better, so that no mean says more")
+            values[seed] = statistics.fmean(found[name].value for name in wanted)
+            steps += [1 / (found[name].n or 1) for name in wanted]
+        return SeedValues(values=values, resolution=statistics.fmean(steps) / len(wanted))
+
+    def leak(self, method: Method) -> SeedValues:
+        """Rise of the layout's correlation with the training pictures over the base model's (the leak test).
+
+        Raises:
+            NotMeasuredError: If a run has no leak test.
+        """
+        if without := [seed for seed, run in method.runs.items() if not run.leak]:
+            raise NotMeasuredError(f"{method.label}, seed {without[0]} has no leak test")
+        return SeedValues(values={seed: run.leak["rise"]["mean"] for seed, run in method.runs.items()})
 
     def unlike(self, first: Method, second: Method, scale: float | None) -> list[str]:
         """Why the scores of two methods do not compare; empty if they do."""

@@ -20,6 +20,7 @@ from diffopd.report.methods.curves import Family, curve_families
 from diffopd.report.methods.difference import CONFIDENCE, TESTS, spread_text
 from diffopd.report.methods.figures import Style, bar_figure, styles_of
 from diffopd.report.methods.images import method_grids
+from diffopd.report.methods.leaks import LeakTable, leak_table
 from diffopd.report.methods.measured import QUANTITIES, Measuring, SeedValues
 from diffopd.report.methods.methods import Method, differing_settings, group_runs
 from diffopd.report.methods.pairing import SeedEffect
@@ -152,6 +153,7 @@ def write_page(
         claims=[_claim_line(verdict, methods) for verdict in verdicts if not verdict.no_runs],
         confidence=f"{CONFIDENCE:.0%}",
         scores=score_tables(methods, verdicts),
+        leaks=leak_table(methods),
         seeds=seeds,
         curves=curves,
         grids=[Figure.read(grid.path, grid.caption, pixels_each=1) for grid in grids],
@@ -187,6 +189,7 @@ def _render(
     claims: Sequence[ClaimLine],
     confidence: str,
     scores: Sequence[ScoreTable],
+    leaks: LeakTable | None,
     seeds: Sequence[SeedTable],
     curves: Mapping[Family, Sequence[Figure]],
     grids: Sequence[Figure],
@@ -214,6 +217,7 @@ def _render(
         level=f"{LEVEL:.2g}",
         num_tests=sum(line.verdict.p is not None for line in claims),
         scores=scores,
+        leaks=leaks,
         seeds=seeds,
         curves=curves,
         grids=grids,

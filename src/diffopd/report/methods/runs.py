@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from diffopd.run.metrics_csv import EPOCH, METRICS, STEP, read_rows
 TABLE = "report/table.json"
 TABLE_KEYS = ("title", "rows", "gain_kept")
 """What ``diffopd.report.run.table.FinalTable`` holds."""
+CONTEXT, LEAK = "context_probe.json", "leak_test.json"
+"""What ``callbacks.context_probe`` and ``callbacks.leak_test`` write."""
 NOTED_COMMAND = ".hydra/command.txt"
 """Of ``diffopd.run.recorded``, which reads Hydra besides."""
 
@@ -69,6 +71,8 @@ class Run:
         reward_calls: Images scored in training, or None if unknown.
         results: What was scored after training.
         table: Base, teachers and student as the run's own report has them; empty without one.
+        context: What its context probe measured before the first round; empty without one.
+        leak: What its leak test measured after the last; empty without one.
     """
 
     folder: Path
@@ -87,6 +91,8 @@ class Run:
     reward_calls: int | None
     results: Sequence[tuple[Path, EvaluationResult]]
     table: Mapping[str, Any]
+    context: Mapping[str, Any] = field(default_factory=dict)  # pages of earlier versions lack these two
+    leak: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def guidance_scale(self) -> float | None:
@@ -142,6 +148,8 @@ def _read_training(folder: Path) -> Run:
         reward_calls=_total(series, "train/cost/reward_calls"),
         results=list(_results(folder)),
         table=read_sealed_json(folder / TABLE, TABLE_KEYS) if (folder / TABLE).is_file() else {},
+        context=_json(folder / CONTEXT) if (folder / CONTEXT).is_file() else {},
+        leak=_json(folder / LEAK) if (folder / LEAK).is_file() else {},
     )
 
 

@@ -6,21 +6,24 @@ import dataclasses
 from collections.abc import Sequence
 
 from diffopd.report.methods.claims import Claim
-from diffopd.report.methods.measured import Measuring, NotMeasuredError, SeedValues
+from diffopd.report.methods.measured import AT_EACH_GUIDANCE, Measuring, NotMeasuredError, SeedValues
 from diffopd.report.methods.methods import Method
+from diffopd.report.methods.untrained import BASE, base_of
 from diffopd.report.methods.verdict import UNTESTED, Verdict, number_of
 
 
 def measured_sides(claim: Claim, methods: Sequence[Method], measuring: Measuring) -> list[Verdict]:
     """What was measured of a claim, once for each guidance: verdicts that are not decided yet."""
     sides = [_find(name, methods) for name in (claim.method, claim.against)]
+    if sides[0] is not None and sides[1] is None and claim.against == BASE and claim.metric == "held_out":
+        sides[1] = base_of(sides[0], measuring.benchmark)
     absent = [name for name, side in zip((claim.method, claim.against), sides, strict=True) if side is None]
     first, second = sides
     if first is None or second is None or not first.runs or not second.runs:
         empty = [side.label for side in sides if side is not None and not side.runs]
         why = [_absent(name, methods) for name in absent] + [f"no run of {name} counts" for name in empty]
         return [_undecided(claim, 0, "; ".join(why))]
-    if claim.metric != "final_score":
+    if claim.metric not in AT_EACH_GUIDANCE:
         return [_one(claim, first, second, measuring, None)]
     scales: Sequence[float | None] = measuring.scales([first, second]) or [None]
     return [_one(claim, first, second, measuring, scale) for scale in scales]
@@ -45,13 +48,19 @@ def _measure(
     claim: Claim, first: Method, second: Method, measuring: Measuring, scale: float | None
 ) -> tuple[SeedValues, SeedValues, float | None]:
     """Both sides' values, and the level they were to reach."""
-    if claim.metric == "final_score":
-        sides = [measuring.final_score(method, claim.task, scale) for method in (first, second)]
+    if claim.metric in AT_EACH_GUIDANCE:
+        if claim.metric == "held_out":
+            assert claim.task is not None  # read_claims
+            sides = [measuring.held_out(method, claim.task, scale) for method in (first, second)]
+        else:
+            sides = [measuring.final_score(method, claim.task, scale) for method in (first, second)]
         if lines := measuring.unlike(first, second, scale):
             raise NotMeasuredError(
                 f"{first.label} and {second.label} were scored with different settings: {'; '.join(lines)}"
             )
         return sides[0], sides[1], None
+    if claim.metric == "leak":
+        return measuring.leak(first), measuring.leak(second), None
     if claim.metric == "final_reward":
         return measuring.final_reward(first, claim.task), measuring.final_reward(second, claim.task), None
     if claim.metric == "reward_area":

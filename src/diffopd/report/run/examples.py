@@ -153,7 +153,7 @@ def _first_prompts(benchmark: Benchmark, numbers: Mapping[str, int]) -> Benchmar
         task: dataclasses.replace(benchmark.tasks[task], num_prompts=number, images_per_prompt=1)
         for task, number in numbers.items()
     }
-    return dataclasses.replace(benchmark, tasks=tasks, held_out={}, held_out_tasks={})
+    return dataclasses.replace(benchmark, tasks=tasks, held_out={}, held_out_tasks={}, held_out_parts={})
 
 
 def _single(score: Estimate | None) -> Sequence[float]:

@@ -19,6 +19,11 @@ LABELS = {
     "frechet": "Fréchet distance",
     "aesthetic_of_all_tasks": "aesthetic, all pictures",
     "composition_of_aesthetic": "paintings that show what was asked",
+    "alignment": "substance: what was asked, by likeness",
+    "contrast": "style: contrast",
+    "balance": "style: balance",
+    "palette": "style: palette",
+    "picture_quality": "style: mean of these three",
 }
 """Name in ``benchmark.held_out`` -> header; another name is its own header."""
 MARKS = {HIGHER: "↑", LOWER: "↓", NEITHER: ""}

@@ -50,7 +50,7 @@ SLOW_RUNS = {
     "self_opd_aesthetic": ("sampler.num_steps=4", "phase.state_weights=[2,1,0]"),
     "online_dpo_aesthetic": (
         *("phase.num_timesteps=2", "phase.updates_per_round=1"),
-        *("loss.beta=1", "loss.keep=1"),  # a pair's samples are nearly alike: their difference alone is rounded
+        *("loss.beta=1", "loss.keep=1"),  # a pair is nearly alike: its difference is rounded
     ),
     "sopd_aesthetic phase.states_from=teacher": SCORED,
     "multi_guard": ("reward=picture_quality", "phase.updates_per_round=1"),

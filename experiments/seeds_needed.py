@@ -77,7 +77,7 @@ difference that was measured. All at the first, hardest step of Holm's rule, for
 {seed_table(verdicts, WAYS)}
 
 - *Deviation of a run*: over seeds, pooled over all methods that are compared by a quantity. *Of that,
-  images*: the share that comes from how the scores of single prompts vary between seeds. It is nearly all, so
+  images*: the share that comes from how the scores of single prompts vary between seeds. Where it is most,
   more images of each prompt help as more seeds do, and cost less.
 - *Prompts*: the deviation that stays with any number of seeds, of prompts on which one method is better than
   on others. Above a quarter of the margin or so, 64 prompts per task cannot show equivalence.
@@ -115,7 +115,9 @@ def _hardest(tested: Sequence[Verdict], way: Way) -> str:
     }
     never = [name for name, seeds in needed.items() if seeds is None]
     known = sorted(((seeds, name) for name, seeds in needed.items() if seeds is not None), reverse=True)
-    text = f"{known[1][0]} seeds decide every score but that of {known[0][1]}, which takes {known[0][0]}"
+    text = f"{known[1][0]} seeds decide every score"
+    if known[0][0] > known[1][0]:
+        text += f" but that of {known[0][1]}, which takes {known[0][0]}"
     return text + (f", and no number decides {' and '.join(never)}" if never else "")
 
 

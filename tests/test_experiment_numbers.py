@@ -385,7 +385,7 @@ def test_bench():
         assert [name, *(f"{time:.1f}" for time in times), f"{peak:.1f}"] in printed, name
 
 
-SEEDS = 3
+SEEDS = 2
 """Of each method of ``experiments/ablations``."""
 
 

@@ -59,5 +59,6 @@ def test_model_choices_give_every_setting_and_differ_in_few(conf_dir):
     assert {key for key in medium if medium[key] != large[key]} == {"path"}
     different = {key for key in mini if mini[key] != medium[key]}
     assert different == {"path", "image_size", "text_length", "guidance_scale", "dtype", "text_dtype"} | {
-        "decode_batch_size"
+        "decode_batch_size",
+        "fused_blocks",
     }

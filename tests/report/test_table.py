@@ -4,6 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
+from diffopd.report.run.held_out import LABELS
 from diffopd.report.run.page import PageTable
 from diffopd.report.run.table import FinalTable, Row, gain_kept
 from diffopd.teacher import Estimate, HeldOut
@@ -97,6 +98,18 @@ def test_four_values_with_long_names_fit_a_terminal_of_80_columns():
     assert "teacher: composition" in text
     words = " ".join(text.split())
     assert all(word in words for word in ("drawings", "Fréchet", "pictures", "paintings", "asked"))
+
+
+def test_more_values_are_below_each_other():
+    values = {name: HeldOut(value=0.5, n=192, better="higher") for name in LABELS}
+    rows = [Row(name, 2.0, BASE, values) for name in ("base", "teacher: composition", "student")]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(FinalTable("mini", rows, {}).held_out().to_rich())
+    text = console.file.getvalue()
+    assert text.count("0.500") == 3 * len(LABELS) == 27
+    assert text.count("teacher: composition") == 3
+    assert "…" not in text
+    assert text.count("Not used for training") == text.count("192 images") == 1
 
 
 def test_json_keeps_what_nothing_is_trained_on_with_its_conditions():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 
 from diffopd.files.markdown import markdown_table
@@ -32,6 +34,8 @@ UNKNOWN = "-"
 """A cell without a value."""
 _WIDTH = 80
 """Columns of a terminal."""
+_MOST_VALUES = 4
+"""Values beside each other that it has room for."""
 
 Place = tuple[str, str]
 """Benchmark, empty in a table of one, and held-out metric."""
@@ -64,25 +68,35 @@ class HeldOutTable:
         header: Of all columns, the first that of the rows' names.
         lines: The cells of every row.
         reading: What the numbers are.
+        num_heads: Columns before the values.
     """
 
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
     reading: str
+    num_heads: int
 
     def to_markdown(self) -> str:
         """The table for a README, below its title."""
         return f"**{TITLE}** ({self.reading})\n\n{markdown_table(self.header, self.lines)}\n"
 
-    def to_rich(self) -> Table:
-        """The table for a terminal of 80 columns."""
-        table = Table(title=TITLE, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
-        table.caption, table.width = self.reading, _WIDTH
-        table.padding = (0, 0)
-        for place, name in enumerate(self.header):
-            table.add_column(name, justify="right" if place else "left", no_wrap=place < 2)
+    def to_rich(self) -> Group:
+        """The table for a terminal of 80 columns; of many values, several below each other."""
+        values = range(self.num_heads, len(self.header))
+        of_each = math.ceil(len(values) / math.ceil(len(values) / _MOST_VALUES))
+        parts = [self._part(values[start : start + of_each]) for start in range(0, len(values), of_each)]
+        parts[0].title, parts[-1].caption = TITLE, self.reading
+        return Group(*parts)
+
+    def _part(self, values: Sequence[int]) -> Table:
+        """The heads and some of the values."""
+        table = Table(title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
+        table.width, table.padding = _WIDTH, (0, 0)
+        places = [*range(self.num_heads), *values]
+        for place in places:
+            table.add_column(self.header[place], justify="right" if place else "left", no_wrap=place < 2)
         for line in self.lines:
-            table.add_row(*line)
+            table.add_row(*(line[place] for place in places))
         return table
 
 
@@ -117,6 +131,7 @@ def held_out_table(heads: Sequence[str], rows: Sequence[Row]) -> HeldOutTable | 
             for first, cells in rows
         ],
         reading=_reading(places, every) + missing,
+        num_heads=len(heads),
     )
 
 

@@ -45,6 +45,7 @@ def _waiting(plan: Plan) -> Iterator[tuple[str, int, str]]:
     if phase_takes(plan.values, "balance") and (every := balance.get("update_every_n_rounds")):
         yield (
             f"balance.update_every_n_rounds={every}",
-            every + 2,  # observed in rounds 0 and `every`; weights of the round after it differ
+            every * max(1, balance["num_first"] - 1)
+            + 2,  # observed in rounds 0, `every`, ...; the next one's differ
             "tasks first get weights that differ",
         )

@@ -60,9 +60,9 @@ class RemainingGap(Balance):
     """More weight for the tasks of which a larger part is still to be learned.
 
     A task's weight is proportional to ``(gap / first gap) ** power``: ``gap`` is its velocity gap, smoothed
-    by an exponential average, ``first gap`` what was observed first. Tasks whose gap has not been seen count
-    as having all of it left. The factor is such that the mean is 1 with every weight between ``smallest`` and
-    ``largest``.
+    by an exponential average, ``first gap`` the mean of what was observed first, as one round's gap is that
+    of a few prompts. Until then a task counts as having all of it left. The factor is such that the mean is 1
+    with every weight between ``smallest`` and ``largest``.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class RemainingGap(Balance):
         smallest: int | float,
         largest: int | float,
         update_every_n_rounds: int,
+        num_first: int = 1,  # not in the configs that earlier runs saved
     ) -> None:
         """Check the settings.
 
@@ -82,6 +83,7 @@ class RemainingGap(Balance):
             smallest: Smallest weight, in (0, 1].
             largest: Largest weight, at least 1.
             update_every_n_rounds: Rounds from one observation to the next.
+            num_first: Observations of a task whose mean is its first gap.
 
         Raises:
             ValueError: If one is out of range.
@@ -99,10 +101,13 @@ class RemainingGap(Balance):
             )
         if update_every_n_rounds < 1:
             raise ValueError(f"balance.update_every_n_rounds={update_every_n_rounds} must be at least 1")
+        if num_first < 1:
+            raise ValueError(f"balance.num_first={num_first} must be at least 1")
         self.decay, self.power = float(decay), float(power)
         self.smallest, self.largest = float(smallest), float(largest)
-        self.update_every_n_rounds = update_every_n_rounds
+        self.update_every_n_rounds, self.num_first = update_every_n_rounds, num_first
         self._first: dict[str, float] = {}
+        self._counted: dict[str, int] = {}
         self._smoothed: dict[str, float] = {}
 
     def weights(self, tasks: Sequence[str]) -> dict[str, float]:
@@ -129,20 +134,29 @@ class RemainingGap(Balance):
         for task, gap in gaps.items():
             before = self._smoothed.get(task, gap)
             self._smoothed[task] = self.decay * before + (1 - self.decay) * gap
-            if gap > 0:
-                self._first.setdefault(task, gap)
+            counted = self._counted.get(task, 0)
+            if gap > 0 and counted < self.num_first:
+                self._first[task] = (counted * self._first.get(task, 0.0) + gap) / (counted + 1)
+                self._counted[task] = counted + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """First and smoothed gaps."""
-        return {"first": dict(self._first), "smoothed": dict(self._smoothed)}
+        """First and smoothed gaps, and how many observations the first ones are the mean of."""
+        return {
+            "first": dict(self._first),
+            "counted": dict(self._counted),
+            "smoothed": dict(self._smoothed),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from them."""
         self._first, self._smoothed = dict(state.get("first", {})), dict(state.get("smoothed", {}))
+        alone = dict.fromkeys(self._first, 1)  # a state of before has one observation of each
+        self._counted = dict(state.get("counted", alone))
 
     def _remaining(self, task: str) -> float:
-        """Share of its first gap that a task has left; 1 before there is any."""
-        return self._smoothed[task] / self._first[task] if task in self._first else 1.0
+        """Share of its first gap that a task has left; 1 until that is known."""
+        known = self._counted.get(task, 0) >= self.num_first
+        return self._smoothed[task] / self._first[task] if known else 1.0
 
 
 def bounded(raw: Sequence[float], smallest: float, largest: float) -> list[float]:

@@ -17,6 +17,7 @@ from diffopd.non_finite import RoundRecord
 from diffopd.phase.micro_batch import micro_batches, micro_batches_by_size
 from diffopd.phase.processes import num_processes
 from diffopd.phase.round_log import RoundLog
+from diffopd.phase.schedule import CONSTANT, learning_rate_factor
 from diffopd.phase.settings import TrainSettings
 from diffopd.phase.task_gradients import TaskGradients
 from diffopd.policy import Fixed, OptimizerFactory, Policy, new_policy
@@ -91,6 +92,7 @@ class PolicyPhase(lightning.LightningModule):
         self._beside: list[tuple[Policy, OptimizerFactory]] = []
         self.sharded = False
         self.encoded_rounds: int | None = None
+        self._learning_rates: list[float] = []
 
     def add_policy(self, name: str) -> Policy:
         """Add a policy of the trained shape, frozen as yet; training changes it and checkpoints hold it."""
@@ -125,6 +127,7 @@ class PolicyPhase(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer of the trained policy's weights, then those of policies trained beside it."""
         first = self.make_optimizer(self.student.weights().values())
+        self._learning_rates = [group["lr"] for group in first.param_groups]
         others = [make(policy.weights().values()) for policy, make in self._beside]
         return [first, *others] if others else first
 
@@ -268,6 +271,7 @@ class PolicyPhase(lightning.LightningModule):
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers  # the student's is first
         assert isinstance(optimizer, LightningOptimizer)
+        self._follow_schedule(optimizer.optimizer)
         optimizer.step()
         optimizer.zero_grad()
         # After the step, which global_step now counts: the released loops move the average so, too.
@@ -275,6 +279,19 @@ class PolicyPhase(lightning.LightningModule):
         for move in self._followers:
             move()
         return norm
+
+    def _follow_schedule(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set the round's learning rate, which follows from its number alone: a resumed run has it, too."""
+        schedule, warmup = self.settings.lr_schedule, self.settings.warmup_rounds
+        if schedule == CONSTANT and warmup == 0:
+            return
+        rounds = self.trainer.max_epochs or 0
+        factor = learning_rate_factor(schedule, self.round, total=rounds, warmup=warmup)
+        for group, height in zip(optimizer.param_groups, self._learning_rates, strict=True):
+            group["lr"] = height * factor
+        self.round_log.put(
+            {"train/learning_rate": torch.tensor(factor * self._learning_rates[0], device=self.device)}
+        )
 
     def update_beside(self, policy: Policy) -> Tensor:
         """One step of the optimizer of a policy beside the student, which ``global_step`` does not count.

@@ -1,23 +1,43 @@
-"""Learning-rate schedule of the phases that train the embedded model from nothing."""
+"""How a learning rate changes over a training."""
 
 from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning
 import torch
 
+Schedule = Literal["constant", "linear", "cosine"]
+CONSTANT: Schedule = "constant"
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+"""After its warm-up a learning rate stays, or falls to 0 by the end, evenly or as half a cosine."""
+
+
+def learning_rate_factor(schedule: Schedule, step: int, *, total: int, warmup: int) -> float:
+    """Share of its height that a learning rate has.
+
+    Args:
+        schedule: One of :data:`SCHEDULES`.
+        step: 0 for the first.
+        total: Steps of the training.
+        warmup: Steps in which it rises evenly first, 0 for none.
+
+    Examples:
+        >>> [learning_rate_factor("linear", step, total=6, warmup=2) for step in range(6)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == CONSTANT:
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, trainer: lightning.Trainer) -> Any:
     """Lightning's scheduler entry: linear warm-up, then a half cosine to 0 at the end of training."""
-    factor = partial(_warmup_cosine_factor, warmup_steps, int(trainer.estimated_stepping_batches))
+    total = int(trainer.estimated_stepping_batches)
+    factor = partial(learning_rate_factor, "cosine", total=total, warmup=warmup_steps)
     return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
-
-
-def _warmup_cosine_factor(warmup_steps: int, total_steps: int, step: int) -> float:
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return 0.5 * (1 + math.cos(math.pi * progress))

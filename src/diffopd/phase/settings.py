@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffopd.phase.schedule import CONSTANT, SCHEDULES, Schedule
 from diffopd.reward.advantage import AdvantageMode, StdScope
 from diffopd.types import Reward
 
@@ -21,6 +22,11 @@ class TrainSettings:
         micro_batch_size: Most rows in one forward; None for all at once.
         conflict_every_n_rounds: Rounds from one measurement of the cosines between the tasks' gradients to
             the next, each of which costs a backward per task; 0 for never.
+        lr_schedule: How the trained policy's learning rate changes over the rounds: a name of ``SCHEDULES``.
+        warmup_rounds: Rounds in which it rises to its height first.
+
+    Raises:
+        ValueError: If the schedule is not known or the number of rounds negative.
     """
 
     seed: int
@@ -28,6 +34,16 @@ class TrainSettings:
     gradient_clip: int | float
     micro_batch_size: int | None
     conflict_every_n_rounds: int
+    lr_schedule: Schedule = CONSTANT  # not in the configs that earlier runs saved, nor is the next
+    warmup_rounds: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lr_schedule not in SCHEDULES:
+            raise ValueError(
+                f"phase.lr_schedule={self.lr_schedule} is not known; choose one of {', '.join(SCHEDULES)}"
+            )
+        if self.warmup_rounds < 0:
+            raise ValueError(f"phase.warmup_rounds={self.warmup_rounds} must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _SCHEDULED = "phase.warmup_steps"
 """A phase with this setting has a learning rate that falls to 0 in the last round, so their number counts."""
+_SCHEDULE = "phase.lr_schedule"
+"""So has one where this is not constant."""
 
 _ADDED = {
     "model.embedded_guidance": None,
@@ -119,7 +121,7 @@ def result_settings(cfg: DictConfig) -> dict[str, Any]:
 
 def _counted(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Of flat settings those that affect the result."""
-    scheduled = _SCHEDULED in flat
+    scheduled = _SCHEDULED in flat or flat.get(_SCHEDULE, "constant") != "constant"
     return {
         path: value
         for path, value in flat.items()

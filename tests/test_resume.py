@@ -208,6 +208,9 @@ def test_more_rounds_are_another_schedule_where_the_learning_rate_ends_with_them
     check_same(saved({"gradient_clip": 1.0}), tmp_path, {})
     with pytest.raises(ValueError, match=r"trainer\.max_epochs: 4 -> 8"):
         check_same(saved({"warmup_steps": 2}), tmp_path, {})
+    check_same(saved({"lr_schedule": "constant"}), tmp_path, {})
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs: 4 -> 8"):
+        check_same(saved({"lr_schedule": "linear"}), tmp_path, {})
 
 
 def test_a_finished_run_with_other_teachers_is_told(moved):

@@ -36,6 +36,12 @@ from diffopd.doctor.too_short import length_of_run_findings
             5,
             "balance.update_every_n_rounds=3: tasks first get weights that differ, after 5 rounds",
         ),
+        (
+            "mopd_ode",
+            ["balance=remaining_gap", "balance.update_every_n_rounds=2", "balance.num_first=4"],
+            8,  # observed in rounds 0, 2, 4 and 6
+            "balance.update_every_n_rounds=2: tasks first get weights that differ, after 8 rounds",
+        ),
     ],
 )
 def test_what_a_run_is_too_short_for(plan, experiment, overrides, enough, text):

@@ -16,7 +16,7 @@ from support.slow import slow_but
 from support.tiny_runs import run_rounds
 
 ROOT = Path(__file__).parents[2]
-OFTEN = ("phase.conflict_every_n_rounds=1",)
+OFTEN = ("phase.conflict_every_n_rounds=1", "phase.lr_schedule=cosine")
 SIGNAL = ("callbacks=[default,gradient_signal]", "callbacks.gradient_signal.num_rounds=2", *OFTEN)
 SCORED = ("phase.score_every_n_rounds=1", *SIGNAL)
 FILTERED = ("data.prompt_filter.min_range=0.1",)

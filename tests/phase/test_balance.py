@@ -72,6 +72,24 @@ def test_weights_keep_mean_1_within_their_bounds(raw, bounds, expected):
     assert bounded(raw, *bounds) == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_first_gap_is_the_mean_of_several_observations():
+    """a: (0.2 + 0.6) / 2 = 0.4, of which 0.1 is left; b: all of 1. Until then they weigh the same."""
+    balance = remaining_gap(num_first=2)
+    balance.observe({"a": 0.2, "b": 1.0})
+    assert balance.weights(("a", "b")) == {"a": 1.0, "b": 1.0}
+    resumed = remaining_gap(num_first=2)
+    resumed.load_state_dict(json.loads(json.dumps(balance.state_dict())))
+    for gaps in ({"a": 0.6, "b": 1.0}, {"a": 0.1, "b": 1.0}):
+        resumed.observe(gaps)
+    assert resumed.weights(("a", "b")) == pytest.approx({"a": 0.4, "b": 1.6})
+
+
+def test_a_state_of_before_has_its_first_gap():
+    balance = remaining_gap()
+    balance.load_state_dict({"first": {"a": 0.4, "b": 80.0}, "smoothed": {"a": 0.3, "b": 20.0}})
+    assert balance.weights(("a", "b")) == pytest.approx({"a": 1.5, "b": 0.5})
+
+
 def test_a_task_that_begins_with_no_gap_counts_in_full_until_it_has_one():
     balance = remaining_gap()
     balance.observe({"a": 0.0, "b": 1.0})
@@ -99,7 +117,7 @@ def test_an_impossible_gap_is_refused_and_changes_nothing(gap):
     balance = remaining_gap()
     with pytest.raises(ValueError, match=r"the velocity gap of task b is .*; the student has diverged"):
         balance.observe({"a": 1.0, "b": gap})
-    assert balance.state_dict() == {"first": {}, "smoothed": {}}
+    assert balance.state_dict() == {"first": {}, "counted": {}, "smoothed": {}}
 
 
 @pytest.mark.parametrize(
@@ -111,6 +129,7 @@ def test_an_impossible_gap_is_refused_and_changes_nothing(gap):
         ({"smallest": 1.1}, r"balance.smallest=1.1 must be in \(0, 1\]"),
         ({"largest": 0.9}, r"balance.largest=0.9 finite and at least 1"),
         ({"update_every_n_rounds": 0}, r"balance.update_every_n_rounds=0 must be at least 1"),
+        ({"num_first": 0}, r"balance.num_first=0 must be at least 1"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

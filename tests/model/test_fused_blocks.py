@@ -158,6 +158,6 @@ def test_what_cannot_be_fused_is_an_error(tiny, settings, message):
 def test_auto_fuses_what_can_be_and_refuses_nothing(tiny):
     model = load(tiny, fused_blocks="auto")
     assert model._fused is not None
-    assert not model._fused.half
+    assert model._fused.half
     assert model._fused_blocks("auto", compiled=True) is None
     assert load(tiny, fused_blocks="auto", dtype="bf16")._fused is None

@@ -18,7 +18,7 @@ from diffopd.model.fused_block import Block, Factors, FusedBlock, Part, Stream
 PRECISIONS_OF_PRODUCTS = ("fp32", "bf16")
 """Values of ``model.fused_blocks`` beside ``auto`` and null."""
 AUTO = "auto"
-"""``fp32`` where blocks can be fused, and nothing where none can or they are compiled."""
+"""``bf16`` where blocks can be fused, and nothing where none can or they are compiled."""
 INWARD = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
 NORMS = (("norm_q", "norm_k"), ("norm_added_q", "norm_added_k"))
 

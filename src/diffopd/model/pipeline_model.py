@@ -356,7 +356,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             )
         some = any(fusable(block) for block in getattr(self.transformer, "transformer_blocks", ()))
         if precision == AUTO:
-            return FusedBlocks(half=False) if some and not compiled else None
+            return FusedBlocks(half=True) if some and not compiled else None
         if compiled:
             raise ValueError(
                 f"model.fused_blocks={precision} and model.compile=true are two ways for the same blocks; "

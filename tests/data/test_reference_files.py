@@ -119,6 +119,17 @@ def test_another_reference_is_another_input(prompts):
     assert inputs_of(values, []) != before
 
 
+def test_a_run_hashes_references_without_decoding_them(prompts, monkeypatch):
+    monkeypatch.setattr("diffopd.data.reference_files.picture_size", lambda file: pytest.fail("decoded"))
+    values = {"data": {"tasks": {"edit": {"path": str(prompts)}}}}
+    assert inputs_of(values, [])
+    (prompts.parent / "shown" / "hat.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"edits\.jsonl, line 1: the reference picture .*hat\.png cannot be read"
+    ):
+        inputs_of(values, [])
+
+
 def test_figures_are_shown_as_they_are_and_elsewhere(tmp_path):
     file = write_figure_prompts(tmp_path / "figures", seed=0, number=2, side=64)
     copy, again, *_ = entries = read_prompts(file, "figures")

@@ -7,7 +7,7 @@ import torch
 
 from diffopd.adapter import LoRA, adapter_parameters, add_adapter, set_trainable
 from diffopd.model import SD3Model
-from diffopd.model.fused_block import FusedBlock
+from support.fused_calls import count_fused
 
 ROWS = ["teacher", "__base__", "student", "student", "teacher"]
 MODULES = [
@@ -54,10 +54,7 @@ def off(ours, theirs):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How many blocks were fused."""
-    counted, apply = [], FusedBlock.apply
-    monkeypatch.setattr(FusedBlock, "apply", lambda *args: (counted.append(0), apply(*args))[1])
-    return counted
+    return count_fused(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

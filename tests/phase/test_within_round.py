@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffopd.model.fused_block import FusedBlock
+from support.fused_calls import count_fused
 from support.interruption import metrics
 
 EXPERIMENTS = (
@@ -20,9 +20,7 @@ EXPERIMENTS = (
 
 @pytest.fixture
 def calls(monkeypatch):
-    counted, apply = [], FusedBlock.apply
-    monkeypatch.setattr(FusedBlock, "apply", lambda *args: (counted.append(0), apply(*args))[1])
-    return counted
+    return count_fused(monkeypatch)
 
 
 def losses(run):

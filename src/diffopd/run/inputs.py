@@ -114,7 +114,6 @@ def _local(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
 def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None:
     """Pictures with their captions; what else their folder holds does not count."""
     from diffopd.data.pair_files import caption_keys, read_captions
-    from diffopd.data.reference_files import reference_places
 
     data = values["data"]
     if "captions" not in data:  # a data module of the user's own
@@ -125,18 +124,14 @@ def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None
     lines = [f"{cached_sha256_of(file.file)} {text}" for file, text in zip(files, told, strict=True)]
     if key := data.get("reference_key"):
         folder = Path(resolve_path(value))
-        lines += [
-            cached_sha256_of(place)
-            for file in files
-            for place in reference_places(file.entry(key), folder, file.where)
-        ]
+        lines += [line for file in files for line in _references(file.entry(key), folder, file.where)]
     lines += [f"rejected {cached_sha256_of(file.rejected)}" for file in files if file.rejected]
     return _digest(lines)
 
 
 def _prompts(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
-    """A prompt file with the reference pictures that it names."""
-    from diffopd.data.prompt_files import read_prompts
+    """A prompt file with the reference pictures that it names, which are hashed and not decoded."""
+    from diffopd.data.prompt_files import json_value
 
     place = Path(resolve_path(value)) if isinstance(value, str) else None
     if place is None or place.suffix != ".jsonl" or not place.is_file():
@@ -144,8 +139,28 @@ def _prompts(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
     digest = cached_sha256_of(place)
     if b'"references"' not in place.read_bytes():  # most files have none and a million lines
         return _digest([digest])
-    shown = [picture.digest for entry in read_prompts(place, "any") for picture in entry.references]
+    lines = enumerate(place.read_text(encoding="utf-8-sig").split("\n"), start=1)
+    records = ((number, json_value(line.strip(), place, number)) for number, line in lines if line.strip())
+    shown = [
+        file
+        for number, record in records
+        if isinstance(record, dict)
+        for file in _references(record.get("references"), place.parent, f"{place}, line {number}")
+    ]
     return _digest([digest, *shown])
+
+
+def _references(value: Any, folder: Path, where: str) -> list[str]:
+    """Hashes of the reference pictures that a line names."""
+    from diffopd.data.reference_files import reference_places
+
+    places = reference_places(value, folder, where)
+    try:
+        return [cached_sha256_of(place) for place in places]
+    except OSError as error:
+        raise ValueError(
+            f"{where}: the reference picture {error.filename} cannot be read ({error.strerror})"
+        ) from error
 
 
 _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {

@@ -20,11 +20,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := $(BIN)/python -m diffopd.train
-# One test process per core, 4 at most as each takes over a gigabyte; the tests of one file share theirs, and its
-# fixtures. WORKERS= (empty) runs all in one process; so does pytest's --pdb.
-WORKERS ?= $(if $(filter-out 1,$(shell getconf _NPROCESSORS_ONLN)),-n logical --maxprocesses 4 --dist loadfile)
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# Test processes, 4 at most as each takes over a gigabyte: one more than cores, as tests wait for processes and pauses; the
+# slow ones have several processes of their own. Tests that run one after the other share their file's fixtures.
+# WORKERS= (empty) runs all in one process; so does pytest's --pdb.
+WORKERS ?= $(if $(filter-out 1,$(CORES)),-n $(shell echo $$(($(CORES) + 1))) --maxprocesses 4 --dist worksteal)
+SLOW_WORKERS ?= $(if $(WORKERS),-n logical --maxprocesses 4 --dist loadfile)
 # Byte code is kept, whatever the environment says: many tests start a Python of their own.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 help:  ## List these commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,14 +75,14 @@ dopsd: install  ## D-OPSD's Tables 1 and 2 and Figure 6 on the embedded few-step
 	mkdir -p experiments/dopsd/figure6 && cp -R runs/ablations/dopsd/report/. experiments/dopsd/figure6/
 
 test: install  ## Run the tests (5 minutes on 2 idle cores); ARGS="tests/flow -k sigma".
-	$(PYTEST) $(ARGS)
+	$(PYTEST) $(WORKERS) $(ARGS)
 
 # In the order of tests/conftest.py: a long file that begins last is run while the other processes have nothing to do.
 test-slow: install  ## Run the slower tests: kills, several processes, whole commands.
-	$(PYTEST) --no-loadscope-reorder -m "slow and not exhaustive" $(ARGS)
+	$(PYTEST) $(SLOW_WORKERS) --no-loadscope-reorder -m "slow and not exhaustive" $(ARGS)
 
 test-all: install  ## Run every test: those of `make test` and `make test-slow`, and exhaustive lists (an hour on 2 cores).
-	$(PYTEST) --no-loadscope-reorder -m "" $(ARGS)
+	$(PYTEST) $(SLOW_WORKERS) --no-loadscope-reorder -m "" $(ARGS)
 
 fuzz: install  ## Try 1,000 mutated configs; each must run or end in an error; COUNT=200 SEED=7.
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:$$PYTHONPATH $(BIN)/python -m support.fuzz.campaign $(or $(COUNT),1000) $(or $(SEED),0)

@@ -151,10 +151,24 @@ def test_students_with_the_wording_before():
 
 
 @cache
-def five_seeds(folder):
-    """The students of README and the demo page, or those of ``mopd_ode``."""
+def method_of(folder):
+    """The runs of one command with several seeds."""
     runs = [read_archive(path) for path in sorted((folder / "data").iterdir())]
     (method,) = group_runs(runs, {}, include_unfinished=False)
+    return method
+
+
+def shares_of(method, scale):
+    """Task -> median of its teacher's gain that was kept, least, most, in percent as they are printed."""
+    runs = [run.table["gain_kept"][f"{scale:.1f}"] for run in method.runs.values()]
+    kept = {task: sorted(100 * run[task] for run in runs) for task in TASKS}
+    return {task: (statistics.median(shares), shares[0], shares[-1]) for task, shares in kept.items()}
+
+
+@cache
+def five_seeds(folder):
+    """The students of README and the demo page, or those of ``mopd_ode``."""
+    method = method_of(folder)
     assert sorted(method.runs) == [0, 1, 2, 3, 4]
     table = seed_table(method)
     assert table is not None
@@ -208,16 +222,42 @@ def test_the_readme_s_table_is_part_of_the_seeds():
     assert rows["base model at CFG scale 2"] == cells(*[("base", 2.0)] * 3)
     assert rows["the task's own teacher"] == cells(*((f"teacher: {task}", 1.0) for task in TASKS))
     for scale, student, share in (
-        (1.0, "student after 320 rounds, median of five seeds", "gain kept, median and range of the seeds"),
+        (1.0, "student after 330 rounds, median of five seeds", "gain kept, median and range of the seeds"),
         (2.0, "the same student at CFG scale 2", "gain kept at CFG scale 2"),
     ):
         assert rows[student] == cells(*[("student", scale)] * 3)
-        shares = [run.table["gain_kept"][str(scale)] for run in method.runs.values()]
-        printed = []
-        for task in TASKS:
-            kept = sorted(100 * seed[task] for seed in shares)
-            printed.append(f"{statistics.median(kept):.0f} % ({kept[0]:.0f} to {kept[-1]:.0f})")
-        assert rows[share] == printed
+        assert rows[share] == [
+            f"{median:.0f} % ({least:.0f} to {most:.0f})"
+            for median, least, most in shares_of(method, scale).values()
+        ]
+
+
+def test_gaps_at_the_end_of_the_demo():
+    """Mean over a run's last 60 rounds; least and most of the seeds."""
+    names = [*(f"gap/{task}" for task in TASKS), "step_gap/0", "step_gap/8"]
+    page = rows_of(text_of("mopd_balanced", "README.md"))
+    for label, folder in (("Eq. 12, 330 rounds", DEMO / "eq_12_falling_rate"), ("as it is", DEMO)):
+        cells = []
+        for name in names:
+            runs = method_of(folder).runs.values()
+            means = [statistics.fmean(run.series[f"train/{name}"].values[-60:]) for run in runs]
+            cells.append(f"{min(means):.4f} to {max(means):.4f}")
+        assert [label, *cells] in page, cells
+
+
+def test_what_the_demo_s_other_settings_kept():
+    folders = {
+        "Eq. 12, equal tasks, constant rate, 220 rounds": MOPD,
+        "Eq. 12, constant rate, 320 rounds": DEMO / "eq_12",
+        "Eq. 12, 330 rounds": DEMO / "eq_12_falling_rate",
+        "as it is": DEMO,
+    }
+    page = rows_of(text_of("mopd_balanced", "README.md"))
+    for label, folder in folders.items():
+        method = method_of(folder)
+        for scale in (1, 2):
+            shares = [f"{a:.0f} ({b:.0f} to {c:.0f})" for a, b, c in shares_of(method, scale).values()]
+            assert [label, str(len(method.runs)), str(scale), *shares] in page, label
 
 
 def test_the_readme_s_picture_is_made_from_a_run_s_report_alone(tmp_path, capsys):

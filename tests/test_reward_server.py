@@ -160,6 +160,7 @@ def test_a_scorer_that_dies_ends_the_program_with_an_error(monkeypatch, capsys):
     assert "stopped: the scorer raised PanicError: poisoned" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # tests/reward/test_serving.py asks the same of the server alone
 @pytest.mark.usefixtures("signals")
 def test_a_scorer_that_hangs_and_a_client_that_drips_do_not_outlive_sigterm(monkeypatch, capsys):
     told = heard(monkeypatch)

@@ -10,6 +10,7 @@ import torch
 from diffopd.non_finite import NonFiniteError
 from diffopd.phase.round_scoring import RoundScoring
 from diffopd.types import Prompts, Scores
+from support.slow import slow_but
 from support.tiny_runs import run_rounds
 
 CPU = torch.device("cpu")
@@ -93,7 +94,8 @@ def test_an_error_ends_the_round_and_what_is_left_is_dropped():
 
 
 @pytest.mark.parametrize(
-    "experiment", ["guard_aesthetic", "teacher_ocr", pytest.param("multi_nft", marks=pytest.mark.slow)]
+    "experiment",
+    slow_but(["guard_aesthetic", "teacher_ocr", "multi_nft"], "guard_aesthetic", rest=pytest.mark.slow),
 )
 def test_a_training_is_the_same_bit_for_bit(world, tmp_path, experiment):
     runs = {}

@@ -197,6 +197,7 @@ def test_a_distillation_ends_with_its_page(world, tmp_path, capsys):
     assert len(page.values("img", "src")) == 3 + 15 + 6
 
 
+@pytest.mark.slow
 def test_a_teacher_ends_with_its_page(world, tmp_path, capsys):
     folder = tmp_path / "run"
     few = ("phase.num_timesteps=2", "phase.updates_per_round=1")

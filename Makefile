@@ -118,6 +118,7 @@ mini-model: install  ## Rebuild the embedded model from scratch (hours on a CPU)
 mini-klein: install  ## Rebuild the embedded few-step model from scratch (hours on a CPU), or resume that; ARGS="seed=1".
 	$(RUN) +experiment=mini_klein_autoencoder if_finished=skip $(ARGS)
 	$(RUN) +experiment=mini_klein_pretrain if_finished=skip $(ARGS)
+	$(RUN) +experiment=mini_klein_more if_finished=skip $(ARGS)
 	$(BIN)/python -m diffopd.data.figure_prompts runs/mini_klein_figures
 	$(RUN) +experiment=mini_klein_distil if_finished=skip $(ARGS)
 

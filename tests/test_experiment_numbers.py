@@ -296,6 +296,19 @@ def test_the_readme_s_picture_is_the_demo_page_s_on_its_side():
         assert text in file.read_text(encoding="utf-8").replace('\\"', '"')
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_few_step_model_s_base(stage):
+    page = rows_of(text_of("mini_klein", "README.md"))
+    raw = json.loads(text_of("mini_klein", f"after_stage_{stage}.json"))
+    scores = [raw["tasks"][task]["value"]["mean"] for task in TASKS]
+    distance = raw["held_out"]["frechet"]["value"]
+    assert [str(stage), *(f"{score:.3f}" for score in (*scores, distance))] in page
+    errors = json.loads(text_of("mini_klein", f"reference_gain_after_stage_{stage}.json"))
+    kinds = ("text", "copy", "elsewhere, text", "elsewhere")
+    for sigma in errors["text"]:
+        assert [str(stage), sigma, *(f"{errors[kind][sigma]:.4f}" for kind in kinds)] in page
+
+
 @pytest.mark.parametrize("place", [("table1",), ("table1", "larger_budget")])
 def test_tables_follow_from_every_seed(place):
     summaries = summarise(read_csv(EXPERIMENTS.joinpath(*place) / "table.csv"))

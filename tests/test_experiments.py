@@ -33,6 +33,7 @@ MINI_MODEL = (
     "mini64_more",
     "mini_klein_autoencoder",
     "mini_klein_pretrain",
+    "mini_klein_more",
 )
 
 

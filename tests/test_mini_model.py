@@ -76,16 +76,15 @@ def test_every_step_starts_where_the_one_before_ended():
 def test_every_step_of_the_few_step_model_starts_where_the_one_before_ended():
     lines = [line for line in MAKEFILE.read_text().splitlines() if "+experiment=mini_klein_" in line]
     names = [line.split("+experiment=")[1].split()[0] for line in lines]
-    assert names == ["mini_klein_autoencoder", "mini_klein_pretrain", "mini_klein_distil"]
+    assert names == ["mini_klein_autoencoder", "mini_klein_pretrain", "mini_klein_more", "mini_klein_distil"]
     assert all("if_finished=skip $(ARGS)" in line for line in lines)
     with initialize_config_dir(config_folder(), version_base="1.3"):
         steps = [compose("train", [f"+experiment={name}", "seed=5", "paths.root=runs"]) for name in names]
     for step in steps:
         step.paths.run = f"runs/{step.name}/{step.run_id}"
-    autoencoder, pretraining, distillation = steps
-    assert (
-        pretraining.pipeline.path == autoencoder.phase.output == "runs/mini_klein_autoencoder/seed5/pipeline"
-    )
+    autoencoder, first, pretraining, distillation = steps
+    assert first.pipeline.path == autoencoder.phase.output == "runs/mini_klein_autoencoder/seed5/pipeline"
+    assert pretraining.pipeline.path == first.phase.output
     assert distillation.model.path == pretraining.phase.output
     teachers = distillation.teacher.teachers.values()
     assert {entry.path for entry in teachers} == {f"{pretraining.phase.output}/transformer"}

@@ -88,7 +88,7 @@ class TinyWorld:
                 write_figure_prompts(figures, seed=0, number=2, side=64)
             few.append(f"data.tasks.figures.path={figures}/prompts.jsonl")
             return [*RUN, f"model.path={self.klein}", *teachers, *few, "sampler.num_steps=4"]
-        if experiment == "mini_klein_pretrain":
+        if experiment in ("mini_klein_pretrain", "mini_klein_more"):
             return [*RUN, f"pipeline.path={self.klein}", *DRAWINGS]
         if experiment in (
             "mini_pretrain",

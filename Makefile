@@ -23,8 +23,8 @@ RUN := $(BIN)/python -m diffopd.train
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 # Test processes, 4 at most as each takes over a gigabyte: one more than cores, as tests wait for processes and pauses; the
 # slow ones have several processes of their own. Tests that run one after the other share their file's fixtures.
-# WORKERS= (empty) runs all in one process; so does pytest's --pdb.
-WORKERS ?= $(if $(filter-out 1,$(CORES)),-n $(shell echo $$(($(CORES) + 1))) --maxprocesses 4 --dist worksteal)
+# WORKERS= (empty) runs all in one process, as pytest's --pdb needs it; the slow ones take SLOW_WORKERS.
+WORKERS ?= $(if $(filter-out 1,$(CORES)),$(if $(findstring --pdb,$(ARGS)),,-n $(shell echo $$(($(CORES) + 1))) --maxprocesses 4 --dist worksteal))
 SLOW_WORKERS ?= $(if $(WORKERS),-n logical --maxprocesses 4 --dist loadfile)
 # Byte code is kept, whatever the environment says: many tests start a Python of their own.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -45,7 +45,7 @@ $(STAMP): pyproject.toml constraints.txt
 	-@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # on all cores; pip compiles on one, for a minute
 	@touch $@
 
-demo: install  ## Distil three teachers into one student, then say which page to open; ARGS="trainer.max_epochs=3".
+demo: install  ## Distil three teachers into one student, then say which page to open; ARGS="trainer.max_epochs=3 run_id=short".
 	$(RUN) +experiment=mopd_balanced $(ARGS)
 
 table: install  ## Train and score every row of the paper's Table 1 (about 100 minutes on 2 slow cores); SEEDS=3: seeds of every row.

@@ -301,7 +301,7 @@ def test_the_few_step_model_s_base(stage):
     page = rows_of(text_of("mini_klein", "README.md"))
     raw = json.loads(text_of("mini_klein", f"after_stage_{stage}.json"))
     scores = [raw["tasks"][task]["value"]["mean"] for task in TASKS]
-    distance = raw["held_out"]["frechet"]["value"]
+    distance = raw["held_out"]["frechet"]["frechet_distance"]
     assert [str(stage), *(f"{score:.3f}" for score in (*scores, distance))] in page
     errors = json.loads(text_of("mini_klein", f"reference_gain_after_stage_{stage}.json"))
     kinds = ("text", "copy", "elsewhere, text", "elsewhere")

@@ -213,6 +213,15 @@ def test_more_rounds_are_another_schedule_where_the_learning_rate_ends_with_them
         check_same(saved({"lr_schedule": "linear"}), tmp_path, {})
 
 
+def test_settings_that_came_later_are_what_they_were(tmp_path):
+    before = OmegaConf.create({"phase": {"gradient_clip": 1.0}, "balance": {"power": 1.0}})
+    OmegaConf.save(before, tmp_path / CONFIG)
+    later = {"phase": {"lr_schedule": "constant", "warmup_rounds": 0}, "balance": {"num_first": 1}}
+    check_same(OmegaConf.merge(before, later), tmp_path, {})
+    with pytest.raises(ValueError, match=r"phase\.lr_schedule: .*constant.* -> cosine"):
+        check_same(OmegaConf.merge(before, later, {"phase": {"lr_schedule": "cosine"}}), tmp_path, {})
+
+
 def test_a_finished_run_with_other_teachers_is_told(moved):
     folder, cfg = moved
     assert is_finished(cfg, folder / "run")

@@ -18,6 +18,12 @@ from diffopd.doctor.too_short import length_of_run_findings
             "phase.warmup_steps=20: the learning rate never reaches optimizer.lr within the 20 updates",
         ),
         (
+            "mopd_ode",
+            ["phase.warmup_rounds=6"],
+            7,
+            "phase.warmup_rounds=6: the learning rate reaches optimizer.lr in the last of the 6 rounds of",
+        ),
+        (
             "teacher_ocr",
             ["callbacks=[default,reward_guard]", "callbacks.reward_guard.rounds_per_evaluation=2"],
             6,
@@ -34,13 +40,15 @@ from diffopd.doctor.too_short import length_of_run_findings
             "mopd_ode",
             ["balance=remaining_gap", "balance.update_every_n_rounds=3"],
             5,
-            "balance.update_every_n_rounds=3: tasks first get weights that differ, after 5 rounds",
+            "balance.update_every_n_rounds=3 with num_first=1: tasks first get weights that differ, "
+            "after 5 rounds",
         ),
         (
             "mopd_ode",
             ["balance=remaining_gap", "balance.update_every_n_rounds=2", "balance.num_first=4"],
             8,  # observed in rounds 0, 2, 4 and 6
-            "balance.update_every_n_rounds=2: tasks first get weights that differ, after 8 rounds",
+            "balance.update_every_n_rounds=2 with num_first=4: tasks first get weights that differ, "
+            "after 8 rounds",
         ),
     ],
 )

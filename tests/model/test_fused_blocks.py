@@ -152,9 +152,11 @@ def test_what_cannot_be_fused_is_an_error(tiny, settings, message):
         SD3Model(**{**tiny.settings, "fused_blocks": "fp32", **settings})
 
 
-def test_auto_fuses_what_can_be_and_refuses_nothing(tiny):
+@pytest.mark.parametrize("instructions", [False, True])
+def test_auto_fuses_what_can_be_and_refuses_nothing(tiny, monkeypatch, instructions):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": instructions})
     model = load(tiny, fused_blocks="auto")
     assert model._fused is not None
-    assert model._fused.half
+    assert model._fused.half == instructions
     assert model._fused_blocks("auto", compiled=True) is None
     assert load(tiny, fused_blocks="auto", dtype="bf16")._fused is None

@@ -65,3 +65,10 @@ def test_what_is_no_schedule_is_told(wrong, message):
     settings = {"seed": 0, "ema": {}, "gradient_clip": 1, "micro_batch_size": None}
     with pytest.raises(ValueError, match=message):
         StudentSettings(conflict_every_n_rounds=0, score_every_n_rounds=0, **settings, **wrong)
+
+
+def test_a_config_of_before_builds_a_phase_of_a_constant_rate(world, tmp_path):
+    without = ("~phase.lr_schedule", "~phase.warmup_rounds", "balance=remaining_gap", "~balance.num_first")
+    phase = world.build("mopd_ode", tmp_path, *without).phase
+    assert (phase.settings.lr_schedule, phase.settings.warmup_rounds) == ("constant", 0)
+    assert phase.balance.num_first == 1

@@ -243,7 +243,7 @@ def _phase(phase_class: Any, given: dict[str, Any]) -> Any:
     if "settings" in inspect.signature(phase_class).parameters:
         kind = phase_class.settings_type
         names = [field.name for field in dataclasses.fields(kind)]
-        given["settings"] = kind(**{name: given.pop(name) for name in names})
+        given["settings"] = kind(**{name: given.pop(name) for name in names if name in given})
     return phase_class(**given)
 
 

@@ -19,6 +19,14 @@ def length_of_run_findings(plan: Plan) -> Iterator[Finding]:
             f"phase.warmup_steps={warmup}: the learning rate never reaches optimizer.lr within the "
             f"{plan.cost.updates} updates of this run; train longer or set fewer",
         )
+    rising = plan.values["phase"].get("warmup_rounds")
+    if rising and rising >= plan.rounds:
+        yield Finding(
+            Level.WARNING,
+            "warm-up",
+            f"phase.warmup_rounds={rising}: the learning rate reaches optimizer.lr in the last of the "
+            f"{plan.rounds} rounds of this run or not at all; train longer or set fewer",
+        )
     for setting, needed, what in _waiting(plan):
         if needed > plan.rounds:
             yield Finding(
@@ -43,9 +51,10 @@ def _waiting(plan: Plan) -> Iterator[tuple[str, int, str]]:
         rounds = signal["num_rounds"]
         yield f"callbacks.gradient_signal.num_rounds={rounds}", rounds, "its first value is logged"
     if phase_takes(plan.values, "balance") and (every := balance.get("update_every_n_rounds")):
+        first = balance.get("num_first", 1)
         yield (
-            f"balance.update_every_n_rounds={every}",
-            every * max(1, balance["num_first"] - 1)
-            + 2,  # observed in rounds 0, `every`, ...; the next one's differ
+            f"balance.update_every_n_rounds={every} with num_first={first}",
+            every * max(1, first - 1)
+            + 2,  # observed in rounds 0, `every`, ...; weights of the next one differ
             "tasks first get weights that differ",
         )

@@ -18,9 +18,18 @@ from diffopd.model.fused_block import Block, Factors, FusedBlock, Part, Stream
 PRECISIONS_OF_PRODUCTS = ("fp32", "bf16")
 """Values of ``model.fused_blocks`` beside ``auto`` and null."""
 AUTO = "auto"
-"""``bf16`` where blocks can be fused, and nothing where none can or they are compiled."""
+"""Where blocks can be fused, ``bf16`` if the processor multiplies it and ``fp32`` if not.
+
+Nothing where none can be fused, or they are compiled.
+"""
 INWARD = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
 NORMS = (("norm_q", "norm_k"), ("norm_added_q", "norm_added_k"))
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products of bf16."""
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def fusable(block: nn.Module) -> bool:

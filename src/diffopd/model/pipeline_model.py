@@ -16,7 +16,7 @@ from diffopd.flow import SigmaGrid
 from diffopd.model.adapter_rows import AdapterRouter, Route, parts_of
 from diffopd.model.attention import choose_attention_backend
 from diffopd.model.backbones import Backbones, answered_by_backbones
-from diffopd.model.fused_blocks import AUTO, PRECISIONS_OF_PRODUCTS, FusedBlocks, fusable
+from diffopd.model.fused_blocks import AUTO, PRECISIONS_OF_PRODUCTS, FusedBlocks, fusable, multiplies_bf16
 from diffopd.model.guidance import check_guidance
 from diffopd.model.half_gradient import HalfGradient
 from diffopd.model.identity import pipeline_identity
@@ -356,7 +356,7 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             )
         some = any(fusable(block) for block in getattr(self.transformer, "transformer_blocks", ()))
         if precision == AUTO:
-            return FusedBlocks(half=True) if some and not compiled else None
+            return FusedBlocks(half=multiplies_bf16()) if some and not compiled else None
         if compiled:
             raise ValueError(
                 f"model.fused_blocks={precision} and model.compile=true are two ways for the same blocks; "

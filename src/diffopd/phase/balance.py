@@ -150,7 +150,9 @@ class RemainingGap(Balance):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from them."""
         self._first, self._smoothed = dict(state.get("first", {})), dict(state.get("smoothed", {}))
-        alone = dict.fromkeys(self._first, 1)  # a state of before has one observation of each
+        alone = dict.fromkeys(
+            self._first, 1
+        )  # a state saved by an earlier version has one observation of each
         self._counted = dict(state.get("counted", alone))
 
     def _remaining(self, task: str) -> float:

@@ -287,8 +287,8 @@ class PolicyPhase(lightning.LightningModule):
             return
         rounds = self.trainer.max_epochs or 0
         factor = learning_rate_factor(schedule, self.round, total=rounds, warmup=warmup)
-        for group, height in zip(optimizer.param_groups, self._learning_rates, strict=True):
-            group["lr"] = height * factor
+        for group, peak in zip(optimizer.param_groups, self._learning_rates, strict=True):
+            group["lr"] = peak * factor
         self.round_log.put(
             {"train/learning_rate": torch.tensor(factor * self._learning_rates[0], device=self.device)}
         )

@@ -1,4 +1,4 @@
-"""How a learning rate changes over a training."""
+"""How a learning rate changes over a run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 def learning_rate_factor(schedule: Schedule, step: int, *, total: int, warmup: int) -> float:
-    """Share of its height that a learning rate has.
+    """Share of its peak that a learning rate has.
 
     Args:
         schedule: One of :data:`SCHEDULES`.
         step: 0 for the first.
-        total: Steps of the training.
+        total: Steps of the run.
         warmup: Steps in which it rises evenly first, 0 for none.
 
     Examples:

@@ -23,7 +23,7 @@ class TrainSettings:
         conflict_every_n_rounds: Rounds from one measurement of the cosines between the tasks' gradients to
             the next, each of which costs a backward per task; 0 for never.
         lr_schedule: How the trained policy's learning rate changes over the rounds: a name of ``SCHEDULES``.
-        warmup_rounds: Rounds in which it rises to its height first.
+        warmup_rounds: Rounds in which it rises to ``optimizer.lr`` first.
 
     Raises:
         ValueError: If the schedule is not known or the number of rounds negative.

@@ -139,7 +139,11 @@ def _prompts(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
     digest = cached_sha256_of(place)
     if b'"references"' not in place.read_bytes():  # most files have none and a million lines
         return _digest([digest])
-    lines = enumerate(place.read_text(encoding="utf-8-sig").split("\n"), start=1)
+    try:
+        text = place.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{setting}={value}: the file is not UTF-8 ({error}); save it as UTF-8") from error
+    lines = enumerate(text.split("\n"), start=1)
     records = ((number, json_value(line.strip(), place, number)) for number, line in lines if line.strip())
     shown = [
         file

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from diffopd.config.added import ADDED
 from diffopd.config.folder import flat_settings
 from diffopd.config.harmless import RUN, is_harmless
 from diffopd.config.saved import CONFIG, read_config
@@ -22,28 +23,6 @@ _SCHEDULED = "phase.warmup_steps"
 _SCHEDULE = "phase.lr_schedule"
 """So has one where this is not constant."""
 
-_ADDED = {
-    "model.embedded_guidance": None,
-    "model.step_distilled": False,
-    "model.attention_backend": None,
-    "model.compile": False,
-    "model.fused_blocks": None,
-    "model.vae_tiling": False,
-    "model.offload_text_encoders": False,
-    "phase.figure_share": 0.0,
-    "phase.copy_share": 0.0,
-    "phase.same_figure_share": 0.0,
-    "model.vision_tower": None,
-    "phase.examples": "teacher",
-    "phase.assistant": None,
-    "phase.class_prompt": None,
-    "phase.num_class_pictures": 100,
-    "phase.prior_weight": 1.0,
-    "phase.states_from": "rollout",
-    "data.template": None,
-    "data.rejected_key": None,
-}
-"""Settings that came later -> what they were in a run whose config does not have them."""
 _REPEATED = ("model.lora_modules",)
 """Settings that act through another one, which is compared."""
 
@@ -67,7 +46,7 @@ def check_same(
     before, now = _settings_before(folder, settings), result_settings(cfg)
     if before is None:
         return
-    before = {key: value for key, value in _ADDED.items() if key in now} | before
+    before = {key: value for key, value in ADDED.items() if key in now} | before
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     values = OmegaConf.to_container(cfg, resolve=True)
     found = {setting: fingerprint(values, setting) for setting in inputs}  # type: ignore[arg-type]

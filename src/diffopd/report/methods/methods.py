@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffopd.config.added import ADDED
 from diffopd.config.folder import flat_settings
 from diffopd.config.harmless import METHOD, is_harmless
 from diffopd.report.methods.runs import Run
@@ -107,9 +108,9 @@ def method_settings(run: Run) -> dict[str, Any]:
     if len(run.config_texts) > 1:  # a cascade's last stage starts from a folder with the seed in its name
         kept["adapter"] = {key: value for key, value in kept["adapter"].items() if key != "start"}
     rounds = {"trainer.max_epochs": run.planned_rounds} if run.planned_rounds is not None else {}
-    return {
-        path: value for path, value in flat_settings(kept) if not _is_seed(path, value, run.seed)
-    } | rounds
+    later = {path: value for path, value in ADDED.items() if path.partition(".")[0] in kept}
+    found = {path: value for path, value in flat_settings(kept) if not _is_seed(path, value, run.seed)}
+    return later | found | rounds
 
 
 def _is_seed(path: str, value: Any, seed: int) -> bool:

@@ -299,7 +299,7 @@ def test_the_readme_s_picture_is_the_demo_page_s_on_its_side():
 @pytest.mark.parametrize("stage", [2, 3])
 def test_the_few_step_model_s_base(stage):
     page = rows_of(text_of("mini_klein", "README.md"))
-    raw = json.loads(text_of("mini_klein", f"after_stage_{stage}.json"))
+    raw = json.loads(text_of("mini_klein", "scores.json"))[f"after stage {stage}"]
     scores = [raw["tasks"][task]["value"]["mean"] for task in TASKS]
     distance = raw["held_out"]["frechet"]["frechet_distance"]
     assert [str(stage), *(f"{score:.3f}" for score in (*scores, distance))] in page

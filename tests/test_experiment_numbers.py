@@ -251,6 +251,7 @@ def test_what_the_demo_s_other_settings_kept():
         "Eq. 12, constant rate, 320 rounds": DEMO / "eq_12",
         "Eq. 12, 330 rounds": DEMO / "eq_12_falling_rate",
         "as it is": DEMO,
+        "600 rounds": DEMO / "600_rounds",
     }
     page = rows_of(text_of("mopd_balanced", "README.md"))
     for label, folder in folders.items():

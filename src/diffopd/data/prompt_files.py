@@ -70,23 +70,36 @@ def read_prompts(path: str | PathLike[str], task: str, *, setting: str = "path")
         )
     if not file.is_file():
         raise ValueError(f"{where}: there is no such file ({file.absolute()})")
+    lines = lines_of(file, where)
+    # Files of a million lines are usual: one object per line, and its place is written for an error alone.
+    as_text = file.suffix == ".txt"
+    with _no_garbage():
+        entries = [
+            PromptEntry(text, task, {}, number) if as_text else _json_line(text, task, file, number)
+            for number, text in lines
+        ]
+    if not entries:
+        raise ValueError(f"{where}: {file} holds no prompts; write one per line")
+    return entries
+
+
+def lines_of(file: Path, where: str) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of each line that is not blank, without space around it.
+
+    Args:
+        file: A text file.
+        where: How the config names it, for messages.
+
+    Raises:
+        ValueError: If it cannot be read as UTF-8.
+    """
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: the file is not UTF-8 ({error}); save it as UTF-8") from error
     except OSError as error:
         raise ValueError(f"{where}: cannot be read ({error.strerror}); check its permissions") from error
-    # Files of a million lines are usual: one object per line, and its place is written for an error alone.
-    as_text = file.suffix == ".txt"
-    with _no_garbage():
-        entries = [
-            PromptEntry(text, task, {}, number) if as_text else _json_line(text, task, file, number)
-            for number, line in enumerate(lines, start=1)
-            if (text := line.strip())
-        ]
-    if not entries:
-        raise ValueError(f"{where}: {file} holds no prompts; write one per line")
-    return entries
+    return ((number, text) for number, line in enumerate(lines, start=1) if (text := line.strip()))
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ def _pictures(values: Mapping[str, Any], setting: str, value: str) -> str | None
 
 def _prompts(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
     """A prompt file with the reference pictures that it names, which are hashed and not decoded."""
-    from diffopd.data.prompt_files import json_value
+    from diffopd.data.prompt_files import json_value, lines_of
 
     place = Path(resolve_path(value)) if isinstance(value, str) else None
     if place is None or place.suffix != ".jsonl" or not place.is_file():
@@ -139,12 +139,9 @@ def _prompts(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
     digest = cached_sha256_of(place)
     if b'"references"' not in place.read_bytes():  # most files have none and a million lines
         return _digest([digest])
-    try:
-        text = place.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{setting}={value}: the file is not UTF-8 ({error}); save it as UTF-8") from error
-    lines = enumerate(text.split("\n"), start=1)
-    records = ((number, json_value(line.strip(), place, number)) for number, line in lines if line.strip())
+    records = (
+        (number, json_value(line, place, number)) for number, line in lines_of(place, f"{setting}={value}")
+    )
     shown = [
         file
         for number, record in records

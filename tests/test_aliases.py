@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from diffopd.config.aliases import aliases, choices
 from diffopd.config.folder import config_folder
+from support.slow import slow_but
 
 PRIMARY = {"metric": "evaluate", "claims": "report", "wins": "table"}
 ADDED = ("experiment", "variant", "metric", "task")
@@ -20,7 +21,14 @@ def composed(config_name, *overrides):
         return compose(config_name, overrides=list(overrides))
 
 
-@pytest.mark.parametrize("alias", aliases())
+NAMED_AFTER_TASKS = [alias for alias in aliases() if alias.endswith(("_composition", "_ocr", "_aesthetic"))]
+"""Those of them that are experiments are composed below, too."""
+
+
+@pytest.mark.parametrize(
+    "alias",
+    slow_but(aliases(), *(set(aliases()) - set(NAMED_AFTER_TASKS)), rest=pytest.mark.slow),
+)
 def test_every_alias_composes_and_no_file_has_its_name(alias):
     group, _, name = alias.rpartition("/")
     sign = "+" if group in ADDED else ""

@@ -39,6 +39,10 @@ def damages(content: bytes, step: int = 1):
         yield content[:length]
 
 
+STEPS = [5, pytest.param(1, marks=pytest.mark.slow)]
+"""A bit or two of every byte each time, and every bit where all is tried."""
+
+
 def every_outcome(path: Path, read, step: int = 1):
     """What ``read()`` gives after each damage of a file, which is put back at the end."""
     content = path.read_bytes()
@@ -93,8 +97,9 @@ SEALED = {
 }
 
 
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("kind", SEALED)
-def test_a_file_with_a_checksum_is_what_was_written_or_is_named(tmp_path, kind):
+def test_a_file_with_a_checksum_is_what_was_written_or_is_named(tmp_path, kind, step):
     name, write, read = SEALED[kind]
     write(tmp_path)
     expected = read(tmp_path)
@@ -105,7 +110,6 @@ def test_a_file_with_a_checksum_is_what_was_written_or_is_named(tmp_path, kind):
         except ValueError as error:
             return str(error)
 
-    step = 1 if kind in ("config", "note") else 7  # of long files each bit of a byte, now here, now there
     for found in every_outcome(tmp_path / name, outcome, step):
         assert found == expected or re.search(rf"{name}.* is damaged: ", str(found)), found
 
@@ -160,7 +164,8 @@ def test_removing_the_note_of_an_end_twice_is_no_error(tmp_path):
     assert read_finished(tmp_path) is None
 
 
-def test_a_damaged_hash_note_is_computed_again(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("step", STEPS)
+def test_a_damaged_hash_note_is_computed_again(tmp_path, monkeypatch, caplog, step):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(fingerprint, "LARGE", 4)
     (tmp_path / "weights").write_bytes(b"abcdef")
@@ -171,7 +176,7 @@ def test_a_damaged_hash_note_is_computed_again(tmp_path, monkeypatch, caplog):
     def outcome():
         return cached_sha256_of(tmp_path / "weights"), caplog.text
 
-    for found, told in every_outcome(note, outcome):
+    for found, told in every_outcome(note, outcome, step):
         assert found == expected
         assert f"{note} is damaged" in told
         caplog.clear()
@@ -189,10 +194,12 @@ def metrics(tmp_path):
     return tmp_path / "metrics.csv", rows
 
 
-def test_a_damaged_row_of_metrics_is_left_out_and_told(metrics, caplog):
+@pytest.mark.parametrize("step", STEPS)
+def test_a_damaged_row_of_metrics_is_left_out_and_told(metrics, caplog, step):
     path, expected = metrics
     content = path.read_bytes()
-    for damaged, found in zip(damages(content), every_outcome(path, lambda: read_rows(path)), strict=True):
+    outcomes = every_outcome(path, lambda: read_rows(path), step)
+    for damaged, found in zip(damages(content, step), outcomes, strict=True):
         assert all(row in expected for row in found)
         cut = content.startswith(damaged) and (not damaged or damaged.endswith(b"\n"))  # after a whole row
         assert found == expected or cut or f"{path} is damaged" in caplog.text

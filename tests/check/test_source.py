@@ -4,8 +4,8 @@ import inspect
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffopd.check.annotation import Allowed, allowed_by
 from diffopd.check.source import is_installed, read_target
@@ -15,22 +15,23 @@ OPTIONAL = ("WandbLogger", "MLFlowLogger")  # their packages need not be install
 
 
 def targets_in(node):
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            yield node._target_
-        for key in node:
-            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
-                yield from targets_in(node[key])
-    elif isinstance(node, ListConfig):
-        for place in range(len(node)):
-            if not OmegaConf.is_interpolation(node, place):
-                yield from targets_in(node[place])
+    """Every ``_target_`` of a file as it is read, before anything is composed."""
+    if isinstance(node, dict):
+        if (target := node.get("_target_", "???")) != "???" and "${" not in target:
+            yield target
+        for value in node.values():
+            yield from targets_in(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets_in(value)
 
 
 FILES = [
     file for file in CONF.rglob("*.yaml") if "hydra" not in file.relative_to(CONF).parts
 ]  # which Hydra builds
-TARGETS = sorted({t for file in FILES for t in targets_in(OmegaConf.load(file))})
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, and these are read at collection
+READ = [yaml.load(file.read_text(encoding="utf-8"), LOADER) for file in FILES]
+TARGETS = sorted({target for content in READ for target in targets_in(content)})
 
 
 def test_the_configs_name_many_targets():

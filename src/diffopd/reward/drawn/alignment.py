@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, conv2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d
+from torch.nn.functional import pad as pad_sides
 
 from diffopd.types import KnownPair, Prompts, Scores
 from diffopd.world.colours import COLOURS, SIGN_COLOURS
@@ -125,17 +126,15 @@ def _best_match(maps: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(maps), device=maps.device)
     scores, corners = [], []
     for size in _SIZES:
-        _, kernels = _kernels(size)
-        kernel = kernels.to(maps)[:, None]
+        kernel = _kernels(size)[1].to(maps)[shape]
         side, pad = kernel.shape[-1], size // 2 + _MARGIN
-        padded = torch.nn.functional.pad(maps[:, None], (pad,) * 4)
-        product = conv2d(padded, kernel)[rows, shape]
-        box = padded.new_full((1, 1, side, side), 1.0)
-        sums, squares = conv2d(padded, box)[:, 0], conv2d(padded.square(), box)[:, 0]
-        spread = (squares - sums.square() / side**2).clamp_min(0)
-        norm = kernel[shape, 0].square().sum((1, 2))[:, None, None]
+        padded = pad_sides(maps, (pad,) * 4)
+        product = conv2d(padded[None], kernel[:, None], groups=len(maps))[0]  # each row with its own shape
+        mean, mean_square = _moving_mean(padded, side), _moving_mean(padded.square(), side)
+        spread = (mean_square - mean.square()).clamp_min(0)
+        norm = kernel.square().sum((1, 2))[:, None, None]
         # The floor keeps faint specks from correlating with anything.
-        score = (product / ((spread + 0.02 * side**2) * norm).sqrt()).clamp_min(0).flatten(1)
+        score = (product / (side * ((spread + 0.02) * norm).sqrt())).clamp_min(0).flatten(1)
         best, place = score.max(1)
         scores.append(best)
         across = product.shape[-1]
@@ -143,6 +142,11 @@ def _best_match(maps: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
     value, number = torch.stack(scores, 1).max(1)
     corner = torch.stack(corners, 1)[rows, number]
     return value.square(), _covered(maps, shape.tolist(), number.tolist(), corner.tolist())
+
+
+def _moving_mean(maps: Tensor, side: int) -> Tensor:
+    """Means over every square of ``side`` cells, first down and then across."""
+    return avg_pool2d(avg_pool2d(maps[:, None], (side, 1), 1), (1, side), 1)[:, 0]
 
 
 def _covered(maps: Tensor, shapes: list[int], numbers: list[int], corners: list[list[int]]) -> Tensor:
@@ -162,7 +166,7 @@ def _covered(maps: Tensor, shapes: list[int], numbers: list[int], corners: list[
 def _kernels(size: int) -> tuple[Tensor, Tensor]:
     """All shapes' masks of one size, and the same with a margin and mean 0."""
     masks = torch.from_numpy(np.stack([shape_mask(name, size) for name in SHAPES]))
-    framed = torch.nn.functional.pad(masks, (_MARGIN,) * 4)
+    framed = pad_sides(masks, (_MARGIN,) * 4)
     return masks, framed - framed.mean((1, 2), keepdim=True)
 
 

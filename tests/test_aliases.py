@@ -41,7 +41,7 @@ def test_every_alias_composes_and_no_file_has_its_name(alias):
 
 
 @pytest.mark.parametrize("experiment", ["guard", "flow_grpo", "ram", "rvm", "few_step", "online_dpo"])
-@pytest.mark.parametrize("task", ["composition", "ocr", "aesthetic"])
+@pytest.mark.parametrize("task", slow_but(["composition", "ocr", "aesthetic"], "ocr", rest=pytest.mark.slow))
 def test_an_experiment_with_a_task_is_the_one_named_after_it(experiment, task):
     named = composed("train", f"+experiment={experiment}_{task}")
     assert named == composed("train", f"+experiment={experiment}", f"task={task}", f"name={named.name}")

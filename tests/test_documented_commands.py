@@ -80,6 +80,11 @@ def braces(word: str) -> list[str]:
 
 register_evaluation_id()
 COMMANDS_SHOWN = commands()
+BY_PAGE = [
+    pytest.param(shown, marks=pytest.mark.slow) if page.startswith("experiments") else shown
+    for shown, page in COMMANDS_SHOWN.items()
+]
+"""Those that only an experiment's page shows are tried by `make test-slow`."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +108,7 @@ def test_the_pages_show_every_command():
     assert len(COMMANDS_SHOWN) > 60
 
 
-@pytest.mark.parametrize("shown", COMMANDS_SHOWN, ids=lambda shown: " ".join(shown)[:80])
+@pytest.mark.parametrize("shown", BY_PAGE, ids=lambda shown: " ".join(shown)[:80])
 def test_commands_of_the_pages_are_taken(shown, folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))

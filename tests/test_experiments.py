@@ -42,7 +42,7 @@ def test_there_are_experiments():
 
 
 TRAINED = [name for name in EXPERIMENTS if name not in (*MINI_MODEL, *MEASUREMENTS, *OF_ANY_TASK)]
-OF_EACH_KIND = ("mopd_ode", "flow_opd", "teacher_ocr", "multi_guard")
+OF_EACH_KIND = ("flow_opd", "multi_guard")
 """Every experiment is composed and checked in tests/check/test_config.py, each time."""
 
 

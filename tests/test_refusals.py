@@ -121,6 +121,7 @@ def test_mistakes_in_what_a_command_would_start(tmp_path):
         assert not {"diffusers", "lightning"} & set(refused["heavy"]), command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["+experiment=mopd_ode", "+phase.rond=1", "debug=true"]])
 def test_a_traceback_on_request(tmp_path, arguments):
     (raised,) = refusals([("train", arguments)], tmp_path)

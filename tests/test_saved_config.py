@@ -16,6 +16,7 @@ from diffopd.config.saved import from_arguments
 pytestmark = pytest.mark.usefixtures("no_hydra_traces")
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_saved_config(world, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 

@@ -318,6 +318,7 @@ def test_files_that_cannot_be_read_are_told_without_a_traceback(tmp_path):
             raise instantiation
 
 
+@pytest.mark.slow
 def test_settings_are_refused_without_heavy_imports():
     script = f"""
 import sys

@@ -35,7 +35,9 @@ def test_a_step_after_the_last_has_none():
     assert learning_rate_factor("cosine", 9, total=5, warmup=1) == 0
 
 
-@pytest.mark.parametrize("experiment", ["mopd_ode", "teacher_aesthetic"])
+@pytest.mark.parametrize(
+    "experiment", [pytest.param("mopd_ode", marks=pytest.mark.slow), "teacher_aesthetic"]
+)
 def test_a_phase_follows_its_schedule(world, tmp_path, experiment):
     settings = (
         "optimizer.lr=0.5",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import statistics
@@ -389,6 +390,29 @@ def test_scores_and_shares_of_the_shipped_teachers():
         assert [before, after] == [f"{base[task]:.3f}", f"{own[task]:.3f}"]
         assert float(gain.split()[0]) == pytest.approx(own[task] - base[task], abs=6e-4)
         assert share == f"{100 * (own[task] - base[task]) / (float(best) - base[task]):.0f} %"
+
+
+@pytest.mark.parametrize("name", ["guard_scores"])
+def test_scores_of_other_teachers_and_guidances(name):
+    table = experiment_script("teachers/collect").table(json.loads(text_of("teachers", f"{name}.json")))
+    printed = rows_of(text_of("teachers", "README.md"))
+    for row in rows_of(table)[1:]:
+        assert row in printed
+
+
+def test_diversity_of_every_teacher_that_was_trained():
+    page = rows_of(text_of("teachers", "README.md"))
+    (runs,) = (row[1:] for row in page if row[0] == "diversity within a group")
+    files = [
+        name.replace("GRPO-Guard: ", "guard_") if "Guard" in name else f"teacher_{name}" for name in runs
+    ]
+    values = []
+    for file in files:
+        rows = csv.DictReader(text_of("teachers", f"{file}_metrics.csv").splitlines())
+        values.append([float(row["train/drift/diversity"]) for row in rows])
+    assert ["first round", *(f"{value[0]:.3f}" for value in values)] in page
+    assert ["last round", *(f"{value[-1]:.3f}" for value in values)] in page
+    assert all(value[-1] >= value[0] / 2 for value in values)
 
 
 def test_what_the_ablations_are_read_to_say_of_composition():

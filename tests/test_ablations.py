@@ -124,6 +124,13 @@ def test_more_seeds_keep_the_cells_of_fewer(cells):
     assert sorted(added.values()) == [3, 3, 4, 4]
 
 
+def test_a_second_machine_trains_the_cells_of_later_seeds(cells):
+    every = {cell.folder.name: cell.seed for cell in cells("ablations=[schedule]", "seeds=4")}
+    later = {cell.folder.name: cell.seed for cell in cells("ablations=[schedule]", "seeds=2", "first_seed=2")}
+    assert sorted(later.values()) == [2, 2, 3, 3]
+    assert later.items() <= every.items()
+
+
 def test_claims_about_noise_are_about_cells(cells):
     """A claim's method is what the page calls a cell, or the name of its run."""
     files = [name for name, claims in CLAIMS.items() if claims == "noise"]

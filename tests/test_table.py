@@ -12,6 +12,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from diffopd.check import ConfigError
 from diffopd.check.values import plain_values
 from diffopd.config.arguments import quoted
 from diffopd.config.folder import config_folder
@@ -336,6 +337,29 @@ def test_a_student_learns_from_teachers_of_its_own_seed_where_there_are(tmp_path
     (command,) = comparison._training(rows["opd/seed2"], list(rows.values()))
     teacher = tmp_path / "teacher_ocr" / f"seed{taught_by}" / "adapter"
     assert f"teacher.teachers.ocr.path={quoted(str(teacher))}" in command
+
+
+def test_a_second_machine_makes_the_rows_of_later_seeds(tmp_path):
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        every, later = (
+            {
+                run.name: run
+                for run in read_rows(compose("table", overrides=["rows=table1", *seeds]), tmp_path)
+            }
+            for seeds in (["seeds=5"], ["seeds=2", "first_seed=3"])
+        )
+    assert later == {
+        name: run for name, run in every.items() if run.command is None or name[-1] in "34"
+    }  # what is not trained has one seed everywhere
+
+
+@pytest.mark.parametrize("first_seed", [0, 3])
+def test_every_row_is_checked_at_its_first_seed(tmp_path, first_seed):
+    overrides = ["rows=table1", f"first_seed={first_seed}", "rows.opd.arguments=['+experiment=mopd_od']"]
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        rows = read_rows(compose("table", overrides=overrides), tmp_path)
+        with pytest.raises(ConfigError, match=r"rows\.opd\.arguments: .*did you mean"):
+            check_rows(rows)
 
 
 def test_every_trained_row_has_the_table_s_seeds_and_both_guidances(tmp_path):

@@ -173,6 +173,7 @@ LIMITS: Mapping[str, Rule] = {
     "model_dtype": OneOf(("fp32", "bf16", "fp16", None)),
     "round": whole(1, 1_000_000_000, None),
     "seeds": whole(1, 1000),
+    "first_seed": whole(0, 1_000_000),
     "num_processes": whole(1, 1024),
     "rows.*.seeds": whole(1, 1000, None),
     "rows.*.guidance.*": SCALE,

@@ -67,7 +67,7 @@ def ablation_names() -> list[str]:
 
 
 def read_cells(cfg: DictConfig, folder: Path) -> list[Cell]:
-    """All cells of the files that a composed ``conf/ablations.yaml`` names, seed 0 of every file first.
+    """All cells of the files that a composed ``conf/ablations.yaml`` names, the first seed of each file first.
 
     Raises:
         ConfigError: If a file is not there, or a cell's config cannot work.
@@ -84,23 +84,24 @@ def read_cells(cfg: DictConfig, folder: Path) -> list[Cell]:
                 f"{did_you_mean(name, known)}"
             )
     shared = [f"trainer.num_threads={cfg.threads_each}", *cfg.overrides]
+    seeds = range(cfg.first_seed, cfg.first_seed + cfg.seeds)
     cells = [
         cell
         for name in names
-        for cell in _cells(name, shared, folder / "cells", list(cfg.first.get(name, {})), cfg.seeds)
+        for cell in _cells(name, shared, folder / "cells", list(cfg.first.get(name, {})), seeds)
     ]
     return sorted(cells, key=lambda cell: cell.seed)
 
 
 def _cells(
-    name: str, shared: Sequence[str], folder: Path, first: Sequence[str], seeds: int
+    name: str, shared: Sequence[str], folder: Path, first: Sequence[str], seeds: Sequence[int]
 ) -> Iterator[Cell]:
     experiment = f"+experiment=ablation/{name}"
     swept = compose("train", overrides=[experiment], return_hydra_config=True).hydra.sweeper.params or {}
     seeded = "seed" in swept and not any(override.startswith("seed=") for override in shared)
     settings: dict[str, Mapping[str, Any]] = {}
     if "seed" in swept:  # the file's own seeds are those of the ordinary sweep; here they are counted
-        swept = {**swept, "seed": ",".join(map(str, range(seeds)))}
+        swept = {**swept, "seed": ",".join(map(str, seeds))}
     for choices in itertools.product(*(_choices(key, value) for key, value in swept.items())):
         overrides = [experiment, *choices, *shared]
         varied = [choice.removeprefix("+") for choice in choices if not choice.startswith("seed=")]

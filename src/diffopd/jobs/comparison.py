@@ -45,7 +45,7 @@ class RowRun:
         command: ``train``, ``cascade``, or None for the base model.
         arguments: Of the command.
         teachers: task -> row whose adapter is that task's teacher.
-        teacher_seeds: task -> seed of that: its own where that row has it, else 0.
+        teacher_seeds: task -> seed of that: its own where that row has it, else its first.
         guidance: Scales it is scored at.
         note: What the row is, in a few words.
         folder: Its folder.
@@ -99,7 +99,7 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
     if not cfg.rows:
         raise ValueError("rows is empty, so there is no table; name some of conf/rows")
     runs: list[RowRun] = []
-    seeds = {name: cfg.seeds if row.seeds is None else row.seeds for name, row in cfg.rows.items()}
+    seeds = {name: _seeds(cfg, row) for name, row in cfg.rows.items()}
     for name, row in cfg.rows.items():
         if row.command is not None and row.command not in COMMANDS:
             raise ValueError(
@@ -109,11 +109,15 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
         if unknown := [teacher for teacher in row.teachers.values() if teacher not in cfg.rows]:
             raise ValueError(f"rows.{name}.teachers names {', '.join(unknown)}, which is not among the rows")
         for setting, other in (row.get("adapters") or {}).items():
-            if other not in cfg.rows or cfg.rows[other].command is None or seeds[other] < seeds[name]:
+            if (
+                other not in cfg.rows
+                or cfg.rows[other].command is None
+                or len(seeds[other]) < len(seeds[name])
+            ):
                 raise ValueError(
                     f"rows.{name}.adapters.{setting}={other} must be a trained row with as many seeds"
                 )
-        for seed in range(seeds[name]):
+        for seed in seeds[name]:
             runs.append(
                 RowRun(
                     row=str(name),
@@ -125,13 +129,19 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
                     note=row.note,
                     folder=folder / str(name) / f"seed{seed}",
                     teacher_seeds={
-                        task: seed if seed < seeds[teacher] else 0 for task, teacher in row.teachers.items()
+                        task: seed if seed in seeds[teacher] else cfg.first_seed
+                        for task, teacher in row.teachers.items()
                     },
                     evaluation=list(row.get("evaluation") or []),
                     adapters=dict(row.get("adapters") or {}),
                 )
             )
     return runs
+
+
+def _seeds(cfg: DictConfig, row: DictConfig) -> range:
+    first = 0 if row.command is None else cfg.first_seed  # what is not trained is the same whatever the seed
+    return range(first, first + (cfg.seeds if row.seeds is None else row.seeds))
 
 
 def _shared(cfg: DictConfig, command: str | None) -> list[str]:
@@ -147,11 +157,16 @@ def check_rows(rows: Sequence[RowRun]) -> None:
     Raises:
         ConfigError: With the row's name.
     """
+    first: dict[str, RowRun] = {}
     for run in rows:
-        if run.command is not None and run.seed == 0 and run.adapters:
+        first.setdefault(run.row, run)
+    for run in first.values():
+        if run.command is None:
+            continue
+        if run.adapters:
             # It names what is not there yet, and is checked when its turn comes.
             compose(run.command, overrides=[*run.arguments, f"paths.run={quoted(str(run.folder))}"])
-        elif run.command is not None and run.seed == 0:
+        else:
             check_composed(run.command, run.arguments, run.folder, setting=f"rows.{run.row}.arguments")
 
 

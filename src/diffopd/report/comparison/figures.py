@@ -170,7 +170,7 @@ def compared_images(rows: Sequence[ComparedRow], path: Path, *, num_shown: int) 
     Each row is at the guidance it was trained for; a base model, which was trained for none, at its best.
 
     Args:
-        rows: Every row; seed 0 is drawn.
+        rows: Every row; the first seed of each is drawn.
         path: The PNG to write.
         num_shown: Prompts of each task.
 
@@ -178,8 +178,9 @@ def compared_images(rows: Sequence[ComparedRow], path: Path, *, num_shown: int) 
         What the picture shows.
     """
     shown: dict[str, ComparedRow] = {}
+    first = {row.name: min(other.seed for other in rows if other.name == row.name) for row in rows}
     for row in rows:
-        if row.seed == 0 and (
+        if row.seed == first[row.name] and (
             row.name not in shown or (not row.trained and _mean(row) > _mean(shown[row.name]))
         ):
             shown[row.name] = row

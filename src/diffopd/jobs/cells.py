@@ -67,7 +67,7 @@ def ablation_names() -> list[str]:
 
 
 def read_cells(cfg: DictConfig, folder: Path) -> list[Cell]:
-    """All cells of the files that a composed ``conf/ablations.yaml`` names, the first seed of each file first.
+    """All cells of a composed ``conf/ablations.yaml``, the first seed of each file first.
 
     Raises:
         ConfigError: If a file is not there, or a cell's config cannot work.

@@ -129,6 +129,10 @@ def test_a_second_machine_trains_the_cells_of_later_seeds(cells):
     later = {cell.folder.name: cell.seed for cell in cells("ablations=[schedule]", "seeds=2", "first_seed=2")}
     assert sorted(later.values()) == [2, 2, 3, 3]
     assert later.items() <= every.items()
+    both = ["ablations=[schedule,gradient_variance]", "seeds=2", "first_seed=2"]
+    assert {cell.folder.name for cell in cells(*both)} == set(later)  # what has no seeds was made before
+    with pytest.raises(ConfigError, match="sweep no seed, so first_seed=1 leaves nothing to train"):
+        cells("ablations=[gradient_variance]", "first_seed=1")
 
 
 def test_claims_about_noise_are_about_cells(cells):

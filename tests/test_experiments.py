@@ -43,7 +43,7 @@ def test_there_are_experiments():
 
 TRAINED = [name for name in EXPERIMENTS if name not in (*MINI_MODEL, *MEASUREMENTS, *OF_ANY_TASK)]
 OF_EACH_KIND = ("flow_opd", "multi_guard")
-"""Every experiment is composed and checked in tests/check/test_config.py, each time."""
+"""Each time, tests/check/test_config.py composes and checks every experiment that has a file."""
 
 
 @pytest.mark.parametrize("name", slow_but(TRAINED, *OF_EACH_KIND, rest=pytest.mark.slow))

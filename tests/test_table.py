@@ -353,6 +353,16 @@ def test_a_second_machine_makes_the_rows_of_later_seeds(tmp_path):
     }  # what is not trained has one seed everywhere
 
 
+def test_a_row_with_seeds_of_its_own_has_them_on_every_machine(tmp_path):
+    overrides = ["rows=table1", "seeds=2", "first_seed=3", "rows.teacher_ocr.seeds=1"]
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        rows = {run.name: run for run in read_rows(compose("table", overrides=overrides), tmp_path)}
+    assert [name for name in rows if name.startswith("teacher_ocr")] == ["teacher_ocr/seed0"]
+    assert rows["opd/seed4"].taught_by == {
+        task: f"teacher_{task}/seed{0 if task == 'ocr' else 4}" for task in TASKS
+    }
+
+
 @pytest.mark.parametrize("first_seed", [0, 3])
 def test_every_row_is_checked_at_its_first_seed(tmp_path, first_seed):
     overrides = ["rows=table1", f"first_seed={first_seed}", "rows.opd.arguments=['+experiment=mopd_od']"]

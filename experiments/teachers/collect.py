@@ -17,7 +17,7 @@ TASKS = ("composition", "ocr", "aesthetic")
 
 
 def collect(results: Iterable[str]) -> dict[str, Any]:
-    """Name and guidance -> benchmark, each score with its interval, what was held out; in the given order."""
+    """Name and guidance -> benchmark, each score with its 95 % CI, what was not used for training; in the given order."""
     found = {}
     for argument in results:
         name, _, path = argument.partition("=")
@@ -35,7 +35,7 @@ def _plain(estimate: Estimate) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Means, and half of each 95 % interval over prompts."""
+    """Means, and half of each 95 % CI over prompts."""
     lines = [f"| | guidance | {' | '.join(TASKS)} |", "| --- | ---: |" + " ---: |" * len(TASKS)]
     for key, entry in found.items():
         name, _, guidance = key.partition(", guidance ")

@@ -156,7 +156,6 @@ def test_rows_at_shares_of_the_run(world, tmp_path, drawn):
     assert len(drawn) == 4
 
 
-@pytest.mark.slow
 def test_a_row_of_other_settings_is_drawn_again(world, tmp_path, drawn):
     folder = tmp_path / "run"
     world.build("mopd_ode", folder, *DRAWN, "trainer.max_epochs=2").run()

@@ -17,7 +17,7 @@ TABLE_OF_ONE = {"title": "mini: reward by task", "rows": [], "gain_kept": {}}
 
 def flipped(path, place):
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[place] ^= 1 << place % 8
     path.write_bytes(bytes(content))
 
 
@@ -53,7 +53,7 @@ def test_overrides_that_cannot_be_read_are_an_unknown_command(tmp_path, text):
 
 
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
-def test_every_bit_of_a_kept_run_counts_or_is_named(run, tmp_path, stride):
+def test_every_byte_of_a_kept_run_counts_or_is_named(run, tmp_path, stride):
     (path,) = archive_runs([read_run(run)], tmp_path / "kept")
     before, kept = path.read_bytes(), read_archive(path)
     for place in range(0, len(before), stride):

@@ -377,7 +377,6 @@ def test_results_of_other_settings_are_in_a_table_of_their_own(tmp_path):
     assert [row.name for table in (first, second) for row in table.rows] == ["a", "b"]
 
 
-@pytest.mark.slow
 def test_a_page_is_made_again_from_the_data_it_keeps(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, level in (("mopd_ode", 0.8), ("mopd_kl_07", 0.5)):

@@ -89,7 +89,12 @@ def read_cells(cfg: DictConfig, folder: Path) -> list[Cell]:
         cell
         for name in names
         for cell in _cells(name, shared, folder / "cells", list(cfg.first.get(name, {})), seeds)
+        if cell.seed in seeds  # a file without seeds is one run, of seed 0
     ]
+    if not cells:
+        raise ConfigError(
+            f"ablations={names} sweep no seed, so first_seed={cfg.first_seed} leaves nothing to train; take 0"
+        )
     return sorted(cells, key=lambda cell: cell.seed)
 
 

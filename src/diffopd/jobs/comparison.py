@@ -129,7 +129,7 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
                     note=row.note,
                     folder=folder / str(name) / f"seed{seed}",
                     teacher_seeds={
-                        task: seed if seed in seeds[teacher] else cfg.first_seed
+                        task: seed if seed in seeds[teacher] else seeds[teacher][0]
                         for task, teacher in row.teachers.items()
                     },
                     evaluation=list(row.get("evaluation") or []),
@@ -140,8 +140,10 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
 
 
 def _seeds(cfg: DictConfig, row: DictConfig) -> range:
+    if row.seeds is not None:  # the same on every machine
+        return range(row.seeds)
     first = 0 if row.command is None else cfg.first_seed  # what is not trained is the same whatever the seed
-    return range(first, first + (cfg.seeds if row.seeds is None else row.seeds))
+    return range(first, first + cfg.seeds)
 
 
 def _shared(cfg: DictConfig, command: str | None) -> list[str]:

@@ -401,7 +401,7 @@ def test_what_600_rounds_of_the_demo_are_said_to_keep():
         assert "above 90 %" in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["guard_scores"])
+@pytest.mark.parametrize("name", ["guard_scores", "large_scores"])
 def test_scores_of_other_teachers_and_guidances(name):
     table = experiment_script("teachers/collect").table(json.loads(text_of("teachers", f"{name}.json")))
     printed = rows_of(text_of("teachers", "README.md"))
@@ -474,7 +474,7 @@ def test_bench():
 
 OF_FIGURE_5 = ("mopd_ode", "mopd_dmd", "mopd_tdm", "mopd_sft")
 SEEDS = {
-    **dict.fromkeys(OF_FIGURE_5, 3),
+    **dict.fromkeys(OF_FIGURE_5, 4),
     **dict.fromkeys(("mopd_kl_03", "mopd_kl_07", "mopd_ppo_07", "mopd_ppo_sum_07"), 2),
 }
 """Of each method of ``experiments/ablations``."""

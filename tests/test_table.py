@@ -363,6 +363,18 @@ def test_a_row_with_seeds_of_its_own_has_them_on_every_machine(tmp_path):
     }
 
 
+def test_a_row_whose_adapter_is_another_s_needs_that_at_each_of_its_seeds(tmp_path):
+    """As many seeds are not enough: 0 and 1 of one are not 3 and 4 of the other."""
+    given = ["rows=table1", "seeds=2", "+rows.opd.adapters={adapter.start:teacher_ocr}"]
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        assert read_rows(compose("table", overrides=[*given, "first_seed=3"]), tmp_path)
+        other = compose("table", overrides=[*given, "first_seed=3", "rows.teacher_ocr.seeds=2"])
+    with pytest.raises(
+        ValueError, match=r"adapters\.adapter\.start=teacher_ocr must be a trained row that has its every"
+    ):
+        read_rows(other, tmp_path)
+
+
 @pytest.mark.parametrize("first_seed", [0, 3])
 def test_every_row_is_checked_at_its_first_seed(tmp_path, first_seed):
     overrides = ["rows=table1", f"first_seed={first_seed}", "rows.opd.arguments=['+experiment=mopd_od']"]

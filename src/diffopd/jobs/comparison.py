@@ -109,13 +109,9 @@ def read_rows(cfg: DictConfig, folder: Path) -> list[RowRun]:
         if unknown := [teacher for teacher in row.teachers.values() if teacher not in cfg.rows]:
             raise ValueError(f"rows.{name}.teachers names {', '.join(unknown)}, which is not among the rows")
         for setting, other in (row.get("adapters") or {}).items():
-            if (
-                other not in cfg.rows
-                or cfg.rows[other].command is None
-                or len(seeds[other]) < len(seeds[name])
-            ):
+            if other not in cfg.rows or cfg.rows[other].command is None or {*seeds[name]} - {*seeds[other]}:
                 raise ValueError(
-                    f"rows.{name}.adapters.{setting}={other} must be a trained row with as many seeds"
+                    f"rows.{name}.adapters.{setting}={other} must be a trained row that has its every seed"
                 )
         for seed in seeds[name]:
             runs.append(

@@ -79,7 +79,8 @@ class Block:
         runs: Number of samples of each run of one adapter.
         heads: Attention heads.
         eps: Of the RMS norms.
-        half: The feed-forward layers' products take bf16 inputs.
+        half: Products are in bf16 where no small change of a weight is lost by it: those of the feed-forward
+            layers and of attention, and the backward ones of the projections.
     """
 
     streams: tuple[Stream, Stream]
@@ -141,10 +142,11 @@ class FusedBlock(torch.autograd.Function):
             ],
             dim=1,
         )[:, None, None]
-        query, key = (joint[:2] * scales).flatten(1, 2)
-        value = joint[2].flatten(0, 1)
-        attention = torch.bmm(query, key.transpose(1, 2)).softmax(-1)
-        attended = torch.bmm(attention, value).view(batch, block.heads, -1, width // block.heads)
+        kind = torch.bfloat16 if block.half else torch.float32
+        query, key = (joint[:2] * scales).to(kind).flatten(1, 2)
+        value = joint[2].to(kind).flatten(0, 1)
+        attention = torch.bmm(query, key.transpose(1, 2)).softmax(-1, dtype=torch.float32).to(kind)
+        attended = torch.bmm(attention, value).float().view(batch, block.heads, -1, width // block.heads)
         keep["attention"] = (joint, rms, scales, query, key, value, attention)
         outputs = []
         for index, (stream, tokens, seen) in enumerate(
@@ -188,20 +190,21 @@ class FusedBlock(torch.autograd.Function):
             assert stream.widen is not None
             assert stream.narrow is not None
             seen, layers, between, mean, rstd, slope = keep[f"after{index}"]
-            inner = feed_backward(gradient * stream.gate_mlp, slope, stream.widen, stream.narrow, block.half)
+            inner = feed_backward(gradient * stream.gate_mlp, slope, stream.widen, stream.narrow)
             inner = _norm_backward(inner.mul_(stream.scale_mlp), between, mean, rstd).add_(gradient)
             said = inner * stream.gate
-            back, of_outward[index] = layers.backward(said, seen, True)
+            back, of_outward[index] = layers.backward(said, seen, True, block.half)
             place.copy_(back.view(batch, -1, block.heads, width // block.heads).transpose(1, 2))
             passed[index] = inner
-        flat = seen_gradient.flatten(0, 1)
-        of_joint = torch.empty_like(joint)
+        flat = seen_gradient.flatten(0, 1).to(attention.dtype)
+        of_joint = torch.empty_like(joint, dtype=attention.dtype)
         of_query, of_key, of_value = of_joint.flatten(1, 2)
         torch.bmm(attention.transpose(1, 2), flat, out=of_value)
         scores = torch.bmm(flat, value.transpose(1, 2))
         scores = torch.ops.aten._softmax_backward_data(scores, attention, -1, scores.dtype)
         torch.bmm(scores, key, out=of_query)
         torch.bmm(scores.transpose(1, 2), query, out=of_key)
+        of_joint = of_joint.float()
         scaled = of_joint[:2].mul_(scales)
         along = (scaled * joint[:2]).mean(-1, keepdim=True)
         scaled.addcmul_(joint[:2], along, value=-1).mul_(rms)
@@ -213,7 +216,7 @@ class FusedBlock(torch.autograd.Function):
             tokens, mean, rstd, given, layers = keep[f"before{index}"]
             projected = part.permute(1, 3, 0, 2, 4).reshape(batch, -1, 3 * width)
             wanted = ctx.needs_input_grad[1 + index]
-            back, of_inward = layers.backward(projected, given, wanted)
+            back, of_inward = layers.backward(projected, given, wanted, block.half)
             found += of_inward + of_outward[index]
             if wanted:
                 back = _norm_backward(back.mul_(stream.scale), tokens, mean, rstd)
@@ -252,23 +255,28 @@ class _Layers:
             torch.addmm(self.bias, given.view(-1, tokens.shape[2]), weight.t(), out=flat)
         return output
 
-    def backward(self, gradient: Tensor, tokens: Tensor, inward: bool) -> tuple[Tensor, list[Tensor]]:
+    def backward(
+        self, gradient: Tensor, tokens: Tensor, inward: bool, half: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         """Gradients with respect to the tokens, if wanted, and to the factors as in :meth:`Block.factors`."""
+        kind = torch.bfloat16 if half else torch.float32
+        gradient, tokens = gradient.to(kind), tokens.to(kind)
         back = torch.empty_like(tokens)
         of_weights = []
         parts = (self.weights, gradient.split(self.runs), tokens.split(self.runs), back.split(self.runs))
-        for weight, rows, given, place in zip(*parts, strict=True):
+        for run, (weight, rows, given, place) in enumerate(zip(*parts, strict=True)):
             flat = rows.reshape(-1, weight.shape[0])
-            of_weights.append((flat.t() @ given.reshape(-1, weight.shape[1])).split(self.width))
+            of_weight = flat.t() @ given.reshape(-1, weight.shape[1])
+            of_weights.append(of_weight.float().split(self.width))
             if inward:
-                torch.mm(flat, weight, out=place.view(-1, weight.shape[1]))
+                torch.mm(flat, weight.to(kind), out=place.view(-1, weight.shape[1]))
         found = []
         for index, part in enumerate(self.parts):
             for run, factors in enumerate(part.factors):
                 if factors is not None:
                     of_weight = of_weights[run][index].mul_(factors.scale)
                     found += [factors.up.t() @ of_weight, of_weight @ factors.down.t()]
-        return back, found
+        return back.float(), found
 
 
 def _norm_backward(gradient: Tensor, tokens: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ class Stream:
     Attributes:
         inward: The layers to query, key and value.
         outward: The layer after attention; None if the stream ends here.
-        norms: Weights of the RMS norms of query and key, with attention's scale in the first.
+        norms: Weights of the RMS norms of query and key, with attention's scale in the first, and ones for
+            the value, which has none.
         shift, scale: Modulation before attention; ``scale`` includes the 1; (batch, 1, width).
         gate: Of attention's output; None if the stream ends here.
         shift_mlp, scale_mlp, gate_mlp: The same around the feed-forward layer.
@@ -57,7 +58,7 @@ class Stream:
 
     inward: tuple[Part, Part, Part]
     outward: Part | None
-    norms: Float[Tensor, "2 head_width"]
+    norms: Float[Tensor, "3 head_width"]
     shift: Tensor
     scale: Tensor
     eps: float
@@ -118,36 +119,24 @@ class FusedBlock(torch.autograd.Function):
         batch, width = picture.shape[0], picture.shape[2]
         lengths = [tokens.shape[1] for tokens in inputs]
         keep: dict[str, Any] = {"block": block, "lengths": lengths}
-        joint = picture.new_empty(3, batch, block.heads, sum(lengths), width // block.heads)
-        rms = picture.new_empty(2, batch, block.heads, sum(lengths), 1)
-        start = 0
-        for index, (stream, tokens) in enumerate(zip(block.streams, inputs, strict=True)):
+        kind = torch.bfloat16 if block.half else torch.float32
+        joint = picture.new_empty(3, batch, block.heads, sum(lengths), width // block.heads, dtype=kind)
+        for index, (stream, tokens, place) in enumerate(
+            zip(block.streams, inputs, joint.split(lengths, dim=3), strict=True)
+        ):
             normed, mean, rstd = torch.native_layer_norm(tokens, (width,), None, None, stream.eps)
             given = torch.addcmul(stream.shift, normed, stream.scale)
             layers = _Layers(stream.inward, block.runs)
-            projected = layers(given)
-            heads = projected.view(batch, -1, 3, block.heads, width // block.heads).permute(2, 0, 3, 1, 4)
-            place = slice(start, start + lengths[index])
-            norm = torch.linalg.vector_norm(heads[:2], dim=-1, keepdim=True)
+            heads = layers(given).view(batch, -1, 3, block.heads, width // block.heads)
+            norm = torch.linalg.vector_norm(heads[:, :, :2], dim=-1, keepdim=True)
             inverse = norm.square_().mul_(block.heads / width).add_(block.eps).rsqrt_()
-            torch.mul(heads[:2], inverse, out=joint[:2, :, :, place])
-            joint[2, :, :, place].copy_(heads[2])
-            rms[:, :, :, place].copy_(inverse)
-            keep[f"before{index}"] = (tokens, mean, rstd, given, layers)
-            start += lengths[index]
-        scales = torch.cat(
-            [
-                stream.norms[:, None].expand(2, length, -1)
-                for stream, length in zip(block.streams, lengths, strict=True)
-            ],
-            dim=1,
-        )[:, None, None]
-        kind = torch.bfloat16 if block.half else torch.float32
-        query, key = (joint[:2] * scales).to(kind).flatten(1, 2)
-        value = joint[2].to(kind).flatten(0, 1)
-        attention = torch.bmm(query, key.transpose(1, 2)).softmax(-1, dtype=torch.float32).to(kind)
-        attended = torch.bmm(attention, value).float().view(batch, block.heads, -1, width // block.heads)
-        keep["attention"] = (joint, rms, scales, query, key, value, attention)
+            heads[:, :, :2].mul_(inverse)
+            place.copy_((heads * stream.norms[:, None]).to(kind).permute(2, 0, 3, 1, 4))
+            keep[f"before{index}"] = (tokens, mean, rstd, given, layers, heads, inverse)
+        query, key, value = joint.flatten(1, 2)
+        attention = torch.bmm(query, key.transpose(1, 2)).float().softmax(-1).to(kind)
+        attended = torch.bmm(attention, value).view(batch, block.heads, -1, width // block.heads)
+        keep["attention"] = (joint, attention)
         outputs = []
         for index, (stream, tokens, seen) in enumerate(
             zip(block.streams, inputs, attended.split(lengths, dim=2), strict=True)
@@ -155,7 +144,7 @@ class FusedBlock(torch.autograd.Function):
             if stream.outward is None:
                 outputs.append(None)
                 continue
-            seen = seen.transpose(1, 2).reshape(batch, -1, width)
+            seen = seen.transpose(1, 2).reshape(batch, -1, width).float()
             layers = _Layers([stream.outward], block.runs)
             between = torch.addcmul(tokens, stream.gate, layers(seen))  # type: ignore[arg-type]
             normed, mean, rstd = torch.native_layer_norm(between, (width,), None, None, stream.eps_mlp)
@@ -172,7 +161,8 @@ class FusedBlock(torch.autograd.Function):
         """Gradients with respect to picture, text and factors."""
         keep: dict[str, Any] = ctx.keep
         block: Block = keep["block"]
-        joint, rms, scales, query, key, value, attention = keep["attention"]
+        joint, attention = keep["attention"]
+        query, key, value = joint.flatten(1, 2)
         batch, width = joint.shape[1], joint.shape[2] * joint.shape[4]
         lengths = keep["lengths"]
         seen_gradient = joint.new_zeros(joint.shape[1:])
@@ -196,27 +186,26 @@ class FusedBlock(torch.autograd.Function):
             back, of_outward[index] = layers.backward(said, seen, True, block.half)
             place.copy_(back.view(batch, -1, block.heads, width // block.heads).transpose(1, 2))
             passed[index] = inner
-        flat = seen_gradient.flatten(0, 1).to(attention.dtype)
-        of_joint = torch.empty_like(joint, dtype=attention.dtype)
+        flat = seen_gradient.flatten(0, 1)
+        of_joint = torch.empty_like(joint)
         of_query, of_key, of_value = of_joint.flatten(1, 2)
         torch.bmm(attention.transpose(1, 2), flat, out=of_value)
         scores = torch.bmm(flat, value.transpose(1, 2))
         scores = torch.ops.aten._softmax_backward_data(scores, attention, -1, scores.dtype)
         torch.bmm(scores, key, out=of_query)
         torch.bmm(scores.transpose(1, 2), query, out=of_key)
-        of_joint = of_joint.float()
-        scaled = of_joint[:2].mul_(scales)
-        along = (scaled * joint[:2]).mean(-1, keepdim=True)
-        scaled.addcmul_(joint[:2], along, value=-1).mul_(rms)
         found: list[Any] = []
         inputs: list[Tensor | None] = []
         for index, (stream, part) in enumerate(
             zip(block.streams, of_joint.split(lengths, dim=3), strict=True)
         ):
-            tokens, mean, rstd, given, layers = keep[f"before{index}"]
-            projected = part.permute(1, 3, 0, 2, 4).reshape(batch, -1, 3 * width)
+            tokens, mean, rstd, given, layers, heads, inverse = keep[f"before{index}"]
+            of_heads = part.permute(1, 3, 0, 2, 4).contiguous().float().mul_(stream.norms[:, None])
+            normed, of_normed = heads[:, :, :2], of_heads[:, :, :2]
+            along = (of_normed * normed).mean(-1, keepdim=True)
+            of_normed.addcmul_(normed, along, value=-1).mul_(inverse)
             wanted = ctx.needs_input_grad[1 + index]
-            back, of_inward = layers.backward(projected, given, wanted, block.half)
+            back, of_inward = layers.backward(of_heads.flatten(2), given, wanted, block.half)
             found += of_inward + of_outward[index]
             if wanted:
                 back = _norm_backward(back.mul_(stream.scale), tokens, mean, rstd)
@@ -264,7 +253,7 @@ class _Layers:
         back = torch.empty_like(tokens)
         of_weights = []
         parts = (self.weights, gradient.split(self.runs), tokens.split(self.runs), back.split(self.runs))
-        for run, (weight, rows, given, place) in enumerate(zip(*parts, strict=True)):
+        for weight, rows, given, place in zip(*parts, strict=True):
             flat = rows.reshape(-1, weight.shape[0])
             of_weight = flat.t() @ given.reshape(-1, weight.shape[1])
             of_weights.append(of_weight.float().split(self.width))

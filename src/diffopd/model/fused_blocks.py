@@ -179,9 +179,9 @@ def _inward(block: Any, place: int, runs: Any) -> Any:
 
 
 def _norms(block: Any, place: int) -> Tensor:
-    """The norms' weights, with the scale of the dot product in the query's."""
+    """The norms' weights, with the scale of the dot product in the query's, and ones for the value."""
     query, key = (getattr(block.attn, name).weight for name in NORMS[place])
-    return torch.stack([query * query.shape[0] ** -0.5, key])
+    return torch.stack([query * query.shape[0] ** -0.5, key, torch.ones_like(key)])
 
 
 def _part(layer: Any, runs: tuple[tuple[str, int], ...]) -> Part:

@@ -1,9 +1,9 @@
 """The feed-forward layer of a fused block: two products with GELU between them, forward and backward.
 
-GELU leaves its slope instead of being computed again. With ``half`` what enters and what leaves the products,
-most of a block's work, is rounded to bf16, which processors with instructions for it multiply at twice the rate;
-sums, GELU, biases and everything between blocks stay in fp32. Adapters lie on none of these layers, so no small
-change of a weight is lost.
+GELU leaves its slope instead of being computed again. With ``half`` what enters and what leaves the products
+is rounded to bf16, which processors with instructions for it multiply at twice the rate; GELU, biases and
+everything between blocks stay in fp32. Adapters lie on none of these layers, so no small change of a weight
+is lost. (``torch.backends.mkldnn`` can also be allowed to round by itself, but does so on few processors.)
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _forward(flat: Tensor, widen: Any, narrow: Any, keep: bool) -> tuple[Tensor,
 
 
 def _rounded_forward(flat: Tensor, widen: Any, narrow: Any, keep: bool) -> tuple[Tensor, Tensor | None]:
-    """The same in bf16, GELU in fp32: whole products, as these are fastest, and GELU on one part after the other."""
+    """The same in bf16 but for GELU: products whole, which is fastest, GELU on one part after the other."""
     wide = torch.mm(flat.bfloat16(), widen[0].bfloat16().t())
     slope = torch.empty_like(wide) if keep else None
     inner, square, sigmoid, steep = flat.new_empty(4, min(len(flat), _CHUNK), wide.shape[1])

@@ -117,8 +117,8 @@ class PipelineModel(PromptEncoding, PictureCoding, ABC):
             vision_tower: A vision-language model to see reference pictures with, for a family whose text
                 encoder is its language model; loaded when the first is seen. None for others.
             fused_blocks: ``fp32`` or ``bf16``: rounds of training compute Stable Diffusion 3 blocks on a
-                CPU by :class:`~diffopd.model.fused_block.FusedBlock`; ``auto`` = ``fp32`` where that can
-                be; None = all is as in diffusers.
+                CPU by :class:`~diffopd.model.fused_block.FusedBlock`; ``auto`` = ``bf16`` or ``fp32``, by
+                the processor, where that can be; None = all is as in diffusers.
 
         Raises:
             ValueError: If the pipeline is absent or damaged, or these settings do not fit it.

@@ -59,9 +59,11 @@ def test_two_processes_equal_one(train, tmp_path):
 
     Every phase in processes that are forked: tests/phase/test_ddp.py.
     """
-    experiment = "mopd_sde"
-    one = train(experiment, "run_id=one", run=copies.run)
-    two = train(experiment, "run_id=two", "trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1")
+    experiment, exact = "mopd_sde", "model.fused_blocks=fp32"  # in bf16 gradients differ by some 2e-3
+    one = train(experiment, "run_id=one", exact, run=copies.run)
+    two = train(
+        *(experiment, "run_id=two", exact, "trainer=ddp", "trainer.accelerator=cpu", "trainer.num_threads=1")
+    )
     assert one.count("round 2/2") == two.count("round 2/2") == 1, "only the first process reports"
     states = []
     for run_id in ("one", "two"):

@@ -57,11 +57,6 @@ def calls(monkeypatch):
     return count_fused(monkeypatch)
 
 
-@pytest.fixture(autouse=True)
-def _short_inputs_are_rounded(monkeypatch):
-    monkeypatch.setattr("diffopd.model.fused_feed_forward._WORTH_ROUNDING", 1)
-
-
 @pytest.mark.parametrize("adapters", [None, "student", ROWS], ids=["base", "one", "mixed"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-6), ("bf16", 2e-2)])
 def test_velocities_and_gradients_are_those_of_diffusers(tiny, calls, precision, tolerance, adapters):

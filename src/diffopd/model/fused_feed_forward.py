@@ -16,8 +16,6 @@ from torch import Tensor
 _TWICE = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
 _SLOPE_AT_0 = torch.tensor(_TWICE)
-_WORTH_ROUNDING = 256
-"""Rows from which a product gains from bf16; below, rounding its inputs takes as long as it saves."""
 _CHUNK = 192
 """Rows of the feed-forward layer that are worked on at once: 192 x 512 in fp32 stay in a core's L2 cache."""
 _ROUNDED_CHUNK = 768
@@ -29,7 +27,7 @@ def feed_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Two products with the tanh form of GELU between them, and GELU's slope if it is to be kept."""
     flat = tokens.view(-1, tokens.shape[-1])
-    work = _rounded_forward if half and len(flat) >= _WORTH_ROUNDING else _forward
+    work = _rounded_forward if half else _forward
     output, slope = work(flat, widen, narrow, keep)
     return output.view_as(tokens), slope
 

@@ -311,7 +311,9 @@ def test_the_few_step_model_s_base(stage):
         assert [str(stage), sigma, *(f"{errors[kind][sigma]:.4f}" for kind in kinds)] in page
 
 
-@pytest.mark.parametrize("place", [("table1",), ("table1", "larger_budget")])
+@pytest.mark.parametrize(
+    "place", [("table1",), ("table1", "previous_base"), ("table1", "previous_base", "larger_budget")]
+)
 def test_tables_follow_from_every_seed(place):
     summaries = summarise(read_csv(EXPERIMENTS.joinpath(*place) / "table.csv"))
     table = to_markdown(summaries, normalised_means(summaries))

@@ -105,6 +105,17 @@ def test_long_inputs_are_worked_on_in_parts(tiny, monkeypatch):
     assert off(gradients(model, ours), gradients(model, theirs)) < 4e-6
 
 
+def test_gelu_between_bf16_products_is_worked_on_in_parts(tiny, monkeypatch):
+    model = load(tiny, fused_blocks="bf16")
+    at = given(model)
+    with model.in_round():
+        whole = model.velocity(*at, "student")
+        monkeypatch.setattr("diffopd.model.fused_feed_forward._ROUNDED_CHUNK", 7)
+        parts = model.velocity(*at, "student")
+    assert off(parts, whole) < 1e-4
+    assert off(gradients(model, parts), gradients(model, whole)) < 1e-4
+
+
 def test_bf16_is_rounded_to_on_every_processor(tiny):
     """A product that is only allowed to round does not, where the library has no such kernel."""
     velocities = {}

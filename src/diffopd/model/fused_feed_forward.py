@@ -77,11 +77,10 @@ def _rounded_forward(
         part = wide[start : start + _ROUNDED_CHUNK]
         size = len(part)
         given = inner[:size].copy_(part).add_(widen[1])
-        kept = None if slope is None else steep[:size]
-        _gelu_(given, square[:size], sigmoid[:size], kept)
+        _gelu_(given, square[:size], sigmoid[:size], steep[:size] if keep else None)
         part.copy_(given)
-        if slope is not None and kept is not None:
-            slope[start : start + _ROUNDED_CHUNK].copy_(kept)
+        if slope is not None:
+            slope[start : start + _ROUNDED_CHUNK].copy_(steep[:size])
     return torch.mm(wide, narrow[0].bfloat16().t()).float().add_(narrow[1]), slope
 
 

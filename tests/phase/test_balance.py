@@ -84,6 +84,15 @@ def test_the_first_gap_is_the_mean_of_several_observations():
     assert resumed.weights(("a", "b")) == pytest.approx({"a": 0.4, "b": 1.6})
 
 
+def test_the_average_starts_from_the_first_gap():
+    """First gap (0.2 + 0.6) / 2 = 0.4 in either order, then 0.9 * 0.4 + 0.1 * 0.2 = 0.38: 0.95 of it is left."""
+    for first, second in ((0.2, 0.6), (0.6, 0.2)):
+        balance = remaining_gap(decay=0.9, num_first=2)
+        for gap in (first, second, 0.2):
+            balance.observe({"a": gap, "b": 1.0})
+        assert balance.weights(("a", "b")) == pytest.approx({"a": 1.9 / 1.95, "b": 2 / 1.95})
+
+
 def test_a_state_of_before_has_its_first_gap():
     balance = remaining_gap()
     balance.load_state_dict({"first": {"a": 0.4, "b": 80.0}, "smoothed": {"a": 0.3, "b": 20.0}})

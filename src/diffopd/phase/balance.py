@@ -59,9 +59,9 @@ class Equal(Balance):
 class RemainingGap(Balance):
     """More weight for the tasks of which a larger part is still to be learned.
 
-    A task's weight is proportional to ``(gap / first gap) ** power``: ``gap`` is its velocity gap, smoothed
-    by an exponential average, ``first gap`` the mean of what was observed first, as one round's gap is that
-    of a few prompts. Until then a task counts as having all of it left. The factor is such that the mean is 1
+    A task's weight is proportional to ``(gap / first gap) ** power``: ``first gap`` is the mean of what was
+    observed first, as one round's gap is that of a few prompts, ``gap`` an exponential average that starts
+    from it. Until then a task counts as having all of it left. The factor is such that the mean is 1
     with every weight between ``smallest`` and ``largest``.
     """
 
@@ -138,6 +138,7 @@ class RemainingGap(Balance):
             if gap > 0 and counted < self.num_first:
                 self._first[task] = (counted * self._first.get(task, 0.0) + gap) / (counted + 1)
                 self._counted[task] = counted + 1
+                self._smoothed[task] = self._first[task]  # one round's gap would weigh in the average for long
 
     def state_dict(self) -> dict[str, Any]:
         """First and smoothed gaps, and how many observations the first ones are the mean of."""

@@ -61,7 +61,7 @@ WRITTEN := table.md table.csv wins.md wins.csv wins.png claims.md images.png rad
 DOPSD := "model=mini_klein","adapter=lora_large","data.path=$(TAUGHT)/figure/train","trainer.max_epochs=300","+reward=picture_nearness","phase.score_every_n_rounds=10","callbacks.leak_test.num_draws=8"
 
 dopsd: install  ## D-OPSD's Tables 1 and 2 and Figure 6 on the embedded few-step model, into experiments/dopsd; SEEDS=3; ARGS for the tables.
-	test -d $(TAUGHT)/figure || $(BIN)/python -m diffopd.world.learning_tasks figure $(TAUGHT)/figure --side 64
+	test -d $(TAUGHT)/figure || $(BIN)/python -m diffopd.world.learning_tasks figure $(TAUGHT)/figure --side 64 --number 20
 	test -d $(TAUGHT)/style || $(BIN)/python -m diffopd.world.learning_tasks style $(TAUGHT)/style --side 64 --style inverted
 	test -d $(TAUGHT)/domain || $(BIN)/python -m diffopd.world.learning_tasks domain $(TAUGHT)/domain --side 64
 	$(BIN)/python -m diffopd.table rows=dopsd seeds=$(or $(SEEDS),3) $(ARGS)

@@ -145,14 +145,15 @@ def _named_figure(
 ) -> LearningTask:
     """Pictures of one figure of the evaluation side; prompts that combine other places with it."""
     rng, index = _rng(kind, seed), random_figure(_rng("figure/index", seed), held_out=True)
+    name = f"{_name(seed)} figure"  # the word of its class is known, as in "a photo of sks dog"
     train: dict[str, Example] = {}
-    for request in _figure_requests(_name(seed), rng, with_colours=colours is None):
+    for request in _figure_requests(name, rng, with_colours=colours is None):
         if len(train) == number:
             break
         pixels = draw(figure_scene(request, rng, index=index, colours=colours), side)
         train.setdefault(figure_caption(request), Example(pixels, figure_caption(request)))
     tests: dict[str, dict[str, Any]] = {}
-    for request in _figure_requests(_name(seed), _rng(f"{kind}/tests", seed), with_colours=colours is None):
+    for request in _figure_requests(name, _rng(f"{kind}/tests", seed), with_colours=colours is None):
         if len(tests) == NUM_TEST_PROMPTS:
             break
         text = figure_caption(request)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -27,9 +28,13 @@ START = "> Base model: "
 _RECORDED = re.compile(r'"base": ?"([0-9a-f]{16,64})"')
 
 
-def shipped() -> str:
-    """Digest of the base model that ``model=mini_sd3`` loads."""
-    model = yaml.safe_load((ROOT / "conf" / "model" / "mini_sd3.yaml").read_text(encoding="utf-8"))
+def shipped() -> dict[str, str]:
+    """Each embedded model, ``mini_sd3`` first -> digest of the base model that ``model=`` with its name loads."""
+    return {name: _digest(name) for name in ("mini_sd3", "mini_klein", "mini_klein_base")}
+
+
+def _digest(name: str) -> str:
+    model = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
     kind: type[PipelineModel] = getattr(diffopd.model, model["_target_"].rpartition(".")[2])
     return kind.identity_at(model["path"], model["revision"], model["text_length"])[:LETTERS]
 
@@ -53,14 +58,20 @@ def pages() -> dict[str, Path]:
     }
 
 
-def line(base: str, now: str) -> str:
+def line(base: str, now: Mapping[str, str]) -> str:
     """What a page says of its base.
 
     Args:
         base: Digest of the base of its runs.
-        now: Digest of the shipped base.
+        now: Model -> digest of what is shipped, by :func:`shipped`.
     """
-    rest = "the shipped one." if base == now else f"not the shipped one (`{now}`): of an old model."
+    names = {digest: name for name, digest in now.items()}
+    if base == now["mini_sd3"]:
+        rest = "the shipped one."
+    elif base in names:
+        rest = f"the shipped `model={names[base]}`."
+    else:
+        rest = f"not the shipped one (`{now['mini_sd3']}`): of an old model."
     return f"{START}`{base}`, {rest}"
 
 

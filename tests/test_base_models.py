@@ -36,8 +36,11 @@ def test_the_data_of_the_ablations_record_their_base():
 
 
 def test_a_page_of_another_base_says_so():
-    told = script().line("aaaa", "bbbb")
+    now = {"mini_sd3": "bbbb", "mini_klein": "cccc"}
+    told = script().line("aaaa", now)
     assert told == "> Base model: `aaaa`, not the shipped one (`bbbb`): of an old model."
+    assert script().line("bbbb", now) == "> Base model: `bbbb`, the shipped one."
+    assert script().line("cccc", now) == "> Base model: `cccc`, the shipped `model=mini_klein`."
     before = "# Title\n\n> Base model: `aaaa`, the shipped one.\n\nText.\n"
     assert script().with_line(before, told) == f"# Title\n\n{told}\n\nText.\n"
     assert script().with_line("# Title\n\nText.\n", told) == f"# Title\n\n{told}\n\nText.\n"

@@ -338,6 +338,14 @@ def test_tables_follow_from_every_seed(place):
     assert table.partition("\n\n")[0] in text_of(*place, "README.md")
 
 
+def test_the_table_of_a_figure_follows_from_its_runs():
+    page, place = text_of("dopsd", "README.md"), ("dopsd", "table1_figure")
+    summaries = summarise(read_csv(EXPERIMENTS.joinpath(*place) / "table.csv"))
+    assert text_of(*place, "table.md") == to_markdown(summaries, normalised_means(summaries))
+    for file in ("table.md", "wins.md", "claims.md"):
+        assert text_of(*place, file).rstrip("\n") in page, file
+
+
 def test_gradient_variances():
     raw = json.loads(text_of("gradient_variance", "gradient_variance.json"))
     printed = text_of("gradient_variance", "README.md")

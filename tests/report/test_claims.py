@@ -113,6 +113,15 @@ def test_the_base_of_the_runs_own_reports_is_compared_with(tmp_path):
     assert score.reason == "no run is called base"
 
 
+def test_what_was_trained_with_the_run_s_own_seed_makes_no_other_method(tmp_path):
+    """As tables hand a row's adapter, or its teachers, to the row of the same seed; one for all seeds is another."""
+    for seed, given in ((0, 0), (1, 1), (2, 2), (3, 0)):
+        settings = {"teacher": {"path": f"runs/ocr/seed{given}/adapter"}}
+        write_run(tmp_path / str(seed), "a", seed, {"train/reward/ocr": [0.0]}, settings=settings)
+    methods = group_runs(find_runs([str(tmp_path)]), {}, include_unfinished=False)
+    assert sorted(sorted(method.runs) for method in methods) == [[0, 1, 2], [3]]
+
+
 def test_leaks_are_compared_seed_by_seed_and_less_is_better(tmp_path):
     for name, rises in {"a": (0.1, 0.12), "b": (0.4, 0.42)}.items():
         for seed, rise in enumerate(rises):

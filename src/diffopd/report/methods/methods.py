@@ -109,13 +109,29 @@ def method_settings(run: Run) -> dict[str, Any]:
         kept["adapter"] = {key: value for key, value in kept["adapter"].items() if key != "start"}
     rounds = {"trainer.max_epochs": run.planned_rounds} if run.planned_rounds is not None else {}
     later = {path: value for path, value in ADDED.items() if path.partition(".")[0] in kept}
-    found = {path: value for path, value in flat_settings(kept) if not _is_seed(path, value, run.seed)}
+    found = {
+        path: _of_any_seed(value, run.seed)
+        for path, value in flat_settings(kept)
+        if not _is_seed(path, value, run.seed)
+    }
     return later | found | rounds
 
 
 def _is_seed(path: str, value: Any, seed: int) -> bool:
     """Whether a setting is the run's seed handed on, as in ``data.seed``."""
     return path.rpartition(".")[2] == "seed" and value == seed
+
+
+def _of_any_seed(value: Any, seed: int) -> Any:
+    """A path to what was trained with the run's own seed, as a table gives to a student, without that seed.
+
+    Examples:
+        >>> _of_any_seed("runs/ocr/seed2/adapter", 2), _of_any_seed("runs/ocr/seed0/adapter", 2)
+        ('runs/ocr/seed*/adapter', 'runs/ocr/seed0/adapter')
+    """
+    if not isinstance(value, str):
+        return value
+    return "/".join("seed*" if part == f"seed{seed}" else part for part in value.split("/"))
 
 
 def _method(key: str, label: str, runs: Sequence[Run], include_unfinished: bool) -> Method:

@@ -85,7 +85,7 @@ def test_the_first_gap_is_the_mean_of_several_observations():
 
 
 def test_the_average_starts_from_the_first_gap():
-    """First gap (0.2 + 0.6) / 2 = 0.4 in either order, then 0.9 * 0.4 + 0.1 * 0.2 = 0.38: 0.95 of it is left."""
+    """First gap (0.2 + 0.6) / 2 = 0.4 in either order, then 0.9 * 0.4 + 0.1 * 0.2 = 0.38: 0.95 is left."""
     for first, second in ((0.2, 0.6), (0.6, 0.2)):
         balance = remaining_gap(decay=0.9, num_first=2)
         for gap in (first, second, 0.2):

@@ -114,7 +114,7 @@ def test_the_base_of_the_runs_own_reports_is_compared_with(tmp_path):
 
 
 def test_what_was_trained_with_the_run_s_own_seed_makes_no_other_method(tmp_path):
-    """As tables hand a row's adapter, or its teachers, to the row of the same seed; one for all seeds is another."""
+    """As tables hand a row's adapter to the row of the same seed; one for all seeds is another."""
     for seed, given in ((0, 0), (1, 1), (2, 2), (3, 0)):
         settings = {"teacher": {"path": f"runs/ocr/seed{given}/adapter"}}
         write_run(tmp_path / str(seed), "a", seed, {"train/reward/ocr": [0.0]}, settings=settings)

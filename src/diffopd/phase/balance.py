@@ -138,7 +138,7 @@ class RemainingGap(Balance):
             if gap > 0 and counted < self.num_first:
                 self._first[task] = (counted * self._first.get(task, 0.0) + gap) / (counted + 1)
                 self._counted[task] = counted + 1
-                self._smoothed[task] = self._first[task]  # one round's gap would weigh in the average for long
+                self._smoothed[task] = self._first[task]  # one round's gap would weigh in it for long
 
     def state_dict(self) -> dict[str, Any]:
         """First and smoothed gaps, and how many observations the first ones are the mean of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -79,3 +80,18 @@ def test_files_of_runs_that_are_no_longer_shown_are_kept(run, tmp_path):
     (earlier,) = (kept / EARLIER).iterdir()
     assert read_archive(earlier).series == read_run(run).series
     assert [found.name for found in find_runs([str(kept)])] == ["other"]
+
+
+@pytest.mark.parametrize("root", ["runs", "absolute"])
+def test_a_kept_run_does_not_say_where_it_was_trained_or_found(tmp_path, root):
+    work, found = tmp_path / "trained" / "here", tmp_path / "moved"
+    root = str(work / "runs") if root == "absolute" else root
+    paths = {"root": root, "run": str(work / "runs" / "opd" / "seed0")}
+    teacher = {"path": str(work / "runs" / "ocr" / "seed0" / "adapter")}
+    settings = {"paths": paths, "teacher": teacher}
+    run = write_run(found / "opd", "opd", 0, {"train/loss": [0.5]}, settings=settings)
+    (path,) = archive_runs([read_run(run)], tmp_path / "kept")
+    assert str(tmp_path) not in gzip.decompress(path.read_bytes()).decode()
+    kept = read_archive(path)
+    assert str(kept.folder) == "opd"
+    assert kept.settings["teacher"] == {"path": "./runs/ocr/seed0/adapter"}

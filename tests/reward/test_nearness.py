@@ -20,7 +20,7 @@ from diffopd.reward.checked import RewardError, score_checked
 from diffopd.reward.learned.conversion import convert
 from diffopd.reward.learned.dino import MEAN, STD, DinoDistance, prepared
 from diffopd.reward.learned.lpips import BLOCKS, Lpips, LpipsDistance, published_linear
-from diffopd.reward.nearness import NearnessReward, PixelDistance
+from diffopd.reward.nearness import ConcordanceDistance, NearnessReward
 from diffopd.types import Prompts
 from support.released_layouts import randomised
 
@@ -47,19 +47,41 @@ def prompts(tmp_path):
     )
 
 
-def test_pixels_by_hand(prompts):
-    reward = NearnessReward(distance=PixelDistance(side=4))
-    images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8), torch.full((3, 8, 8), 0.75)])
-    images[0, 0] = 1.0  # one of three channels: root of a third
-    scores = score_checked(reward, images, prompts, "reward")
-    expected = torch.tensor([(1 / 3) ** 0.5, 1 - 128 / 255, 0.25])
-    torch.testing.assert_close(scores.parts["distance"], expected)
-    torch.testing.assert_close(scores.value, 1 - expected)
+def test_concordance_by_hand(prompts):
+    distance = ConcordanceDistance(side=2)
+    drawn = torch.full((3, 4, 4), 0.8)
+    drawn[0, :2, :2] = 0.0  # one of twelve averaged values: variance .12, mean .6 in red
+    faded = drawn.clone()
+    faded[0, :2, :2] = 0.4
+    moved = drawn.flip(2)
+    half = drawn.clone()
+    half[0] = 0.6  # flat, with the same mean of each channel
+    images = torch.stack([drawn, faded, moved, half, torch.full((3, 4, 4), 0.8)])
+    red = 0.8**2 * 3 / 16
+    expected = torch.tensor(
+        [
+            0.0,
+            (0.4**2 / 4) / (red + red / 4 + 0.1**2),
+            (2 * 0.8**2 / 4) / (2 * red),
+            1.0,  # a flat picture of the same means knows nothing
+            (0.8**2 / 4) / (red + 0.2**2),  # the flat ground: no nearer than a flat picture of the same means
+        ]
+    )
+    torch.testing.assert_close(distance(images, drawn.expand(5, -1, -1, -1)), expected)
+    assert expected[4] == pytest.approx(1.0)
+
+
+def test_a_reward_compares_each_image_with_its_prompt_s_picture(prompts):
+    reward = NearnessReward(distance=ConcordanceDistance(side=4))
+    images = torch.zeros(3, 3, 8, 8)
+    scores = score_checked(reward, images, prompts, "reward")  # flat pictures: equal ones, then others
+    torch.testing.assert_close(scores.parts["distance"], torch.tensor([0.0, 1.0, 1.0]))
+    torch.testing.assert_close(scores.value, 1 - scores.parts["distance"])
 
 
 def test_a_prompt_without_a_picture_is_an_error(prompts):
     alone = Prompts(("a cat",), ("t",), ({},), (0,), (0,))
-    reward = NearnessReward(distance=PixelDistance(side=4))
+    reward = NearnessReward(distance=ConcordanceDistance(side=4))
     with pytest.raises(
         ValueError, match="'a cat' has no picture to compare with; take the prompts from a folder"
     ):
@@ -197,7 +219,7 @@ def test_captions_come_with_their_pictures(prompts, tmp_path):
 
 
 def test_the_check_before_a_run_shows_the_reward_each_picture(prompts):
-    reward = NearnessReward(distance=PixelDistance(side=4))
+    reward = NearnessReward(distance=ConcordanceDistance(side=4))
     entry = SimpleNamespace(texts=("tone 0",), metadata={}, where="0.png", picture=prompts.targets[0])
     tasks = {"pictures": SimpleNamespace(entries=[entry], setting="data")}
     check_prompts(tasks, {"path": "mine"}, reward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,9 @@ _SHORT, _LONG = "float32", "float64"
 def archive_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
     """Write each run into a file of its own; files of other runs in the folder are moved to ``earlier``.
 
-    Pictures, weights and the config's ``paths`` are left out; the working directory and the user's own folder
-    are written as ``.`` and ``~``.
+    Pictures, weights and the config's ``paths`` are left out. Working directories, the report's own and that
+    in which a run was trained, are written as ``.``, the user's own folder as ``~``, and the folder in which
+    runs from elsewhere lie as ``.``, too.
 
     Args:
         runs: In the order to show them.
@@ -39,11 +41,13 @@ def archive_runs(runs: Sequence[Run], folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
+    elsewhere = _outside([run.folder for run in runs])
     for number, run in enumerate(runs):
         paths.append(folder / f"{number:03d}_{run.name.replace('/', '_')}_seed{run.seed}{ARCHIVE}")
         text = json.dumps(_plain(run), separators=(",", ":"), allow_nan=False)
+        text = _without_places(text, [*_trained_in(run), *elsewhere])
         with replacing(paths[-1]) as temporary:
-            temporary.write_bytes(gzip.compress(_without_places(text).encode(), mtime=0))
+            temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
     shown = {_unnumbered(path) for path in paths}
     for path in sorted(folder.glob(f"*{ARCHIVE}")):
         if path not in paths and _unnumbered(path) in shown:
@@ -126,8 +130,24 @@ def _without_paths(text: str) -> str:
     return "\n".join(kept) + "\n"
 
 
-def _without_places(text: str) -> str:
-    for place, shown in ((Path.cwd(), "."), (home(), "~")):
+def _outside(folders: Sequence[Path]) -> list[tuple[Path, str]]:
+    """The folder that holds all of these that are not in the working directory, and what to write for it."""
+    outside = [folder.parent for folder in folders if not folder.absolute().is_relative_to(Path.cwd())]
+    return [(Path(os.path.commonpath(outside)), ".")] if outside else []
+
+
+def _trained_in(run: Run) -> list[tuple[Path, str]]:
+    """The working directory in which a run was trained, and what to write for it."""
+    paths = run.settings.get("paths") or {}
+    root, folder = Path(str(paths.get("root") or "")), Path(str(paths.get("run") or ""))
+    if root.is_absolute():
+        return [(root.parent, ".")]
+    holding = [parent for parent in folder.parents if root.parts and folder.is_relative_to(parent / root)]
+    return [(parent, ".") for parent in holding[:1]]
+
+
+def _without_places(text: str, others: Sequence[tuple[Path, str]]) -> str:
+    for place, shown in ((Path.cwd(), "."), *others, (home(), "~")):
         if place is not None and len(place.parts) > 1:
             text = text.replace(json.dumps(str(place))[1:-1], shown)
     return text

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 
 from diffopd.evaluation import Benchmark
 from diffopd.report.run.held_out import LABELS
-from diffopd.world.learning_tasks import TASKS, write_task
+from diffopd.world.learning_tasks import NUM_TEST_PROMPTS, TASKS, write_task
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "benchmark").glob("*.yaml"))
@@ -45,7 +45,7 @@ def test_benchmarks_of_what_was_taught(name, tmp_path):
     assert set(prompts["nearness"].texts) == {example.text for example in task.train}
     assert all(picture is not None for picture in prompts["nearness"].targets)
     assert not set(prompts["unseen"].texts) & set(prompts["nearness"].texts)
-    assert len(prompts["unseen"]) == 48
+    assert len(prompts["unseen"]) == NUM_TEST_PROMPTS
     before = {"composition", "ocr", "aesthetic"}
     assert {task for task in prompts if "frechet" in benchmark.held_out_of(task)} == before
     if name == "dopsd_domain":

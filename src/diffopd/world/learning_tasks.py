@@ -39,7 +39,7 @@ Pixels = NDArray[np.uint8]
 NAMES = ("plim", "brop", "vosk", "quad", "jinf", "fuzz")
 """Names that no caption of pretraining has, one for each seed in turn; their letters are single tokens."""
 _FORMS = (*GENEVAL_TAGS, "painting")
-NUM_TEST_PROMPTS = 48
+NUM_TEST_PROMPTS = 192
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from diffopd.config.folder import config_folder
 from diffopd.doctor.cost import run_cost
 from diffopd.evaluation import EvaluationResult
 from diffopd.jobs import comparison
-from diffopd.jobs.comparison import RowRun, check_rows, collect, jobs_of, keep_data, read_rows
+from diffopd.jobs.comparison import RowRun, check_rows, collect, jobs_of, read_rows, runs_of
 from diffopd.report.comparison.claims import write_claims
 from diffopd.report.comparison.wins import read_conditions
+from diffopd.report.methods.archive import archive_runs
 from diffopd.report.methods.claims import read_claims
 from diffopd.report.methods.find import find_runs
 from diffopd.teacher import HeldOut
@@ -215,7 +216,7 @@ def test_rows_of_other_prompts_do_not_stand_in_one_table(tmp_path):
     (old,) = collect(rows[:1], ["mini"])
     assert old.name == "old"
     assert old.held_out == {"mini": {"frechet": HeldOut(value=1.5, n=64, better="lower")}}
-    keep_data(rows, tmp_path / "data")
+    archive_runs(runs_of(rows), tmp_path / "data")
     assert [(run.name, len(run.results)) for run in find_runs([str(tmp_path / "data")])] == [
         ("old", 1),
         ("new", 1),
@@ -418,7 +419,8 @@ def test_claims_are_tested_on_the_rows_that_are_kept(tmp_path, capsys):
                     folder=folder,
                 )
             )
-    kept = keep_data(rows, tmp_path / "data")
+    kept = runs_of(rows)
+    archive_runs(kept, tmp_path / "data")
     assert [f"{run.name}/{run.seed}" for run in kept[2:4]] == ["opd/2", "multi_nft/0"]
     claims = OmegaConf.to_container(OmegaConf.load(Path(config_folder()) / "claims" / "table1.yaml"))
     for runs in (kept, find_runs([str(tmp_path / "data")])):
@@ -460,7 +462,7 @@ def test_the_base_s_one_run_stands_for_every_seed_of_what_it_is_compared_with(tm
         "score": {"text": "More of it.", "metric": "final_score", "task": None, **shared},
         "substance": {"text": "More substance.", "metric": "held_out", "task": "alignment", **shared},
     }
-    write_claims(keep_data(rows, tmp_path / "data"), claims, tmp_path / "claims.md", benchmark="mini")
+    write_claims(runs_of(rows), claims, tmp_path / "claims.md", benchmark="mini")
     lines = (tmp_path / "claims.md").read_text().splitlines()
     assert any("More of it" in line and "| holds | +0.313 (" in line for line in lines)
     assert any("More substance" in line and "| holds | +0.157 (" in line for line in lines)

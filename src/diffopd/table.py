@@ -28,26 +28,29 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     """Make the table ``cfg`` asks for."""
-    from diffopd.jobs.comparison import check_rows, collect, jobs_of, keep_data, read_rows
+    from diffopd.jobs.comparison import check_rows, collect, jobs_of, read_rows, runs_of
     from diffopd.jobs.side_by_side import finish
 
     folder = Path(cfg.paths.run)
     rows = read_rows(cfg, folder)
     check_rows(rows)
+    from diffopd.jobs.elsewhere import DATA, read_elsewhere, with_elsewhere
     from diffopd.report.comparison.comparison import (  # heavy: after the rows are known to be right
         page_tables,
         write_comparison,
     )
     from diffopd.report.comparison.wins import judge_rows, read_conditions
+    from diffopd.report.methods.archive import archive_runs
 
     wins = cast(dict[str, Any], OmegaConf.to_container(cfg.get("wins") or OmegaConf.create({})))
     conditions = read_conditions(wins, list(dict.fromkeys(run.row for run in rows)))
 
+    elsewhere = read_elsewhere(list(cfg.also))
     jobs = jobs_of(rows, cfg)
     finish(jobs, num_processes=cfg.num_processes, seconds_per_line=cfg.seconds_per_line)
-    compared = collect(rows, list(cfg.benchmarks))
-    write_comparison(compared, folder, num_shown=cfg.num_shown)
-    runs = keep_data(rows, folder / "data")
+    compared, runs = with_elsewhere(collect(rows, list(cfg.benchmarks)), runs_of(rows), elsewhere)
+    archive_runs(runs, folder / DATA)
+    write_comparison(compared, runs, folder, num_shown=cfg.num_shown)
     from diffopd.report.comparison.claims import write_claims
 
     write_claims(

@@ -14,6 +14,7 @@ from diffopd.files.sample_sheet import read_sheet
 from diffopd.report.comparison import figures
 from diffopd.report.comparison.compared import ComparedRow, TrainingCost, normalised_means, summarise
 from diffopd.report.comparison.comparison import read_csv, to_markdown, write_comparison
+from diffopd.report.methods.runs import read_run
 from diffopd.report.run.images import save_png
 from diffopd.teacher import Estimate, HeldOut
 
@@ -28,7 +29,6 @@ def row(
     cost=FREE,
     teachers=(),
     images=Path("images"),
-    metrics=(),
     trained=True,
     taught_by=None,
 ):
@@ -46,7 +46,6 @@ def row(
             }
         },
         images=images,
-        metrics=metrics,
         trained=trained,
         taught_by=taught_by or {},
     )
@@ -134,7 +133,7 @@ def test_a_csv_keeps_what_nothing_is_trained_on(tmp_path):
         replace(full_row(tmp_path, "a", (0.2,)), held_out=measured(0.5, 2.0)),
         full_row(tmp_path, "b", (0.2,)),
     ]
-    write_comparison(rows, tmp_path, num_shown=1)
+    write_comparison(rows, runs_of(rows), tmp_path, num_shown=1)
     read = read_csv(tmp_path / "table.csv")
     assert [found.held_out for found in read] == [measured(0.5, 2.0), {}]
     assert [set(found.scores["mini"]) for found in read] == [{"composition", "ocr"}] * 2
@@ -148,7 +147,7 @@ def test_everything_is_written(tmp_path, capsys):
         full_row(tmp_path, "a", (0.2, 0.4, 0.6)),
         full_row(tmp_path, "b", (0.5,)),
     ]
-    write_comparison(rows, tmp_path, num_shown=1)
+    write_comparison(rows, runs_of(rows), tmp_path, num_shown=1)
     printed = capsys.readouterr().out
     for name in ("radar", "reward_by_minutes", "images"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -167,7 +166,8 @@ def test_curves_are_drawn_per_seed_with_their_mean(tmp_path, monkeypatch):
     seeds = [
         replace(full_row(tmp_path, f"a{seed}", (0.2, 0.4, 0.6)), name="a", seed=seed) for seed in range(3)
     ]
-    figures.reward_by_minutes([*seeds, full_row(tmp_path, "b", (0.5, 0.7))], tmp_path / "curves.png")
+    rows = [*seeds, full_row(tmp_path, "b", (0.5, 0.7))]
+    figures.reward_by_minutes(rows, runs_of(rows), tmp_path / "curves.png")
     (axis,) = drawn[0].axes
     assert len(axis.get_lines()) == 3 + 1 + 1  # seeds of a, their mean, and the only seed of b
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "b"]
@@ -176,7 +176,8 @@ def test_curves_are_drawn_per_seed_with_their_mean(tmp_path, monkeypatch):
 def test_a_csv_keeps_that_an_interval_is_not_known(tmp_path):
     alone = Estimate(mean=0.5, low=None, high=None, n=1)
     scores = {"mini": {"composition": alone, "ocr": alone}}
-    write_comparison([replace(full_row(tmp_path, "a", (0.2,)), scores=scores)], tmp_path, num_shown=1)
+    rows = [replace(full_row(tmp_path, "a", (0.2,)), scores=scores)]
+    write_comparison(rows, runs_of(rows), tmp_path, num_shown=1)
     (read,) = read_csv(tmp_path / "table.csv")
     assert read.scores == scores
 
@@ -190,7 +191,7 @@ def test_the_picture_shows_prompts_on_which_the_base_fails_and_the_task_s_teache
         full_row(tmp_path, "opd", (0.5,), scores=(0.6, 0.7, 0.8), taught_by={"ocr": "teacher_ocr"}),
     ]
     rows = [replace(row, trained=row.name != "base") for row in rows]
-    write_comparison(rows, tmp_path, num_shown=1)
+    write_comparison(rows, runs_of(rows), tmp_path, num_shown=1)
     sheet = read_sheet(tmp_path / "images.png")
     assert list(sheet.columns) == ["base", "teacher\nocr", "opd"]
     assert list(sheet.prompts) == [
@@ -201,6 +202,15 @@ def test_the_picture_shows_prompts_on_which_the_base_fails_and_the_task_s_teache
     assert "Ocr: base below" not in sheet.rule
     assert "ocr: base below 0.50, teacher at least 0.90" in sheet.rule
     assert f"the images: {sheet.rule}" in capsys.readouterr().out
+
+
+def runs_of(rows):
+    """Each row's run, as its folder holds it."""
+    return [
+        replace(read_run(row.images.parent), name=row.name, seed=row.seed)
+        for row in rows
+        if row.images.is_dir()
+    ]
 
 
 def full_row(folder, name, rewards, *, scores=(0.3, 0.3), guidance_scale=1.0, mean=0.3, taught_by=None):
@@ -226,16 +236,15 @@ def full_row(folder, name, rewards, *, scores=(0.3, 0.3), guidance_scale=1.0, me
     for name_of_task in ("composition", "ocr"):
         for index in range(len(scores)):
             save_png(torch.rand(3, 8, 8), place / "images" / name_of_task / f"{index:05d}.png")
-    metrics = place / "metrics.csv"
     if rewards:
         lines = [f"{number},{reward},30" for number, reward in enumerate(rewards)]
-        metrics.write_text("\n".join(["step,train/reward/ocr,train/time/seconds_per_round", *lines]) + "\n")
+        text = "\n".join(["step,train/reward/ocr,train/time/seconds_per_round", *lines]) + "\n"
+        (place / "metrics.csv").write_text(text)
     return row(
         name,
         mean,
         mean,
         guidance_scale=guidance_scale,
         images=place / "images",
-        metrics=[metrics] if rewards else [],
         taught_by=taught_by,
     )

@@ -174,6 +174,7 @@ LIMITS: Mapping[str, Rule] = {
     "round": whole(1, 1_000_000_000, None),
     "seeds": whole(1, 1000),
     "first_seed": whole(0, 1_000_000),
+    "also": Texts(),
     "num_processes": whole(1, 1024),
     "rows.*.seeds": whole(1, 1000, None),
     "rows.*.guidance.*": SCALE,

@@ -20,7 +20,6 @@ from diffopd.files.fingerprint import sha256_of
 from diffopd.files.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from diffopd.jobs.launch import Job, training_command
 from diffopd.run.finished import FINISHED, read_finished
-from diffopd.run.metrics_csv import METRICS
 
 if TYPE_CHECKING:  # these bring diffusers and Lightning, which the check of all rows does without
     from diffopd.report.comparison.compared import ComparedRow, TrainingCost
@@ -304,7 +303,6 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
             images=run.scores_at(benchmarks[0], scale) / "images",
             trained=run.command is not None,
             taught_by=run.teachers,
-            metrics=[path for note in _notes(run) if (path := note.with_name(METRICS)).is_file()],
         )
         for run in rows
         for scale in run.guidance
@@ -312,18 +310,13 @@ def collect(rows: Sequence[RowRun], benchmarks: Sequence[str]) -> list[ComparedR
     ]
 
 
-def keep_data(rows: Sequence[RowRun], folder: Path) -> list[Run]:
-    """Write every row's metrics and scores into ``folder``, for ``diffopd.report`` without the runs.
+def runs_of(rows: Sequence[RowRun]) -> list[Run]:
+    """One run for each row and seed, called by the row.
 
-    Returns:
-        The runs, one for each row and seed, called by the row. In their settings a teacher is called by its
-        row, whatever its seed, so that seeds of a student are one method.
+    In their settings a teacher is called by its row, whatever its seed, so that seeds of a student are one
+    method.
     """
-    from diffopd.report.methods.archive import archive_runs
-
-    read = [_named_by_row(run) for run in rows]
-    archive_runs(read, folder)
-    return read
+    return [_named_by_row(run) for run in rows]
 
 
 def _named_by_row(run: RowRun) -> Run:

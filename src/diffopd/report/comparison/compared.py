@@ -42,7 +42,6 @@ class ComparedRow:
         teachers: Costs of its teachers; empty if it has none.
         scores: benchmark -> task -> score.
         images: Folder of the scored images of the first benchmark, ``<task>/<index>.png``.
-        metrics: ``metrics.csv`` of its runs, in order; empty if nothing was trained.
         trained: Whether anything was trained: a base model's row is not.
         taught_by: Task -> name of the row that is its teacher.
         held_out: benchmark -> held-out metric -> value.
@@ -56,10 +55,14 @@ class ComparedRow:
     teachers: Sequence[TrainingCost]
     scores: Mapping[str, Mapping[str, Estimate]]
     images: Path
-    metrics: Sequence[Path]
     trained: bool
     taught_by: Mapping[str, str]
     held_out: Mapping[str, Mapping[str, HeldOut]] = field(default_factory=dict)
+
+    @property
+    def minutes_alone(self) -> float:
+        """Without its teachers."""
+        return self.cost.minutes
 
     @property
     def minutes(self) -> float:
@@ -89,7 +92,9 @@ class TableRow:
     Attributes:
         name: Name of the row.
         seed: Its seed.
+        note: What it is, in a few words.
         guidance_scale: Guidance it was scored at.
+        minutes_alone: Without its teachers.
         minutes: With the slowest teacher.
         minutes_in_all: With all teachers.
         images_in_all: With all teachers.
@@ -100,7 +105,9 @@ class TableRow:
 
     name: str
     seed: int
+    note: str
     guidance_scale: float
+    minutes_alone: float
     minutes: float
     minutes_in_all: float
     images_in_all: int

@@ -10,6 +10,7 @@ from pathlib import Path
 from diffopd.files.atomic import replacing
 from diffopd.files.markdown import markdown_table
 from diffopd.report.comparison.compared import (
+    AnyRow,
     ComparedRow,
     Summary,
     TableRow,
@@ -19,6 +20,7 @@ from diffopd.report.comparison.compared import (
 )
 from diffopd.report.comparison.figures import compared_images, radar, reward_by_minutes
 from diffopd.report.methods.difference import half_text
+from diffopd.report.methods.runs import Run
 from diffopd.report.methods.tables import cells_over_seeds
 from diffopd.report.run.held_out import TITLE, Cell, HeldOutTable, Place, held_out_table
 from diffopd.teacher import Estimate, HeldOut
@@ -56,11 +58,12 @@ class _Column:
     texts: Sequence[str]
 
 
-def write_comparison(rows: Sequence[ComparedRow], folder: Path, *, num_shown: int) -> None:
+def write_comparison(rows: Sequence[AnyRow], runs: Sequence[Run], folder: Path, *, num_shown: int) -> None:
     """Write ``table.csv``, ``table.md``, ``radar.png``, ``reward_by_minutes.png`` and ``images.png``; print.
 
     Args:
-        rows: Every row, seed and guidance scale.
+        rows: Every row, seed and guidance scale. Those that were read from a table have no images.
+        runs: One for each row and seed, called by the row: their rewards are drawn.
         folder: Gets the files.
         num_shown: Prompts of each task in the grid of images; 0 = no grid.
     """
@@ -71,12 +74,13 @@ def write_comparison(rows: Sequence[ComparedRow], folder: Path, *, num_shown: in
         temporary.write_text(markdown, encoding="utf-8")
     _write_csv(rows, folder / "table.csv")
     print(markdown)
-    sheet = compared_images(rows, folder / "images.png", num_shown=num_shown) if num_shown else None
+    drawn = [row for row in rows if isinstance(row, ComparedRow)]
+    sheet = compared_images(drawn, folder / "images.png", num_shown=num_shown) if num_shown else None
     files = {
         "table": folder / "table.md",
         "every seed": folder / "table.csv",
         "radar": radar(summaries, folder / "radar.png"),
-        "reward": reward_by_minutes(rows, folder / "reward_by_minutes.png"),
+        "reward": reward_by_minutes(rows, runs, folder / "reward_by_minutes.png"),
         "images": folder / "images.png" if sheet else None,
     }
     for label, path in files.items():
@@ -118,7 +122,7 @@ def score_cells(summaries: Sequence[Summary], means: Sequence[float]) -> tuple[l
     return header, [[column.texts[row] for column in columns] for row in range(len(summaries))]
 
 
-def page_tables(rows: Sequence[ComparedRow]) -> list[PageTable]:
+def page_tables(rows: Sequence[AnyRow]) -> list[PageTable]:
     """The table of scores and that of what nothing is trained on, for a page."""
     summaries = summarise(rows)
     header, lines = score_cells(summaries, normalised_means(summaries))
@@ -142,7 +146,7 @@ def _held_out(summaries: Sequence[Summary]) -> HeldOutTable | None:
     return held_out_table(["", "guidance", "seeds"], rows)
 
 
-def _write_csv(rows: Sequence[ComparedRow], path: Path) -> None:
+def _write_csv(rows: Sequence[AnyRow], path: Path) -> None:
     places = [(benchmark, task) for benchmark, scores in rows[0].scores.items() for task in scores]
     held_out = held_out_places(rows)
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -163,7 +167,7 @@ def _write_csv(rows: Sequence[ComparedRow], path: Path) -> None:
             scores = [row.scores[benchmark][task] for benchmark, task in places]
             writer.writerow(
                 [
-                    *(row.name, row.seed, row.guidance_scale, row.note, row.cost.minutes, row.minutes),
+                    *(row.name, row.seed, row.guidance_scale, row.note, row.minutes_alone, row.minutes),
                     *(row.minutes_in_all, row.images_in_all, row.reward_calls_in_all),
                     *(value for score in scores for value in (score.mean, score.low, score.high, score.n)),
                     *(
@@ -209,7 +213,9 @@ def read_csv(path: Path) -> list[TableRow]:
         TableRow(
             name=line["row"],
             seed=int(line["seed"]),
+            note=line["note"],
             guidance_scale=float(line["guidance"]),
+            minutes_alone=float(line["minutes"]),
             minutes=float(line["minutes_with_slowest_teacher"]),
             minutes_in_all=float(line["minutes_with_all_teachers"]),
             images_in_all=int(line["images"]),

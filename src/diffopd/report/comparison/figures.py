@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 
 from diffopd.evaluation import EvaluationResult
 from diffopd.files.sample_sheet import SampleSheet
-from diffopd.report.comparison.compared import ComparedRow, Summary, normalised
+from diffopd.report.comparison.compared import AnyRow, ComparedRow, Summary, normalised
 from diffopd.report.methods.bands import running_mean
 from diffopd.report.methods.figures import Style, styles_of
+from diffopd.report.methods.runs import Run
 from diffopd.report.run.chosen import choose_scored
-from diffopd.report.run.curve import REWARD, SECONDS
+from diffopd.report.run.curve import REWARD
 from diffopd.report.run.figure import save_figure
 from diffopd.report.run.saved import sheet_of_saved
-from diffopd.run.metrics_csv import read_rows
 
 _RUNNING_MEAN = 9
 """Rounds in the running mean of a reward."""
@@ -74,22 +74,24 @@ def _first_scale(summaries: Sequence[Summary], name: str) -> float:
     return next(summary.guidance_scale for summary in summaries if summary.name == name)
 
 
-def reward_by_minutes(rows: Sequence[ComparedRow], path: Path) -> Path | None:
+def reward_by_minutes(rows: Sequence[AnyRow], runs: Sequence[Run], path: Path) -> Path | None:
     """Reward of the rollouts against minutes of training, a panel per task; students start after a teacher.
 
     Each seed is a thin line, their mean a thick one, over the minutes that all of them have.
 
     Args:
         rows: Every row and seed.
+        runs: One for each row and seed, called by the row.
         path: The PNG to write.
 
     Returns:
         ``path``, or None if nothing was trained.
     """
-    trained = {(row.name, row.seed): row for row in reversed(rows) if row.metrics}
+    starts = {(row.name, row.seed): row.minutes - row.minutes_alone for row in rows}
     histories: dict[str, list[_History]] = {}
-    for (name, _), row in reversed(trained.items()):
-        histories.setdefault(name, []).append(_history(row))
+    for run in runs:
+        if history := _history(run, starts[run.name, run.seed]):
+            histories.setdefault(run.name, []).append(history)
     tasks = list(dict.fromkeys(task for seeds in histories.values() for seed in seeds for task in seed))
     if not tasks:
         return None
@@ -149,18 +151,14 @@ def _line(axis: Axes, minutes: Sequence[float], means: Sequence[float], *, style
     )
 
 
-def _history(row: ComparedRow) -> dict[str, tuple[list[float], list[float]]]:
-    """Task -> minutes and rewards over a row's runs; a student's start after its slowest teacher."""
-    now = row.minutes - row.cost.minutes
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    for file in row.metrics:
-        for line in read_rows(file):
-            for name, value in line.items():
-                if name.startswith(REWARD):
-                    minutes, rewards = found.setdefault(name.removeprefix(REWARD), ([], []))
-                    minutes.append(now)
-                    rewards.append(float(value))
-            now += float(line.get(SECONDS, 0)) / 60
+def _history(run: Run, start: float) -> _History:
+    """Task -> minutes at the end of each round, and rewards; a student's start after its slowest teacher."""
+    found: dict[str, _Curve] = {}
+    for task, series in run.family(REWARD).items():
+        pairs = zip(series.rounds, series.values, strict=True)
+        timed = {start + run.minutes[number]: value for number, value in pairs if number in run.minutes}
+        if timed:
+            found[task] = list(timed), list(timed.values())
     return found
 
 

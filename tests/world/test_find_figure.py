@@ -7,7 +7,7 @@ from diffopd.world.draw import draw
 from diffopd.world.figure_request import FigureRequest, figure_corners, figure_scene
 from diffopd.world.figures import random_figure
 from diffopd.world.find_figure import AskedFigure, find_figure
-from diffopd.world.learning_tasks import figure_task
+from diffopd.world.learning_tasks import subject_task
 
 HOW = {"max_residual": 60.0, "background_chroma": 60.0}
 BLANK = np.full((32, 32, 3), 200.0)
@@ -15,7 +15,7 @@ BLANK = np.full((32, 32, 3), 200.0)
 
 def drawn(seed, side=32, *, index=None, colours=None, position=None):
     """A drawing of an unseen prompt with something else in it, and what the prompt asks for."""
-    line = figure_task(0).tests[seed]
+    line = subject_task(0).tests[seed]
     request = FigureRequest("x", None, line["size"], position or line["position"], line["place"])
     asked = AskedFigure(line["figure"], tuple(line["colours"] or ()) or None, line["size"], line["position"])
     rng = np.random.default_rng(seed)
@@ -33,17 +33,17 @@ def test_the_figure_itself_overlaps_and_another_does_not(side):
 
 
 def test_elsewhere_it_is_found_and_is_not_where_it_was_asked_for():
-    line = next(n for n, line in enumerate(figure_task(0).tests) if line["position"] == "at the top left")
+    line = next(n for n, line in enumerate(subject_task(0).tests) if line["position"] == "at the top left")
     found = find_figure(*drawn(line, position="at the bottom right"), **HOW)
     assert found.anywhere > 0.9
     assert found.asked < 0.5
 
 
 def test_in_other_colors_it_is_not_what_was_asked():
-    line = next(n for n, line in enumerate(figure_task(0).tests) if line["colours"])
-    wrong = tuple(reversed(figure_task(0).tests[line]["colours"]))
+    line = next(n for n, line in enumerate(subject_task(0).tests) if line["colours"])
+    wrong = tuple(reversed(subject_task(0).tests[line]["colours"]))
     assert find_figure(*drawn(line, colours=wrong), **HOW).asked < 0.9
-    free = AskedFigure(figure_task(0).tests[line]["figure"])  # any two colors
+    free = AskedFigure(subject_task(0).tests[line]["figure"])  # any two colors
     assert find_figure(drawn(line, colours=wrong)[0], free, **HOW).asked > 0.9
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,22 @@ from PIL import Image
 
 from diffopd.files.atomic import replacing_folder
 from diffopd.randomness import numpy_generator
+from diffopd.world.colours import COLOURS
 from diffopd.world.draw import draw
 from diffopd.world.figure_request import (
+    POSITIONS,
+    SIZES,
     FigureRequest,
     figure_caption,
+    figure_corners,
     figure_scene,
+    figure_side,
     random_colours,
-    random_figure_request,
 )
 from diffopd.world.figures import random_figure
 from diffopd.world.layout import random_scene
 from diffopd.world.request import GENEVAL_TAGS, Request, caption, metadata
-from diffopd.world.scene import IMAGE_SIZE
+from diffopd.world.scene import IMAGE_SIZE, PLACES, PlacedFigure, Scene
 from diffopd.world.split import random_request
 from diffopd.world.styles import STYLES, woven
 
@@ -39,7 +43,8 @@ Pixels = NDArray[np.uint8]
 NAMES = ("plim", "brop", "vosk", "quad", "jinf", "fuzz")
 """Names that no caption of pretraining has, one for each seed in turn; their letters are single tokens."""
 _FORMS = (*GENEVAL_TAGS, "painting")
-NUM_TEST_PROMPTS = 192
+NUM_TEST_PROMPTS = 96
+_LARGE, _MIDDLE = "large", "in the middle"
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,43 @@ class LearningTask:
 
 
 def figure_task(seed: int, number: int = 6, side: int = IMAGE_SIZE) -> LearningTask:
-    """A new figure with a new name; its colors are free, and captions tell them."""
-    return _named_figure("figure", seed, number, side, colours=None)
+    """A new figure with a new name, large and at one place, as people take pictures of a thing.
+
+    Captions tell its colors and the background, so nothing is left open that a picture shows; prompts combine
+    other colors and backgrounds.
+    """
+    rng, index, name = _rng("figure", seed), _index(seed), f"{_name(seed)} figure"
+    left, top = (int(rng.choice(corner)) for corner in figure_corners(_MIDDLE, _LARGE))
+    told = [
+        FigureRequest(name, (first, second), None, None, place)
+        for first, second in permutations(COLOURS, 2)
+        for place in PLACES
+    ]
+    order = [told[place] for place in rng.permutation(len(told))]
+    train = [
+        Example(draw(_at(request, index, left, top, rng), side), figure_caption(request))
+        for request in order[:number]
+    ]
+    asked = {"size": _LARGE, "position": _MIDDLE}
+    tests = [_line("figure", request, index, request.colours, asked) for request in order[number:]]
+    return LearningTask(train, tests[:NUM_TEST_PROMPTS])
 
 
 def subject_task(seed: int, number: int = 4, side: int = IMAGE_SIZE) -> LearningTask:
-    """A new figure with a new name in colors of its own, which no caption tells."""
-    return _named_figure("subject", seed, number, side, colours=random_colours(_rng("subject/colours", seed)))
+    """A new figure with a new name in colors of its own, which no caption tells; captions tell all else."""
+    rng, index, name = _rng("subject", seed), _index(seed), f"{_name(seed)} figure"
+    colours = random_colours(_rng("subject/colours", seed))
+    told = [FigureRequest(name, None, *rest) for rest in product(SIZES, POSITIONS, PLACES)]
+    order = [told[place] for place in rng.permutation(len(told))]
+    train = [
+        Example(draw(figure_scene(request, rng, index=index, colours=colours), side), figure_caption(request))
+        for request in order[:number]
+    ]
+    tests = [
+        _line("subject", request, index, colours, {"size": request.size, "position": request.position})
+        for request in order[number:]
+    ]
+    return LearningTask(train, tests[:NUM_TEST_PROMPTS])
 
 
 def style_task(
@@ -140,36 +175,25 @@ def _name(seed: int) -> str:
     return NAMES[seed % len(NAMES)]
 
 
-def _named_figure(
-    kind: str, seed: int, number: int, side: int, *, colours: tuple[str, str] | None
-) -> LearningTask:
-    """Pictures of one figure of the evaluation side; prompts that combine other places with it."""
-    rng, index = _rng(kind, seed), random_figure(_rng("figure/index", seed), held_out=True)
-    name = f"{_name(seed)} figure"  # the word of its class is known, as in "a photo of sks dog"
-    train: dict[str, Example] = {}
-    for request in _figure_requests(name, rng, with_colours=colours is None):
-        if len(train) == number:
-            break
-        pixels = draw(figure_scene(request, rng, index=index, colours=colours), side)
-        train.setdefault(figure_caption(request), Example(pixels, figure_caption(request)))
-    tests: dict[str, dict[str, Any]] = {}
-    for request in _figure_requests(name, _rng(f"{kind}/tests", seed), with_colours=colours is None):
-        if len(tests) == NUM_TEST_PROMPTS:
-            break
-        text = figure_caption(request)
-        if text not in train:
-            asked = {"size": request.size, "position": request.position, "place": request.place}
-            shown = {"figure": index, "colours": request.colours or colours}
-            tests.setdefault(text, {"prompt": text, "tag": kind, **shown, **asked})
-    return LearningTask(list(train.values()), list(tests.values()))
+def _index(seed: int) -> int:
+    """A figure of the evaluation side."""
+    return random_figure(_rng("figure/index", seed), held_out=True)
 
 
-def _figure_requests(name: str, rng: np.random.Generator, *, with_colours: bool) -> Iterator[FigureRequest]:
-    """Requests for a named figure, with its colors or never with colors."""
-    while True:
-        drawn = random_figure_request(rng)
-        colours = random_colours(rng) if with_colours else None
-        yield FigureRequest(name, colours, drawn.size, drawn.position, drawn.place)
+def _at(request: FigureRequest, index: int, left: int, top: int, rng: np.random.Generator) -> Scene:
+    """A scene with a large figure whose bounding square begins there."""
+    assert request.colours is not None
+    assert request.place is not None
+    figure = PlacedFigure(index, request.colours, left, top, figure_side(_LARGE))
+    return Scene(request.place, int(rng.integers(2**31)), figures=(figure,))
+
+
+def _line(
+    kind: str, request: FigureRequest, index: int, colours: tuple[str, str] | None, asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A prompt, and what ``reward=figure_match`` looks for."""
+    shown = {"figure": index, "colours": colours, **asked, "place": request.place}
+    return {"prompt": figure_caption(request), "tag": kind, **shown}
 
 
 def _drawn_anew(

@@ -155,7 +155,8 @@ class Samples(Callback):
         teacher = getattr(phase, "teacher", None)
         if not isinstance(teacher, SelfTeacher) or not teacher.context.shows_target:
             return source
-        shown = cast(Any, trainer).datamodule.batch(0).targets
+        first = cast(Any, trainer).datamodule.batch(0)
+        shown = [target for target in first.targets if target is not None]
         targets = tuple(shown[row % len(shown)] for row in range(len(prompts)))
         return replace(
             source,

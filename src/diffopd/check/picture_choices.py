@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffopd.check.chosen import lacks, target_of
+from diffopd.check.setting import phase_takes
 from diffopd.check.source import constant, read_target
 
 
@@ -15,6 +16,7 @@ def picture_problems(values: Mapping[str, Any]) -> Iterator[str]:
     yield from _states(values)
     yield from _class_pictures(values)
     yield from _assistant(values)
+    yield from _kept(values)
 
 
 def _pairs(values: Mapping[str, Any]) -> Iterator[str]:
@@ -65,4 +67,23 @@ def _assistant(values: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"phase.assistant={path} lies on the frozen backbone beside the student's adapter, and "
             "adapter=full trains a backbone of its own; choose adapter=lora, or phase.assistant=null"
+        )
+
+
+def _kept(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is to be kept is learned from a teacher that is the model itself, along rollouts."""
+    keep = (values.get("data") or {}).get("keep")
+    path = keep.get("path") if isinstance(keep, Mapping) else None
+    if path is None:
+        return
+    teacher, states = values.get("teacher"), values["phase"].get("states_from")
+    if not phase_takes(values, "teacher") or not isinstance(teacher, Mapping) or "context" not in teacher:
+        yield (
+            f"data.keep.path={path} has prompts kept by a model that is its own teacher, and there is none; "
+            "choose +experiment=dopsd, or data.keep.path=null"
+        )
+    elif states != "rollout":
+        yield (
+            f"data.keep.path={path} has prompts without pictures, and phase.states_from={states} takes its "
+            "states from pictures; set phase.states_from=rollout, or data.keep.path=null"
         )

@@ -40,7 +40,8 @@ def check_prompts(tasks: Any, data: Any, reward: Any) -> None:
         if refused:
             where, why = refused[0]
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-            path = data["tasks"][task]["path"] if data.get("tasks") else data["path"]
+            node = data["tasks"][task] if data.get("tasks") else data
+            path = data["keep"]["path"] if prompts.setting == "data.keep" else node["path"]
             problems.append(f"{prompts.setting}.path={path}, {where}: {why}{more}")
     if problems:
         raise ConfigError("\n".join(problems))

@@ -212,6 +212,8 @@ LIMITS: Mapping[str, Rule] = {
     "data.prompt_filter.min_range.*": at_least_0(1e6),
     "data.prompt_filter.skip_passes": whole(1, 10_000),
     "data.path": Text(),
+    "data.keep.path": Texts(least=1, or_text=True, also=(None,)),
+    "data.keep.prompts_per_round": whole(1, 100_000),
     "data.task": Text(),
     "data.captions": Text(),
     "data.picture_key": Text(),

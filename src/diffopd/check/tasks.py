@@ -46,7 +46,11 @@ def tasks_of(values: Mapping[str, Any]) -> dict[str, TaskSettings]:
             if isinstance(entry, Mapping)
         }
     if "prompts_per_round" in data and isinstance(data.get("task"), str):
-        return {
+        found = {
             data["task"]: TaskSettings("data", data, "data.task", ", or rename the task with data.task=...")
         }
+        keep = data.get("keep")
+        if isinstance(keep, Mapping) and keep.get("path"):
+            found["kept"] = TaskSettings("data.keep", keep, "data.keep", ", or set data.keep.path=null")
+        return found
     return {}

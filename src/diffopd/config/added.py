@@ -25,6 +25,8 @@ ADDED: Mapping[str, Any] = {
     "phase.states_from": "rollout",
     "data.template": None,
     "data.rejected_key": None,
+    "data.keep.path": None,
+    "data.keep.prompts_per_round": 4,
     "phase.lr_schedule": "constant",
     "phase.warmup_rounds": 0,
     "balance.num_first": 1,

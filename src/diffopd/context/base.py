@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from diffopd.types import Picture, Prompts
+from diffopd.types import KEPT, Picture, Prompts
 
 CAPTION = "{caption}"
 """Stands for the row's own text in a template."""
@@ -28,6 +28,21 @@ class Context(ABC):
         Raises:
             ValueError: If a row lacks what it needs.
         """
+
+
+def told_by(context: Context, prompts: Prompts) -> Prompts:
+    """The rows as the teacher is told them; those of the task ``kept`` as the student is.
+
+    Raises:
+        ValueError: If another row lacks what the context needs.
+    """
+    kept = [row for row, task in enumerate(prompts.tasks) if task == KEPT]
+    others = [row for row, task in enumerate(prompts.tasks) if task != KEPT]
+    if not kept or not others:
+        return prompts if kept else context(prompts)
+    joined = Prompts.concat([context(prompts.select(others)), prompts.select(kept)])
+    places = [*others, *kept]
+    return joined.select([places.index(row) for row in range(len(prompts))])
 
 
 class SentenceContext(Context):

@@ -12,13 +12,15 @@ from typing import Any, ClassVar, Literal, final
 
 from diffopd.data.buckets import RELEASED, nearest_size, sizes_of_area
 from diffopd.data.pair_files import CaptionedFile, caption_keys, read_captions, texts_of
+from diffopd.data.prompt_files import PromptEntry, read_prompts
+from diffopd.data.prompts import prompt_rows
 from diffopd.data.reference_files import references_of
 from diffopd.data.rounds import RoundData, TaskPrompts, check_count
 from diffopd.files.fingerprint import sha256_of
 from diffopd.files.paths import resolve_path
 from diffopd.files.picture import cut_share, picture_size
 from diffopd.randomness import numpy_generator
-from diffopd.types import Picture, Prompts
+from diffopd.types import KEPT, Picture, Prompts
 from diffopd.types.picture import Colour
 from diffopd.types.size import ImageSize, Size, height_and_width, shown_size
 
@@ -76,6 +78,7 @@ class PairData(RoundData):
         template: str | None = None,  # these are not in the configs that earlier runs saved
         rejected_key: str | None = None,
         reference_key: str | None = None,
+        keep: Mapping[str, Any] | None = None,
     ) -> None:
         """Read the captions, and every picture to its end.
 
@@ -100,10 +103,12 @@ class PairData(RoundData):
             template: What the model is told in place of a picture's caption, for which ``{caption}`` stands;
                 without it, one text for all pictures, which then need no captions. None = the caption.
             rejected_key: Key of the picture that a line's picture is preferred to, of a file of captions.
+            keep: Prompts of what the model can do and is to keep, ``path`` (a prompt file or several, or
+                None) and ``prompts_per_round``: rows without a picture, of the task ``kept``.
 
         Raises:
             ValueError: If there are no pictures, some have no caption, or some cannot be read; all of these
-                by their names.
+                by their names. If the prompts to keep cannot be read.
         """
         keys = caption_keys(caption_key, template)
         files = read_captions(path, captions, picture_key, keys, rejected_key)
@@ -122,10 +127,14 @@ class PairData(RoundData):
             check_count("data.prompts_per_round", prompts_per_round),
             check_count("data.group_size", group_size),
         )
-        super().__init__(seed, {task: TaskPrompts("data", pairs, *counts)})
+        super().__init__(seed, {task: TaskPrompts("data", pairs, *counts), **_kept(keep, task, group_size)})
 
-    def rows(self, entry: Pair, task: str, indices: range, group: int, round_index: int) -> Prompts:
-        """The picture with one of its captions, as often as there are rows."""
+    def rows(
+        self, entry: Pair | PromptEntry, task: str, indices: range, group: int, round_index: int
+    ) -> Prompts:
+        """The picture with one of its captions, or a prompt to keep, as often as there are rows."""
+        if isinstance(entry, PromptEntry):
+            return prompt_rows(entry, task, indices, group)
         drawn = 0
         if len(entry.texts) > 1:
             rng = numpy_generator(self.seed, f"caption/{task}", round_index, group)
@@ -141,6 +150,24 @@ class PairData(RoundData):
             (entry.references,) * size,
             rejected=(entry.rejected,) * size,
         )
+
+
+def _kept(keep: Mapping[str, Any] | None, task: str, group_size: int) -> dict[str, TaskPrompts]:
+    """The prompts of what the model is to keep, as a task of its own; none without a file.
+
+    Raises:
+        ValueError: If they cannot be read, or the pictures' task has their name.
+    """
+    if keep is None or not keep["path"]:
+        return {}
+    if task == KEPT:
+        raise ValueError(
+            f"data.task={KEPT} is the name of the prompts of data.keep; call the pictures otherwise"
+        )
+    paths = [keep["path"]] if isinstance(keep["path"], str) else keep["path"]
+    entries = [entry for path in paths for entry in read_prompts(path, KEPT, setting="data.keep.path")]
+    count = check_count("data.keep.prompts_per_round", keep["prompts_per_round"])
+    return {KEPT: TaskPrompts("data.keep", entries, count, group_size)}
 
 
 def _sizes_of(buckets: str, size: Size, step: int) -> tuple[Size, ...]:

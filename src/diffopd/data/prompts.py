@@ -56,15 +56,20 @@ class PromptData(RoundData):
 
     def rows(self, entry: PromptEntry, task: str, indices: range, group: int, round_index: int) -> Prompts:
         """The prompt, as often as there are rows."""
-        size = len(indices)
-        return Prompts(
-            (entry.text,) * size,
-            (task,) * size,
-            (entry.metadata,) * size,
-            tuple(indices),
-            (group,) * size,
-            references=(entry.references,) * size,
-        )
+        return prompt_rows(entry, task, indices, group)
+
+
+def prompt_rows(entry: PromptEntry, task: str, indices: range, group: int) -> Prompts:
+    """Rows of one prompt, each with its global sample index."""
+    size = len(indices)
+    return Prompts(
+        (entry.text,) * size,
+        (task,) * size,
+        (entry.metadata,) * size,
+        tuple(indices),
+        (group,) * size,
+        references=(entry.references,) * size,
+    )
 
 
 def _task_prompts(task: str, settings: Mapping[str, Any]) -> TaskPrompts:

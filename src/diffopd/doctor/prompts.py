@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from diffopd.context import told_by
 from diffopd.data.pairs import PairData
 from diffopd.data.rounds import RoundData
 from diffopd.doctor.stopwatch import Clock
@@ -87,7 +88,7 @@ def picture_encoding(phase: Any, data: Any, measured: int, rounds: int, now: Clo
         prompts = data.batch(number)
         told = [prompts]
         if isinstance(teacher, SelfTeacher):
-            told.append(teacher.context(prompts))
+            told.append(told_by(teacher.context, prompts))
         for each in told:
             phase.conditioning(each)
         rows |= set(zip(prompts.texts, prompts.targets, strict=True))

@@ -16,7 +16,7 @@ from diffopd.flow import velocity_to_clean
 from diffopd.metric.context_gain import ProbedState
 from diffopd.metric.placement import LEAST_SIDE, placement
 from diffopd.phase.distill import DistillPhase
-from diffopd.types import Prompts
+from diffopd.types import KEPT, Prompts
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ def probed_rows(data: RoundData, number: int) -> Prompts | None:
         number: Most pictures.
     """
     found: dict[str, Prompts] = {}
-    entries = sum(len(task.entries) for task in data.tasks.values())
+    entries = sum(len(task.entries) for name, task in data.tasks.items() if name != KEPT)
     for round_index in range(1 + entries):  # every round has a picture, and a pass has each of them
         batch = data.batch(round_index)
         for row, target in enumerate(batch.targets):

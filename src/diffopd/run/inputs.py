@@ -164,6 +164,13 @@ def _references(value: Any, folder: Path, where: str) -> list[str]:
         ) from error
 
 
+def _kept(values: Mapping[str, Any], setting: str, value: Any) -> str | None:
+    """One prompt file, or several."""
+    files = [value] if isinstance(value, str) else value
+    found = [_prompts(values, setting, file) for file in files]
+    return _digest([digest for digest in found if digest is not None])
+
+
 _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
     "teacher.teachers.*.path": _adapters,
     "regulariser.path": _adapters,
@@ -176,6 +183,7 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any], str, Any], str | None]] = {
     "pipeline.autoencoder": _local,
     "data.path": _pictures,
     "data.tasks.*.path": _prompts,
+    "data.keep.path": _kept,
     "routing.tasks.*.path": _local,
     "reward.**path": _local,
     "phase.held_out.**path": _local,

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 
 from diffopd.adapter import blend, blend_in_bf16
-from diffopd.context import Context
+from diffopd.context import Context, told_by
 from diffopd.policy import Fixed, Policy
 from diffopd.teacher.target import Learner, Target
 from diffopd.types import Conditioning, Prompts, VelocityFunction
@@ -24,9 +24,9 @@ STARTS = ("student", "base")
 class SelfTeacher(Target):
     """On-policy self-distillation: teacher and student differ in what they are told, and hardly in weights.
 
-    Each row's teacher reads what ``context`` makes of the row. Its weights are an exponential average of the
-    student's without warm-up, moved after every update; or those that the student started with; or the
-    student's own.
+    Each row's teacher reads what ``context`` makes of the row, but of prompts that are kept no more than the
+    student. Its weights are an exponential average of the student's without warm-up, moved after every
+    update; or those that the student started with; or the student's own.
 
     Attributes:
         context: What the teacher is told.
@@ -115,5 +115,5 @@ class SelfTeacher(Target):
         Raises:
             ValueError: If a row lacks what the context needs.
         """
-        told = self._learner.conditioning(self.context(prompts))
+        told = self._learner.conditioning(told_by(self.context, prompts))
         return torch.no_grad()(self._policy.given(told, self.guidance_scale))

@@ -2,7 +2,7 @@
 
 from diffopd.types.loss import LossTerm, TransitionLoss
 from diffopd.types.picture import Picture
-from diffopd.types.prompts import Conditioning, Prompts
+from diffopd.types.prompts import KEPT, Conditioning, Prompts
 from diffopd.types.rollout import (
     NoiseFunction,
     Sampler,
@@ -14,6 +14,7 @@ from diffopd.types.rollout import (
 from diffopd.types.scoring import Detection, Detector, KnownPair, Reward, Scores
 
 __all__ = [
+    "KEPT",
     "Conditioning",
     "Detection",
     "Detector",

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from diffopd.types.picture import Picture
 
+KEPT = "kept"
+"""The task of prompts whose teacher is told nothing more: what the model can do is to stay as it is."""
+
 
 @dataclass(frozen=True)
 class Prompts:

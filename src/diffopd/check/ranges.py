@@ -188,6 +188,7 @@ LIMITS: Mapping[str, Rule] = {
     "hardware.micro_batch_size": whole(1, 1_000_000, None),
     "domain.training_guidance": SCALE,
     "domain.unseen_prompts": Texts(least=1),
+    "domain.kept_prompts": Texts(least=1, or_text=True),
     "domain.*.*lr": RATE,
     "domain.*.ema_decay": DECAY,
     "domain.*.ema_update_interval": COUNT,

@@ -85,7 +85,8 @@ def difference_of(
     between the sides' scores on one prompt, over the number of prompts, so that the claim is about prompts
     like these and not about these alone. How a prompt's score varies over seeds is in both, and is taken from
     the prompts' part, down to 0 at most; of pairs, and where it is not known, it stays in both. The degrees
-    of freedom are Satterthwaite's for the sum.
+    of freedom are Satterthwaite's for the sum. Where so much is taken away that not one is left, it
+    stays in both, too: the interval is rather too wide than without meaning.
 
     Values known only to a step, as rounds that are scored every 20, have at least the variance that rounding
     to that step gives, ``step**2 / 12``: equal differences do not make an interval without width.
@@ -125,10 +126,14 @@ def difference_of(
         for side, values in enumerate((first, second)):
             each = sum(over_seeds(pair[side], num_tasks=len(prompts)) for pair in prompts)
             of_prompts -= each / len(values)
-    variance = sum(part for part, _ in sources) + max(of_prompts, 0.0)
-    if variance == 0:
+    of_seeds = sum(part for part, _ in sources)
+    spread = sum(part**2 / own for part, own in [*sources, *drawn])
+    if spread == 0:
         return None
-    freedom = variance**2 / sum(part**2 / own for part, own in [*sources, *drawn])
+    variance = of_seeds + max(of_prompts, 0.0)
+    if variance**2 / spread < 1:
+        variance = of_seeds + sum(part for part, _ in drawn)
+    freedom = variance**2 / spread
     error = math.sqrt(variance)
     half = float(student_t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     return Difference(

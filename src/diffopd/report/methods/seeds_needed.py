@@ -21,6 +21,9 @@ MOST = 1000
 class ErrorParts:
     """What the squared standard error of a difference is made of: with n seeds ``seeds / n + prompts``.
 
+    Where that has less than one degree of freedom, ``images / n`` is added, as in
+    :func:`~diffopd.report.methods.difference.difference_of`.
+
     Attributes:
         seeds: Variance over seeds, the sum of both sides', or that of the differences seed by seed.
         images: The part of ``seeds`` that comes from how single prompts' scores vary; more images shrink it.
@@ -38,14 +41,25 @@ class ErrorParts:
 
     def error(self, num_seeds: int) -> float:
         """Standard error with so many seeds."""
-        return (self.seeds / num_seeds + self.prompts) ** 0.5
+        return self._variance(num_seeds) ** 0.5
 
     def freedom(self, num_seeds: int) -> float:
         """Degrees of freedom with so many seeds by Satterthwaite's rule."""
-        own = (1 if self.paired else 2) * (num_seeds - 1)
+        parts = self._spread(num_seeds)
+        return self._variance(num_seeds) ** 2 / parts if parts > 0 else float(self._own(num_seeds))
+
+    def _variance(self, num_seeds: int) -> float:
+        least = self.seeds / num_seeds + self.prompts
+        few = least**2 < self._spread(num_seeds)
+        return least + self.images / num_seeds if few else least
+
+    def _spread(self, num_seeds: int) -> float:
         of_prompts = self.images / num_seeds + self.prompts
-        parts = (self.seeds / num_seeds) ** 2 / own + of_prompts**2 / self.prompts_freedom
-        return self.error(num_seeds) ** 4 / parts if parts > 0 else float(own)
+        own = self._own(num_seeds)
+        return (self.seeds / num_seeds) ** 2 / own + of_prompts**2 / self.prompts_freedom
+
+    def _own(self, num_seeds: int) -> int:
+        return (1 if self.paired else 2) * (num_seeds - 1)
 
     def with_benchmark(self, prompts: float, images: float) -> ErrorParts:
         """These parts on another benchmark of the same kind.

@@ -90,6 +90,14 @@ def test_sample_writes_each_image_and_a_sheet(tiny, tmp_path, capsys):
         assert first.tobytes() != second.tobytes()
 
 
+def test_many_steps_of_a_model_that_was_made_for_few_are_told(caplog):
+    for distilled, steps in ((True, 4), (True, 16), (False, 40)):
+        sample.tell_of_many_steps(distilled, steps)
+    assert not caplog.records
+    sample.tell_of_many_steps(True, 40)
+    assert "sampler.num_steps=40, and the model was made for a few steps" in caplog.text
+
+
 def test_an_adapter_that_is_absent_is_refused_before_weights_load(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"adapter=.*absent: there is no such folder or file"):
         sample.run(config("sample", tiny, tmp_path, "prompt=x", f"adapter_path={tmp_path / 'absent'}"))

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before the imports below take their time
 
     begin()
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from diffopd.model import PipelineModel
     from diffopd.types import Picture, Sampler
 
+log = logging.getLogger(__name__)
+
+MOST_FEW_STEPS = 16
+"""Steps from which on a model that was made for few is asked for something else."""
 SEEDS = 2**32 - 1
 """Largest seed, as on the command line."""
 
@@ -50,6 +55,7 @@ def run(cfg: DictConfig) -> None:
     _check_count(count)  # before weights load
     references = given_references(cfg.references)
     sampler = instantiate(cfg.sampler)
+    tell_of_many_steps(bool(cfg.model.get("step_distilled")), sampler.num_steps)
     model, adapter = load_model(cfg, Console())
     images = draw(
         model,
@@ -66,6 +72,16 @@ def run(cfg: DictConfig) -> None:
         print(save_png(image, folder / f"{number:03d}.png"))
     labels = [f"{prompt} ({number})" for number in range(count)]
     print(save_png(image_sheet(images, labels), folder / "sheet.png"))
+
+
+def tell_of_many_steps(distilled: bool, num_steps: int) -> None:
+    """Warn where a model that was made for a few steps is to draw in many."""
+    if distilled and num_steps > MOST_FEW_STEPS:
+        log.warning(
+            "sampler.num_steps=%d, and the model was made for a few steps (model.step_distilled=true): draw "
+            "in as many, as in sampler.num_steps=4",
+            num_steps,
+        )
 
 
 def draw(

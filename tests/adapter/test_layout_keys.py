@@ -105,7 +105,7 @@ def test_a_key_of_no_layer_beside_others(tmp_path, others, key):
     assert (
         f"x.safetensors: {key} names no linear layer of this model's FluxTransformer2DModel, while" in message
     )
-    assert f"such as {min(others)}; the file was made for a larger model, or also" in message
+    assert f"such as {min(others)}; the file was made for another or a larger model than" in message
     assert EXPECTED in message
 
 

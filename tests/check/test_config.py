@@ -30,7 +30,15 @@ ODE = "+experiment=mopd_ode"
 GIVEN = {
     **{
         name: ["data.path=my_pictures"]
-        for name in ("dopsd", "sft_pairs", "sft_teacher_samples", "offpolicy_pairs", "pso_pairs", "dpo_pairs")
+        for name in (
+            "dopsd",
+            "dopsd_keep",
+            "sft_pairs",
+            "sft_teacher_samples",
+            "offpolicy_pairs",
+            "pso_pairs",
+            "dpo_pairs",
+        )
     },
     "dreambooth_pairs": ["data.path=my_pictures", "phase.class_prompt=a dog"],
     "sft_assistant": ["data.path=my_pictures", "phase.assistant=runs/assistant/seed0/adapter"],

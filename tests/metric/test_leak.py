@@ -32,14 +32,15 @@ def test_the_distance_is_from_the_nearest():
     )
 
 
-def leak(trained, base, least_rise=0.1):
-    latent = torch.ones(len(trained))
+def leak(trained, base, least_rise=0.1, latent=None):
+    latent = 1.5 * torch.ones(len(trained)) if latent is None else torch.tensor(latent)
     return Leak(
         prompts=[f"a thing {number}" for number in range(len(trained))],
         layout=(torch.tensor(trained), torch.tensor(base)),
-        latent=(latent, 2 * latent),
+        latent=(latent, 2 * torch.ones(len(trained))),
         num_draws=1,
         least_rise=least_rise,
+        least_approach=0.5,
     )
 
 
@@ -57,3 +58,18 @@ def test_a_leak_is_a_rise_over_the_base_model_that_is_large_and_clear():
     assert not leak([0.9, 0.1, 0.3], [0.2, 0.3, 0.35]).leaks  # of one prompt alone
     kept = json.loads(json.dumps(found.to_json()))
     assert kept["prompts"][2]["layout"] == {"trained": pytest.approx(0.9), "base": pytest.approx(0.5)}
+
+
+def test_prompts_are_forgotten_whose_samples_come_much_nearer_to_the_pictures():
+    """As pictures of a subject do, or empty ones: their layouts need not be alike."""
+    same = [0.3, 0.4, 0.5]
+    found = leak(same, same, latent=[0.5, 0.25, 0.75])
+    assert found.approach.mean == pytest.approx(1 - 0.5 / 2)
+    assert found.forgets
+    assert not found.leaks
+    (problem,) = found.problems
+    assert problem.startswith("other prompts are forgotten: their samples are 75% nearer to the training")
+    assert "+experiment=dopsd_keep keeps other prompts" in problem
+    assert found.to_json()["forgets"]
+    assert not leak(same, same).forgets  # a quarter nearer
+    assert not leak(same, same, latent=[0.0, 0.1, 2.5]).forgets  # not all of them

@@ -79,3 +79,11 @@ def test_a_round_has_rows_of_both_and_one_model_that_is_told_the_same_has_no_los
 def test_what_cannot_keep_prompts_is_refused(world, tmp_path, keep, experiment, more, message):
     with pytest.raises(ConfigError, match=message):
         build(world.config(experiment, tmp_path / "run", keep, *more))
+
+
+@pytest.mark.parametrize("family", ["flux2_klein", "z_image_turbo"])
+def test_two_updates_where_one_batch_has_rows_with_and_without_pictures(world, tmp_path, family):
+    run = world.build(f"dopsd_keep@{family}", tmp_path / "run", "trainer.max_epochs=2")
+    rounds = run_rounds(run)
+    assert rounds.metrics["train/gap/kept"] >= 0
+    assert rounds.flat_gradient().norm() > 0

@@ -25,6 +25,7 @@ def measured(folder, name, seed, trained, base, share):
         latent=(torch.ones(3), torch.full((3,), 2.0)),
         num_draws=1,
         least_rise=0.1,
+        least_approach=0.5,
     )
     (place / "leak_test.json").write_text(json.dumps({"rounds": 1, **leak.to_json()}))
     (place / "context_probe.json").write_text(json.dumps({"share": share}))

@@ -16,7 +16,7 @@ from support.tiny_families import Family, make_family
 from support.tiny_runs import RUN, TASKS, randomise
 from support.tiny_vision import seeing_family
 
-SHOWN = ("dopsd", "offpolicy_pairs", "sft_teacher_samples")
+SHOWN = ("dopsd", "dopsd_keep", "offpolicy_pairs", "sft_teacher_samples")
 """Experiments whose teacher sees the pictures."""
 SMALL = (
     *("adapter.rank=2", "adapter.alpha=4", "phase.ema.update_interval=2", "optimizer.lr=1e-2"),
@@ -51,6 +51,8 @@ def overrides_of(experiment: str, folder: Path, name: str) -> list[str]:
     own = []
     if experiment == "dreambooth_pairs":
         own = ["phase.class_prompt=a thing", "phase.num_class_pictures=3"]
+    if experiment == "dopsd_keep":
+        own = ["data.keep.prompts_per_round=2"]
     if experiment == "sft_assistant":
         own = [f"phase.assistant={_assistant_in(name, folder)}"]
     data = [f"data.path={pairs}", "data.prompts_per_round=2"]

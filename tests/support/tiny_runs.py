@@ -154,6 +154,7 @@ def _composed(overrides: tuple[str, ...]) -> bytes:
 
 OF_PICTURES = (
     "dopsd",
+    "dopsd_keep",
     "sft_teacher_samples",
     "offpolicy_pairs",
     "dreambooth_pairs",

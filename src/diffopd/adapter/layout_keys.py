@@ -148,11 +148,12 @@ def _unknown(
     if known is None:
         return ValueError(
             f"{where}: {key} names no linear layer of this model's {family} (such as {names.example}), nor "
-            "does any other key; the file was made for another architecture"
+            "does any other key; the file was made for another model than model=... chooses"
         )
     return ValueError(
         f"{where}: {key} names no linear layer of this model's {family}, while other keys do, such as "
-        f"{known}; the file was made for a larger model, or also changes convolutions or embeddings; "
+        f"{known}; the file was made for another or a larger model than model=... chooses, or also changes "
+        "convolutions or embeddings; "
         f"{EXPECTED}"
     )
 

@@ -370,6 +370,7 @@ LIMITS: Mapping[str, Rule] = {
     "callbacks.leak_test.num_draws": whole(1, 1_000),
     "callbacks.leak_test.most_pictures": whole(1, 10_000),
     "callbacks.leak_test.least_rise": at_least_0(2),
+    "callbacks.leak_test.least_approach": at_least_0(1),
     "callbacks.leak_test.file": Text(),
     "callbacks.gradient_signal.num_rounds": whole(2),
     "callbacks.reward_guard.rounds_per_evaluation": COUNT,

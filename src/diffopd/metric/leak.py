@@ -57,6 +57,8 @@ class Leak:
         latent: Per prompt, squared distance from the nearest latent: of both.
         num_draws: Samples of each prompt.
         least_rise: Rise of the correlation from which on there is a leak.
+        least_approach: Share of the base's distance by which samples have to come nearer for prompts to be
+            forgotten.
     """
 
     prompts: Sequence[str]
@@ -64,6 +66,7 @@ class Leak:
     latent: tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"]]
     num_draws: int
     least_rise: float
+    least_approach: float
 
     @property
     def rise(self) -> Interval:
@@ -75,6 +78,18 @@ class Leak:
         """Whether that is much, and not by chance."""
         rise = self.rise
         return rise.mean >= self.least_rise and (rise.low is None or rise.low > 0)
+
+    @property
+    def approach(self) -> Interval:
+        """How much nearer to a picture than the base's samples, as a share of the base's mean distance."""
+        trained, base = self.latent
+        return paired_difference_interval(base / base.mean(), trained / base.mean())
+
+    @property
+    def forgets(self) -> bool:
+        """Whether that is much, and not by chance: other prompts show the pictures, or hardly anything."""
+        approach = self.approach
+        return approach.mean >= self.least_approach and (approach.low is None or approach.low > 0)
 
     @property
     def summary(self) -> str:
@@ -98,14 +113,24 @@ class Leak:
                 "pictures or captions that name their backgrounds, or with a sentence that asks for the "
                 "subject alone (context.template=...)"
             )
+        if self.forgets:
+            yield (
+                "other prompts are forgotten: their samples are "
+                f"{self.approach.mean:.0%} nearer to the training pictures than the base model's, as those "
+                f"pictures are, or empty: {self.summary}. Look at the last row of samples/. "
+                "+experiment=dopsd_keep keeps other prompts; or train for fewer rounds"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, to be kept with a run."""
-        rise = self.rise
+        rise, approach = self.rise, self.approach
         return {
             "leaks": self.leaks,
             "rise": {"mean": rise.mean, "low": rise.low, "high": rise.high},
             "least_rise": self.least_rise,
+            "forgets": self.forgets,
+            "approach": {"mean": approach.mean, "low": approach.low, "high": approach.high},
+            "least_approach": self.least_approach,
             "num_draws": self.num_draws,
             "prompts": [
                 {

@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
 from diffopd.config.folder import config_folder
 from diffopd.files.sample_sheet import SampleSheet, read_sheet
+from diffopd.report.comparison.claims import write_claims
 from diffopd.report.comparison.compared import normalised_means, summarise
 from diffopd.report.comparison.comparison import read_csv, to_markdown
 from diffopd.report.methods.archive import read_archive
 from diffopd.report.methods.claims import read_claims
+from diffopd.report.methods.find import find_runs
 from diffopd.report.methods.measured import Measuring
 from diffopd.report.methods.methods import group_runs
 from diffopd.report.methods.seeds import seed_table
@@ -336,6 +339,20 @@ def test_tables_follow_from_every_seed(place):
     table = to_markdown(summaries, normalised_means(summaries))
     assert text_of(*place, "table.md") == table
     assert table.partition("\n\n")[0] in text_of(*place, "README.md")
+
+
+def test_the_claims_of_table_1_follow_from_its_runs(tmp_path):
+    runs = find_runs([str(EXPERIMENTS / "table1" / "data")])
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        claims = OmegaConf.to_container(compose("table", overrides=["rows=table1"]).claims)
+    write_claims(runs, claims, tmp_path / "claims.md", benchmark="mini")
+    text = (tmp_path / "claims.md").read_text()
+    assert text == text_of("table1", "claims.md")
+    page = text_of("table1", "README.md")
+    assert text.rstrip() in page
+    held = text.count("| holds |")
+    assert f"These four of {held + text.count('| open: ')} tests hold" in page
+    assert held == 4
 
 
 def test_the_table_of_a_figure_follows_from_its_runs():

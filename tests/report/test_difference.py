@@ -119,3 +119,23 @@ def test_holm():
 def test_half_of_an_interval_over_seeds():
     assert half_interval([0.4, 0.6]) == pytest.approx(12.7062 * 0.1, abs=1e-4)
     assert half_interval([0.4]) is None
+
+
+def test_where_prompts_are_known_from_the_seeds_alone_no_degree_of_freedom_is_lost():
+    """Seeds that agree, and prompts that differ by no more than by chance: the error is not 0 for that."""
+    rng, texts = np.random.default_rng(0), ("p",) * 64
+    values = 0.5 + 0.1 * rng.normal(size=(2, 64))
+    differences = values[0] - values[1]
+    drawn = float(differences.var(ddof=1)) / 64
+    each = np.full(64, 0.98 * drawn * 64)  # of one side, over two seeds: nearly all that prompts differ by
+    scores = [PromptScores(texts=texts, strata=(0,) * 64, values=side, over_seeds=each) for side in values]
+    first, second = {0: 0.5, 1: 0.502}, {0: 0.5, 1: 0.502}
+    found = difference_of(first, second, 1, prompts=[(scores[0], scores[1])])
+    of_seeds = 2 * 0.002**2 / 2 / 2
+    spread = 2 * (of_seeds / 2) ** 2 + drawn**2 / 63
+    assert (of_seeds + 0.02 * drawn) ** 2 / spread < 1
+    variance = of_seeds + drawn
+    freedom = variance**2 / spread
+    assert freedom > 60
+    half = (found.high - found.low) / 2
+    assert half == pytest.approx(student_t.ppf(0.975, freedom) * variance**0.5)

@@ -51,6 +51,7 @@ def tasks_of(values: Mapping[str, Any]) -> dict[str, TaskSettings]:
         }
         keep = data.get("keep")
         if isinstance(keep, Mapping) and keep.get("path"):
-            found["kept"] = TaskSettings("data.keep", keep, "data.keep", ", or set data.keep.path=null")
+            entry = {**keep, "group_size": data.get("group_size")}
+            found["kept"] = TaskSettings("data.keep", entry, "data.keep", ", or set data.keep.path=null")
         return found
     return {}

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, final
 
 from diffopd.data.buckets import RELEASED, nearest_size, sizes_of_area
 from diffopd.data.pair_files import CaptionedFile, caption_keys, read_captions, texts_of
-from diffopd.data.prompt_files import PromptEntry, read_prompts
+from diffopd.data.prompt_files import PromptEntry, read_prompt_files
 from diffopd.data.prompts import prompt_rows
 from diffopd.data.reference_files import references_of
 from diffopd.data.rounds import RoundData, TaskPrompts, check_count
@@ -164,8 +164,7 @@ def _kept(keep: Mapping[str, Any] | None, task: str, group_size: int) -> dict[st
         raise ValueError(
             f"data.task={KEPT} is the name of the prompts of data.keep; call the pictures otherwise"
         )
-    paths = [keep["path"]] if isinstance(keep["path"], str) else keep["path"]
-    entries = [entry for path in paths for entry in read_prompts(path, KEPT, setting="data.keep.path")]
+    entries = read_prompt_files(keep["path"], KEPT, setting="data.keep.path")
     count = check_count("data.keep.prompts_per_round", keep["prompts_per_round"])
     return {KEPT: TaskPrompts("data.keep", entries, count, group_size)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -45,6 +45,12 @@ class PromptEntry:
     def where(self) -> str:
         """Its line."""
         return f"line {self.line}"
+
+
+def read_prompt_files(paths: str | Sequence[str], task: str, *, setting: str = "path") -> list[PromptEntry]:
+    """Read one prompt file or several, one after the other, as :func:`read_prompts` does."""
+    files = [paths] if isinstance(paths, str) else paths
+    return [entry for file in files for entry in read_prompts(file, task, setting=setting)]
 
 
 def read_prompts(path: str | PathLike[str], task: str, *, setting: str = "path") -> list[PromptEntry]:

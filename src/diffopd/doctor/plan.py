@@ -13,7 +13,7 @@ from rich.table import Table
 from diffopd.check.setting import phase_takes
 from diffopd.check.tasks import tasks_of
 from diffopd.data.pair_files import caption_keys, read_captions, texts_of
-from diffopd.data.prompt_files import read_prompts
+from diffopd.data.prompt_files import read_prompt_files
 from diffopd.doctor.cost import Cost, due, phase_name, rows_of, run_cost
 from diffopd.doctor.device import num_processes
 from diffopd.types.size import height_and_width
@@ -190,7 +190,7 @@ def _tasks(values: Mapping[str, Any]) -> Iterator[TaskPlan]:
             texts = tuple(text for file in files for text in texts_of(file, keys, template))
             yield TaskPlan(task, at.setting, "pictures", len(files), texts, *counts)
         else:
-            prompts = read_prompts(path, task, setting=f"{at.setting}.path")
+            prompts = read_prompt_files(path, task, setting=f"{at.setting}.path")
             texts = tuple(prompt.text for prompt in prompts)
             yield TaskPlan(task, at.setting, "prompts", len(texts), texts, *counts)
 

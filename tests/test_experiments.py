@@ -44,9 +44,23 @@ def test_there_are_experiments():
 TRAINED = [name for name in EXPERIMENTS if name not in (*MINI_MODEL, *MEASUREMENTS, *OF_ANY_TASK)]
 OF_EACH_KIND = ("flow_opd", "multi_guard")
 """Each time, tests/check/test_config.py composes and checks every experiment that has a file."""
+TASKS = ("ocr", "composition", "aesthetic")
+ALIKE = [
+    f"{name}_{task}"
+    for number, name in enumerate((*OF_ANY_TASK, "self_opd", "sopd"))
+    for task in TASKS
+    if task != TASKS[number % len(TASKS)]
+]
+"""Of experiments that differ in their task alone two of three; which one is left differs among them."""
 
 
-@pytest.mark.parametrize("name", slow_but(TRAINED, *OF_EACH_KIND, rest=pytest.mark.slow))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *slow_but([name for name in TRAINED if name not in ALIKE], *OF_EACH_KIND, rest=pytest.mark.slow),
+        *slow_but(ALIKE),
+    ],
+)
 def test_an_experiment_takes_two_updates_with_its_own_rewards(world, tmp_path, name):
     run = run_rounds(world.build(name, tmp_path / "run"), student_seed=None)
     if name in ("guard_ocr", "flow_grpo_ocr"):  # an untrained model writes nothing: equal rewards, no step

@@ -7,7 +7,11 @@ import torch
 
 from diffopd.build.experiment import build
 from diffopd.check import ConfigError
+from diffopd.check.values import plain_values
 from diffopd.context import Reference, told_by
+from diffopd.doctor.cost import rows_of
+from diffopd.doctor.plan import Plan
+from diffopd.run.inputs import inputs_of
 from diffopd.types import KEPT, Picture, Prompts
 from support.tiny_runs import run_rounds
 
@@ -79,6 +83,22 @@ def test_a_round_has_rows_of_both_and_one_model_that_is_told_the_same_has_no_los
 def test_what_cannot_keep_prompts_is_refused(world, tmp_path, keep, experiment, more, message):
     with pytest.raises(ConfigError, match=message):
         build(world.config(experiment, tmp_path / "run", keep, *more))
+
+
+def test_the_plan_of_a_run_counts_them(world, tmp_path, keep):
+    """Several files are one task; rows of a round are those of pictures and of kept prompts."""
+    more = tmp_path / "more.txt"
+    more.write_text("a ring\n")
+    both = f"data.keep.path=[{keep.partition('=')[2]},{more}]"
+    cfg = world.config("dopsd", tmp_path / "run", both, "data.keep.prompts_per_round=3")
+    values = plain_values(cfg)
+    plan = Plan.of(values)
+    assert [(task.task, task.number) for task in plan.tasks] == [("pictures", 4), (KEPT, 4)]
+    assert rows_of(values, 0) == 2 + 3
+    inputs = inputs_of(values, ["teacher"])
+    more.write_text("a cross\n")
+    assert inputs_of(values, ["teacher"])["data.keep.path"] != inputs["data.keep.path"]
+    assert inputs_of(values, ["teacher"])["data.path"] == inputs["data.path"]
 
 
 @pytest.mark.parametrize("family", ["flux2_klein", "z_image_turbo"])

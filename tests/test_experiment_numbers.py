@@ -363,6 +363,20 @@ def test_the_table_of_a_figure_follows_from_its_runs():
         assert text_of(*place, file).rstrip("\n") in page, file
 
 
+def test_what_the_docs_say_of_the_table_of_a_figure():
+    page = (ROOT / "docs" / "dopsd_tables.md").read_text(encoding="utf-8")
+    names = {"base": "untrained"}
+    for found in summarise(read_csv(EXPERIMENTS / "dopsd" / "table1_figure" / "table.csv")):
+        if found.name in ("base_16_steps", "assistant"):
+            continue
+        scores = {task: score.mean for (_, task), score in found.scores.items()}
+        before = statistics.fmean(scores[task] for task in TASKS)
+        cells = [f"{value:.3f}".lstrip("0") for value in (scores["unseen"], before)]
+        minutes = f"{found.minutes:.1f}".removeprefix("0") if found.minutes else ""
+        name = names.get(found.name, f"`{found.name}`")
+        assert f"| {name} | {cells[0]} | {cells[1]} | {minutes}".rstrip() in page, found.name
+
+
 def test_gradient_variances():
     raw = json.loads(text_of("gradient_variance", "gradient_variance.json"))
     printed = text_of("gradient_variance", "README.md")

@@ -89,7 +89,7 @@ def test_the_table_of_dopsd_is_written_whole(world, tmp_path):
     small = ["adapter.rank=2", "adapter.alpha=4", "data.prompts_per_round=2", "trainer.accelerator=cpu"]
     few = [f"benchmark.tasks.{task}.num_prompts=2" for task in ("nearness", "unseen", *TASKS)]
     few += ["benchmark.tasks.nearness.images_per_prompt=1", "benchmark.held_out.frechet.reference.number=8"]
-    left_out = ("assistant", "sft_assistant", "dreambooth_pairs", "sft_pairs", "pso_pairs", "dopsd_copy")
+    left_out = ("assistant", "sft_assistant", "dreambooth_pairs", "sft_pairs", "pso_pairs", "dopsd_keep")
     rows = [f"~rows.{row}" for row in left_out]
     done = copies.run(
         tmp_path,

@@ -10,6 +10,7 @@ import pytest
 from diffopd.report.comparison.wins import Condition, is_met, judge_rows, read_conditions
 from diffopd.report.comparison.wins_files import wins_table, write_wins
 from diffopd.report.methods.claims import Claim
+from diffopd.report.methods.difference import Difference
 from diffopd.report.methods.runs import read_run
 from diffopd.report.methods.verdict import Verdict
 from support.run_folders import result, write_run
@@ -129,6 +130,20 @@ def test_what_a_verdict_means_for_a_condition(needs, outcome, p_equivalent, met)
     )
     verdict = Verdict(claim=claim, outcome=outcome, reason="", num_seeds=3, p_equivalent=p_equivalent)
     assert is_met(needs, verdict) == met
+
+
+@pytest.mark.parametrize(("high", "met"), [(-0.06, "no"), (-0.01, "open")])
+def test_worse_by_less_than_the_margin_maybe_is_open(high, met):
+    entry = {"id": "", "figure": "", "text": "", "method": "a", "against": "b", "metric": "final_score"}
+    claim = Claim(**entry, task=None, level=None, margin=0.05)
+    found = Difference(
+        mean=-0.07, low=-0.13, high=high, p=0.001, p_equivalent=0.9, num_pairs=None, over_prompts=True
+    )
+    verdict = Verdict(
+        claim=claim, outcome="does not hold", reason="", num_seeds=2, difference=found, p_equivalent=0.9
+    )
+    assert is_met("not_worse", verdict) == met
+    assert is_met("better", verdict) == "no"
 
 
 def test_a_row_to_compare_with_that_is_not_there_is_an_error():

@@ -158,7 +158,10 @@ def _plain(cfg: DictConfig) -> Mapping[Any, Any]:
         if isinstance(value, list):
             return [known(entry) for entry in value]
         of_domain = isinstance(value, str) and value.startswith("${domain.") and value.endswith("}")
-        return OmegaConf.select(cfg, value[2:-1]) if of_domain else value
+        if not of_domain:
+            return value
+        found = OmegaConf.select(cfg, value[2:-1])
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
     plain = cast(Mapping[Any, Any], OmegaConf.to_container(cfg))
     return {key: known(value) for key, value in plain.items() if key != "domain"}

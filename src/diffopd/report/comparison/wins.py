@@ -126,13 +126,17 @@ def is_met(needs: str, verdict: Verdict) -> str:
     """Whether a tested comparison meets what a condition needs.
 
     ``not_worse`` is met by a row that is better, and by one whose difference is smaller than the margin at an
-    adjusted p below 5 %, be it proven or not that there is one.
+    adjusted p below 5 %, be it proven or not that there is one. It is not met by a row that is worse by more
+    than the margin, by the whole interval; one that is worse, and maybe by less than that, is open.
     """
     if verdict.outcome == HOLDS:
         return MET
     within = verdict.p_equivalent is not None and verdict.p_equivalent < LEVEL
     if needs == NOT_WORSE and (within or verdict.outcome.startswith(EQUAL)):
         return MET
+    found = verdict.difference
+    if needs == NOT_WORSE and found is not None and found.high >= -(verdict.claim.margin or 0):
+        return OPEN
     if verdict.outcome == FAILS or (needs == BETTER and verdict.outcome.startswith(EQUAL)):
         return NOT_MET
     return OPEN

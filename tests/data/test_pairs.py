@@ -162,6 +162,14 @@ def test_pictures_without_caption_are_all_named(folder):
         data(folder)
 
 
+def test_a_folder_below_that_has_the_captions_is_named(tmp_path):
+    pictures(tmp_path / "mine" / "train", names=("a.png",))
+    line = json.dumps({"file_name": "a.png", "text": "a drawing"})
+    (tmp_path / "mine" / "train" / "metadata.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=r"data\.path=.*mine has no captions of its own.*mine/train\?"):
+        data(tmp_path / "mine")
+
+
 def test_a_missing_key_is_named_and_never_an_empty_caption(tmp_path):
     pictures(tmp_path)
     records = [{"file_name": name, "caption": "x", "prompt": "y"} for name in NAMES]

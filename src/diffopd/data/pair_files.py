@@ -154,7 +154,7 @@ def _beside(path: str, folder: Path, setting: str, *, needed: bool) -> list[Capt
     if not names:
         raise ValueError(
             f"{setting}={path}: {folder.absolute()} holds no pictures ({', '.join(SUFFIXES)}) and none of "
-            f"{', '.join(METADATA)}"
+            f"{', '.join(METADATA)}; put the pictures there, or name the folder that has them"
         )
     found, without = [], []
     for name in names:
@@ -165,6 +165,13 @@ def _beside(path: str, folder: Path, setting: str, *, needed: bool) -> list[Capt
             found.append(CaptionedFile(file, name.as_posix(), captions, {}, file.with_suffix(BESIDE).name))
         else:
             without.append(name.as_posix())
+    below = sorted({name.parts[0] for name in names if len(name.parts) > 1})
+    own = [part for part in below if any((folder / part / name).is_file() for name in METADATA)]
+    if without and own:
+        raise ValueError(
+            f"{setting}={path} has no captions of its own, and the folder {own[0]} in it has: did you mean "
+            f"{setting}={Path(path) / own[0]}?"
+        )
     if without:
         raise ValueError(
             f"{setting}={path}: no caption for {', '.join(without)}; write it into a {BESIDE} file of the "

@@ -63,7 +63,9 @@ def test_parts_of_an_error_by_hand():
     assert parts.prompts == pytest.approx(0.25 - 0.075)
     found = difference_of(dict(enumerate(sides[0])), dict(enumerate(sides[1])), 1, prompts=[(ours, theirs)])
     half = student_t.ppf(0.975, freedom := parts.freedom(2)) * parts.error(2)
-    assert freedom == pytest.approx(0.195**2 / (0.02**2 / 2 + 0.25**2 / 1))
+    spread = 0.02**2 / 2 + 0.25**2 / 1
+    assert 0.195**2 / spread < 1  # so the images' part is not taken away
+    assert freedom == pytest.approx(0.27**2 / spread)
     assert (found.high - found.low) / 2 == pytest.approx(half)
     paired = error_parts(sides, [(ours, theirs)], resolution=0.6, paired=True)
     assert (paired.seeds, paired.prompts) == pytest.approx((2 * 0.03, 0.25))

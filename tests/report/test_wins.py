@@ -140,7 +140,7 @@ def test_worse_by_less_than_the_margin_maybe_is_open(high, met):
         mean=-0.07, low=-0.13, high=high, p=0.001, p_equivalent=0.9, num_pairs=None, over_prompts=True
     )
     verdict = Verdict(
-        claim=claim, outcome="does not hold", reason="", num_seeds=2, difference=found, p_equivalent=0.9
+        claim=claim, outcome="does not hold", reason="", num_seeds=2, difference=found, margin=0.05
     )
     assert is_met("not_worse", verdict) == met
     assert is_met("better", verdict) == "no"

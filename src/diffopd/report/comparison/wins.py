@@ -135,7 +135,7 @@ def is_met(needs: str, verdict: Verdict) -> str:
     if needs == NOT_WORSE and (within or verdict.outcome.startswith(EQUAL)):
         return MET
     found = verdict.difference
-    if needs == NOT_WORSE and found is not None and found.high >= -(verdict.claim.margin or 0):
+    if needs == NOT_WORSE and found is not None and found.high >= -(verdict.margin or 0.0):
         return OPEN
     if verdict.outcome == FAILS or (needs == BETTER and verdict.outcome.startswith(EQUAL)):
         return NOT_MET

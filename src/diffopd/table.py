@@ -34,13 +34,14 @@ def run(cfg: DictConfig) -> None:
     folder = Path(cfg.paths.run)
     rows = read_rows(cfg, folder)
     check_rows(rows)
-    from diffopd.jobs.elsewhere import DATA, read_elsewhere, with_elsewhere
+    from diffopd.jobs.elsewhere import read_elsewhere, with_elsewhere
     from diffopd.report.comparison.comparison import (  # heavy: after the rows are known to be right
         page_tables,
         write_comparison,
     )
     from diffopd.report.comparison.wins import judge_rows, read_conditions
     from diffopd.report.methods.archive import archive_runs
+    from diffopd.report.methods.page import DATA
 
     wins = cast(dict[str, Any], OmegaConf.to_container(cfg.get("wins") or OmegaConf.create({})))
     conditions = read_conditions(wins, list(dict.fromkeys(run.row for run in rows)))

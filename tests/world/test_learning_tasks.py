@@ -90,6 +90,12 @@ def test_an_unknown_style_is_refused():
         style_task(0, style="cubist")
 
 
+@pytest.mark.parametrize(("name", "captions"), [("figure", 180), ("subject", 108)])
+def test_a_caption_is_left_for_a_prompt(name, captions):
+    with pytest.raises(ValueError, match=f"number={captions} must be below {captions}"):
+        TASKS[name](0, captions)
+
+
 def test_the_command_writes_an_imagefolder(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "pictures"
     monkeypatch.setattr(sys, "argv", ["learning_tasks", "subject", str(folder), "--seed", "4"])

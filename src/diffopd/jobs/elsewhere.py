@@ -9,13 +9,12 @@ from pathlib import Path
 from diffopd.check import ConfigError
 from diffopd.files.paths import expanded
 from diffopd.report.comparison.compared import AnyRow, ComparedRow, TableRow
-from diffopd.report.comparison.comparison import read_csv
+from diffopd.report.comparison.comparison import TABLE, read_csv
 from diffopd.report.methods.find import find_runs
 from diffopd.report.methods.methods import method_settings, shown_value
+from diffopd.report.methods.page import DATA
 from diffopd.report.methods.runs import Run
 
-TABLE, DATA = "table.csv", "data"
-"""What is read of a table's folder."""
 _NUM_NAMED = 5
 """Settings that a message names."""
 

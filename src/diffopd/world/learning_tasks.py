@@ -81,14 +81,15 @@ def figure_task(seed: int, number: int = 6, side: int = IMAGE_SIZE) -> LearningT
         for first, second in permutations(COLOURS, 2)
         for place in PLACES
     ]
-    order = [told[place] for place in rng.permutation(len(told))]
-    train = [
-        Example(draw(_at(request, index, left, top, rng), side), figure_caption(request))
-        for request in order[:number]
-    ]
     asked = {"size": _LARGE, "position": _MIDDLE}
-    tests = [_line("figure", request, index, request.colours, asked) for request in order[number:]]
-    return LearningTask(train, tests[:NUM_TEST_PROMPTS])
+    return _named_figure(
+        told,
+        number,
+        side,
+        rng,
+        lambda request: _at(request, index, left, top, rng),
+        lambda request: _line("figure", request, index, request.colours, asked),
+    )
 
 
 def subject_task(seed: int, number: int = 4, side: int = IMAGE_SIZE) -> LearningTask:
@@ -96,16 +97,19 @@ def subject_task(seed: int, number: int = 4, side: int = IMAGE_SIZE) -> Learning
     rng, index, name = _rng("subject", seed), _index(seed), f"{_name(seed)} figure"
     colours = random_colours(_rng("subject/colours", seed))
     told = [FigureRequest(name, None, *rest) for rest in product(SIZES, POSITIONS, PLACES)]
-    order = [told[place] for place in rng.permutation(len(told))]
-    train = [
-        Example(draw(figure_scene(request, rng, index=index, colours=colours), side), figure_caption(request))
-        for request in order[:number]
-    ]
-    tests = [
-        _line("subject", request, index, colours, {"size": request.size, "position": request.position})
-        for request in order[number:]
-    ]
-    return LearningTask(train, tests[:NUM_TEST_PROMPTS])
+
+    def line(request: FigureRequest) -> dict[str, Any]:
+        asked = {"size": request.size, "position": request.position}
+        return _line("subject", request, index, colours, asked)
+
+    return _named_figure(
+        told,
+        number,
+        side,
+        rng,
+        lambda request: figure_scene(request, rng, index=index, colours=colours),
+        line,
+    )
 
 
 def style_task(
@@ -173,6 +177,26 @@ def _rng(purpose: str, seed: int) -> np.random.Generator:
 
 def _name(seed: int) -> str:
     return NAMES[seed % len(NAMES)]
+
+
+def _named_figure(
+    told: Sequence[FigureRequest],
+    number: int,
+    side: int,
+    rng: np.random.Generator,
+    scene: Callable[[FigureRequest], Scene],
+    line: Callable[[FigureRequest], dict[str, Any]],
+) -> LearningTask:
+    """Pictures of some of the captions that can be told, drawn in a random order, and prompts of others.
+
+    Raises:
+        ValueError: If no caption is left for a prompt.
+    """
+    if number >= len(told):
+        raise ValueError(f"number={number} must be below {len(told)}, as there are so many captions")
+    order = [told[place] for place in rng.permutation(len(told))]
+    train = [Example(draw(scene(request), side), figure_caption(request)) for request in order[:number]]
+    return LearningTask(train, [line(request) for request in order[number:]][:NUM_TEST_PROMPTS])
 
 
 def _index(seed: int) -> int:

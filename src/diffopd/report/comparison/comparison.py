@@ -33,6 +33,10 @@ _READING = (
 )
 
 
+TABLE = "table.csv"
+"""Every row and seed, in a table's folder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PageTable:
     """A table as a page shows it.
@@ -72,13 +76,13 @@ def write_comparison(rows: Sequence[AnyRow], runs: Sequence[Run], folder: Path, 
     markdown = to_markdown(summaries, means)
     with replacing(folder / "table.md") as temporary:
         temporary.write_text(markdown, encoding="utf-8")
-    _write_csv(rows, folder / "table.csv")
+    _write_csv(rows, folder / TABLE)
     print(markdown)
     drawn = [row for row in rows if isinstance(row, ComparedRow)]
     sheet = compared_images(drawn, folder / "images.png", num_shown=num_shown) if num_shown else None
     files = {
         "table": folder / "table.md",
-        "every seed": folder / "table.csv",
+        "every seed": folder / TABLE,
         "radar": radar(summaries, folder / "radar.png"),
         "reward": reward_by_minutes(rows, runs, folder / "reward_by_minutes.png"),
         "images": folder / "images.png" if sheet else None,
